@@ -1,0 +1,35 @@
+# make run: the page. make test: everything that can break. make bench: against a plain TRL script.
+# The machine's own Python where it is 3.10 to 3.13 and can make environments, else one of those beside it.
+FITS := import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.13 python3.11 python3.10,$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p))))
+PY := .venv/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+run: .venv/run
+	$(PY) app.py
+
+test: .venv/dev
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	$(PY) -m pytest
+
+bench: .venv/run
+	$(PY) benchmarks/bench.py
+
+install: .venv/run
+
+example: .venv/run
+	$(PY) examples/make_finished.py
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Tuner needs Python 3.10 to 3.13 with venv (Debian: apt install python3-venv)."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/run: .venv/bin/python requirements.txt
+	$(PY) -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/dev: .venv/run requirements-dev.txt
+	$(PY) -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+.PHONY: run test bench install example

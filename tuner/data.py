@@ -1,0 +1,332 @@
+"""Rows as the model sees them: split, rendered by the chat template, tokenised, cut to length, with the trained tokens marked.
+
+What generation sees is what training saw: `render_prompt` is the one place that turns messages into a prompt, and the tokens
+of a trained row start with exactly the tokens of its prompt. No torch here.
+
+    table = read(recipe.data, base, local=True)
+    rows = normalise(table, recognise(table, recipe.data), recipe.data.system)
+    parts = split(rows, table.splits, recipe.data, recipe.seed)
+    train = tokenise(parts.train, tokenizer, max_length=512)
+"""
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from tuner import recipe
+from tuner.errors import TunerError
+from tuner.formats import FORMATS, Format, normalise, recognise
+from tuner.tables import Table, pick_splits, read, read_file, read_pasted
+
+__all__ = [
+    "FORMATS", "Format", "Preview", "Split", "Table", "Tokenised", "normalise", "preview", "read", "read_file",
+    "read_pasted", "recognise", "render_prompt", "split", "stop_ids", "tokenise",
+]  # fmt: skip
+
+MIN_ROWS = 4
+UNTRAINED = -100  # the label that the loss leaves out
+CHUNK = 512  # rows tokenised at a time
+# For tokenizers without a chat template, as of base models: each message on its own line, an answer closed by the end token.
+PLAIN = (
+    "{{ bos }}{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on and rows held out, with the reason."""
+
+    train: list[dict]
+    heldout: list[dict]
+    reason: str
+    warnings: tuple[str, ...] = ()
+
+
+def split(rows: list[dict], splits: list[str] | None, data: recipe.Data, seed: int) -> Split:
+    """The splits that exist if one is fit to be held out, or a share of the rows picked by the seed. Raises TunerError."""
+    if len(rows) < MIN_ROWS:
+        count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+        raise TunerError(
+            f"There is only {count}, and some must be held out. Give at least {MIN_ROWS}, better hundreds."
+        )
+    if data.heldout_split and not splits:
+        raise TunerError(f"{data.source} has no splits, so '{data.heldout_split}' can't be held out. Leave it out.")
+    names = splits or [data.split or "train"] * len(rows)
+    trained, held = pick_splits(names, data, data.source)
+    draw = random.Random(seed)
+    train, picked = _pick([row for row, name in zip(rows, names, strict=True) if name == trained], data.max_rows, draw)
+    if held:
+        heldout, _ = _pick([row for row, name in zip(rows, names, strict=True) if name == held], data.max_rows, draw)
+        reason = (
+            f'The split "{trained}" is trained on ({len(train):,} rows) and "{held}" held out ({len(heldout):,} rows).'
+        )
+        return Split(train, heldout, reason + picked, _leaks(train, heldout))
+    count = data.heldout if data.heldout >= 1 else max(1, round(data.heldout * len(train)))
+    if count >= len(train):
+        raise TunerError(f"data.heldout asks for {count:,} rows, and there are {len(train):,} in all. Hold out fewer.")
+    chosen = set(draw.sample(range(len(train)), count))
+    heldout = [row for index, row in enumerate(train) if index in chosen]
+    kept = [row for index, row in enumerate(train) if index not in chosen]
+    reason = (
+        f"{count:,} of {len(train):,} rows were picked by the seed ({seed}), because no split is there to be held out."
+    )
+    return Split(kept, heldout, reason + picked, _leaks(kept, heldout))
+
+
+def _pick(rows: list[dict], max_rows: int | None, draw: random.Random) -> tuple[list[dict], str]:
+    if not max_rows or len(rows) <= max_rows:
+        return rows, ""
+    chosen = sorted(draw.sample(range(len(rows)), max_rows))
+    return [rows[index] for index in chosen], f" Only {max_rows:,} of {len(rows):,} rows are used (data.max_rows)."
+
+
+def _leaks(train: list[dict], heldout: list[dict]) -> tuple[str, ...]:
+    def prompt(row: dict) -> str:
+        return json.dumps(row.get("text") or [turn for turn in row["messages"][:-1] if turn["role"] != "system"])
+
+    known = {prompt(row) for row in train}
+    count = sum(prompt(row) in known for row in heldout)
+    if not count:
+        return ()
+    return (
+        f"{count:,} of {len(heldout):,} held-out rows have a prompt that is trained on too, so the scores will flatter. "
+        "Drop the duplicates.",
+    )
+
+
+def render_prompt(messages: list[dict], tokenizer) -> str:
+    """The text that the model is given to answer `messages`. Tokenise it without adding special tokens."""
+    return _template([messages], tokenizer, prompt=True)[0]
+
+
+def stop_ids(tokenizer) -> list[int]:
+    """The tokens that end an answer: the tokenizer's own, and the one that its template writes after an answer.
+
+    They differ for base models with a borrowed template, such as Qwen2.5's, whose generation would never stop.
+    """
+    mark = tokenizer(_end_mark(tokenizer), add_special_tokens=False)["input_ids"]
+    ids = [tokenizer.eos_token_id, *(mark if len(mark) == 1 else [])]
+    return list(dict.fromkeys(id for id in ids if id is not None))
+
+
+def _template(conversations: list[list[dict]], tokenizer, prompt: bool) -> list[str]:
+    """Each conversation rendered; as a `prompt` it ends where the answer begins."""
+    import jinja2
+
+    facts = {"chat_template": None if tokenizer.chat_template else PLAIN, "bos": _bos(tokenizer)}
+    try:
+        # Templates that know enable_thinking would have the model think aloud, which the rows do not teach.
+        return tokenizer.apply_chat_template(
+            conversations, tokenize=False, add_generation_prompt=prompt, enable_thinking=False, **facts
+        )
+    except jinja2.TemplateError as error:
+        raise TunerError(
+            f"The model's chat template refuses these messages ({error}). Many templates take no system prompt, "
+            "and want user and assistant in turn: change data.system or the rows, or choose another model."
+        ) from None
+
+
+def _bos(tokenizer) -> str:
+    """The token that the tokenizer puts before any text by itself, if it does."""
+    return tokenizer.bos_token if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else ""
+
+
+def _end_mark(tokenizer) -> str:
+    """What the template writes after an answer, such as <|im_end|>; "" if it writes nothing."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    return _template([turns], tokenizer, prompt=False)[0].rstrip().rpartition("b")[2].strip()
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    text: str
+    trained: list[tuple[int, int]]  # from which character to which
+    answer: int  # where the last answer begins
+
+
+def _render(rows: list[dict], tokenizer, loss_on: str) -> Iterator[_Rendered]:
+    """The rows as text, with what is trained: every answer and its end mark, but not the line break after it."""
+    mark, bos, eos = _end_mark(tokenizer), _bos(tokenizer), tokenizer.eos_token or ""
+    chats = [row["messages"] for row in rows if "messages" in row]
+    wholes = iter(_template(chats, tokenizer, prompt=False))
+    # The answers of each row, last one first: the text before it, and the text up to its end.
+    turns = [(chat, i) for chat in chats for i in range(len(chat) - 1, -1, -1) if chat[i]["role"] == "assistant"]
+    if loss_on == "all":
+        turns = [(chat, i) for chat, i in turns if i == len(chat) - 1]
+    befores = _template([chat[:i] for chat, i in turns], tokenizer, prompt=True)
+    afters = _template([chat[: i + 1] for chat, i in turns], tokenizer, prompt=False)
+    spans = zip((id(chat) for chat, _ in turns), befores, afters, strict=True)
+    by_row = (list(group) for _, group in groupby(spans, key=lambda span: span[0]))
+    for row in rows:
+        if "text" in row:
+            text = bos + row["text"] + eos
+            yield _Rendered(text, [(0, len(text))], 0)
+            continue
+        whole, answers = next(wholes), next(by_row)
+        answer = len(answers[0][1])
+        if not whole.startswith(answers[0][1]):
+            raise TunerError(
+                "The model's chat template writes a prompt otherwise when its answer follows, so the two can't be told "
+                "apart. Set training.loss_on to all, or choose another model."
+            )
+        text = whole.rstrip() if mark else whole + eos
+        trained = [(answer, len(text))]
+        for _, before, after in answers[1:]:
+            # Some templates, such as Qwen3's, rewrite earlier answers: those are not what generation would see, so not trained.
+            after = after.rstrip() if mark else after
+            if whole.startswith(after) and after.startswith(before):
+                trained.insert(0, (len(before), len(after)))
+        yield _Rendered(text, [(0, len(text))] if loss_on == "all" else trained, answer)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    ids: list[int]
+    labels: list[int]
+    answer: int  # the place of the last answer's first token
+
+
+def _encode(rendered: list[_Rendered], tokenizer) -> Iterator[_Encoded]:
+    """Tokens whose borders are those of generation: a row's tokens start with the tokens of its prompt alone."""
+    plain = {"add_special_tokens": False, "verbose": False}
+    wholes = tokenizer([row.text for row in rendered], **plain, return_offsets_mapping=tokenizer.is_fast)
+    prompts = tokenizer([row.text[: row.answer] for row in rendered], **plain)["input_ids"]
+    for index, (row, prompt) in enumerate(zip(rendered, prompts, strict=True)):
+        ids = wholes["input_ids"][index]
+        offsets = wholes["offset_mapping"][index] if tokenizer.is_fast else None
+        starts = [start for start, _ in row.trained] + [row.answer]
+        if ids[: len(prompt)] == prompt and (offsets or len(row.trained) == 1):
+            if len(row.trained) == 1:
+                first = len(prompt) if row.trained[0][0] else 0
+                yield _Encoded(ids, [UNTRAINED] * first + ids[first:], len(prompt))
+                continue
+            if not any(a < start < b for start in starts for a, b in offsets):
+                inside = [any(start <= a < end for start, end in row.trained) for a, _ in offsets]
+                labels = [id if trained else UNTRAINED for id, trained in zip(ids, inside, strict=True)]
+                yield _Encoded(ids, labels, len(prompt))
+                continue
+        yield _encode_pieces(row, tokenizer)
+
+
+def _encode_pieces(row: _Rendered, tokenizer) -> _Encoded:
+    """The row cut at every border first, for the few whose tokens would reach across one."""
+    cuts = sorted({0, row.answer, len(row.text), *(place for span in row.trained for place in span)})
+    ids, labels, answer = [], [], 0
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        answer = len(ids) if start == row.answer else answer
+        piece = tokenizer(row.text[start:end], add_special_tokens=False, verbose=False)["input_ids"]
+        trained = any(a <= start < b for a, b in row.trained)
+        ids += piece
+        labels += piece if trained else [UNTRAINED] * len(piece)
+    return _Encoded(ids, labels, answer)
+
+
+def _cut(row: _Encoded, max_length: int, kept: int) -> _Encoded:
+    """The row in at most `max_length` tokens, its answer as whole as can be.
+
+    The prompt loses its beginning, as in generation, except for the `kept` first tokens and for the last quarter of
+    `max_length`; what is still too long is taken from the answer's end. So every row keeps tokens to train on.
+    """
+    over = len(row.ids) - max_length
+    left = max(0, min(over, row.answer - max_length // 4 - kept))
+    ids, labels = (part[:kept] + part[kept + left :] for part in (row.ids, row.labels))
+    return _Encoded(ids[:max_length], labels[:max_length], row.answer - left)
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Rows as they are trained on, {"input_ids": [...], "labels": [...]}, and what tokenising came to."""
+
+    rows: list[dict]
+    lengths: list[int]  # tokens of each row before it was cut
+    max_length: int
+    cut_answers: int  # rows that lost the end of their answer
+
+    @property
+    def truncated(self) -> int:
+        return sum(length > self.max_length for length in self.lengths)
+
+    @property
+    def lost_tokens(self) -> int:
+        return sum(max(0, length - self.max_length) for length in self.lengths)
+
+    @property
+    def total_tokens(self) -> int:
+        return sum(len(row["input_ids"]) for row in self.rows)
+
+    @property
+    def trained_tokens(self) -> int:
+        return sum(len(row["labels"]) - row["labels"].count(UNTRAINED) for row in self.rows)
+
+    @property
+    def warning(self) -> str | None:
+        """What a person should know of the rows that were too long."""
+        if not self.truncated:
+            return None
+        most = max(self.lengths)
+        answers = f", and {self.cut_answers:,} of them lose the end of their answer" if self.cut_answers else ""
+        return (
+            f"{self.truncated:,} of {len(self.rows):,} rows are longer than {self.max_length:,} tokens, by up to "
+            f"{most - self.max_length:,}, and lose {self.lost_tokens:,} tokens, from the beginning of the prompt first"
+            f"{answers}. Set data.max_length to {most:,} to keep them whole, if memory allows."
+        )
+
+
+def tokenise(rows: list[dict], tokenizer, max_length: int, loss_on: str = "completion") -> Tokenised:
+    """Rows in normal form as tokens and labels. Raises TunerError if no answer fits or the template refuses a row."""
+    done, lengths, cut_answers = [], [], 0
+    bos = tokenizer.bos_token_id
+    for start in range(0, len(rows), CHUNK):
+        rendered = list(_render(rows[start : start + CHUNK], tokenizer, loss_on))
+        for row in _encode(rendered, tokenizer):
+            lengths.append(len(row.ids))
+            if len(row.ids) > max_length:
+                whole, row = row, _cut(row, max_length, kept=int(bos is not None and row.ids[0] == bos))
+                cut_answers += len(row.ids) - row.answer < len(whole.ids) - whole.answer
+            done.append({"input_ids": row.ids, "labels": row.labels})
+    if done and cut_answers == len(done) and any("messages" in row for row in rows):
+        raise TunerError(
+            f"Not one of {len(done):,} answers fits into {max_length:,} tokens (data.max_length): the shortest row has "
+            f"{min(lengths):,}. Raise it, shorten the rows, or choose a model with a longer context."
+        )
+    return Tokenised(done, lengths, max_length, cut_answers)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What the model will see, for the page."""
+
+    rows: list[list[tuple[str, bool]]]  # pieces of text, and whether they are trained
+    histogram: list[tuple[int, int, int]]  # rows of so many to so many tokens
+    tokenised: Tokenised
+
+
+def preview(rows: list[dict], tokenizer, max_length: int, loss_on: str = "completion", n: int = 3) -> Preview:
+    """The first `n` rows as text with special tokens, cut as they will be, and the lengths of all. Raises as `tokenise`."""
+    tokenised = tokenise(rows, tokenizer, max_length, loss_on)
+    shown = [_pieces(row, tokenizer) for row in tokenised.rows[:n]]
+    return Preview(shown, histogram(tokenised.lengths), tokenised)
+
+
+def _pieces(row: dict, tokenizer) -> list[tuple[str, bool]]:
+    pieces, end, before = [], 0, ""
+    for trained, group in groupby(row["labels"], key=lambda label: label != UNTRAINED):
+        end += len(list(group))
+        # Decoded from the row's start each time, because tokenizers drop the blank before a text's first word.
+        text = tokenizer.decode(row["input_ids"][:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        pieces.append((text[len(before) :], trained))
+        before = text
+    return pieces
+
+
+def histogram(lengths: Iterable[int], bins: int = 20) -> list[tuple[int, int, int]]:
+    """How many lengths lie from one number to another, both counted in, in at most `bins` steps of equal width."""
+    lengths = sorted(lengths)
+    if not lengths:
+        return []
+    low, width = lengths[0], max(1, -(-(lengths[-1] - lengths[0] + 1) // bins))
+    counts = {place: len(list(group)) for place, group in groupby(lengths, key=lambda length: (length - low) // width)}
+    return [(low + i * width, low + (i + 1) * width - 1, counts.get(i, 0)) for i in range(max(counts) + 1)]
