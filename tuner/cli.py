@@ -89,6 +89,8 @@ def _quiet() -> None:
 
 
 def _recipe(options):
+    import yaml
+
     from tuner.recipe import Recipe
 
     settings = {}
@@ -96,7 +98,7 @@ def _recipe(options):
         key, equals, value = pair.partition("=")
         if not equals:
             raise TunerError(f"--set {pair}: give a setting and its value, such as --set budget.steps=100.")
-        settings[key] = None if value in ("null", "none") and key != "model.quantization" else value
+        settings[key] = yaml.safe_load(value)
     return Recipe.load(options.recipe).with_settings(settings)
 
 

@@ -1,7 +1,7 @@
-"""Rows as the model sees them: split, rendered by the chat template, tokenised, cut to length, with the trained tokens marked.
+"""Rows as the model sees them: split, rendered by the chat template, tokenised, cut to length, trained tokens marked.
 
-What generation sees is what training saw: `render_prompt` is the one place that turns messages into a prompt, and the tokens
-of a trained row start with exactly the tokens of its prompt. No torch here.
+Generation sees what training saw: `render_prompt` and the rows to train on go through one template, and the tokens of a
+row start with exactly the tokens of its prompt. No torch here.
 
     table = read(recipe.data, base, local=True)
     rows = normalise(table, recognise(table, recipe.data), recipe.data.system)
@@ -11,6 +11,7 @@ of a trained row start with exactly the tokens of its prompt. No torch here.
 
 import json
 import random
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -28,7 +29,7 @@ __all__ = [
 MIN_ROWS = 4
 UNTRAINED = -100  # the label that the loss leaves out
 CHUNK = 512  # rows tokenised at a time
-# For tokenizers without a chat template, as of base models: each message on its own line, an answer closed by the end token.
+# For tokenizers without a chat template, as base models have: a line for each message, an end token after an answer.
 PLAIN = (
     "{{ bos }}{% for message in messages %}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
@@ -46,7 +47,7 @@ class Split:
 
 
 def split(rows: list[dict], splits: list[str] | None, data: recipe.Data, seed: int) -> Split:
-    """The splits that exist if one is fit to be held out, or a share of the rows picked by the seed. Raises TunerError."""
+    """The splits that exist, or a share of the rows held out by the seed. Raises TunerError."""
     if len(rows) < MIN_ROWS:
         count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
         raise TunerError(
@@ -92,8 +93,8 @@ def _leaks(train: list[dict], heldout: list[dict]) -> tuple[str, ...]:
     if not count:
         return ()
     return (
-        f"{count:,} of {len(heldout):,} held-out rows have a prompt that is trained on too, so the scores will flatter. "
-        "Drop the duplicates.",
+        f"{count:,} of {len(heldout):,} held-out rows have a prompt that is trained on too, so the scores will "
+        "flatter. Drop the duplicates.",
     )
 
 
@@ -116,6 +117,8 @@ def _template(conversations: list[list[dict]], tokenizer, prompt: bool) -> list[
     """Each conversation rendered; as a `prompt` it ends where the answer begins."""
     import jinja2
 
+    if not conversations:
+        return []
     facts = {"chat_template": None if tokenizer.chat_template else PLAIN, "bos": _bos(tokenizer)}
     try:
         # Templates that know enable_thinking would have the model think aloud, which the rows do not teach.
@@ -136,8 +139,8 @@ def _bos(tokenizer) -> str:
 
 def _end_mark(tokenizer) -> str:
     """What the template writes after an answer, such as <|im_end|>; "" if it writes nothing."""
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    return _template([turns], tokenizer, prompt=False)[0].rstrip().rpartition("b")[2].strip()
+    turns = [{"role": "user", "content": "7391"}, {"role": "assistant", "content": "8462"}]
+    return _template([turns], tokenizer, prompt=False)[0].rpartition("8462")[2].strip()
 
 
 @dataclass(frozen=True)
@@ -151,35 +154,42 @@ def _render(rows: list[dict], tokenizer, loss_on: str) -> Iterator[_Rendered]:
     """The rows as text, with what is trained: every answer and its end mark, but not the line break after it."""
     mark, bos, eos = _end_mark(tokenizer), _bos(tokenizer), tokenizer.eos_token or ""
     chats = [row["messages"] for row in rows if "messages" in row]
-    wholes = iter(_template(chats, tokenizer, prompt=False))
-    # The answers of each row, last one first: the text before it, and the text up to its end.
-    turns = [(chat, i) for chat in chats for i in range(len(chat) - 1, -1, -1) if chat[i]["role"] == "assistant"]
-    if loss_on == "all":
-        turns = [(chat, i) for chat, i in turns if i == len(chat) - 1]
-    befores = _template([chat[:i] for chat, i in turns], tokenizer, prompt=True)
-    afters = _template([chat[: i + 1] for chat, i in turns], tokenizer, prompt=False)
-    spans = zip((id(chat) for chat, _ in turns), befores, afters, strict=True)
-    by_row = (list(group) for _, group in groupby(spans, key=lambda span: span[0]))
+    wholes = _template(chats, tokenizer, prompt=False)
+    prompts = _template([chat[:-1] for chat in chats], tokenizer, prompt=True)
+    rendered = zip(wholes, prompts, _earlier_answers(chats, tokenizer), strict=True)
     for row in rows:
         if "text" in row:
             text = bos + row["text"] + eos
             yield _Rendered(text, [(0, len(text))], 0)
             continue
-        whole, answers = next(wholes), next(by_row)
-        answer = len(answers[0][1])
-        if not whole.startswith(answers[0][1]):
+        whole, prompt, earlier = next(rendered)
+        text = whole.rstrip() if mark else whole + eos
+        if loss_on == "all":
+            yield _Rendered(text, [(0, len(text))], len(prompt))
+            continue
+        if not whole.startswith(prompt):
             raise TunerError(
                 "The model's chat template writes a prompt otherwise when its answer follows, so the two can't be told "
                 "apart. Set training.loss_on to all, or choose another model."
             )
-        text = whole.rstrip() if mark else whole + eos
-        trained = [(answer, len(text))]
-        for _, before, after in answers[1:]:
-            # Some templates, such as Qwen3's, rewrite earlier answers: those are not what generation would see, so not trained.
+        trained = []
+        for before, after in earlier:
             after = after.rstrip() if mark else after
+            # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those: they stay untrained.
             if whole.startswith(after) and after.startswith(before):
-                trained.insert(0, (len(before), len(after)))
-        yield _Rendered(text, [(0, len(text))] if loss_on == "all" else trained, answer)
+                trained.append((len(before), len(after)))
+        yield _Rendered(text, [*trained, (len(prompt), len(text))], len(prompt))
+
+
+def _earlier_answers(chats: list[list[dict]], tokenizer) -> list[list[tuple[str, str]]]:
+    """For each conversation the answers before its last: the text before the answer, and the text up to its end."""
+    turns = [(n, i) for n, chat in enumerate(chats) for i in range(len(chat) - 1) if chat[i]["role"] == "assistant"]
+    befores = _template([chats[n][:i] for n, i in turns], tokenizer, prompt=True)
+    afters = _template([chats[n][: i + 1] for n, i in turns], tokenizer, prompt=False)
+    found = [[] for _ in chats]
+    for (n, _), before, after in zip(turns, befores, afters, strict=True):
+        found[n].append((before, after))
+    return found
 
 
 @dataclass(frozen=True)
@@ -192,23 +202,31 @@ class _Encoded:
 def _encode(rendered: list[_Rendered], tokenizer) -> Iterator[_Encoded]:
     """Tokens whose borders are those of generation: a row's tokens start with the tokens of its prompt alone."""
     plain = {"add_special_tokens": False, "verbose": False}
-    wholes = tokenizer([row.text for row in rendered], **plain, return_offsets_mapping=tokenizer.is_fast)
+    # Offsets are needed, and cost time, only where one row has several answers.
+    mapped = tokenizer.is_fast and any(len(row.trained) > 1 for row in rendered)
+    wholes = tokenizer([row.text for row in rendered], **plain, return_offsets_mapping=mapped)
     prompts = tokenizer([row.text[: row.answer] for row in rendered], **plain)["input_ids"]
     for index, (row, prompt) in enumerate(zip(rendered, prompts, strict=True)):
         ids = wholes["input_ids"][index]
-        offsets = wholes["offset_mapping"][index] if tokenizer.is_fast else None
-        starts = [start for start, _ in row.trained] + [row.answer]
-        if ids[: len(prompt)] == prompt and (offsets or len(row.trained) == 1):
-            if len(row.trained) == 1:
-                first = len(prompt) if row.trained[0][0] else 0
-                yield _Encoded(ids, [UNTRAINED] * first + ids[first:], len(prompt))
-                continue
-            if not any(a < start < b for start in starts for a, b in offsets):
-                inside = [any(start <= a < end for start, end in row.trained) for a, _ in offsets]
-                labels = [id if trained else UNTRAINED for id, trained in zip(ids, inside, strict=True)]
-                yield _Encoded(ids, labels, len(prompt))
-                continue
-        yield _encode_pieces(row, tokenizer)
+        if ids[: len(prompt)] != prompt:
+            yield _encode_pieces(row, tokenizer)
+        elif len(row.trained) == 1:
+            first = len(prompt) if row.trained[0][0] else 0
+            yield _Encoded(ids, [UNTRAINED] * first + ids[first:], len(prompt))
+        else:
+            labels = _labels(ids, wholes["offset_mapping"][index], row.trained) if mapped else None
+            yield _Encoded(ids, labels, len(prompt)) if labels else _encode_pieces(row, tokenizer)
+
+
+def _labels(ids: list[int], offsets: list[tuple[int, int]], trained: list[tuple[int, int]]) -> list[int] | None:
+    """The labels, or None where no token starts at the beginning of an answer."""
+    starts, labels = [start for start, _ in offsets], [UNTRAINED] * len(ids)
+    for begin, end in trained:
+        first, last = bisect_left(starts, begin), bisect_left(starts, end)
+        if starts[first] != begin:
+            return None
+        labels[first:last] = ids[first:last]
+    return labels
 
 
 def _encode_pieces(row: _Rendered, tokenizer) -> _Encoded:
@@ -305,7 +323,7 @@ class Preview:
 
 
 def preview(rows: list[dict], tokenizer, max_length: int, loss_on: str = "completion", n: int = 3) -> Preview:
-    """The first `n` rows as text with special tokens, cut as they will be, and the lengths of all. Raises as `tokenise`."""
+    """The first `n` rows as text with special tokens, cut as they will be, and all lengths. Raises as `tokenise`."""
     tokenised = tokenise(rows, tokenizer, max_length, loss_on)
     shown = [_pieces(row, tokenizer) for row in tokenised.rows[:n]]
     return Preview(shown, histogram(tokenised.lengths), tokenised)

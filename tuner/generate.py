@@ -123,7 +123,7 @@ def generate(
     config = GenerationConfig(
         max_new_tokens=min(room, sampling.max_new_tokens),
         do_sample=False,  # the noise that makes it sampling is ours, see Noise
-        eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
+        eos_token_id=data.stop_ids(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         disable_compile=True,  # ZeroGPU has no torch.compile
     )

@@ -51,7 +51,7 @@ ROWS: list[tuple[set[str], set[int], str]] = [
         "{What}: the Hub has no names like this. Give it as owner/name, in letters, digits, '-', '_' and '.'.",
     ),
     (
-        {"EntryNotFoundError", "FileMissing"},
+        {"RemoteEntryNotFoundError", "FileMissing"},
         {404},
         "{What} lacks a file that is needed. Look at its page on the Hub, or choose another.",
     ),
@@ -105,6 +105,13 @@ def explain(error: BaseException, what: str) -> TunerError | None:
     return None
 
 
+def limit_waiting(seconds: float = 30.0) -> None:
+    """Let no request of huggingface_hub wait longer than this for the Hub's next byte; by default some wait for ever."""
+    from huggingface_hub.utils import get_session
+
+    get_session().timeout = seconds
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     seen = set()
     while error is not None and id(error) not in seen:
@@ -123,6 +130,7 @@ def _names(error: BaseException) -> set[str]:
     return names | {
         name
         for name, fits in {
+            "OfflineModeIsEnabled": "outgoing traffic has been disabled" in text,
             "DiskFull": code in (errno.ENOSPC, errno.EDQUOT) or "Not enough disk space" in text,
             "ReadOnly": code == errno.EROFS,
             "GatedRepoError": "DatasetNotFoundError" in names and "gated" in text,

@@ -45,8 +45,8 @@ METHODS = {
             title="LoRA",
             kind="reparameterisation",
             paper="https://arxiv.org/abs/2106.09685",
-            explanation="Leaves every weight of the model as it is and learns a small low-rank update beside each linear layer. "
-            "On a base held in 4 or 8 bits this is QLoRA (https://arxiv.org/abs/2305.14314).",
+            explanation="Leaves every weight of the model as it is and learns a small low-rank update beside each "
+            "linear layer. On a base held in 4 or 8 bits this is QLoRA (https://arxiv.org/abs/2305.14314).",
             # Schulman et al., 'LoRA Without Regret' (2025): ten times full fine-tuning's 5e-5 at width 2000.
             learning_rate=lambda width: round(5e-4 * (2000 / width) ** 0.78, 5),
             learning_rate_reason="what suits LoRA at this model's width, a power law fitted in 'LoRA Without Regret'",

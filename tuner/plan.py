@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner import data, models, runs, tables
+from tuner import data, formats, models, parse, runs, tables
 from tuner.errors import TunerError
 from tuner.methods import METHODS
 from tuner.recipe import Recipe
@@ -28,7 +28,7 @@ class Checked:
 
     recipe: Recipe
     plan: dict
-    format: data.Format
+    format: formats.Format
     tokenizer: object
     train: data.Tokenised
     heldout: data.Tokenised
@@ -36,7 +36,7 @@ class Checked:
 
 
 def check(
-    recipe: Recipe, table: tables.Table | None = None, base: Path | None = None, *, local: bool = True
+    recipe: Recipe, table: parse.Table | None = None, base: Path | None = None, *, local: bool = True
 ) -> Checked:
     """Check the recipe against its model and its rows: `table`, or what its source names.
 
@@ -53,14 +53,14 @@ def check(
     if problems:
         raise TunerError(*problems)
 
-    format, split = read
+    table, format, split = read
     tokenizer = models.load_tokenizer(folder)
     chosen = _choose(recipe, shape, len(split.train))
     settings = {c["setting"]: c["value"] for c in chosen}
     loss_on = recipe.training.loss_on
     train = data.tokenise(split.train, tokenizer, settings["max_length"], loss_on)
     heldout = data.tokenise(split.heldout, tokenizer, settings["max_length"], loss_on)
-    plan = _plan(recipe, folder, shape, split, train, heldout, settings)
+    plan = _plan(recipe, folder, shape, table, split, train, heldout, settings)
     plan["chosen"] = [
         *chosen,
         {"setting": "format", "value": format.name, "reason": format.reason},
@@ -72,7 +72,7 @@ def check(
 
 def prepare(
     recipe: Recipe,
-    table: tables.Table | None = None,
+    table: parse.Table | None = None,
     base: Path | None = None,
     *,
     local: bool = True,
@@ -106,7 +106,7 @@ def target_layers(recipe: Recipe, shape: models.Shape) -> list[tuple[int, int]]:
     if missing or not targets:
         there = sorted({name.rpartition(".")[2] for name, _, _ in shape.linear_layers})
         raise TunerError(
-            f"method.target_modules: {recipe.model.name} has no layer {tables.quoted(missing) or '(none given)'}. "
+            f"method.target_modules: {recipe.model.name} has no layer {parse.quoted(missing) or '(none given)'}. "
             f"It has {', '.join(there)}; or take all-linear."
         )
     return [(a, b) for name, a, b in shape.linear_layers if any(_is_named(name, t) for t in targets)]
@@ -134,11 +134,11 @@ def _model(recipe: Recipe, local: bool) -> tuple[Path, models.Shape]:
     return folder, shape
 
 
-def _rows(recipe: Recipe, table, base, local) -> tuple[data.Format, data.Split]:
+def _rows(recipe: Recipe, table, base, local) -> tuple[parse.Table, formats.Format, data.Split]:
     table = table or tables.read(recipe.data, base, local=local)
-    format = data.recognise(table, recipe.data)
-    rows = data.normalise(table, format, recipe.data.system)
-    return format, data.split(rows, table.splits, recipe.data, recipe.seed)
+    format = formats.recognise(table, recipe.data)
+    rows = formats.normalise(table, format, recipe.data.system)
+    return table, format, data.split(rows, table.splits, recipe.data, recipe.seed)
 
 
 def _choose(recipe: Recipe, shape: models.Shape, rows: int) -> list[dict]:
@@ -180,7 +180,7 @@ def _choose(recipe: Recipe, shape: models.Shape, rows: int) -> list[dict]:
     ]
 
 
-def _plan(recipe, folder, shape, split, train, heldout, settings) -> dict:
+def _plan(recipe, folder, shape, table, split, train, heldout, settings) -> dict:
     rows, batch = len(train.rows), settings["batch_size"]
     per_epoch = -(-rows // batch)
     budget = recipe.budget
@@ -200,16 +200,11 @@ def _plan(recipe, folder, shape, split, train, heldout, settings) -> dict:
         "truncated_rows": train.truncated,
         "settings": settings,
         "revision": None if models.is_shipped(recipe.model.name) else folder.name,
-        "warnings": [*split.warnings],
+        "warnings": [*table.notes, *split.warnings, *([train.warning] if train.warning else [])],
     }
     if steps and steps < FEW_STEPS:
         said = f"{rows} rows at {batch} a step are {per_epoch} steps an epoch, so this run is {steps} steps. "
         plan["warnings"].append(said + "That teaches little: give more rows, more steps, or smaller batches.")
-    if train.truncated:
-        plan["warnings"].append(
-            f"{train.truncated} of {rows} rows are longer than {settings['max_length']} tokens and are cut: "
-            f"{train.lost_tokens} tokens are lost. Raise data.max_length, or shorten the rows."
-        )
     return plan
 
 
@@ -220,6 +215,6 @@ def _check_disk(plan: dict, root: Path) -> None:
         root = root.resolve().parent
     if models.free_disk(root) < needed:
         raise TunerError(
-            f"This run needs about {needed / 2**20:.0f} MB on disk, and {models.free_disk(root) / 2**20:.0f} MB are free. Delete "
-            "old runs, or choose another folder with TUNER_RUNS."
+            f"This run needs about {needed / 2**20:.0f} MB on disk; {models.free_disk(root) / 2**20:.0f} MB are free. "
+            "Delete old runs, or choose another folder with TUNER_RUNS."
         )

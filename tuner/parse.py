@@ -1,0 +1,312 @@
+"""A file or pasted text, as a Table: what stands there, nothing interpreted. Knows nothing of tokenizers and of torch.
+
+Files are read with csv, json and pyarrow rather than pandas: pandas guesses types ("007" becomes 7, "NA" becomes NaN),
+pads short rows in silence and forgets line numbers, and a person whose row 17 is wrong must hear of row 17. Nothing
+that is read is ever executed or unpickled.
+
+    table = parse("prompt,completion\nhi,Hello.", "pasted rows", suffix=".csv"); table.rows[0]["completion"]
+"""
+
+import csv
+import io
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner.errors import TunerError
+
+MAX_FILE_BYTES = int(os.environ.get("TUNER_MAX_FILE_MB", 50)) * 2**20
+MAX_ROWS = int(os.environ.get("TUNER_MAX_ROWS", 100_000))
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+HELDOUT_SPLITS = ("validation", "valid", "val", "dev", "heldout", "held-out", "held_out", "eval", "test")
+SPLITS = ("train", "training", *HELDOUT_SPLITS)
+NAMED = 5  # rows, or kinds of problems, that are named before the rest is counted
+
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as they were read. Rows are counted from 1, as a person counts them; the header is not a row."""
+
+    name: str
+    columns: list[str]
+    rows: list[dict]
+    splits: list[str] | None = None  # the name of each row's split
+    lines: list[int] | None = None  # the line on which each row starts
+    joined: bool = False  # the splits came one after the other, and each counts its rows from 1
+    notes: tuple[str, ...] = ()  # what a person should know of the reading
+
+    def place(self, index: int) -> tuple[int, int | None, str]:
+        """A row's number, its line where that is another number, and what it is a row of."""
+        if self.joined:
+            split = self.splits[index]
+            return index - self.splits.index(split) + 1, None, f'split "{split}" of {self.name}'
+        return index + 1, self.lines[index] if self.lines else None, self.name
+
+
+class Problems:
+    """Collects what is wrong with rows, and says it in few sentences: each kind once, with the first of its rows."""
+
+    def __init__(self):
+        self.kinds: dict[tuple[str, str, str], list[tuple[int, int | None]]] = {}
+
+    def add(self, place: tuple[int, int | None, str], what: str, remedy: str) -> None:
+        """`what` goes on after "Row 17 has", `remedy` is a sentence of its own."""
+        row, line, name = place
+        self.kinds.setdefault((name, what, remedy), []).append((row, line))
+
+    def sentences(self) -> list[str]:
+        said = [_sentence(*kind, rows) for kind, rows in itertools.islice(self.kinds.items(), NAMED)]
+        unsaid = sum(len(rows) for rows in itertools.islice(self.kinds.values(), NAMED, None))
+        return said + ([f"And {unsaid} more problems of other kinds."] if unsaid else [])
+
+    def check(self) -> None:
+        """Raises TunerError where there are any."""
+        if self.kinds:
+            raise TunerError(*self.sentences())
+
+
+def _sentence(name: str, what: str, remedy: str, rows: list[tuple[int, int | None]]) -> str:
+    numbers = [str(row) if line in (None, row) else f"{row} (line {line})" for row, line in rows[:NAMED]]
+    if len(rows) == 1:
+        return f"Row {numbers[0]} of {name} has {what}. {remedy}"
+    listed = ", ".join(numbers) + f" and {len(rows) - NAMED:,} more" if len(rows) > NAMED else _and(numbers)
+    return f"Rows {listed} of {name} have {what}. {remedy}"
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names in quotes, as a person lists them."""
+    return _and([f'"{name}"' for name in names]) or "none"
+
+
+def decode(raw: bytes, name: str) -> str:
+    """Text of UTF-8, or of UTF-16 with its mark. Raises TunerError.
+
+    Other encodings are refused and not guessed: a wrong guess reads without an error, and trains on garbage.
+    """
+    try:
+        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            text = raw.decode("utf-16")
+        else:
+            text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise TunerError(f"{name} is not whole: its UTF-16 breaks off. Save it again, as UTF-8.") from None
+        line = raw.count(b"\n", 0, error.start) + 1
+        mixed = not raw[: error.start].removeprefix(b"\xef\xbb\xbf").isascii()
+        what = (
+            "The file mixes encodings: what comes before is UTF-8." if mixed else "It may be Windows-1252 or Latin-1."
+        )
+        byte = f"0x{raw[error.start]:02x} at byte {error.start:,} of the file"
+        raise TunerError(
+            f"{name}: line {line} is not UTF-8 text ({byte}). {what} Save the whole file as UTF-8."
+        ) from None
+    if not text.strip():
+        raise TunerError(f"{name} is empty: it holds nothing but blanks. Give a file with at least 4 rows.")
+    if found := _CONTROL.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise TunerError(
+            f"{name} is binary or damaged: line {line} holds the control character 0x{ord(found[0]):02x}. "
+            "Save the rows as CSV (UTF-8), JSONL or Parquet."
+        )
+    return text
+
+
+def parse(text: str, name: str, max_rows: int | None, suffix: str, first_line: int = 1) -> Table:
+    content = text.lstrip()
+    if suffix in (".csv", ".tsv") or not content.startswith(("{", "[")) and suffix == "":
+        return _csv(text, name, max_rows, "\t" if suffix == ".tsv" else None, first_line)
+    # Many files named .json hold JSON lines, and some named .jsonl hold one list: does the first line stand alone?
+    if content.startswith("[") or not (suffix in (".jsonl", ".ndjson") or _is_object(content.partition("\n")[0])):
+        return _json(text, name, max_rows)
+    if content.count("\n") == 0 and suffix not in (".jsonl", ".ndjson"):
+        return _json(text, name, max_rows)
+    return _jsonl(text, name, max_rows)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _limited(rows: Iterable, name: str, max_rows: int | None, notes: list[str]) -> Iterator:
+    """The rows up to MAX_ROWS. One more is refused at once, so that a huge file is not read to its end."""
+    for count, row in enumerate(rows):
+        if count == MAX_ROWS:
+            if max_rows is None:
+                raise TunerError(too_many(name, "more than"))
+            notes.append(f"Only the first {MAX_ROWS:,} rows of {name} were read.")
+            return
+        yield row
+
+
+def too_many(name: str, count: str) -> str:
+    return (
+        f"{name} has {count} {MAX_ROWS:,} rows, which is the most that one run takes. "
+        f"Give a sample of it, or set data.max_rows to use so many of its first {MAX_ROWS:,}."
+    )
+
+
+def _csv(text: str, name: str, max_rows: int | None, delimiter: str | None, first_line: int) -> Table:
+    csv.field_size_limit(MAX_FILE_BYTES)
+    delimiter = delimiter or _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    numbered, notes, problems, rows, lines = _records(reader, name, first_line), [], Problems(), [], []
+    _, header = next(numbered, (0, []))
+    columns = [cell.strip() or f"column {i}" for i, cell in enumerate(header, 1)]
+    _no_doubles(columns, name)
+    for number, (line, cells) in enumerate(_limited(numbered, name, max_rows, notes), 1):
+        if len(cells) != len(columns):
+            cell = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+            short, mark = len(cells) < len(columns), "tabs" if delimiter == "\t" else f"'{delimiter}'"
+            remedy = "Add what is missing." if short else f"Put quotes around text that holds {mark}."
+            what = f"{cell} where the header names {len(columns)} ({', '.join(columns)[:80]})"
+            problems.add((number, line, name), what, remedy)
+        rows.append(dict(zip(columns, cells, strict=False)))
+        lines.append(line)
+    problems.check()
+    return make(name, columns, rows, lines=lines, notes=tuple(notes))
+
+
+def _records(reader, name: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
+    """Each record that is not blank, with the line it starts on."""
+    line = first_line
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield line, cells
+            line = reader.line_num + first_line
+    except csv.Error as error:
+        why = "a quote is opened and never closed" if "end of data" in str(error) else f"quotes do not match ({error})"
+        raise TunerError(
+            f"{name}: in the row that starts on line {line} {why}. Close it, and write a quote inside quotes twice."
+        ) from None
+
+
+def _delimiter(text: str) -> str:
+    """Of comma, semicolon, tab and bar the one that splits the header and cuts most of the first rows alike."""
+    best = (0.0, 0, ",")
+    for mark in ",;\t|":
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+        sample = list(itertools.islice(filter(None, reader), 50))
+        width = len(sample[0])
+        if width > 1:
+            best = max(best, (sum(len(row) == width for row in sample) / len(sample), width, mark))
+    return best[2]
+
+
+def _no_doubles(columns: list[str], name: str) -> None:
+    doubles = [column for column in dict.fromkeys(columns) if columns.count(column) > 1]
+    if doubles:
+        where = _and([str(i) for i, column in enumerate(columns, 1) if column == doubles[0]])
+        raise TunerError(f'{name} has several columns named "{doubles[0]}" (columns {where}). Rename all but one.')
+
+
+_ROW = 'Write each row as an object: {"column": "text", ...}.'
+
+
+def _json(text: str, name: str, max_rows: int | None) -> Table:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TunerError(
+            f"{name} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}. Mend that place."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise TunerError(f"{name} is JSON that can't be read ({error}). Give a list of plain rows.") from None
+    splits = None
+    if isinstance(value, dict):
+        lists = {key: rows for key, rows in value.items() if isinstance(rows, list)}
+        if lists and all(key in SPLITS for key in value) and len(lists) == len(value):
+            splits = [key for key, rows in lists.items() for _ in rows]
+            value = [row for rows in lists.values() for row in rows]
+        elif len(lists) == 1 and (key := next(iter(lists))) in ("data", "rows", "examples"):
+            value = lists[key]
+        elif lists and len(lists) == len(value) and len({len(rows) for rows in lists.values()}) == 1:
+            value = [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+        else:
+            value = [value]
+    if not isinstance(value, list):
+        raise TunerError(f"{name} holds a single {_kind(value)}. Give a list of rows: [{{...}}, {{...}}].")
+    notes, problems = [], Problems()
+    rows = list(_limited(value, name, max_rows, notes))
+    table = Table(name, [], rows, splits and splits[: len(rows)], joined=splits is not None, notes=tuple(notes))
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            problems.add(table.place(index), f"{_kind(row)} where a row belongs", _ROW)
+    problems.check()
+    return make(name, keys(rows), rows, splits=table.splits, joined=table.joined, notes=table.notes)
+
+
+def _jsonl(text: str, name: str, max_rows: int | None) -> Table:
+    # Not str.splitlines: it also cuts at U+2028 and the like, which may stand inside a JSON string.
+    numbered = ((line, content) for line, content in enumerate(text.split("\n"), 1) if content.strip())
+    notes, problems, rows, lines = [], Problems(), [], []
+    for number, (line, content) in enumerate(_limited(numbered, name, max_rows, notes), 1):
+        try:
+            row = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            column = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+            problems.add((number, None, name), f"broken JSON in line {line}{column}", "Mend or drop that line.")
+            continue
+        if not isinstance(row, dict):
+            problems.add((number, line, name), f"{_kind(row)} where a row belongs", _ROW)
+        rows.append(row)
+        lines.append(line)
+    problems.check()
+    return make(name, keys(rows), rows, lines=lines, notes=tuple(notes))
+
+
+def _kind(value) -> str:
+    names = {list: "list", dict: "object", str: "text", bool: "truth value", int: "number", float: "number"}
+    return f"a {names.get(type(value), 'null')}".replace("a object", "an object")
+
+
+def keys(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def parquet(path: Path, name: str, max_rows: int | None) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    notes, rows, held = [], [], 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            _no_doubles(columns, name)
+            if file.metadata.num_rows > MAX_ROWS and max_rows is None:
+                raise TunerError(too_many(name, f"{file.metadata.num_rows:,} rows, more than"))
+            # In small batches, because a few kilobytes of Parquet can unfold into any number of gigabytes.
+            for batch in file.iter_batches(batch_size=256):
+                held += batch.nbytes
+                if held > 4 * MAX_FILE_BYTES:
+                    raise TunerError(f"{name} unfolds to more than {held >> 20} MB. Give a sample of its rows.")
+                rows += batch.to_pylist()
+                if len(rows) >= MAX_ROWS and len(rows) < file.metadata.num_rows:
+                    notes.append(f"Only the first {MAX_ROWS:,} rows of {name} were read.")
+                    break
+    except (pyarrow.ArrowException, OSError) as error:
+        raise TunerError(f"{name} is a damaged Parquet file ({str(error)[:120]}). Write it again.") from None
+    return make(name, columns, rows[:MAX_ROWS], notes=tuple(notes))
+
+
+def make(name: str, columns: list[str], rows: list[dict], splits: list[str] | None = None, **facts) -> Table:
+    """A Table; a column "split" that names splits is taken as such. Raises TunerError if there are no rows."""
+    if not rows:
+        raise TunerError(f"{name} has {'a header but ' if columns else ''}no rows. Give at least 4 rows.")
+    if splits is None and "split" in columns and all(row.get("split") in SPLITS for row in rows):
+        splits = [row["split"] for row in rows]
+        columns = [column for column in columns if column != "split"]
+    return Table(name, columns, rows, splits, **facts)

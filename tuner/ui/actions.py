@@ -1,0 +1,243 @@
+"""What a visitor can do, as plain functions: the tabs and the named endpoints call the same ones.
+
+Runs are known by their ids, which can't be guessed: who has the id may see, stop and push the run. Nothing here draws, and nothing heavy is
+imported before it is needed.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from tuner import gpu, recipe, runs, tables
+from tuner.errors import TunerError
+from tuner.recipe import Recipe
+from tuner.runs import Run
+from tuner.ui import progress
+
+log = logging.getLogger(__name__)
+
+EXAMPLE = "example"  # the id of the shipped, finished run
+TRAINING_SLOTS = int(os.environ.get("TUNER_TRAINING_SLOTS", 2))  # runs that train at once on this machine
+PREVIEWED = 3  # rows
+VARIANTS = ("base", "adapter", "merged")
+_importing = threading.Lock()
+
+
+def problems_of(error: Exception) -> list[str]:
+    """The sentences that a visitor is shown; anything unforeseen is logged under an id."""
+    if isinstance(error, TunerError):
+        return list(error.problems)
+    if type(error).__module__.startswith("gradio") and hasattr(error, "message"):  # ZeroGPU's own, made for people
+        return [str(error.message)]
+    if isinstance(error, OSError) and error.errno == 28:
+        return ["The disk of this machine is full. Delete a run that you no longer need, then try again."]
+    name = secrets.token_hex(4)
+    log.error("unforeseen error %s", name, exc_info=error)
+    return [f"Something broke that we did not foresee (error {name}). Nothing that you entered is lost: try again."]
+
+
+def starting_recipe() -> Recipe:
+    """The recipe that the page starts with: the shipped one."""
+    return Recipe.load("corporate") if (recipe.EXAMPLES / "corporate.yaml").is_file() else Recipe()
+
+
+def open_run(run: str) -> Run:
+    """The run with this id; no path is followed. Raises TunerError."""
+    return runs.open_run((run or "").strip(), local=False)
+
+
+def own_run(run: str) -> Run:
+    """The same, for what changes the run: the shipped example is everybody's. Raises TunerError."""
+    if run == EXAMPLE:
+        raise TunerError("The example run belongs to everybody. Train one of your own to change it.")
+    return open_run(run)
+
+
+def install_example() -> None:
+    """Copy the shipped finished run into the runs' folder, where it is missing."""
+    source, target = recipe.EXAMPLES / "finished", runs.RUNS / EXAMPLE
+    if source.is_dir() and not target.exists():
+        runs.RUNS.mkdir(parents=True, exist_ok=True)
+        beside = runs.RUNS / f".{EXAMPLE}-{secrets.token_hex(4)}"
+        shutil.copytree(source, beside)
+        try:
+            beside.rename(target)
+        except OSError:  # another process was quicker
+            shutil.rmtree(beside)
+
+
+def has_example() -> bool:
+    return (runs.RUNS / EXAMPLE / "recipe.yaml").is_file()
+
+
+def read_rows(file: str | None, pasted: str | None) -> tables.Table | None:
+    """The uploaded or pasted rows; None where the recipe's own source is meant. Raises TunerError."""
+    if file:
+        return tables.read_file(file, Path(file).name)
+    return tables.read_pasted(pasted) if pasted and pasted.strip() else None
+
+
+def import_core() -> None:
+    """Import what checks need, one thread at a time: transformers' lazy modules do not bear being imported by two at once."""
+    with _importing:
+        import datasets  # noqa: F401
+        import torch  # noqa: F401
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+
+def is_at_hand(asked: Recipe) -> bool:
+    """Whether base model and rows can be read without fetching anything."""
+    from huggingface_hub import try_to_load_from_cache
+
+    model, source = asked.model, asked.data.source
+    shipped = (recipe.EXAMPLES / model.name / "config.json").is_file() and Path(model.name).name == model.name
+    if "/" in source:
+        return False
+    try:
+        cached = shipped or isinstance(try_to_load_from_cache(model.name, "config.json", revision=model.revision), str)
+    except ValueError:  # no name that a Hub could have: checking it says so
+        cached = True
+    return cached
+
+
+def check(asked: Recipe, table: tables.Table | None = None):
+    """plan.check for a visitor: no path is followed. Raises TunerError with all problems."""
+    from tuner import plan
+
+    import_core()
+    return plan.check(asked, table, local=False)
+
+
+def preview(asked: Recipe, table: tables.Table | None = None) -> dict:
+    """What the model will see: {"rows": [[{"text", "trained", "special"}]], "histogram", "max_length", "warning"}. Raises TunerError."""
+    from tuner import data
+
+    checked = check(asked, table)
+    train = checked.train
+    return {
+        "rows": [_pieces(row, checked.tokenizer) for row in train.rows[:PREVIEWED]],
+        "histogram": data.histogram(train.lengths),
+        "max_length": train.max_length,
+        "longest": max(train.lengths),
+        "truncated": train.truncated,
+        "lost_tokens": train.lost_tokens,
+        "warning": train.warning,
+        "format": checked.format.reason,
+    }
+
+
+def _pieces(row: dict, tokenizer) -> list[dict]:
+    special, pieces, end, before = set(tokenizer.all_special_ids), [], 0, ""
+    kinds = [(label != -100, token in special) for token, label in zip(row["input_ids"], row["labels"], strict=True)]
+    for (trained, is_special), group in groupby(kinds):
+        end += len(list(group))
+        # From the row's start each time: tokenizers drop the blank before a text's first word.
+        text = tokenizer.decode(row["input_ids"][:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        pieces.append({"text": text[len(before) :], "trained": trained, "special": is_special})
+        before = text
+    return pieces
+
+
+def prepare(asked: Recipe, table: tables.Table | None = None) -> Run:
+    """A run folder of the visitor's, waiting for its turn. Raises TunerError with all problems."""
+    from tuner import plan
+
+    import_core()
+    run = plan.prepare(asked, table, local=False)
+    run.append({"event": "queued"})
+    return run
+
+
+def resume(run: str) -> Run:
+    """Let a run wait for its turn again. Raises TunerError where there is nothing to go on with."""
+    opened = own_run(run)
+    phase = progress.read(opened).phase
+    if phase in ("starting", "training", "scoring", "finished"):
+        raise TunerError(f"Run {run} {'has finished' if phase == 'finished' else 'is in training already'}.")
+    opened.append({"event": "queued"})
+    return opened
+
+
+def train(run: Run) -> Iterator[dict]:
+    """Train and score the run, yielding its events. What ends it early is written into the run, where every page finds it."""
+    run.append({"event": "starting"})
+    try:
+        yield from gpu.train(run)
+    except Exception as error:
+        problems = problems_of(error)
+        last = next((e for e in reversed(run.events()) if e["event"] != "heartbeat"), {})
+        if last.get("event") != "error":
+            last = run.append({"event": "error", "problems": problems})
+        yield last
+
+
+def stop(run: str) -> str:
+    """Stop after the step at hand; what was learned is kept. Raises TunerError."""
+    opened = own_run(run)
+    if not opened.is_training:
+        raise TunerError(f"Run {run} is not in training, so there is nothing to stop.")
+    opened.stop()
+    return "stopping"
+
+
+def delete(run: str) -> None:
+    """Take the run away for good. Raises TunerError while it trains."""
+    opened = own_run(run)
+    if progress.read(opened).phase in ("starting", "training", "scoring"):
+        raise TunerError(f"Run {run} is in training. Stop it first, then delete it.")
+    shutil.rmtree(opened.path)
+
+
+def merge(run: str) -> dict:
+    """Merge the run's adapter into the 16-bit base, once; returns the merge check. Raises TunerError."""
+    opened = open_run(run)
+    import_core()
+    return gpu.merge(opened)
+
+
+def chat(run: str, conversations: dict[str, list[dict]], **sampling) -> Iterator[dict[str, str]]:
+    """The answers so far, by variant. Raises TunerError."""
+    opened = open_run(run)
+    import_core()
+    return gpu.chat(opened, conversations, **sampling)
+
+
+def push(run: str, repository: str, token: str | None, private: bool) -> str:
+    """Push the adapter with its card; returns its address. Raises TunerError."""
+    from tuner import hub
+
+    if not token:
+        raise TunerError("A push needs a token of yours with write rights: https://huggingface.co/settings/tokens.")
+    if not (repository or "").strip():
+        raise TunerError("Give the repository a name, such as your-name/corporate-lora.")
+    return hub.push(open_run(run), repository.strip(), token=token.strip(), private=private)
+
+
+def summary(run: Run) -> dict:
+    """A run in a few plain values."""
+    asked, scores = run.recipe, run.read_json("evaluation.json")
+    return {
+        "run": run.id,
+        "name": asked.name,
+        "status": run.status,
+        "model": asked.model.name,
+        "data": asked.data.source,
+        "method": asked.method.name,
+        "scores": scores and {key: scores[key] for key in ("rows", "base", "adapter", "gain")},
+    }
+
+
+def summaries(ids: list[str]) -> list[dict]:
+    """The runs with these ids that are still there, and the example."""
+    found = []
+    for name in dict.fromkeys([*ids, *([EXAMPLE] if has_example() else [])]):
+        try:
+            found.append(summary(open_run(name)))
+        except TunerError:
+            continue
+    return found

@@ -1,0 +1,109 @@
+"""Small pictures in SVG and HTML: the loss curve, score bars with their intervals, the histogram of lengths.
+
+They take plain numbers and know nothing of runs. Colours come from style.css, so light and dark need no second drawing.
+"""
+
+import math
+from collections.abc import Sequence
+
+WIDTH, HEIGHT = 640, 240  # of the loss curve, in SVG units
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 30  # margins
+MOST_POINTS = 400  # more than a screen can tell apart
+SMOOTHING = 0.9
+
+Point = tuple[float, float]
+
+
+def loss_curve(losses: Sequence[Point], heldout: Sequence[Point], steps: int | None) -> str:
+    """Training loss (raw and smoothed) and held-out loss over the steps; the axis is as long as the run will be."""
+    shown = [p for p in [*losses, *heldout] if math.isfinite(p[1])]
+    last = max([steps or 1, *(x for x, _ in shown)])
+    ticks = _ticks(0.0, max((y for _, y in shown), default=4.0))
+    top = ticks[-1]
+
+    def place(x: float, y: float) -> str:
+        across = LEFT + (WIDTH - LEFT - RIGHT) * x / last
+        return f"{across:.1f},{TOP + (HEIGHT - TOP - BOTTOM) * (1 - y / top):.1f}"
+
+    grid = "".join(_grid_line(place(0, y), f"{y:g}") for y in ticks)
+    below = "".join(_step_label(place(x, 0), f"{x:g}") for x in _ticks(0, last, 5) if x <= last)
+    few = _thinned(losses)
+    marks = "".join(f'<circle class="heldout" r="3.5" cx="{p[0]}" cy="{p[1]}"/>' for p in _split(place, heldout))
+    return (
+        f'<svg class="t-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" data-points="{len(losses)}" '
+        f'aria-label="Loss over {len(losses)} of {steps or "?"} steps">{grid}{below}'
+        f"{_line('raw', few, place)}{_line('train', smoothed(few), place)}{_line('heldout', heldout, place)}{marks}</svg>"
+        '<div class="t-legend"><span class="train">training loss</span><span class="heldout">held-out loss</span></div>'
+    )
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """An exponential mean that starts unbiased (Adam's correction)."""
+    mean, out = 0.0, []
+    for count, (x, y) in enumerate(points, 1):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * y
+        out.append((x, mean / (1 - SMOOTHING**count)))
+    return out
+
+
+def score_bars(rows: Sequence[tuple[str, str, float, float, float]]) -> str:
+    """A bar a row (kind, label, value, low, high), all from 0 to 1, with the 95% interval drawn over its end."""
+    bars = "".join(
+        f'<div class="t-bar {kind}"><span class="t-bar-name">{label}</span>'
+        f'<span class="t-bar-track"><i style="width:{value:.1%}"></i>'
+        f'<b style="left:{low:.1%};width:{max(0.0, high - low):.1%}"></b></span>'
+        f'<span class="t-bar-value">{value:.2f} <small>{low:.2f} to {high:.2f}</small></span></div>'
+        for kind, label, value, low, high in rows
+    )
+    return f'<div class="t-bars">{bars}</div>'
+
+
+def histogram(counts: Sequence[tuple[int, int, int]], limit: int) -> str:
+    """Bars of (from, to, rows); what lies beyond `limit` is drawn as cut."""
+    tallest = max((rows for *_, rows in counts), default=1) or 1
+    bars = "".join(
+        f'<i class="{"cut" if low > limit else ""}" style="height:{max(2, 100 * rows / tallest) if rows else 0:.0f}%" '
+        f'title="{low} to {high} tokens: {rows} rows"></i>'
+        for low, high, rows in counts
+    )
+    first, last = (counts[0][0], counts[-1][1]) if counts else (0, 0)
+    return (
+        f'<div class="t-histogram" role="img" aria-label="Rows by length in tokens">{bars}</div>'
+        f'<div class="t-histogram-axis"><span>{first}</span><span>tokens a row</span><span>{last}</span></div>'
+    )
+
+
+def _ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """Round numbers from `low` to at least `high`."""
+    rough = max(high - low, 1e-9) / wanted
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
+    count = math.ceil((high - low) / step - 1e-9)
+    return [round(low + i * step, 10) for i in range(max(1, count) + 1)]
+
+
+def _thinned(points: Sequence[Point]) -> list[Point]:
+    """Means of neighbours, so that a long run keeps its shape and its beginning."""
+    size = -(-len(points) // MOST_POINTS) or 1
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def _line(kind: str, points: Sequence[Point], place) -> str:
+    finite = [place(x, y) for x, y in points if math.isfinite(y)]
+    return f'<polyline class="{kind}" points="{" ".join(finite)}"/>' if len(finite) > 1 else ""
+
+
+def _split(place, points: Sequence[Point]) -> list[list[str]]:
+    return [place(x, y).split(",") for x, y in points if math.isfinite(y)]
+
+
+def _grid_line(at: str, label: str) -> str:
+    x, y = at.split(",")
+    line = f'<line x1="{x}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}"/>'
+    return f'{line}<text x="{LEFT - 6}" y="{y}" dy="4" text-anchor="end">{label}</text>'
+
+
+def _step_label(at: str, label: str) -> str:
+    x, y = at.split(",")
+    return f'<text x="{x}" y="{float(y) + 18:.1f}" text-anchor="middle">{label}</text>'
