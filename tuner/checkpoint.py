@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 
 from tuner.runs import Run
 
@@ -29,10 +29,10 @@ def save(run: Run, step: int, counters: dict, model: torch.nn.Module, optimizer:
     run.checkpoints.mkdir(exist_ok=True)
     target = run.checkpoints / f"step-{step:08d}.safetensors"
     beside = target.with_suffix(".part")
-    save_file(
-        {k: v.contiguous() for k, v in tensors.items()}, beside, {"counters": json.dumps({"step": step, **counters})}
-    )
-    with open(beside, "rb") as file:
+    metadata = {"counters": json.dumps({"step": step, **counters})}
+    with open(beside, "wb") as file:
+        file.write(serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+        file.flush()
         os.fsync(file.fileno())
     beside.replace(target)
     for old in _files(run)[KEEP:]:
@@ -43,9 +43,9 @@ def load(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
     """Put the newest readable checkpoint into model and optimizer; its counters, or None where there is none."""
     for file in _files(run):
         try:
-            with safe_open(file, "pt") as checkpoint:
-                counters = json.loads(checkpoint.metadata()["counters"])
-                tensors = {key: checkpoint.get_tensor(key) for key in checkpoint}
+            with safe_open(file, "pt") as stored:
+                counters = json.loads(stored.metadata()["counters"])
+                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError):
             continue
         for name, p in _trainable(model):

@@ -1,7 +1,7 @@
 """Rows as the model sees them: split, rendered by the chat template, tokenised, cut to length, trained tokens marked.
 
-Generation sees what training saw: `render_prompt` and the rows to train on go through one template, and the tokens of a
-row start with exactly the tokens of its prompt. No torch here.
+Generation sees what training saw: `render_prompt` and the rows to train on go through one template, and the tokens of
+a row start with exactly the tokens of its prompt. No torch here.
 
     table = read(recipe.data, base, local=True)
     rows = normalise(table, recognise(table, recipe.data), recipe.data.system)
@@ -14,7 +14,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from tuner import recipe
 from tuner.errors import TunerError
@@ -138,9 +138,13 @@ def _bos(tokenizer) -> str:
 
 
 def _end_mark(tokenizer) -> str:
-    """What the template writes after an answer, such as <|im_end|>; "" if it writes nothing."""
+    """What the template writes after an answer, such as <|im_end|>; "" if it writes nothing. Raises TunerError."""
     turns = [{"role": "user", "content": "7391"}, {"role": "assistant", "content": "8462"}]
-    return _template([turns], tokenizer, prompt=False)[0].rpartition("8462")[2].strip()
+    _, answer, rest = _template([turns], tokenizer, prompt=False)[0].rpartition("8462")
+    if not answer:
+        raise TunerError("The model's chat template leaves plain text out (pictures only?). Choose another model.")
+    # Up to the first blank: Phi's template writes <|end|>, a line break and, after the last answer only, its end token.
+    return rest.split()[0] if rest.strip() else ""
 
 
 @dataclass(frozen=True)
@@ -163,22 +167,19 @@ def _render(rows: list[dict], tokenizer, loss_on: str) -> Iterator[_Rendered]:
             yield _Rendered(text, [(0, len(text))], 0)
             continue
         whole, prompt, earlier = next(rendered)
-        text = whole.rstrip() if mark else whole + eos
-        if loss_on == "all":
-            yield _Rendered(text, [(0, len(text))], len(prompt))
-            continue
         if not whole.startswith(prompt):
-            raise TunerError(
-                "The model's chat template writes a prompt otherwise when its answer follows, so the two can't be told "
-                "apart. Set training.loss_on to all, or choose another model."
-            )
-        trained = []
-        for before, after in earlier:
-            after = after.rstrip() if mark else after
-            # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those: they stay untrained.
-            if whole.startswith(after) and after.startswith(before):
-                trained.append((len(before), len(after)))
-        yield _Rendered(text, [*trained, (len(prompt), len(text))], len(prompt))
+            # DeepSeek's, for one, opens a thought in the prompt that it takes out once the answer is there.
+            whole, earlier = prompt + row["messages"][-1]["content"] + (mark or eos), []
+        text = _until(mark, whole) if mark else whole.removesuffix(eos) + eos
+        # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those, so they stay untrained.
+        same = [(a, b) for a, b in earlier if whole.startswith(_until(mark, b)) and b.startswith(a)]
+        trained = [*((len(a), len(_until(mark, b))) for a, b in same), (len(prompt), len(text))]
+        yield _Rendered(text, [(0, len(text))] if loss_on == "all" else trained, len(prompt))
+
+
+def _until(mark: str, text: str) -> str:
+    """The text up to the end of its last mark."""
+    return text[: text.rindex(mark) + len(mark)] if mark else text
 
 
 def _earlier_answers(chats: list[list[dict]], tokenizer) -> list[list[tuple[str, str]]]:
@@ -233,7 +234,7 @@ def _encode_pieces(row: _Rendered, tokenizer) -> _Encoded:
     """The row cut at every border first, for the few whose tokens would reach across one."""
     cuts = sorted({0, row.answer, len(row.text), *(place for span in row.trained for place in span)})
     ids, labels, answer = [], [], 0
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         answer = len(ids) if start == row.answer else answer
         piece = tokenizer(row.text[start:end], add_special_tokens=False, verbose=False)["input_ids"]
         trained = any(a <= start < b for a, b in row.trained)
@@ -307,7 +308,7 @@ def tokenise(rows: list[dict], tokenizer, max_length: int, loss_on: str = "compl
             done.append({"input_ids": row.ids, "labels": row.labels})
     if done and cut_answers == len(done) and any("messages" in row for row in rows):
         raise TunerError(
-            f"Not one of {len(done):,} answers fits into {max_length:,} tokens (data.max_length): the shortest row has "
+            f"None of {len(done):,} answers fits into {max_length:,} tokens (data.max_length); the shortest row has "
             f"{min(lengths):,}. Raise it, shorten the rows, or choose a model with a longer context."
         )
     return Tokenised(done, lengths, max_length, cut_answers)
@@ -323,7 +324,7 @@ class Preview:
 
 
 def preview(rows: list[dict], tokenizer, max_length: int, loss_on: str = "completion", n: int = 3) -> Preview:
-    """The first `n` rows as text with special tokens, cut as they will be, and all lengths. Raises as `tokenise`."""
+    """The first `n` rows as text with special tokens, cut as they will be; all the lengths. Raises as `tokenise`."""
     tokenised = tokenise(rows, tokenizer, max_length, loss_on)
     shown = [_pieces(row, tokenizer) for row in tokenised.rows[:n]]
     return Preview(shown, histogram(tokenised.lengths), tokenised)

@@ -7,10 +7,12 @@ tokenizers.
     format = recognise(table, data); format.reason; rows = normalise(table, format)
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tuner import recipe
 from tuner.errors import TunerError
@@ -87,10 +89,8 @@ def read_turns(cell, column: str) -> list[dict]:
     """A cell that holds a conversation, OpenAI's or ShareGPT's, as a list or as its JSON. Raises Unfit."""
     shape = 'Write it as [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
     if isinstance(cell, str):
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             cell = json.loads(cell)
-        except (ValueError, RecursionError):
-            pass
     if not isinstance(cell, list) or not all(isinstance(turn, dict) for turn in cell):
         raise Unfit(f'no list of messages in "{column}"', shape)
     messages = []
@@ -124,7 +124,7 @@ def _check_order(roles: list[str], column: str) -> None:
         raise Unfit(f'no messages in "{column}"', FILL_IN)
     if turns[0] != "user":
         raise Unfit(f'a conversation in "{column}" that does not begin with the user', "Add a first question.")
-    if any(a == b for a, b in zip(turns, turns[1:], strict=False)):
+    if any(a == b for a, b in pairwise(turns)):
         raise Unfit(f'two messages of the same role in a row in "{column}"', "Join the two into one.")
     if turns[-1] != "assistant":
         raise Unfit(

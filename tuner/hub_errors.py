@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from tuner.errors import TunerError
 
+PATIENCE = 30.0  # seconds without a byte
+
 # (names of classes, HTTP statuses, what is shown). The first row that fits any error of the chain wins.
 ROWS: list[tuple[set[str], set[int], str]] = [
     (
@@ -20,12 +22,12 @@ ROWS: list[tuple[set[str], set[int], str]] = [
     (
         {"PermissionError", "ReadOnly"},
         set(),
-        "{What}: the folder for downloads can't be written. Set HF_HOME to a folder that can, and try again.",
+        "{What}: a folder on this machine can't be written. Mend its rights (downloads go to HF_HOME), and try again.",
     ),
     (
         {"OfflineModeIsEnabled"},
         set(),
-        "{What}: it is not on this machine, and HF_HUB_OFFLINE forbids to fetch it. Unset that, or use a shipped example.",
+        "{What}: HF_HUB_OFFLINE is set, so the Hub is not asked. Unset it and try again. {otherwise}",
     ),
     (
         {"GatedRepoError"},
@@ -76,24 +78,35 @@ ROWS: list[tuple[set[str], set[int], str]] = [
     (
         {"TimeoutException", "Timeout", "TimeoutError"},
         set(),
-        "{What}: the Hub did not answer in time. Nothing is lost; check your network and try again.",
+        "{What}: the Hub did not answer in time. Nothing is lost; check your network and try again. {otherwise}",
     ),
     (
-        {"RemoteProtocolError", "ReadError", "WriteError", "ConnectionResetError", "BrokenPipeError", "ChunkedEncodingError"},
+        {
+            "RemoteProtocolError",
+            "ReadError",
+            "WriteError",
+            "ConnectionResetError",
+            "BrokenPipeError",
+            "ChunkedEncodingError",
+        },
         set(),
         "{What}: the connection to the Hub broke off. Nothing is lost; try again.",
     ),
     (
         {"TransportError", "ConnectionError", "gaierror", "LocalEntryNotFoundError", "FileMetadataError"},
         set(),
-        "{What}: the Hub can't be reached. Nothing is lost; check your network and try again. "
-        "The shipped examples need no network.",
+        "{What}: the Hub can't be reached. Nothing is lost; check your network and try again. {otherwise}",
     ),
 ]
 
 
-def explain(error: BaseException, what: str) -> TunerError | None:
-    """The error in plain words about `what` ("the model 'a/b'"), or None where it is none of the Hub's or the network's."""
+def explain(
+    error: BaseException, what: str, otherwise: str = "The shipped examples need no network."
+) -> TunerError | None:
+    """The error in plain words about `what` ("the model 'a/b'"), or None where it is none of the Hub's or the network's.
+
+    `otherwise` is said where the Hub can't be had at all: what there is to do without it.
+    """
     chain = list(_causes(error))
     names = set().union(*map(_names, chain))
     statuses = {getattr(getattr(e, "response", None), "status_code", None) for e in chain}
@@ -101,15 +114,28 @@ def explain(error: BaseException, what: str) -> TunerError | None:
     for kinds, codes, sentence in ROWS:
         if kinds & names or codes & statuses:
             shown = f': "{said[:200]}"' if said else ""
-            return TunerError(sentence.format(What=what[:1].upper() + what[1:], said=shown))
+            return TunerError(sentence.format(What=what[:1].upper() + what[1:], said=shown, otherwise=otherwise))
     return None
 
 
-def limit_waiting(seconds: float = 30.0) -> None:
-    """Let no request of huggingface_hub wait longer than this for the Hub's next byte; by default some wait for ever."""
+def limit_waiting() -> None:
+    """Let no request of huggingface_hub wait longer than PATIENCE for the Hub's next byte; by default some wait for ever.
+
+    To be called before each piece of work with the Hub, because a failed connection makes huggingface_hub start anew.
+    """
     from huggingface_hub.utils import get_session
 
-    get_session().timeout = seconds
+    hooks = get_session().event_hooks["request"]
+    if _limit not in hooks:
+        hooks.append(_limit)
+
+
+def _limit(request) -> None:
+    # Not the client's own timeout, because model_info and others overrule that with None.
+    timeout = request.extensions.get("timeout", {})
+    request.extensions["timeout"] = {
+        kind: timeout.get(kind) or PATIENCE for kind in ("connect", "read", "write", "pool")
+    }
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -93,37 +93,40 @@ def decode(raw: bytes, name: str) -> str:
 
     Other encodings are refused and not guessed: a wrong guess reads without an error, and trains on garbage.
     """
+    utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            text = raw.decode("utf-16")
-        else:
-            text = raw.decode("utf-8-sig")
+        text = raw.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        if utf16:
             raise TunerError(f"{name} is not whole: its UTF-16 breaks off. Save it again, as UTF-8.") from None
+        if b"\0" in raw:
+            raise TunerError(_binary(name, raw.count(b"\n", 0, raw.index(b"\0")), 0)) from None
         line = raw.count(b"\n", 0, error.start) + 1
         mixed = not raw[: error.start].removeprefix(b"\xef\xbb\xbf").isascii()
         what = (
             "The file mixes encodings: what comes before is UTF-8." if mixed else "It may be Windows-1252 or Latin-1."
         )
-        byte = f"0x{raw[error.start]:02x} at byte {error.start:,} of the file"
+        byte = f"byte 0x{raw[error.start]:02x} at position {error.start:,}"
         raise TunerError(
             f"{name}: line {line} is not UTF-8 text ({byte}). {what} Save the whole file as UTF-8."
         ) from None
     if not text.strip():
         raise TunerError(f"{name} is empty: it holds nothing but blanks. Give a file with at least 4 rows.")
     if found := _CONTROL.search(text):
-        line = text.count("\n", 0, found.start()) + 1
-        raise TunerError(
-            f"{name} is binary or damaged: line {line} holds the control character 0x{ord(found[0]):02x}. "
-            "Save the rows as CSV (UTF-8), JSONL or Parquet."
-        )
+        raise TunerError(_binary(name, text.count("\n", 0, found.start()), ord(found[0])))
     return text
+
+
+def _binary(name: str, breaks: int, code: int) -> str:
+    return (
+        f"{name} is binary or damaged: line {breaks + 1} holds the control character 0x{code:02x}. "
+        "Save the rows as CSV (UTF-8), JSONL or Parquet."
+    )
 
 
 def parse(text: str, name: str, max_rows: int | None, suffix: str, first_line: int = 1) -> Table:
     content = text.lstrip()
-    if suffix in (".csv", ".tsv") or not content.startswith(("{", "[")) and suffix == "":
+    if suffix in (".csv", ".tsv") or (suffix == "" and not content.startswith(("{", "["))):
         return _csv(text, name, max_rows, "\t" if suffix == ".tsv" else None, first_line)
     # Many files named .json hold JSON lines, and some named .jsonl hold one list: does the first line stand alone?
     if content.startswith("[") or not (suffix in (".jsonl", ".ndjson") or _is_object(content.partition("\n")[0])):
@@ -238,7 +241,7 @@ def _json(text: str, name: str, max_rows: int | None) -> Table:
         else:
             value = [value]
     if not isinstance(value, list):
-        raise TunerError(f"{name} holds a single {_kind(value)}. Give a list of rows: [{{...}}, {{...}}].")
+        raise TunerError(f"{name} holds only {_kind(value)}. Give a list of rows: [{{...}}, {{...}}].")
     notes, problems = [], Problems()
     rows = list(_limited(value, name, max_rows, notes))
     table = Table(name, [], rows, splits and splits[: len(rows)], joined=splits is not None, notes=tuple(notes))

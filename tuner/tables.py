@@ -76,7 +76,7 @@ def read_file(path: str | Path, name: str | None = None, max_rows: int | None = 
                 raise TunerError(f"{name} is empty (0 bytes). Give a file with at least 4 rows.")
             if size > parse.MAX_FILE_BYTES:
                 raise TunerError(
-                    f"{name} has {size / 2**20:,.0f} MB, and {parse.MAX_FILE_BYTES >> 20} MB is the most that is read. "
+                    f"{name} has {size >> 20} MB, and {parse.MAX_FILE_BYTES >> 20} MB is the most that is read. "
                     "Give a sample of its rows, or put it on the Hub as a dataset and set data.max_rows."
                 )
             if start.startswith(b"PAR1"):

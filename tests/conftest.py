@@ -1,0 +1,41 @@
+"""Shared by all tests: no network, one place for runs, and small real runs on the shipped model."""
+
+import os
+import sys
+from pathlib import Path
+
+# Before anything reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest
+
+from tuner.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {
+    "training.batch_size": 4,
+    "data.max_rows": 40,
+    "method.rank": 4,
+    "evaluation.rows": 4,
+    "evaluation.max_new_tokens": 8,
+    "budget.steps": 6,
+}
+
+
+def small_recipe(**settings) -> Recipe:
+    """The shipped task in a few seconds; settings are dotted, with "__" for the dot."""
+    return Recipe.load("corporate").with_settings(SMALL | {k.replace("__", "."): v for k, v in settings.items()})
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """One small run, trained to its end; tests only read it."""
+    from tuner import plan
+    from tuner.train import train
+
+    run = plan.prepare(small_recipe(), path=tmp_path_factory.mktemp("finished") / "run")
+    list(train(run))
+    return run

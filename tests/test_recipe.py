@@ -1,0 +1,89 @@
+"""Recipe: one typed object, YAML both ways, all problems at once."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from tuner.errors import TunerError
+from tuner.recipe import EXAMPLES, Recipe, find
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(TunerError) as caught:
+        Recipe.from_yaml(text)
+    return list(caught.value.problems)
+
+
+def test_yaml_reads_back_as_the_same_recipe_with_every_default_written_out():
+    recipe = Recipe.load("corporate")
+    text = recipe.to_yaml()
+    assert Recipe.from_yaml(text) == recipe
+    assert yaml.safe_load(text)["training"]["warmup_steps"] == recipe.training.warmup_steps
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda f: f.name)
+def test_shipped_recipes_are_valid(file):
+    assert Recipe.load(file).budget
+
+
+def test_all_problems_are_reported_together_each_with_its_place():
+    found = problems(
+        "training: {learning_rate: fast, batchsize: 3}\n"
+        "method: {rank: 0}\n"
+        "budget: {steps: 3, seconds: 5}\n"
+        "model: {quantization: fp2}\n"
+        "colour: blue\n"
+    )
+    assert 'training.learning_rate: "fast" is not a number. Give a number, or auto.' in found
+    assert "'training.batchsize' is not a setting. Did you mean 'batch_size'?" in found
+    assert any(p.startswith("method.rank: 0") and "1" in p for p in found)
+    assert any(p.startswith("budget:") and "exactly one" in p for p in found)
+    assert any(p.startswith("model.quantization:") and "nf4" in p for p in found)
+    assert any(p.startswith("'colour' is not a setting") for p in found)
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("- a", "is not a recipe"),
+        ("a: [", "not valid YAML at line 1"),
+        ("seed: 1.5", "whole number"),
+        ("data: 3", "data: 3"),
+        ("budget: {steps: null}", "none given"),
+        ("training: {learning_rate: .nan}", "training.learning_rate"),
+    ],
+)
+def test_bad_yaml_gets_a_sentence(text, says):
+    (problem,) = problems(text)
+    assert says in problem
+
+
+def test_numbers_written_as_3e_3_are_numbers():
+    assert Recipe.from_yaml("training: {learning_rate: 3e-3}").training.learning_rate == 0.003
+
+
+def test_naming_one_budget_takes_back_the_other():
+    recipe = Recipe.load("corporate").with_settings({"budget.seconds": "20"})
+    assert (recipe.budget.steps, recipe.budget.seconds) == (None, 20.0)
+
+
+def test_a_shipped_name_is_found_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("corporate", "corporate.yaml", "examples/corporate.yaml"):
+        assert find(name) == EXAMPLES / "corporate.yaml"
+    with pytest.raises(TunerError, match="There is no recipe 'nowhere'.*corporate"):
+        find("nowhere")
+
+
+def test_reading_a_recipe_or_listing_methods_imports_nothing_heavy():
+    code = (
+        "import sys; from tuner.recipe import Recipe; from tuner.methods import METHODS; from tuner import runs\n"
+        "Recipe.load('corporate'); list(METHODS)\n"
+        "print([m for m in ('torch', 'transformers', 'peft', 'trl', 'datasets', 'gradio', 'spaces') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,233 @@
+"""A window of training: it learns, reports, stops, and goes on bit for bit after whatever ended it."""
+
+import json
+import signal
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, small_recipe
+from safetensors import safe_open
+
+from tuner import checkpoint, plan, runs
+from tuner.errors import TunerError
+from tuner.train import Batches, decay, train
+
+OFTEN = {"training__checkpoint_seconds": 0.01}  # a checkpoint after every step
+
+
+def weights(run: runs.Run) -> bytes:
+    return (run.adapter / "adapter_model.safetensors").read_bytes()
+
+
+def steps(run: runs.Run) -> list[int]:
+    return [e["step"] for e in run.events() if e["event"] == "step"]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A prepared run of the small recipe; its folder's name counts up."""
+
+    def make(**settings) -> runs.Run:
+        return plan.prepare(small_recipe(**settings), path=tmp_path / f"run{len(list(tmp_path.iterdir()))}")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run that the interrupted ones are held against."""
+    run = plan.prepare(small_recipe(budget__steps=12, **OFTEN), path=tmp_path_factory.mktemp("whole") / "run")
+    list(train(run))
+    return run
+
+
+def test_it_learns_and_says_so_while_it_runs(make):
+    run = make(budget__steps=30, evaluation__loss_every=10, training__learning_rate=5e-3)
+    events = [e for e in train(run) if e["event"] != "heartbeat"]
+    kinds = [e["event"] for e in events]
+    assert kinds[0] == "start"
+    assert "end" in kinds
+    assert kinds[-1] == "evaluation"
+    reported = [e for e in events if e["event"] == "step"]
+    assert [e["step"] for e in reported] == list(range(1, 31))
+    assert {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "seconds", "seconds_to_go"} <= set(
+        reported[0]
+    )
+    heldout = [e["loss"] for e in events if e["event"] == "heldout"]
+    assert len(heldout) == 3
+    assert heldout[-1] < heldout[0]
+    assert reported[-1]["learning_rate"] < reported[15]["learning_rate"]
+    assert run.status == "finished"
+    stored = [e for e in run.events() if e["event"] != "heartbeat"]
+    assert stored == events
+
+
+def test_only_lora_weights_on_the_linear_layers_are_trained_and_in_float32(finished):
+    with safe_open(finished.adapter / "adapter_model.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert {name.split(".")[-3] for name in tensors} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    }
+    assert {str(t.dtype) for t in tensors.values()} == {"torch.float32"}
+    assert sum(t.numel() for t in tensors.values()) == finished.plan["trainable_parameters"]
+    assert all(t.abs().sum() > 0 for name, t in tensors.items() if "lora_B" in name)
+
+
+def test_the_adapter_names_its_base_and_no_path_of_this_machine(finished):
+    for file in finished.adapter.glob("*.json"):
+        assert str(ROOT) not in file.read_text()
+        assert str(finished.path) not in file.read_text()
+    assert (
+        json.loads((finished.adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny-office"
+    )
+
+
+def start_in_a_process(run: runs.Run) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tuner", "train", str(run.path), "--json"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_in_mid_run_and_started_again_it_ends_with_the_same_adapter_bit_for_bit(make, whole):
+    run = make(budget__steps=12, **OFTEN)
+    process = start_in_a_process(run)
+    for line in process.stdout:
+        if json.loads(line)["event"] == "checkpoint" and json.loads(line)["step"] >= 4:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert run.status == "interrupted"
+    assert steps(run)[-1] < 12
+    assert start_in_a_process(run).wait() == 0
+    assert run.status == "finished"
+    assert [e["step"] for e in run.events() if e["event"] == "start"][-1] >= 4
+    assert weights(run) == weights(whole)
+
+
+def test_a_stop_keeps_what_was_learned_and_the_run_goes_on_to_the_same_end(make, whole):
+    run = make(budget__steps=12, **OFTEN)
+    for event in train(run):
+        if event["event"] == "step" and event["step"] == 3:
+            run.stop()
+    assert run.status == "stopped"
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+    assert run.read_json("evaluation.json") is None
+    list(train(run))
+    assert run.status == "finished"
+    assert weights(run) == weights(whole)
+
+
+def test_a_closed_tab_stops_the_run_and_it_goes_on_to_the_same_end(make, whole):
+    run = make(budget__steps=12, **OFTEN)
+    events = train(run)
+    list(islice((e for e in events if e["event"] == "step"), 3))
+    events.close()
+    assert run.status == "stopped"
+    list(train(run))
+    assert weights(run) == weights(whole)
+
+
+def test_dropout_is_resumed_to_the_bit_too(make):
+    settings = OFTEN | {"budget__steps": 8, "method__dropout": 0.2}
+    whole, parted = make(**settings), make(**settings)
+    list(train(whole))
+    for event in train(parted):
+        if event["event"] == "step" and event["step"] == 4:
+            parted.stop()
+    list(train(parted))
+    assert weights(whole) == weights(parted)
+
+
+def test_a_broken_newest_checkpoint_is_passed_over_for_the_one_before(make, whole):
+    run = make(budget__steps=12, **OFTEN)
+    for event in train(run):
+        if event["event"] == "step" and event["step"] == 6:
+            run.stop()
+    newest = max(run.checkpoints.glob("step-*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    list(train(run))
+    assert [e["step"] for e in run.events() if e["event"] == "start"][-1] < checkpoint.newest_step(whole)
+    assert weights(run) == weights(whole)
+
+
+def test_a_full_disk_in_mid_checkpoint_is_said_plainly_and_the_run_can_go_on(make, whole):
+    run = make(budget__steps=12, **OFTEN)
+    run.checkpoints.mkdir()
+    full = run.checkpoints / "step-00000005.part"
+    full.symlink_to("/dev/full")
+    with pytest.raises(TunerError, match="disk is full"):
+        list(train(run))
+    assert run.status == "failed"
+    assert checkpoint.newest_step(run) == 4
+    full.unlink()
+    list(train(run))
+    assert weights(run) == weights(whole)
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    before = weights(finished), len(finished.events())
+    assert [e for e in train(finished) if e["event"] != "heartbeat"] == []
+    assert (weights(finished), len(finished.events())) == before
+
+
+def test_a_learning_rate_that_blows_up_is_named_as_the_cause(make):
+    run = make(training__learning_rate=1.0, method__alpha=1e38)
+    with pytest.raises(TunerError, match=r"learning rate 1 is too high"):
+        list(train(run))
+    assert run.status == "failed"
+
+
+def test_a_budget_in_seconds_becomes_steps_after_the_first_ones_and_the_rate_lands(make):
+    run = make(budget__seconds=4, evaluation__loss_every=0)
+    events = list(train(run))
+    (schedule,) = [e for e in events if e["event"] == "schedule"]
+    reported = [e for e in events if e["event"] == "step"]
+    end = next(e for e in events if e["event"] == "end")
+    assert end["step"] == reported[-1]["step"] <= schedule["steps"]
+    assert all(e["steps"] == schedule["steps"] for e in reported if e["step"] > schedule["steps"] // 2)
+    if end["reason"] == "steps":
+        assert reported[-1]["learning_rate"] < 0.1 * max(e["learning_rate"] for e in reported)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "none"])
+def test_other_ways_of_holding_the_base_train_too(make, quantization):
+    run = make(model__quantization=quantization, budget__steps=3)
+    list(train(run))
+    assert run.status == "finished"
+
+
+def test_loss_on_all_trains_the_prompt_too(make):
+    completion, everything = make(), make(training__loss_on="all")
+    assert everything.plan["trained_tokens"] == everything.plan["tokens"] > completion.plan["trained_tokens"]
+
+
+def test_row_order_depends_on_seed_and_step_alone():
+    lengths = [5, 3, 8, 1, 9, 2, 7, 4, 6, 5]
+    whole = list(islice(Batches(lengths, 4, seed=1), 9))
+    assert list(islice(Batches(lengths, 4, seed=1, start=4), 5)) == whole[4:]
+    assert list(islice(Batches(lengths, 4, seed=2), 9)) != whole
+    for epoch in (whole[:3], whole[3:6], whole[6:]):
+        assert sorted(row for batch in epoch for row in batch) == list(range(10))
+    assert whole[:3] != whole[3:6]
+
+
+def test_rows_of_like_length_share_a_batch():
+    lengths = [n % 40 + 1 for n in range(160)]
+    batches = Batches(lengths, 16, seed=0).epoch(0)
+    padded = sum(max(lengths[r] for r in batch) * len(batch) for batch in batches)
+    assert padded < 1.15 * sum(lengths)
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "cosine"])
+def test_schedules_fall_from_one_to_nothing(scheduler):
+    values = [decay(scheduler, x / 10) for x in range(11)]
+    assert values[0] == 1
+    assert values[-1] == pytest.approx(0)
+    assert values == sorted(values, reverse=True)
+
+
+def test_nothing_in_the_run_is_a_pickle(finished):
+    kinds = {Path(f).suffix for f in finished.path.rglob("*") if f.is_file()}
+    assert not kinds & {".bin", ".pt", ".pth", ".pkl", ".ckpt"}

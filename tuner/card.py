@@ -1,0 +1,312 @@
+"""The model card: what an adapter is, what it learned from, how it was trained, how it scored, how to load it.
+
+A card says only what the run folder tells; what it does not tell is "not measured". Nothing in it names a place on this machine.
+"""
+
+import json
+import re
+from importlib import metadata
+from pathlib import PurePath
+
+from tuner.methods import METHODS
+from tuner.recipe import EXAMPLES, Recipe
+from tuner.runs import Run
+from tuner.tables import HUB_NAME, SUFFIXES
+
+UNKNOWN = "not measured"
+SHOWN = 2  # rows before and after
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "huggingface_hub")
+
+
+def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
+    """The card in Markdown with its YAML front matter, for `repo` ("owner/name") on the Hub.
+
+    `base` is the base model's name on the Hub where it is not the recipe's, as for a shipped model that is pushed too.
+    """
+    recipe, scores = run.recipe, run.read_json("evaluation.json") or {}
+    title = (repo or recipe.name or f"adapter-{run.id}").rpartition("/")[2]
+    parts = [
+        f"# {_line(title)}",
+        _summary(run, recipe, base),
+        _use(run, recipe, repo or f"OWNER/{title}"),
+        _scores(scores, recipe),
+        _before_and_after(scores),
+        _data(run, recipe),
+        _settings(run, recipe),
+        _training(run),
+        _limits(run, recipe, scores),
+    ]
+    return f"---\n{_front_matter(recipe, scores, title, base)}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+
+
+def public_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with a file's name in place of its path, which means nothing elsewhere and tells of this machine."""
+    return recipe.with_settings({"data.source": _source(recipe)})
+
+
+def base_card(name: str, adapter: str) -> str:
+    """The card of a shipped base model that is pushed beside an adapter."""
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- tuner\n---\n\n"
+        f"# {name}\n\nA tiny language model that comes with Tuner as an example and that is on the Hub under no name of its "
+        f"own. It lies here, unchanged, so that [{adapter}](https://huggingface.co/{adapter}), an adapter trained on it, can "
+        "be loaded by its name. It is of no other use.\n"
+    )
+
+
+def is_hub_dataset(source: str) -> bool:
+    return bool(HUB_NAME.fullmatch(source)) and not source.lower().endswith(SUFFIXES)
+
+
+def _source(recipe: Recipe) -> str:
+    source = recipe.data.source
+    return source if is_hub_dataset(source) else PurePath(source.replace("\\", "/")).name
+
+
+def _front_matter(recipe: Recipe, scores: dict, title: str, base: str | None) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    hub_data = is_hub_dataset(recipe.data.source)
+    quantized = ["qlora"] if recipe.model.quantization != "none" and recipe.method.name == "lora" else []
+    name = base or (recipe.model.name if "/" in recipe.model.name else None)
+    facts = {
+        "base_model": name,
+        "base_model_relation": "adapter" if name else None,
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["tuner", recipe.method.name, *quantized, "sft", "text-generation"],
+        "datasets": [recipe.data.source] if hub_data else None,
+        "metrics": ["rouge"] if "rougeL" in scores.get("adapter", {}) else None,
+    }
+    if facts["metrics"]:
+        facts["model_name"] = title
+        facts["eval_results"] = [
+            EvalResult(
+                task_type="text-generation",
+                task_name="Text generation",
+                dataset_type=recipe.data.source if hub_data else "custom",
+                dataset_name=f"{_source(recipe)}, held-out rows",
+                dataset_config=recipe.data.config,
+                dataset_split=recipe.data.heldout_split,
+                metric_type="rouge",
+                metric_name="ROUGE-L (F-measure)",
+                metric_value=scores["adapter"]["rougeL"],
+            )
+        ]
+    return ModelCardData(**facts).to_yaml()
+
+
+def _summary(run: Run, recipe: Recipe, base: str | None) -> str:
+    revision = run.plan.get("revision")
+    name = base or recipe.model.name
+    link = f"[{name}](https://huggingface.co/{name})" if "/" in name else f"{name}, a model that comes with Tuner"
+    pinned = f", revision `{revision}`" if revision and not base else ""
+    ours = f" (Tuner's example model {recipe.model.name}, unchanged)" if base and base != recipe.model.name else ""
+    title = METHODS[recipe.method.name].title if recipe.method.name in METHODS else recipe.method.name
+    return (
+        f"A {title} adapter for {link}{ours}{pinned}, trained with Tuner on {_rows(run)} rows of {_link(recipe)}. "
+        "It holds the adapter only; the base model is loaded beside it."
+    )
+
+
+def _use(run: Run, recipe: Recipe, repo: str) -> str:
+    template = _chat_template(run)
+    rows = run.data / "heldout.jsonl"
+    row = next(iter(rows.read_text(encoding="utf-8").splitlines()), None) if rows.is_file() else None
+    if template and row:
+        thinking = ", enable_thinking=False" if "enable_thinking" in template else ""
+        ask = (
+            f"messages = {json.dumps(json.loads(row)['messages'], indent=4, ensure_ascii=False)}\n"
+            "inputs = tokenizer.apply_chat_template(\n"
+            f'    messages, add_generation_prompt=True{thinking}, return_dict=True, return_tensors="pt"\n)'
+        )
+    else:
+        beginning = "".join(f"{m['content']}\n" for m in json.loads(row)["messages"]) if row else "Once"
+        ask = f'inputs = tokenizer({json.dumps(beginning, ensure_ascii=False)}, return_tensors="pt")'
+    code = f"""from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("{repo}")
+tokenizer = AutoTokenizer.from_pretrained("{repo}")
+{ask}
+output = model.generate(**inputs, max_new_tokens={recipe.evaluation.max_new_tokens}, do_sample=False)
+print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+    return (
+        f"## How to use it\n\n{_fence(code, 'python')}\n\nIf the repository is private, log in first: `hf auth login`."
+    )
+
+
+def _scores(scores: dict, recipe: Recipe) -> str:
+    base, adapter, rows = scores.get("base", {}), scores.get("adapter", {}), scores.get("rows", 0)
+    if not adapter:
+        return f"## Did it help?\n\nHeld-out scores: {UNKNOWN}."
+
+    def rouge(part: dict) -> str:
+        interval = f" ({part['rougeL_low']:.3f} to {part['rougeL_high']:.3f})" if "rougeL_low" in part else ""
+        return f"{part['rougeL']:.3f}{interval}" if "rougeL" in part else UNKNOWN
+
+    def number(part: dict, key: str, form: str) -> str:
+        return format(part[key], form) if key in part else UNKNOWN
+
+    lines = [
+        "| on held-out rows | base model | with adapter |",
+        "|---|---|---|",
+        f"| ROUGE-L, 0 to 1, higher is better (95% interval) | {rouge(base)} | {rouge(adapter)} |",
+        f"| answers equal to the reference | {number(base, 'exact_match', '.1%')} | {number(adapter, 'exact_match', '.1%')} |",
+        f"| loss, nats a token, lower is better | {number(base, 'loss', '.3f')} | {number(adapter, 'loss', '.3f')} |",
+    ]
+    gain = scores.get("gain")
+    said = (
+        f"Gain in ROUGE-L: {gain['rougeL']:+.3f} (95% interval {gain['low']:+.3f} to {gain['high']:+.3f}). "
+        if gain
+        else ""
+    )
+    how = (
+        f"{said}{rows} rows that training never saw were answered by the base model and by the adapter, the likeliest token each "
+        f"time, at most {recipe.evaluation.max_new_tokens} tokens, on the base as trained ({_quantization(recipe)}). ROUGE-L is the "
+        "F-measure of the longest common subsequence of words; the intervals are percentile bootstraps over the rows, the gain's "
+        "is paired."
+    )
+    loss_only = "The rows are plain text without prompts, so only the loss on held-out rows was measured."
+    return "## Did it help?\n\n" + "\n".join(lines) + "\n\n" + (how if rows else loss_only)
+
+
+def _before_and_after(scores: dict) -> str | None:
+    examples = scores.get("examples", [])[:SHOWN]
+    if not examples:
+        return None
+    shown = [
+        "\n\n".join(f"{said}\n\n{_fence(row[key])}" for said, key in (
+            ("Prompt", "prompt"), ("Reference", "reference"), ("Base model", "base"), ("With adapter", "adapter")
+        ))
+        for row in examples
+    ]  # fmt: skip
+    return "## Before and after\n\nThe first held-out rows, not picked.\n\n" + "\n\n---\n\n".join(shown)
+
+
+def _data(run: Run, recipe: Recipe) -> str:
+    plan = run.plan
+    told = {choice["setting"]: choice for choice in plan.get("chosen", [])}
+    lines = [
+        f"- source: {_link(recipe)}",
+        f"- trained on: {_rows(run)} rows, {_count(plan.get('tokens'))} tokens, {_count(plan.get('trained_tokens'))} of them trained on",
+        f"- held out: {_count(plan.get('heldout_rows'))} rows. {_line(told.get('held-out rows', {}).get('reason', ''))}",
+        f"- format: {_line(str(told.get('format', {}).get('value', UNKNOWN)))}. {_line(told.get('format', {}).get('reason', ''))}",
+        f"- cut to length: {_count(plan.get('truncated_rows'))} rows",
+    ]
+    warnings = [f"- warning: {_line(warning)}" for warning in plan.get("warnings", [])]
+    return "## Data\n\n" + "\n".join([*lines, *warnings])
+
+
+def _settings(run: Run, recipe: Recipe) -> str:
+    chosen = {choice["setting"]: choice for choice in run.plan.get("chosen", [])}
+    lines = ["| setting | value | what it is |", "|---|---|---|"]
+    shown = public_recipe(recipe)
+    for part in Recipe.model_fields:
+        holder = getattr(shown, part)
+        fields = type(holder).model_fields if hasattr(type(holder), "model_fields") else None
+        rows = [(f"{part}.{k}", getattr(holder, k), f) for k, f in fields.items()] if fields else []
+        for name, value, field in rows or [(part, holder, Recipe.model_fields[part])]:
+            if value is None or value == {}:
+                continue
+            choice = chosen.get(name.rpartition(".")[2]) if value in ("auto", "all-linear") else None
+            value = choice["value"] if choice else value
+            why = f" ({choice['reason']})" if choice else ""
+            lines.append(f"| {name} | {_cell(value)} | {_cell((field.description or '') + why)} |")
+    return "## Settings\n\n" + "\n".join(lines)
+
+
+def _training(run: Run) -> str:
+    last: dict[str, dict] = {event["event"]: event for event in run.events()}
+    start, end, step, plan = last.get("start", {}), last.get("end", {}), last.get("step", {}), run.plan
+    reason = {"steps": "all steps done", "clock": "the time was up", "stopped": "stopped by hand"}.get(
+        end.get("reason")
+    )
+    done, asked = end.get("step"), step.get("steps")
+    share = f" of {asked}" if asked and asked != done else ""
+    seconds = f"{end['seconds']:.1f} s" if "seconds" in end else UNKNOWN
+    heldout, loss = last.get("heldout", {}).get("loss", UNKNOWN), step.get("loss", UNKNOWN)
+    lines = [
+        f"- steps: {_count(done)}{share} ({step.get('epoch', UNKNOWN)} epochs){f', {reason}' if reason else ''}",
+        f"- time: {seconds} on {_line(str(start.get('device', 'a device ' + UNKNOWN)))}, {_count(step.get('tokens'))} tokens",
+        f"- last loss: {loss} (training), {heldout} (held-out), nats a token",
+        f"- trained parameters: {_count(plan.get('trainable_parameters'))} beside {_count(plan.get('model_parameters'))} frozen",
+    ]
+    versions = ", ".join(f"{name} {version}" for name in LIBRARIES if (version := _version(name)))
+    return "## Training\n\n" + "\n".join(lines) + f"\n\nLibraries when this card was written: {versions}."
+
+
+def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
+    check = run.read_json("merge_check.json")
+    merged = (
+        f"Merged into the 16-bit base, the likeliest token was the adapter's on {check['top1_agreement']:.1%} of {check['tokens']} held-out "
+        f"tokens, and on {check['top1_agreement_quantized']:.1%} of them with the base as trained."
+        if check
+        else f"How far a merged model is from the adapter: {UNKNOWN}."
+    )
+    lines = [
+        f"It learned one narrow task from {_rows(run)} rows; outside of it, expect the base model or worse.",
+        f"The scores come from {scores.get('rows') or 'no'} answered rows of the same source: they say little about other data. ROUGE-L "
+        "compares words with one reference; it does not know whether an answer is true, safe or kind.",
+        f"It was trained and scored on the base held as {_quantization(recipe)}. The lines above load the base unquantised, and its "
+        f"answers can differ a little. {merged}",
+        "One run with one seed: another seed can score otherwise.",
+        "It can repeat rows it was trained on, and this repository shows some held-out rows: mind both before you make it public.",
+        "What holds for the base model holds here: its licence, its languages, its biases.",
+    ]
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _chat_template(run: Run) -> str | None:
+    """The template that the pushed tokenizer will have, in a file of its own or within its configuration."""
+    file = run.adapter / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = (run.read_json("adapter/tokenizer_config.json") or {}).get("chat_template")
+    return template if isinstance(template, str) else json.dumps(template) if template else None
+
+
+def _link(recipe: Recipe) -> str:
+    source, config = recipe.data.source, f" ({recipe.data.config})" if recipe.data.config else ""
+    if is_hub_dataset(source):
+        return f"[{source}](https://huggingface.co/datasets/{source}){config}"
+    shipped = (
+        ", an example that comes with Tuner"
+        if (EXAMPLES / source).is_file()
+        else ", a file that is not published here"
+    )
+    return f"`{_line(_source(recipe))}`{shipped}"
+
+
+def _quantization(recipe: Recipe) -> str:
+    return {"nf4": "4-bit NF4", "int8": "8-bit", "none": "16- or 32-bit weights"}[recipe.model.quantization]
+
+
+def _rows(run: Run) -> str:
+    return _count(run.plan.get("rows"))
+
+
+def _count(number: int | None) -> str:
+    return UNKNOWN if number is None else f"{number:,}"
+
+
+def _line(text: str) -> str:
+    """Text of a stranger's on one line, that neither opens a tag nor ends a code span."""
+    return re.sub(r"\s+", " ", text).replace("`", "'").replace("<", "&lt;").strip()
+
+
+def _cell(value) -> str:
+    return _line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).replace("|", "\\|")
+
+
+def _fence(text: str, language: str = "text") -> str:
+    """A code block that the text cannot end."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 3)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,206 @@
+"""The three cards on which a visitor says what to train, and the recipe that comes of them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+
+from tuner import recipe, tables
+from tuner.errors import TunerError
+from tuner.formats import FORMATS
+from tuner.methods import METHODS
+from tuner.recipe import Recipe
+from tuner.tables import SUFFIXES
+from tuner.ui import fields
+
+BASES = [
+    ("tiny-office · shipped, 3 million parameters, seconds on a CPU", "tiny-office"),
+    ("Qwen/Qwen3-0.6B · from the Hub", "Qwen/Qwen3-0.6B"),
+    ("TinyLlama/TinyLlama-1.1B-Chat-v1.0 · from the Hub", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+]
+QUANTIZATIONS = {"nf4": "4-bit (NF4)", "int8": "8-bit", "none": "16-bit"}
+SOURCES = [("Shipped example", "example"), ("Upload a file", "file"), ("Paste rows", "paste"), ("Hub dataset", "hub")]
+PASTED = "pasted rows"
+MOST_ROLES = max(len(f.roles) for f in FORMATS.values())
+BUDGETS = ("steps", "epochs", "seconds")
+
+
+def build(start: Recipe) -> SimpleNamespace:
+    """The cards, filled in from `start`; `.settings` are inputs by the setting's path, `.inputs` all inputs."""
+    form = SimpleNamespace(settings={})
+    _base_card(form, start)
+    _rows_card(form, start)
+    _how_card(form, start)
+    form.asking = {"where": form.where, "example": form.example, "file": form.file, "pasted": form.pasted, "hub": form.hub}
+    form.asking |= {"kind": form.kind, "amount": form.amount}
+    form.inputs = [*form.settings.values(), *form.roles, *form.asking.values()]
+    return form
+
+
+def _base_card(form, start: Recipe) -> None:
+    with gr.Group(elem_classes="t-group"):
+        gr.HTML("<h2><b>1</b> Base model</h2>")
+        form.settings["model.name"] = gr.Dropdown(
+            BASES,
+            value=start.model.name,
+            allow_custom_value=True,
+            label="Base model",
+            info=fields.schema("model.name")["description"],
+            elem_id="base",
+        )
+        form.settings["model.quantization"] = gr.Radio(
+            [(QUANTIZATIONS.get(v, v), v) for v in fields.schema("model.quantization")["enum"]],
+            value=start.model.quantization,
+            label="Held in",
+            info=fields.schema("model.quantization")["description"],
+        )
+
+
+def _rows_card(form, start: Recipe) -> None:
+    shipped = sorted(f.name for f in recipe.EXAMPLES.glob("*") if f.suffix in SUFFIXES)
+    with gr.Group(elem_classes="t-group"):
+        gr.HTML("<h2><b>2</b> Your rows</h2>")
+        form.where = gr.Radio(SOURCES, value="example", label="Where they are", show_label=False, elem_id="where")
+        form.example = gr.Dropdown(shipped, value=start.data.source, label="Example", info="casual messages and how a manager would write them")
+        form.file = gr.File(label=f"A file of rows ({', '.join(SUFFIXES)})", visible=False, height=130, elem_id="file")
+        form.pasted = gr.Textbox(
+            label="Rows: CSV, JSON lines, or two columns out of a spreadsheet",
+            placeholder="prompt,completion\nhi there,Good day.",
+            lines=6,
+            max_lines=14,
+            visible=False,
+            elem_id="pasted",
+        )
+        with gr.Row(visible=False) as form.hub_row:
+            form.hub = gr.Textbox(label="Dataset", placeholder="owner/name", scale=2, elem_id="hub")
+            for path in ("data.config", "data.split"):
+                form.settings[path] = fields.component(path, start, min_width=120)
+        with gr.Accordion("How the rows are read", open=False):
+            for path in fields.paths("data"):
+                if path not in fields.OWN and path not in form.settings:
+                    form.settings[path] = fields.component(path, start)
+                if path == "data.format":
+                    with gr.Row():
+                        form.roles = [gr.Dropdown([], visible=False, min_width=120) for _ in range(MOST_ROLES)]
+        with gr.Accordion("What the model will see", open=False) as form.preview_fold:
+            form.preview = gr.HTML(elem_id="preview")
+
+
+def _how_card(form, start: Recipe) -> None:
+    kind = next(k for k in BUDGETS if getattr(start.budget, k))
+    with gr.Group(elem_classes="t-group"):
+        gr.HTML("<h2><b>3</b> How</h2>")
+        with gr.Row():
+            form.settings["method.name"] = gr.Dropdown(
+                [(m.title, m.name) for m in METHODS.values()], value=start.method.name, label="Method", min_width=140
+            )
+            form.settings["method.rank"] = fields.component("method.rank", start, min_width=140)
+        with gr.Row():
+            form.kind = gr.Radio(
+                [(k.capitalize(), k) for k in BUDGETS], value=kind, label="Budget", min_width=200, elem_id="kind"
+            )
+            form.amount = gr.Number(
+                getattr(start.budget, kind), label=kind.capitalize(), info=meaning(kind), min_width=140, elem_id="amount"
+            )
+        with gr.Accordion("More settings", open=False):
+            form.settings["name"] = fields.component("name", start)
+            for part in ("model", "method", "training", "evaluation"):
+                left = [p for p in fields.paths(part) if p not in fields.OWN and p not in form.settings]
+                with gr.Row():
+                    for path in left:
+                        form.settings[path] = fields.component(path, start, min_width=180)
+            form.settings["seed"] = fields.component("seed", start)
+
+
+def meaning(kind: str) -> str:
+    """What an amount of this budget is."""
+    return fields.schema(f"budget.{kind}")["description"]
+
+
+def show_source(where: str) -> list:
+    """Updates of example, file, pasted and hub_row: the one that is meant is shown."""
+    return [gr.update(visible=where == kind) for _, kind in SOURCES]
+
+
+def asked(form, data: dict) -> tuple[Recipe, tables.Table | None]:
+    """The recipe, and the uploaded or pasted rows. Raises TunerError with all problems of both."""
+    problems, wanted, table = [], None, None
+    try:
+        wanted = Recipe.parse(fields.to_settings(_values(form, data)))
+    except TunerError as error:
+        problems += error.problems
+    try:
+        table = given_rows(form, data)
+    except TunerError as error:
+        problems += error.problems
+    if problems:
+        raise TunerError(*problems)
+    return wanted, table
+
+
+def _values(form, data: dict) -> dict:
+    values = {path: data[component] for path, component in form.settings.items()}
+    where, file, amount = data[form.where], data[form.file], data[form.amount]
+    sources = {"example": data[form.example], "file": file and Path(file).name, "paste": PASTED, "hub": data[form.hub]}
+    values["data.source"] = sources[where] or "rows"
+    if where != "hub":
+        values["data.config"] = None
+    if values["data.format"] in FORMATS:
+        roles = zip(FORMATS[values["data.format"]].roles, form.roles, strict=False)
+        values["data.columns"] = {role: data[component] for role, component in roles if data[component]}
+    # The page's numbers are floats; a step count of 300.0 reads better as it was typed.
+    values[f"budget.{data[form.kind]}"] = int(amount) if amount is not None and amount == int(amount) else amount
+    return values
+
+
+def given_rows(form, data: dict) -> tables.Table | None:
+    """The uploaded or pasted rows; None where a name stands for them. Raises TunerError."""
+    where = data[form.where]
+    if where == "paste":
+        return tables.read_pasted(data[form.pasted] or "")
+    if where == "file":
+        if not data[form.file]:
+            raise TunerError(f"No file of rows is there yet. Upload one ({', '.join(SUFFIXES)}), or take the shipped example.")
+        return tables.read_file(data[form.file], Path(data[form.file]).name)
+    if where == "hub" and not (data[form.hub] or "").strip():
+        raise TunerError("No dataset is named. Give its name as on the Hub (owner/name), or take the shipped example.")
+    return None
+
+
+def role_inputs(form, data: dict) -> list:
+    """Updates of the column inputs: the parts of the format that was chosen, and the columns that the rows have."""
+    chosen = FORMATS.get(data[form.settings["data.format"]])
+    if not chosen:
+        return [gr.update(visible=False, value=None)] * len(form.roles)
+    try:
+        table = given_rows(form, data)
+        if table is None and data[form.where] == "example":
+            table = tables.read_file(recipe.EXAMPLES / Path(data[form.example]).name)
+    except TunerError:  # the plan's card says what is wrong
+        table = None
+    columns = table.columns if table else []
+    parts = [*chosen.roles, *[None] * (len(form.roles) - len(chosen.roles))]
+    return [
+        gr.update(visible=bool(part), choices=columns, label=f"Column of the {part}", value=None, allow_custom_value=not columns)
+        for part in parts
+    ]
+
+
+def filled(form) -> list:
+    """The inputs that `fill` has values for, in its order."""
+    return [*form.settings.values(), form.where, form.example, form.hub, form.kind, form.amount]
+
+
+def fill(form, source: Recipe) -> list:
+    """Updates that show a recipe in the form. Rows that were uploaded or pasted have to be given again."""
+    is_shipped = (recipe.EXAMPLES / Path(source.data.source).name).is_file()
+    where = "example" if is_shipped else "hub" if "/" in source.data.source else gr.skip()
+    kind = next(k for k in BUDGETS if getattr(source.budget, k))
+    return [
+        *(gr.update(value=fields.to_input(path, source)) for path in form.settings),
+        gr.update(value=where) if isinstance(where, str) else where,
+        gr.update(value=source.data.source) if is_shipped else gr.skip(),
+        gr.update(value=source.data.source) if where == "hub" else gr.skip(),
+        gr.update(value=kind),
+        gr.update(value=getattr(source.budget, kind), label=kind.capitalize(), info=meaning(kind)),
+    ]

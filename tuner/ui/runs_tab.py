@@ -1,0 +1,111 @@
+"""My runs: this browser's runs and the example; open, go on with, push and delete one."""
+
+from types import SimpleNamespace
+
+import gradio as gr
+
+from tuner.errors import TunerError
+from tuner.ui import actions, progress, show
+
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+CLICKED = """element.addEventListener('click', (event) => {
+    const row = event.target.closest('[data-run]');
+    if (row) trigger('click', {run: row.dataset.run});
+});"""
+LINK = """(id) => { const u = new URL(window.location.origin + window.location.pathname); u.searchParams.set('run', id); return u.href; }"""
+
+
+def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
+    """The tab's inputs and outputs; with OAuth a push uses the visitor's sign-in, else a token that is typed."""
+    tab = SimpleNamespace(browser=browser, selected=gr.Textbox(visible=False))
+    gr.HTML('<p class="t-sub">They are known to this browser only. Whoever has a run\'s link can see it.</p>')
+    tab.rows = gr.HTML(js_on_load=CLICKED, elem_id="runs")
+    with gr.Column(visible=False, elem_id="run-actions") as tab.actions:
+        with gr.Row(elem_classes="t-buttons"):
+            tab.open = gr.Button("Open", variant="primary", min_width=100, elem_id="open-run")
+            tab.chat = gr.Button("Chat", min_width=100)
+            tab.resume = gr.Button("Go on", min_width=100, visible=False)
+            tab.delete = gr.Button("Delete", variant="stop", min_width=100, elem_id="delete-run")
+        tab.sure = gr.Button("Delete it for good", variant="stop", visible=False, elem_id="delete-sure")
+        tab.link = gr.Textbox(label="Its private link", interactive=False, buttons=["copy"])
+        tab.problem = gr.HTML()
+        with gr.Accordion("Push the adapter to the Hub", open=False) as tab.push_fold:
+            _push_form(tab, has_oauth)
+    _wire(tab, has_oauth)
+    return tab
+
+
+def _push_form(tab, has_oauth: bool) -> None:
+    gr.HTML(
+        '<p class="t-sub">The adapter in PEFT\'s format, with its tokenizer and a card that tells base model, data, settings and '
+        "scores, goes to a repository of yours.</p>"
+    )
+    with gr.Row():
+        tab.repository = gr.Textbox(label="Repository", placeholder="your-name/corporate-lora", elem_id="repository", scale=3)
+        tab.private = gr.Checkbox(True, label="Private", info="only you can see it", elem_id="private", scale=1, min_width=120)
+    if has_oauth:
+        tab.login = gr.LoginButton()
+    tab.token = gr.Textbox(
+        label="Token with write rights",
+        type="password",
+        info="from https://huggingface.co/settings/tokens; used once and kept nowhere",
+        visible=not has_oauth,
+        elem_id="token",
+    )
+    tab.push = gr.Button("Push", variant="primary", elem_id="push")
+    tab.pushed = gr.HTML(elem_id="pushed")
+
+
+def _wire(tab, has_oauth: bool) -> None:
+    tab.picked = [tab.selected, tab.rows, tab.actions, tab.resume, tab.delete, tab.sure, tab.problem, tab.pushed]
+    tab.rows.click(_pick, tab.browser, tab.picked, queue=False, **PRIVATE)
+    tab.selected.change(None, tab.selected, tab.link, js=LINK, api_visibility="private")
+    tab.delete.click(lambda: gr.update(visible=True), None, tab.sure, queue=False, **PRIVATE)
+    tab.sure.click(_delete, [tab.selected, tab.browser], [tab.browser, *tab.picked], queue=False, **PRIVATE)
+    push = {"inputs": [tab.selected, tab.repository, tab.private, tab.token], "outputs": [tab.pushed, tab.token]}
+    tab.push.click(_push_signed_in if has_oauth else _push, **push, concurrency_limit=4, api_visibility="private")
+
+
+def refresh(browser: dict | None, selected: str = "") -> list:
+    """Values of `picked` for the visitor's runs as they are now."""
+    rows = actions.summaries((browser or {}).get("runs", []))
+    row = next((r for r in rows if r["run"] == selected), None)
+    phase = progress.read(actions.open_run(selected)).phase if row else ""
+    return [
+        selected if row else "",
+        show.runs_list(rows, selected, actions.EXAMPLE),
+        gr.update(visible=bool(row)),
+        gr.update(visible=phase in ("prepared", "stopped", "interrupted", "failed")),
+        gr.update(visible=selected != actions.EXAMPLE),
+        gr.update(visible=False),
+        "",
+        "",
+    ]
+
+
+def _pick(browser: dict | None, event: gr.EventData) -> list:
+    return refresh(browser, getattr(event, "run", "") or "")
+
+
+def _delete(run: str, browser: dict | None) -> list:
+    browser = browser or {"runs": [], "shown": ""}
+    try:
+        actions.delete(run)
+    except TunerError as error:
+        return [gr.skip(), *refresh(browser, run)[:-2], show.problems(list(error.problems)), ""]
+    left = {**browser, "runs": [r for r in browser["runs"] if r != run]}
+    return [left, *refresh(left)]
+
+
+def _push(run: str, repository: str, private: bool, token: str) -> list:
+    """The new repository's link, or what was wrong; the token's input is emptied when it has done its work."""
+    try:
+        return [show.pushed(actions.push(run, repository, token, private)), ""]
+    except Exception as error:
+        return [show.problems(actions.problems_of(error), "It was not pushed"), gr.skip()]
+
+
+def _push_signed_in(run: str, repository: str, private: bool, typed: str, signed_in: gr.OAuthToken | None) -> list:
+    if signed_in is None:
+        return [show.problems(["Sign in with Hugging Face first; the button is just above."], "It was not pushed"), gr.skip()]
+    return _push(run, repository, private, signed_in.token)

@@ -1,0 +1,221 @@
+"""Train: the form, and beside it one card that says what will happen, how the run goes, and what came of it."""
+
+from types import SimpleNamespace
+
+import gradio as gr
+
+from tuner.errors import TunerError
+from tuner.recipe import Recipe
+from tuner.ui import actions, form, progress, show
+
+TO_URL = """(id) => { const u = new URL(window.location); id ? u.searchParams.set('run', id) : u.searchParams.delete('run');
+window.history.replaceState(window.history.state, '', u); }"""
+NOBODY = {"runs": [], "shown": ""}  # what a new visitor's browser keeps
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+CHECKS = {"concurrency_limit": 4, "concurrency_id": "check"}
+
+
+def build(browser: gr.BrowserState) -> SimpleNamespace:
+    """The tab's inputs and outputs; `browser` keeps the visitor's runs and the one that is shown."""
+    tab = SimpleNamespace(browser=browser, shown=gr.Textbox(visible=False), timer=gr.Timer(1, active=False))
+    with gr.Row(elem_classes="t-train"):
+        with gr.Column(scale=6, min_width=320, elem_classes="t-choices"):
+            tab.form = form.build(actions.starting_recipe())
+        with gr.Column(scale=5, min_width=320, elem_classes="t-side"):
+            _side(tab)
+    # In the order in which `panel` returns their values.
+    tab.panel = [tab.card, tab.timer, tab.train, tab.stop, tab.resume, tab.chat, tab.push, tab.again]
+    _wire_form(tab)
+    _wire_run(tab)
+    return tab
+
+
+def _side(tab) -> None:
+    tab.card = gr.HTML(show.busy("Looking at the example"), elem_id="card")
+    with gr.Row(elem_classes="t-buttons"):
+        tab.train = gr.Button("Train", variant="primary", size="lg", elem_id="train")
+        tab.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+        tab.resume = gr.Button("Go on", variant="primary", visible=False, elem_id="resume")
+        tab.chat = gr.Button("Chat with it", variant="primary", visible=False, elem_id="chat")
+        tab.push = gr.Button("Push it to the Hub", visible=False, elem_id="push-it")
+        tab.again = gr.Button("Try other settings", visible=False, elem_id="again")
+    tab.fetch = gr.Button("Fetch it and check", visible=False, size="sm", elem_id="fetch")
+    with gr.Accordion("The same as a recipe", open=False):
+        tab.yaml = gr.Code(language="yaml", label="recipe.yaml", interactive=True, lines=8, max_lines=24, elem_id="yaml")
+        tab.taken = gr.HTML()
+        tab.take = gr.Button("Take these settings", size="sm", elem_id="take")
+        gr.Code(
+            "python -m tuner train recipe.yaml --out RUN",
+            language="shell",
+            label="In a terminal",
+            interactive=False,
+            show_line_numbers=False,
+        )
+
+
+def _wire_form(tab) -> None:
+    f, everything, looked = tab.form, {*tab.form.inputs, tab.shown}, [tab.card, tab.yaml, tab.fetch]
+
+    def look(data):
+        return _look(tab, data)
+
+    f.where.change(form.show_source, f.where, [f.example, f.file, f.pasted, f.hub_row], queue=False, **PRIVATE)
+    f.kind.input(_relabel, f.kind, f.amount, queue=False, **PRIVATE)
+    changes = [c.blur if isinstance(c, gr.Textbox) else c.change for c in f.inputs]
+    tab.looking = gr.on(changes, look, everything, looked, trigger_mode="always_last", **CHECKS, **PRIVATE)
+    tab.fetch.click(lambda data: _look(tab, data, fetch=True), everything, looked, **CHECKS, **PRIVATE)
+    rows_change = [f.settings["data.format"].change, f.where.change, f.file.change, f.example.change, f.pasted.blur]
+    gr.on(rows_change, lambda data: form.role_inputs(f, data), everything, f.roles, concurrency_limit=4, **PRIVATE)
+    f.preview_fold.expand(lambda data: _preview(tab, data), everything, f.preview, **CHECKS, **PRIVATE)
+    taken = tab.take.click(lambda text: _take(tab, text), tab.yaml, [*form.filled(f), tab.taken], **PRIVATE)
+    taken.then(look, everything, looked, **CHECKS, **PRIVATE)
+    tab.look_again = lambda event: event.then(look, everything, looked, **CHECKS, **PRIVATE)
+
+
+def _wire_run(tab) -> None:
+    everything = {*tab.form.inputs, tab.shown, tab.browser}
+    begun = tab.train.click(lambda: [show.busy("Preparing the run"), gr.update(interactive=False)], None, [tab.card, tab.train],
+        queue=False, **PRIVATE)  # fmt: skip
+    begun = begun.then(
+        lambda data: _prepare(tab, data), everything, [tab.shown, tab.browser, *tab.panel], concurrency_limit=4, **PRIVATE
+    )
+    resumed = tab.resume.click(_resume, tab.shown, tab.panel, **PRIVATE)
+    for ready in (begun, resumed):
+        # In an event of its own, so that a run that has to wait for its turn is seen waiting.
+        ready.then(train, tab.shown, None, concurrency_limit=actions.TRAINING_SLOTS, concurrency_id="training", **PRIVATE)
+    tab.stop.click(_stop, tab.shown, tab.panel, queue=False, **PRIVATE)
+    tab.timer.tick(panel, tab.shown, tab.panel, queue=False, **PRIVATE)
+    tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
+    left = tab.again.click(_leave, tab.browser, [tab.shown, tab.browser, *tab.panel], queue=False, **PRIVATE)
+    tab.look_again(left)
+
+
+def _relabel(kind: str):
+    return gr.update(label=kind.capitalize(), info=form.meaning(kind))
+
+
+def _look(tab, data: dict, fetch: bool = False) -> list:
+    """The card that says what will happen, the recipe's YAML, and whether something has to be fetched first."""
+    keep = gr.skip() if data[tab.shown] else None  # a run is shown in the card
+    try:
+        asked, table = form.asked(tab.form, data)
+    except TunerError as error:
+        return [keep or show.problems(list(error.problems)), gr.skip(), gr.update(visible=False)]
+    if keep:
+        return [keep, asked.to_yaml(), gr.update(visible=False)]
+    if not fetch and table is None and not actions.is_at_hand(asked):
+        what = "The base model or the rows are not on this machine yet. They are fetched from the Hub when you press Train."
+        return [show.note(what), asked.to_yaml(), gr.update(visible=True)]
+    try:
+        facts = actions.known_plan(asked) or actions.check(asked, table).plan
+        card = show.plan(facts, show.recipe_name(asked))
+    except Exception as error:
+        card = show.problems(actions.problems_of(error))
+    return [card, asked.to_yaml(), gr.update(visible=False)]
+
+
+def _preview(tab, data: dict) -> str:
+    try:
+        return show.preview(actions.preview(*form.asked(tab.form, data)))
+    except Exception as error:
+        return show.problems(actions.problems_of(error))
+
+
+def _take(tab, text: str) -> list:
+    try:
+        return [*form.fill(tab.form, Recipe.from_yaml(text)), ""]
+    except TunerError as error:
+        return [*[gr.skip()] * len(form.filled(tab.form)), show.problems(list(error.problems))]
+
+
+def _prepare(tab, data: dict) -> list:
+    """A run of the visitor's, or the problems in place of the plan."""
+    browser = data[tab.browser] or NOBODY
+    try:
+        run = actions.prepare(*form.asked(tab.form, data))
+    except Exception as error:
+        return [gr.skip(), gr.skip(), show.problems(actions.problems_of(error)), *panel("")[1:]]
+    return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]
+
+
+def _resume(run: str) -> list:
+    try:
+        actions.resume(run)
+    except Exception as error:
+        return [show.problems(actions.problems_of(error)), *panel(run)[1:]]
+    return panel(run)
+
+
+def train(run: str) -> None:
+    """Train the run if it waits for its turn. It runs to its end whether or not somebody looks on."""
+    if not run:
+        return
+    try:
+        waiting = actions.own_run(run)
+        if progress.read(waiting).phase == "waiting":
+            for _ in actions.train(waiting):
+                pass
+    except Exception as error:
+        # The page draws the run's folder, which says what happened; a run that was deleted has nobody to tell.
+        actions.problems_of(error)
+
+
+def _stop(run: str) -> list:
+    try:
+        actions.stop(run)
+    except TunerError:  # it ended meanwhile, and the card says so
+        pass
+    return panel(run)
+
+
+def _leave(browser: dict | None) -> list:
+    return ["", {**(browser or NOBODY), "shown": ""}, *panel("")]
+
+
+def panel(run: str) -> list:
+    """The card of a run with its timer and buttons; without a run, those of the plan."""
+    if not run:
+        hidden = gr.update(visible=False)
+        ready = gr.update(visible=True, interactive=True)
+        return [gr.skip(), gr.Timer(active=False), ready, hidden, hidden, hidden, hidden, hidden]
+    try:
+        opened = actions.open_run(run)
+        now = progress.read(opened)
+        card, phase, has_adapter = show.view(opened, now), now.phase, (opened.adapter / "adapter_config.json").is_file()
+    except Exception as error:
+        card, phase, has_adapter = show.problems(actions.problems_of(error)), "gone", False
+    live = phase in progress.LIVE
+    return [
+        card,
+        gr.Timer(active=live),
+        gr.update(visible=False),
+        gr.update(visible=phase == "training"),
+        gr.update(visible=phase in ("prepared", "stopped", "interrupted", "failed")),
+        gr.update(visible=has_adapter and not live),
+        gr.update(visible=has_adapter and not live),
+        gr.update(visible=not live),
+    ]
+
+
+def attach(tab, run: str, browser: dict | None) -> list:
+    """Values of shown, browser, panel and form for a visitor who comes back, or opens a run."""
+    browser = {**NOBODY, **(browser or {})}
+    try:
+        opened = actions.open_run(run) if run else None
+    except TunerError:
+        opened = None
+    if not opened:
+        return ["", {**browser, "shown": ""}, *panel(""), *[gr.skip()] * len(form.filled(tab.form))]
+    values = [gr.skip()] * len(form.filled(tab.form))
+    try:
+        values = form.fill(tab.form, opened.recipe)
+    except TunerError:  # of an older version: its card still tells what it was
+        pass
+    return [run, {**browser, "shown": run}, *panel(run), *values]
+
+
+def attached(tab) -> list:
+    """The outputs that `attach` has values for."""
+    return [tab.shown, tab.browser, *tab.panel, *form.filled(tab.form)]
+
+
