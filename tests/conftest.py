@@ -11,6 +11,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
+from hub_double import hub  # noqa: F401  a fixture
 
 from tuner.recipe import Recipe
 

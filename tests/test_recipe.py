@@ -75,7 +75,7 @@ def test_a_shipped_name_is_found_from_any_working_directory(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for name in ("corporate", "corporate.yaml", "examples/corporate.yaml"):
         assert find(name) == EXAMPLES / "corporate.yaml"
-    with pytest.raises(TunerError, match="There is no recipe 'nowhere'.*corporate"):
+    with pytest.raises(TunerError, match=r"There is no recipe 'nowhere'.*corporate"):
         find("nowhere")
 
 
@@ -83,7 +83,8 @@ def test_reading_a_recipe_or_listing_methods_imports_nothing_heavy():
     code = (
         "import sys; from tuner.recipe import Recipe; from tuner.methods import METHODS; from tuner import runs\n"
         "Recipe.load('corporate'); list(METHODS)\n"
-        "print([m for m in ('torch', 'transformers', 'peft', 'trl', 'datasets', 'gradio', 'spaces') if m in sys.modules])"
+        "heavy = ('torch', 'transformers', 'peft', 'trl', 'datasets', 'gradio', 'spaces')\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -1,6 +1,7 @@
 """The model card: what an adapter is, what it learned from, how it was trained, how it scored, how to load it.
 
-A card says only what the run folder tells; what it does not tell is "not measured". Nothing in it names a place on this machine.
+A card says only what the run folder tells; what it does not tell is "not measured". Nothing in it names a place on
+this machine.
 """
 
 import json
@@ -48,9 +49,9 @@ def base_card(name: str, adapter: str) -> str:
     """The card of a shipped base model that is pushed beside an adapter."""
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- tuner\n---\n\n"
-        f"# {name}\n\nA tiny language model that comes with Tuner as an example and that is on the Hub under no name of its "
-        f"own. It lies here, unchanged, so that [{adapter}](https://huggingface.co/{adapter}), an adapter trained on it, can "
-        "be loaded by its name. It is of no other use.\n"
+        f"# {name}\n\nA tiny language model that comes with Tuner as an example and is on the Hub under no name of "
+        f"its own. It lies here, unchanged, so that [{adapter}](https://huggingface.co/{adapter}), an adapter trained "
+        "on it, can be loaded by its name. It is of no other use.\n"
     )
 
 
@@ -148,12 +149,15 @@ def _scores(scores: dict, recipe: Recipe) -> str:
     def number(part: dict, key: str, form: str) -> str:
         return format(part[key], form) if key in part else UNKNOWN
 
+    equal, loss = (
+        [number(part, *key) for part in (base, adapter)] for key in (("exact_match", ".1%"), ("loss", ".3f"))
+    )
     lines = [
         "| on held-out rows | base model | with adapter |",
         "|---|---|---|",
         f"| ROUGE-L, 0 to 1, higher is better (95% interval) | {rouge(base)} | {rouge(adapter)} |",
-        f"| answers equal to the reference | {number(base, 'exact_match', '.1%')} | {number(adapter, 'exact_match', '.1%')} |",
-        f"| loss, nats a token, lower is better | {number(base, 'loss', '.3f')} | {number(adapter, 'loss', '.3f')} |",
+        f"| answers equal to the reference | {equal[0]} | {equal[1]} |",
+        f"| loss, nats a token, lower is better | {loss[0]} | {loss[1]} |",
     ]
     gain = scores.get("gain")
     said = (
@@ -162,10 +166,10 @@ def _scores(scores: dict, recipe: Recipe) -> str:
         else ""
     )
     how = (
-        f"{said}{rows} rows that training never saw were answered by the base model and by the adapter, the likeliest token each "
-        f"time, at most {recipe.evaluation.max_new_tokens} tokens, on the base as trained ({_quantization(recipe)}). ROUGE-L is the "
-        "F-measure of the longest common subsequence of words; the intervals are percentile bootstraps over the rows, the gain's "
-        "is paired."
+        f"{said}{rows} rows that training never saw were answered by the base model and by the adapter, the likeliest "
+        f"token each time, at most {recipe.evaluation.max_new_tokens} tokens, on the base as trained "
+        f"({_quantization(recipe)}). ROUGE-L is the F-measure of the longest common subsequence of words; the "
+        "intervals are percentile bootstraps over the rows, the gain's is paired."
     )
     loss_only = "The rows are plain text without prompts, so only the loss on held-out rows was measured."
     return "## Did it help?\n\n" + "\n".join(lines) + "\n\n" + (how if rows else loss_only)
@@ -187,11 +191,14 @@ def _before_and_after(scores: dict) -> str | None:
 def _data(run: Run, recipe: Recipe) -> str:
     plan = run.plan
     told = {choice["setting"]: choice for choice in plan.get("chosen", [])}
+    nothing = {"value": UNKNOWN, "reason": ""}
+    heldout, form = told.get("held-out rows", nothing), told.get("format", nothing)
+    tokens, trained = _count(plan.get("tokens")), _count(plan.get("trained_tokens"))
     lines = [
         f"- source: {_link(recipe)}",
-        f"- trained on: {_rows(run)} rows, {_count(plan.get('tokens'))} tokens, {_count(plan.get('trained_tokens'))} of them trained on",
-        f"- held out: {_count(plan.get('heldout_rows'))} rows. {_line(told.get('held-out rows', {}).get('reason', ''))}",
-        f"- format: {_line(str(told.get('format', {}).get('value', UNKNOWN)))}. {_line(told.get('format', {}).get('reason', ''))}",
+        f"- trained on: {_rows(run)} rows of {tokens} tokens, the loss taken over {trained} of them",
+        f"- held out: {_count(plan.get('heldout_rows'))} rows. {_line(heldout['reason'])}",
+        f"- format: {_line(form['value'])}. {_line(form['reason'])}",
         f"- cut to length: {_count(plan.get('truncated_rows'))} rows",
     ]
     warnings = [f"- warning: {_line(warning)}" for warning in plan.get("warnings", [])]
@@ -226,11 +233,12 @@ def _training(run: Run) -> str:
     share = f" of {asked}" if asked and asked != done else ""
     seconds = f"{end['seconds']:.1f} s" if "seconds" in end else UNKNOWN
     heldout, loss = last.get("heldout", {}).get("loss", UNKNOWN), step.get("loss", UNKNOWN)
+    trained, frozen = _count(plan.get("trainable_parameters")), _count(plan.get("model_parameters"))
     lines = [
         f"- steps: {_count(done)}{share} ({step.get('epoch', UNKNOWN)} epochs){f', {reason}' if reason else ''}",
-        f"- time: {seconds} on {_line(str(start.get('device', 'a device ' + UNKNOWN)))}, {_count(step.get('tokens'))} tokens",
+        f"- time: {seconds}, device: {_line(start.get('device', UNKNOWN))}, {_count(step.get('tokens'))} tokens",
         f"- last loss: {loss} (training), {heldout} (held-out), nats a token",
-        f"- trained parameters: {_count(plan.get('trainable_parameters'))} beside {_count(plan.get('model_parameters'))} frozen",
+        f"- parameters: {trained} trained, {frozen} frozen",
     ]
     versions = ", ".join(f"{name} {version}" for name in LIBRARIES if (version := _version(name)))
     return "## Training\n\n" + "\n".join(lines) + f"\n\nLibraries when this card was written: {versions}."
@@ -239,19 +247,21 @@ def _training(run: Run) -> str:
 def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
     check = run.read_json("merge_check.json")
     merged = (
-        f"Merged into the 16-bit base, the likeliest token was the adapter's on {check['top1_agreement']:.1%} of {check['tokens']} held-out "
-        f"tokens, and on {check['top1_agreement_quantized']:.1%} of them with the base as trained."
+        f"Merged into the 16-bit base, the likeliest token is the adapter's on {check['top1_agreement']:.1%} of "
+        f"{check['tokens']} held-out tokens; against the adapter on the base as trained, on "
+        f"{check['top1_agreement_quantized']:.1%}."
         if check
         else f"How far a merged model is from the adapter: {UNKNOWN}."
     )
     lines = [
         f"It learned one narrow task from {_rows(run)} rows; outside of it, expect the base model or worse.",
-        f"The scores come from {scores.get('rows') or 'no'} answered rows of the same source: they say little about other data. ROUGE-L "
-        "compares words with one reference; it does not know whether an answer is true, safe or kind.",
-        f"It was trained and scored on the base held as {_quantization(recipe)}. The lines above load the base unquantised, and its "
-        f"answers can differ a little. {merged}",
+        f"The scores come from {scores.get('rows') or 'no'} answered rows of the same source: they say little about "
+        "other data. ROUGE-L compares words with one reference; it does not know if an answer is true, safe or kind.",
+        f"It was trained and scored on the base held as {_quantization(recipe)}. The lines above load the base "
+        f"unquantised, and its answers can differ a little. {merged}",
         "One run with one seed: another seed can score otherwise.",
-        "It can repeat rows it was trained on, and this repository shows some held-out rows: mind both before you make it public.",
+        "It can repeat rows it was trained on, and this repository shows some held-out rows: mind both before you "
+        "make it public.",
         "What holds for the base model holds here: its licence, its languages, its biases.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)

@@ -143,7 +143,7 @@ def _end_mark(tokenizer) -> str:
     _, answer, rest = _template([turns], tokenizer, prompt=False)[0].rpartition("8462")
     if not answer:
         raise TunerError("The model's chat template leaves plain text out (pictures only?). Choose another model.")
-    # Up to the first blank: Phi's template writes <|end|>, a line break and, after the last answer only, its end token.
+    # Up to the first blank: Phi's template writes <|end|>, a line break and, after the last answer only, an end token.
     return rest.split()[0] if rest.strip() else ""
 
 
@@ -156,8 +156,8 @@ class _Rendered:
 
 def _render(rows: list[dict], tokenizer, loss_on: str) -> Iterator[_Rendered]:
     """The rows as text, with what is trained: every answer and its end mark, but not the line break after it."""
-    mark, bos, eos = _end_mark(tokenizer), _bos(tokenizer), tokenizer.eos_token or ""
     chats = [row["messages"] for row in rows if "messages" in row]
+    mark, bos, eos = _end_mark(tokenizer) if chats else "", _bos(tokenizer), tokenizer.eos_token or ""
     wholes = _template(chats, tokenizer, prompt=False)
     prompts = _template([chat[:-1] for chat in chats], tokenizer, prompt=True)
     rendered = zip(wholes, prompts, _earlier_answers(chats, tokenizer), strict=True)
@@ -171,7 +171,7 @@ def _render(rows: list[dict], tokenizer, loss_on: str) -> Iterator[_Rendered]:
             # DeepSeek's, for one, opens a thought in the prompt that it takes out once the answer is there.
             whole, earlier = prompt + row["messages"][-1]["content"] + (mark or eos), []
         text = _until(mark, whole) if mark else whole.removesuffix(eos) + eos
-        # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those, so they stay untrained.
+        # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those: not trained.
         same = [(a, b) for a, b in earlier if whole.startswith(_until(mark, b)) and b.startswith(a)]
         trained = [*((len(a), len(_until(mark, b))) for a, b in same), (len(prompt), len(text))]
         yield _Rendered(text, [(0, len(text))] if loss_on == "all" else trained, len(prompt))

@@ -295,11 +295,11 @@ def _unrecognised(table: Table, shapes: list[FormatRow]) -> str:
         has = {role: known[name] for role in shape.required for name in shape.names(role)[::-1] if name in known}
         missing = [role for role in shape.required if role not in has]
         if has and missing:
-            free = [column for column in table.columns if column not in has.values()] or ["..."]
-            mapping = has | dict(zip(missing, free, strict=False))
+            free = [column for column in table.columns if column not in has.values()]
+            remedy = _map(has | dict(zip(missing, free, strict=False))) if free else f"Add a column {quoted(missing)}."
             return (
                 f"{table.name} has {quoted(has.values())} for the {' and the '.join(has)}, but no column for the "
-                f"{' and the '.join(missing)}. Its columns are {quoted(table.columns)}. {_map(mapping)}"
+                f"{' and the '.join(missing)}. Its columns are {quoted(table.columns)}. {remedy}"
             )
     shape = FORMATS["prompt_completion"] if len(shapes) > 1 else shapes[0]
     mapping = dict(zip(shape.required, [*table.columns, "..."], strict=False))

@@ -1,11 +1,11 @@
-"""Push a run's adapter to the Hub: adapter, tokenizer, card, recipe and scores, in one commit, so that one line loads it back.
+"""Push a run to the Hub: adapter, tokenizer, card, recipe and scores, in one commit, so that one line loads it back.
 
     url = push(run, "my-adapter", token=token)        # private, under the token's own name
     AutoPeftModelForCausalLM.from_pretrained("me/my-adapter")
 
-A shipped base model is on the Hub under no name, so it is pushed too, to the repository's name with "-base" behind it. Everything that can be
-checked is checked before anything is written. The token is used for the requests and goes nowhere else; there is no default, because on a
-shared page this machine's own login is not the visitor's.
+A shipped base model is on the Hub under no name, so it is pushed too, to the repository's name with "-base" behind it.
+Everything that can be checked is checked before anything is written. The token is used for the requests and goes
+nowhere else; there is no default, because on a shared page this machine's own login is not the visitor's.
 """
 
 import json
@@ -31,8 +31,8 @@ Files = dict[str, Path | bytes]  # path in the repository -> a file, or its cont
 def push(run: Run, repo: str, *, token: str | None, private: bool = True, endpoint: str | None = None) -> str:
     """Push the run's adapter to `repo` ("name", or "owner/name") and return the repository's address.
 
-    `endpoint` is another Hub than huggingface.co. Raises TunerError where the run, the name or the token will not do, and where the
-    Hub or the network fails; the run is never touched.
+    `endpoint` is another Hub than huggingface.co. Raises TunerError where the run, the name or the token will not do,
+    and where the Hub or the network fails; nothing in the run is changed.
     """
     from huggingface_hub import HfApi
 
@@ -59,8 +59,8 @@ def push(run: Run, repo: str, *, token: str | None, private: bool = True, endpoi
 
 
 _NO_TOKEN = (
-    f"There is no token, so the Hub can't know you. Make one with write rights at {TOKENS_PAGE} and give it as HF_TOKEN or with "
-    "`hf auth login`; on the page, sign in."
+    f"There is no token, so the Hub can't know you. Make one with write rights at {TOKENS_PAGE} and give it as "
+    "HF_TOKEN or with `hf auth login`; on the page, sign in."
 )
 
 
@@ -73,8 +73,9 @@ def _name_problem(repo: str) -> str | None:
         validate_repo_id(repo)
     except HFValidationError:
         return (
-            f"'{repo}' can't be a repository's name. Give name or owner/name, in letters, digits, '-', '_' and '.', without '--' "
-            f"or '..', not beginning or ending with '-' or '.', not ending with '.git', in at most {96 - len(BASE_SUFFIX)} characters."
+            f"'{repo}' can't be a repository's name. Give name or owner/name, in letters, digits, '-', '_' and '.', "
+            "without '--' or '..', not beginning or ending with '-' or '.', not ending with '.git', in at most "
+            f"{96 - len(BASE_SUFFIX)} characters."
         )
     return None
 
@@ -90,8 +91,8 @@ def _run_problem(run: Run) -> str | None:
     if Path(name).is_dir() and not models.is_shipped(name):
         folder = Path(name).name
         return (
-            f"The base model '{folder}' is a folder on this machine, so nobody could load the adapter. Push the base to the Hub "
-            "first, then train with its name there."
+            f"The base model '{folder}' is a folder on this machine, so nobody could load the adapter. Push the base "
+            "to the Hub first, then train with its name there."
         )
     return None
 
@@ -147,8 +148,8 @@ def _check_rights(account: dict, repos: dict[str, Files]) -> None:
     denied = [repo for repo in repos if not {owner, repo} & granted]
     if token.get("role") == "fineGrained" and denied:
         raise TunerError(
-            f"Your fine-grained token may not write to {' and '.join(denied)}. Give it 'Write access to contents of all repos' "
-            f"under {owner} at {TOKENS_PAGE}, or use one with write rights."
+            f"Your fine-grained token may not write to {' and '.join(denied)}. Give it 'Write access to contents of "
+            f"all repos' under {owner} at {TOKENS_PAGE}, or use one with write rights."
         )
 
 
@@ -198,6 +199,6 @@ def _upload(api, repo_id: str, files: Files, there: set[str] | None, private: bo
 def _in_plain_words(error: Exception, repo: str) -> TunerError:
     known = hub_errors.explain(error, f"the push to '{repo}'", "The run is kept as it is.")
     return known or TunerError(
-        f"The push to '{repo}' failed ({type(error).__name__}). The run is kept as it is: try again, and if it fails again, push "
-        "from the terminal, which says more."
+        f"The push to '{repo}' failed in a way we did not foresee ({type(error).__name__}). The run is kept as it is: "
+        "try again, or upload the run's adapter folder by hand."
     )

@@ -1,7 +1,8 @@
 """What the Hub, or the way to it, answers when something fails: in plain words, with the remedy.
 
-It knows the errors of huggingface_hub, httpx, requests, transformers and datasets by the names of their classes, so it imports none of
-them. These libraries wrap each other's errors, so the whole chain of causes is looked at, and the row that says most comes first.
+It knows the errors of huggingface_hub, httpx, requests, transformers and datasets by the names of their classes, so
+it imports none of them. These libraries wrap each other's errors, so the whole chain of causes is looked at, and the
+row that says most comes first.
 """
 
 import errno
@@ -103,7 +104,7 @@ ROWS: list[tuple[set[str], set[int], str]] = [
 def explain(
     error: BaseException, what: str, otherwise: str = "The shipped examples need no network."
 ) -> TunerError | None:
-    """The error in plain words about `what` ("the model 'a/b'"), or None where it is none of the Hub's or the network's.
+    """The error about `what` ("the model 'a/b'") in plain words; None if it is neither the Hub's nor the network's.
 
     `otherwise` is said where the Hub can't be had at all: what there is to do without it.
     """
@@ -119,9 +120,9 @@ def explain(
 
 
 def limit_waiting() -> None:
-    """Let no request of huggingface_hub wait longer than PATIENCE for the Hub's next byte; by default some wait for ever.
+    """Let no request of huggingface_hub wait longer than PATIENCE for the next byte; some would wait for ever.
 
-    To be called before each piece of work with the Hub, because a failed connection makes huggingface_hub start anew.
+    To be called before each piece of work with the Hub: after a failed connection huggingface_hub starts anew.
     """
     from huggingface_hub.utils import get_session
 

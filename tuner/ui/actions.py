@@ -220,11 +220,7 @@ def push(run: str, repository: str, token: str | None, private: bool) -> str:
     """Push the adapter with its card; returns its address. Raises TunerError."""
     from tuner import hub
 
-    if not token:
-        raise TunerError("A push needs a token of yours with write rights: https://huggingface.co/settings/tokens.")
-    if not (repository or "").strip():
-        raise TunerError("Give the repository a name, such as your-name/corporate-lora.")
-    return hub.push(open_run(run), repository.strip(), token=token.strip(), private=private)
+    return hub.push(open_run(run), repository or "", token=(token or "").strip() or None, private=private)
 
 
 def summary(run: Run) -> dict:

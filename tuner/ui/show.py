@@ -253,3 +253,13 @@ def _value(value) -> str:
 
 def _short(text: str) -> str:
     return escape(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …") or "<em>(nothing)</em>"
+
+
+def reference(text: str) -> str:
+    """A held-out row's own answer, to hold the three against."""
+    return f'<div class="t-reference"><b>reference</b> {_short(text)}</div>'
+
+
+def pushed(url: str) -> str:
+    safe = escape(url, quote=True)
+    return f'<div class="t-note good">Pushed: <a href="{safe}" target="_blank" rel="noopener">{safe}</a></div>'

@@ -79,15 +79,19 @@ def _wire_run(tab) -> None:
     begun = begun.then(
         lambda data: _prepare(tab, data), everything, [tab.shown, tab.browser, *tab.panel], concurrency_limit=4, **PRIVATE
     )
-    resumed = tab.resume.click(_resume, tab.shown, tab.panel, **PRIVATE)
+    resumed = tab.resume.click(resume, tab.shown, tab.panel, **PRIVATE)
     for ready in (begun, resumed):
-        # In an event of its own, so that a run that has to wait for its turn is seen waiting.
-        ready.then(train, tab.shown, None, concurrency_limit=actions.TRAINING_SLOTS, concurrency_id="training", **PRIVATE)
+        then_train(ready, tab.shown)
     tab.stop.click(_stop, tab.shown, tab.panel, queue=False, **PRIVATE)
     tab.timer.tick(panel, tab.shown, tab.panel, queue=False, **PRIVATE)
     tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
     left = tab.again.click(_leave, tab.browser, [tab.shown, tab.browser, *tab.panel], queue=False, **PRIVATE)
     tab.look_again(left)
+
+
+def then_train(event, run) -> None:
+    """Train the run when `event` is done; on its own, so that a run that has to wait for its turn is seen waiting."""
+    event.then(train, run, None, concurrency_limit=actions.TRAINING_SLOTS, concurrency_id="training", **PRIVATE)
 
 
 def _relabel(kind: str):
@@ -138,7 +142,8 @@ def _prepare(tab, data: dict) -> list:
     return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]
 
 
-def _resume(run: str) -> list:
+def resume(run: str) -> list:
+    """Let the run wait for its turn again; values of its panel."""
     try:
         actions.resume(run)
     except Exception as error:

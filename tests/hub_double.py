@@ -1,0 +1,175 @@
+"""A small Hugging Face Hub on loopback, for tests that use the real clients.
+
+It speaks what huggingface_hub, transformers, peft and datasets ask for: who am I, create, preupload, LFS, commit,
+revisions by name and by sha, tree, paths-info, resolve. Everything is in memory; a revision is a dict of files. It
+knows nothing of xet, pull requests and branches.
+
+    def test_push(hub, tmp_path):
+        token = hub.user("alice")                        # role="read", "oauth", "fineGrained" with scopes={...}
+        hub.add_model("Qwen/Qwen3-0.6B", folder)         # a folder or {path: bytes}; private=True, gated=True
+        hub.add_dataset("owner/name", {"train.jsonl": b"..."})
+        # HF_ENDPOINT is read at import, so a real client runs in its own process, or is told the endpoint.
+        subprocess.run([...], env=hub.env(tmp_path))
+        HfApi(endpoint=hub.url, token=token)
+        # What it holds, and every request with the token that it carried.
+        hub.repo("alice/x").files["README.md"], hub.seen, hub.tokens("/lfs/")
+        # How it misbehaves.
+        hub.refused.add("alice/no"); hub.full = True; hub.cut("PUT", "/lfs/"); hub.stall("GET", "/api/whoami")
+"""
+
+import dataclasses
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hub_wire import Handler, Refusal, Seen, entry
+
+
+@dataclasses.dataclass
+class User:
+    name: str
+    role: str
+    orgs: tuple[str, ...]
+    scopes: dict[str, list[str]]
+
+    def may_write(self, owner: str, repo: str) -> bool:
+        if self.role == "fineGrained":
+            return any("repo.write" in self.scopes.get(entity, ()) for entity in (owner, repo))
+        return self.role in ("write", "oauth") and owner in (self.name, *self.orgs)
+
+    def as_json(self) -> dict:
+        auth = {"type": "oauth"} if self.role == "oauth" else {"type": "access_token"}
+        if self.role != "oauth":
+            auth["accessToken"] = {"displayName": "test", "role": self.role}
+        if self.role == "fineGrained":
+            scoped = [
+                {"entity": {"type": "model" if "/" in entity else "user", "name": entity}, "permissions": permissions}
+                for entity, permissions in self.scopes.items()
+            ]
+            auth["accessToken"]["fineGrained"] = {"global": [], "scoped": scoped}
+        return {"type": "user", "name": self.name, "auth": auth, "orgs": [{"name": name} for name in self.orgs]}
+
+
+@dataclasses.dataclass
+class Repo:
+    kind: str
+    name: str
+    private: bool = False
+    gated: bool = False
+    commits: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sha(self) -> str:
+        return list(self.commits)[-1]
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return self.commits[self.sha]
+
+    def commit(self, files: Mapping[str, bytes]) -> str:
+        content = "".join(f"{path} {hashlib.sha1(data).hexdigest()}\n" for path, data in sorted(files.items()))
+        sha = hashlib.sha1(f"{self.kind} {self.name} {len(self.commits)}\n{content}".encode()).hexdigest()
+        self.commits[sha] = dict(files)
+        return sha
+
+    def resolve(self, revision: str) -> str:
+        sha = self.sha if revision in ("main", "refs/heads/main") else revision
+        if sha not in self.commits:
+            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return sha
+
+    def as_json(self, sha: str) -> dict:
+        names = {"id": self.name, "modelId": self.name} if self.kind == "models" else {"id": self.name}
+        siblings = []
+        for path, data in sorted(self.commits[sha].items()):
+            described = entry(path, data)
+            file = {"rfilename": path, "size": len(data), "blobId": described["oid"]}
+            if "lfs" in described:
+                file["lfs"] = {"sha256": described["lfs"]["oid"], "size": len(data), "pointerSize": 134}
+            siblings.append(file)
+        facts = {"private": self.private, "gated": "auto" if self.gated else False, "disabled": False}
+        return names | facts | {"_id": "0", "sha": sha, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings}
+
+
+class Hub:
+    """The server and what it holds. `refused` names cannot be created; `full` takes no more large files."""
+
+    def __init__(self):
+        self.users: dict[str, User] = {}
+        self.repos: dict[tuple[str, str], Repo] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.seen: list[Seen] = []
+        self.refused: set[str] = set()
+        self.full = False
+        self.cuts: list[tuple[str, str]] = []
+        self.stalls: list[tuple[str, str]] = []
+        self.closing = threading.Event()
+        self.lock = threading.Lock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.closing.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def user(self, name: str, role: str = "write", orgs: tuple[str, ...] = (), scopes: dict | None = None) -> str:
+        """A user's new token. role: "read", "write", "oauth", or "fineGrained" with scopes, such as
+        {"alice": ["repo.write"]}: a user, an org or a repository and what may be done there."""
+        token = f"hf_{name}{role}{len(self.users):04d}"
+        self.users[token] = User(name, role, orgs, scopes or {})
+        return token
+
+    def add_model(self, name: str, files: Path | Mapping[str, bytes], **facts) -> Repo:
+        return self.add("models", name, files, **facts)
+
+    def add_dataset(self, name: str, files: Path | Mapping[str, bytes], **facts) -> Repo:
+        return self.add("datasets", name, files, **facts)
+
+    def add(self, kind: str, name: str, files: Path | Mapping[str, bytes], **facts) -> Repo:
+        if not isinstance(files, Mapping):
+            found = [path for path in sorted(Path(files).rglob("*")) if path.is_file()]
+            files = {path.relative_to(files).as_posix(): path.read_bytes() for path in found}
+        repo = self.repos[kind, name] = Repo(kind, name, **facts)
+        repo.commit(files)
+        return repo
+
+    def repo(self, name: str, kind: str = "models") -> Repo:
+        return self.repos[kind, name]
+
+    def cut(self, method: str, part: str, times: int = 1) -> None:
+        """Break the next connections that ask by this method for a path with this part, in the middle of the body."""
+        self.cuts += [(method, part)] * times
+
+    def stall(self, method: str, part: str) -> None:
+        """From now on never answer such requests."""
+        self.stalls.append((method, part))
+
+    def tokens(self, part: str = "") -> set[str | None]:
+        """The tokens (None: no token) on the requests with this part in their path."""
+        return {seen.token for seen in self.seen if part in seen.path}
+
+    def env(self, home: Path | str) -> dict[str, str]:
+        """The environment of a process whose Hub is this one, whose cache is `home`, and which is not logged in."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING_FACE_"))}
+        offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "0")
+        silent = dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
+        return kept | offline | silent | {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[Hub]:
+    """A Hub of one test's own, which clients in this process may ask too where they are told its address."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    server = Hub()
+    yield server
+    server.close()

@@ -1,0 +1,284 @@
+"""What the small Hub of hub_double.py says on the wire: its routes and answers. It asks `hub` for all that it knows."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+import socket
+import struct
+from http.server import BaseHTTPRequestHandler
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".pt", ".pkl")
+
+
+class Refusal(Exception):
+    """An answer of the Hub that is not a success: status, X-Error-Code, X-Error-Message."""
+
+    def __init__(self, status: int, message: str, code: str = ""):
+        self.status, self.message, self.code = status, message, code
+
+
+@dataclasses.dataclass
+class Seen:
+    """A request as it came in, and how it was answered (0: the connection was cut)."""
+
+    method: str
+    path: str
+    token: str | None
+    status: int
+
+
+def entry(path: str, data: bytes) -> dict:
+    """A file as `tree` and `paths-info` describe it."""
+    blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    info = {"type": "file", "path": path, "size": len(data), "oid": blob}
+    if path.endswith(LFS_SUFFIXES):
+        info["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+    return info
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection. Subclassed with `hub` set, because http.server makes handlers itself."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    hub = None
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def answer(self) -> None:
+        split = urlsplit(self.path)
+        self.query, path = parse_qs(split.query), unquote(split.path)
+        self.token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
+        seen = Seen(self.command, path, self.token, 0)
+        self.hub.seen.append(seen)
+        if any(method == self.command and part in path for method, part in self.hub.stalls):
+            self.hub.closing.wait()
+            return self.hang_up()
+        cut = next(((method, part) for method, part in self.hub.cuts if method == self.command and part in path), None)
+        if cut:
+            self.hub.cuts.remove(cut)
+            return self.hang_up()
+        self.body = self.read_body()
+        try:
+            seen.status, headers, content = self.route(path)
+        except Refusal as refusal:
+            seen.status, content = refusal.status, json.dumps({"error": refusal.message}).encode()
+            headers = {"X-Error-Message": refusal.message, "X-Error-Code": refusal.code}
+        self.send_response(seen.status)
+        for key, value in ({"Content-Length": str(len(content))} | headers).items():
+            if value:
+                self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    do_GET = do_HEAD = do_POST = do_PUT = answer
+
+    def hang_up(self) -> None:
+        """Reset the connection after the first bytes of the body, as a network does that goes away."""
+        self.rfile.read(min(16, int(self.headers.get("Content-Length", 0))))
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def route(self, path: str) -> tuple[int, dict, bytes]:
+        self.user = self.hub.users.get(self.token)
+        if self.token and self.user is None:
+            raise Refusal(401, "Invalid credentials in Authorization header")
+        method = "GET" if self.command == "HEAD" else self.command
+        for wanted, pattern, handle in ROUTES:
+            if wanted == method and (match := re.fullmatch(pattern, path)):
+                with self.hub.lock:
+                    result = handle(self, **match.groupdict())
+                if isinstance(result, tuple):
+                    return result
+                return 200, {"Content-Type": "application/json"}, json.dumps(result).encode()
+        raise Refusal(404, f"Sorry, we can't find {method} {path}")
+
+    # -- who may do what
+
+    def readable(self, kind: str | None, name: str):
+        repo = self.hub.repos.get((kind.strip("/") if kind else "models", name))
+        owners = (self.user.name, *self.user.orgs) if self.user else ()
+        if repo is None or (repo.private and name.split("/")[0] not in owners):
+            message = "Repository not found" if self.user else "Invalid username or password."
+            raise Refusal(404 if self.user else 401, message, "RepoNotFound")
+        return repo
+
+    def writable(self, kind: str | None, name: str):
+        repo = self.readable(kind, name)
+        if not self.user or not self.user.may_write(name.split("/")[0], name):
+            raise Refusal(403, "Forbidden: you must use a write token to upload to a repository.")
+        return repo
+
+    # -- the account
+
+    def whoami(self) -> dict:
+        if self.user is None:
+            raise Refusal(401, "Invalid username or password.")
+        return self.user.as_json()
+
+    def validate_yaml(self) -> dict | tuple:
+        content = json.loads(self.body)["content"]
+        if re.match(r"---\n.*?\n---\n", content, re.DOTALL):
+            return {"errors": [], "warnings": []}
+        errors = {"errors": [{"message": "empty or missing yaml metadata in repo card"}], "warnings": []}
+        return 400, {"Content-Type": "application/json"}, json.dumps(errors).encode()
+
+    def create(self) -> dict:
+        asked = json.loads(self.body)
+        if self.user is None:
+            raise Refusal(401, "Invalid username or password.")
+        owner, kind = asked.get("organization") or self.user.name, asked.get("type", "model") + "s"
+        name = f"{owner}/{asked['name']}"
+        if name in self.hub.refused:
+            raise Refusal(400, "Invalid repo name: this name is reserved.")
+        if not self.user.may_write(owner, name):
+            raise Refusal(403, f'You don\'t have the rights to create a model under the namespace "{owner}"')
+        if (kind, name) in self.hub.repos:
+            raise Refusal(409, f"You already created this {kind[:-1]} repo: {name}")
+        attributes = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
+        self.hub.add(kind, name, attributes, private=asked.get("visibility") == "private")
+        prefix = "" if kind == "models" else f"{kind}/"
+        return {"url": f"{self.hub.url}/{prefix}{name}", "name": name, "id": name}
+
+    # -- reading
+
+    def info(self, kind: str, name: str, revision: str = "main") -> dict:
+        repo = self.readable(kind, name)
+        return repo.as_json(repo.resolve(revision))
+
+    def tree(self, kind: str, name: str, revision: str, path: str | None = None) -> list[dict]:
+        repo = self.readable(kind, name)
+        files, prefix = repo.commits[repo.resolve(revision)], f"{path}/" if path else ""
+        found = [entry(file, data) for file, data in sorted(files.items()) if file.startswith(prefix)]
+        if not found and prefix:
+            raise Refusal(404, f"{path} does not exist on {revision}", "EntryNotFound")
+        if self.query.get("recursive", [""])[0].lower() in ("true", "1"):
+            return found
+        folders = {prefix + item["path"][len(prefix) :].split("/")[0] for item in found}
+        here = [item for item in found if item["path"] in folders]
+        inside = folders - {item["path"] for item in here}
+        return here + [{"type": "directory", "path": folder, "oid": "0" * 40, "size": 0} for folder in sorted(inside)]
+
+    def paths_info(self, kind: str, name: str, revision: str) -> list[dict]:
+        repo = self.readable(kind, name)
+        files = repo.commits[repo.resolve(revision)]
+        paths = [path.strip("/") for path in parse_qs(self.body.decode()).get("paths", [])]
+        folders = [path for path in paths if any(file.startswith(f"{path}/") for file in files)]
+        here = [entry(path, files[path]) for path in paths if path in files]
+        return here + [{"type": "directory", "path": folder, "oid": "0" * 40, "size": 0} for folder in folders]
+
+    def resolve(self, kind: str | None, name: str, revision: str, path: str) -> tuple[int, dict, bytes]:
+        repo = self.readable(kind, name)
+        sha = repo.resolve(revision)
+        if repo.gated and path != "README.md":
+            raise Refusal(403 if self.user else 401, f"Access to {name} is restricted.", "GatedRepo")
+        if path not in repo.commits[sha]:
+            code = {"X-Repo-Commit": sha, "X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
+            return 404, code, b"Entry not found"
+        data = repo.commits[sha][path]
+        described = entry(path, data)
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{described["oid"]}"', "Accept-Ranges": "bytes"}
+        if "lfs" in described:
+            headers |= {"X-Linked-Etag": f'"{described["lfs"]["oid"]}"', "X-Linked-Size": str(len(data))}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted or self.command == "HEAD":
+            return 200, headers, data
+        start, stop = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+        return 206, headers | {"Content-Range": f"bytes {start}-{stop}/{len(data)}"}, data[start : stop + 1]
+
+    # -- writing
+
+    def preupload(self, kind: str, name: str, revision: str) -> dict:
+        repo = self.writable(kind, name)
+        files = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
+                "shouldIgnore": False,
+                "oid": entry(file["path"], repo.files[file["path"]])["oid"] if file["path"] in repo.files else None,
+            }
+            for file in json.loads(self.body)["files"]
+        ]
+        return {"files": files}
+
+    def lfs_batch(self, kind: str | None, name: str) -> dict:
+        self.writable(kind, name)
+        if self.hub.full:
+            raise Refusal(403, "Private repository storage limit reached, please upgrade your plan.")
+        objects = json.loads(self.body)["objects"]
+        for item in objects:
+            if item["oid"] not in self.hub.blobs:
+                href = f"{self.hub.url}/lfs/{item['oid']}"
+                item["actions"] = {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}
+        return {"transfer": "basic", "objects": objects}
+
+    def lfs_put(self, oid: str) -> dict:
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            raise Refusal(400, "The content's SHA256 is not the one announced.")
+        self.hub.blobs[oid] = self.body
+        return {}
+
+    def lfs_verify(self, oid: str) -> dict:
+        if len(self.hub.blobs.get(oid, b"")) != json.loads(self.body)["size"]:
+            raise Refusal(404, "Object not found")
+        return {}
+
+    def commit(self, kind: str, name: str, revision: str) -> dict:
+        repo = self.writable(kind, name)
+        if revision != "main" or "create_pr" in self.query:
+            raise Refusal(400, "This Hub takes commits to main only.")
+        files = dict(repo.files)
+        for line in self.body.splitlines():
+            item = json.loads(line)
+            value = item["value"]
+            if item["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif item["key"] == "lfsFile" and value["oid"] in self.hub.blobs:
+                files[value["path"]] = self.hub.blobs[value["oid"]]
+            elif item["key"] == "deletedFile" and value["path"] in files:
+                del files[value["path"]]
+            elif item["key"] == "deletedFolder":
+                files = {path: data for path, data in files.items() if not path.startswith(value["path"])}
+            elif item["key"] != "header":
+                raise Refusal(400, f"Cannot do {item['key']} of {value['path']}")
+        sha = repo.commit(files)
+        return {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"}
+
+
+_REPO = r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+(?:/[^/]+)?)"
+_REVISION = r"(?P<revision>refs/[^/]+/[^/]+|[^/]+)"
+ROUTES = [
+    ("GET", r"/api/whoami-v2", Handler.whoami),
+    ("POST", r"/api/validate-yaml", Handler.validate_yaml),
+    ("POST", r"/api/repos/create", Handler.create),
+    ("GET", rf"{_REPO}/revision/{_REVISION}", Handler.info),
+    ("GET", rf"{_REPO}/tree/{_REVISION}(?:/(?P<path>.+))?", Handler.tree),
+    ("POST", rf"{_REPO}/paths-info/{_REVISION}", Handler.paths_info),
+    ("POST", rf"{_REPO}/preupload/{_REVISION}", Handler.preupload),
+    ("POST", rf"{_REPO}/commit/{_REVISION}", Handler.commit),
+    ("GET", _REPO, Handler.info),
+    ("POST", r"/(?P<kind>datasets/)?(?P<name>[^/]+(?:/[^/]+)?)\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    ("PUT", r"/lfs/(?P<oid>\w+)", Handler.lfs_put),
+    ("POST", r"/lfs/(?P<oid>\w+)/verify", Handler.lfs_verify),
+    (
+        "GET",
+        rf"/(?P<kind>datasets/)?(?P<name>[^/]+(?:/[^/]+)?)/resolve/{_REVISION}/(?P<path>.+)",
+        Handler.resolve,
+    ),
+]

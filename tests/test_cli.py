@@ -1,0 +1,133 @@
+"""`python -m tuner`: the way from recipe to merged model, for a person and for a program."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SMALL
+
+from tuner import runs
+from tuner.cli import main
+
+SETTINGS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture
+def mine(finished, tmp_path, monkeypatch):
+    """A copy of the finished run among this visitor's runs."""
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    return runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
+
+
+def said(capsys) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, contextlib\nfrom tuner.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['train', '--help'])\n"
+        "print([m for m in ('torch', 'transformers', 'numpy', 'pydantic', 'yaml', 'gradio') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--set" in out
+    assert out.splitlines()[-1] == "[]"
+
+
+def test_check_says_what_a_recipe_comes_to_and_trains_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "corporate", "--json"]) == 0
+    plan = said(capsys)
+    assert plan["steps_per_epoch"] == -(-plan["rows"] // 16)
+    assert {c["setting"] for c in plan["chosen"]} >= {"dtype", "batch_size", "target_modules", "learning_rate"}
+    assert all(c["reason"] for c in plan["chosen"])
+    assert not list(tmp_path.iterdir())
+    assert main(["check", "corporate"]) == 0
+    assert "steps an epoch" in capsys.readouterr().out
+
+
+def test_few_steps_are_said_aloud(capsys):
+    rows = ["--set", "data.max_rows=80", "--set", "budget={epochs: 1}"]
+    assert main(["check", "corporate", "--json", *rows]) == 0
+    (warning,) = said(capsys)["warnings"]
+    assert "80 rows at 16 a step are 5 steps" in warning
+
+
+def test_the_whole_way_from_recipe_to_merged_model(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "corporate", "--out", "r", "--json", *SETTINGS]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert main(["evaluate", "r", "--json"]) == 0
+    scores = said(capsys)
+    assert {"rougeL"} <= set(scores["base"]) & set(scores["adapter"])
+    assert main(["chat", "r", "--prompt", "yo", "--json", "--max-new-tokens", "4"]) == 0
+    answer = said(capsys)
+    assert {"base", "adapter", "merged"} <= set(answer)
+    assert answer["merge_check"]["top1_agreement"] >= 0.99
+    assert main(["merge", "r", "--json"]) == 0
+    assert said(capsys)["top1_agreement"] == answer["merge_check"]["top1_agreement"]
+
+
+def test_the_same_command_again_goes_on_and_another_recipe_is_refused(capsys, mine):
+    assert main(["train", "corporate", "--out", str(mine.path), "--json", *SETTINGS]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["train", "corporate", "--out", str(mine.path), "--set", "seed=7"]) == 2
+    assert "holds a run of another recipe" in capsys.readouterr().err
+
+
+def test_runs_lists_them_with_their_scores(capsys, mine):
+    assert main(["runs", "--json"]) == 0
+    (row,) = said(capsys)["runs"]
+    assert (row["id"], row["status"]) == ("mine", "finished")
+    assert set(row["rougeL"]) == {"base", "adapter"}
+    assert main(["evaluate", "mine"]) == 0
+    assert "held-out rows, ROUGE-L" in capsys.readouterr().out
+
+
+def test_a_conversation_reads_from_the_terminal_until_it_ends(mine):
+    command = [sys.executable, "-m", "tuner", "chat", str(mine.path), "--max-new-tokens", "4"]
+    done = subprocess.run(command, cwd=ROOT, input="yo\nthx\n", capture_output=True, text=True, check=True)
+    assert done.stdout.count("adapter") == 2
+
+
+BAD = {
+    "no such recipe": (["check", "nowhere"], "There is no recipe 'nowhere'"),
+    "no such run": (["evaluate", "nowhere"], "There is no run 'nowhere'"),
+    "rank 0": (["check", "corporate", "--set", "method.rank=0"], "method.rank: 0"),
+    "a fast learning rate": (["check", "corporate", "--set", "training.learning_rate=fast"], '"fast" is not a number'),
+    "an unknown layer": (
+        ["check", "corporate", "--set", "method.target_modules=[q_prj]"],
+        'tiny-office has no layer "q_prj". It has down_proj',
+    ),
+    "an unknown method": (["check", "corporate", "--set", "method.name=magic"], "There are: lora"),
+    "a missing file": (["check", "corporate", "--set", "data.source=nope.csv"], "There is no file 'nope.csv'"),
+    "a setting without a value": (["check", "corporate", "--set", "seed"], "--set budget.steps=100"),
+    "a Hub name without network": (["check", "corporate", "--set", "model.name=a/b"], "'a/b'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_is_status_2_and_a_sentence(case, capsys):
+    command, says = BAD[case]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
+
+
+def test_problems_of_model_method_and_data_come_together(capsys, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("prompt,completion\n" + "hi,hello\n" * 16 + "bye,\n" + "hi,hello\n" * 3)
+    wrong = ["--set", f"data.source={rows}", "--set", "method.target_modules=[q_prj]"]
+    assert main(["check", "corporate", "--json", *wrong]) == 2
+    problems = said(capsys)["problems"]
+    assert any("q_prj" in p for p in problems)
+    assert any("ow 17" in p and '"completion"' in p for p in problems)
+
+
+def test_a_bad_request_leaves_nothing_behind(tmp_path, capsys):
+    assert main(["train", "corporate", "--out", str(tmp_path / "r"), "--set", "data.source=nope.csv"]) == 2
+    assert not (tmp_path / "r").exists()

@@ -1,0 +1,427 @@
+"""From a table to the tokens that are trained: recognising, normalising, splitting, rendering, tokenising, preview."""
+
+import json
+
+import pytest
+import tiny
+
+from tuner import data
+from tuner.errors import TunerError
+from tuner.recipe import Data
+
+USER, ANSWER = {"role": "user", "content": "hi, what's up?"}, {"role": "assistant", "content": "Good day."}
+ROW = {"messages": [USER, ANSWER]}
+TURNS = {"messages": [{"role": "system", "content": "Be kind."}, USER, ANSWER, {**USER, "content": "bye"}, ANSWER]}
+# Qwen3's way: a thought before the newest answer, none before earlier ones.
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+# DeepSeek's way: a thought is opened in the prompt, and gone once the answer is there.
+OPENING = tiny.CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+# Phi's way: an end token of its own, and the tokenizer's after the whole conversation.
+TWO_ENDS = (
+    "{% for m in messages %}{{ m['content'] }}<|endoftext|>\n{% endfor %}"
+    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+)
+NO_END = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + tiny.CHATML
+PICTURES = (
+    "{% for m in messages %}{{ m['role'] }}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny.tiny_tokenizer()
+
+
+def table(columns: list[str], *rows, name="tickets.csv", **facts) -> data.Table:
+    return data.Table(name, columns, [dict(zip(columns, row)) for row in rows], **facts)
+
+
+def recognised(there: list[str], **settings) -> data.Format:
+    return data.recognise(table(there, there), Data(**settings))
+
+
+def normal(there: list[str], *rows, system=None, **settings) -> list[dict]:
+    given = table(there, *rows)
+    return data.normalise(given, data.recognise(given, Data(**settings)), system)
+
+
+def problems(there: list[str], *rows, **settings) -> str:
+    with pytest.raises(TunerError) as caught:
+        normal(there, *rows, **settings)
+    return str(caught.value)
+
+
+def texts(row: dict, tokenizer) -> tuple[str, list[str]]:
+    """A tokenised row's whole text, and its trained stretches."""
+    pieces = data._pieces(row, tokenizer)
+    return "".join(text for text, _ in pieces), [text for text, trained in pieces if trained]
+
+
+# -- recognising
+
+
+@pytest.mark.parametrize(
+    ("columns", "name", "taken"),
+    [
+        (["prompt", "completion"], "prompt_completion", {"prompt": "prompt", "completion": "completion"}),
+        (["id", "question", "answer"], "prompt_completion", {"prompt": "question", "completion": "answer"}),
+        (["input", "output"], "prompt_completion", {"prompt": "input", "completion": "output"}),
+        (["source", "target"], "prompt_completion", {"prompt": "source", "completion": "target"}),
+        (["query", "response"], "prompt_completion", {"prompt": "query", "completion": "response"}),
+        (["fname", "dialogue", "summary"], "prompt_completion", {"prompt": "dialogue", "completion": "summary"}),
+        (["prompt", "response"], "prompt_completion", {"prompt": "prompt", "completion": "response"}),
+        (["Prompt", "COMPLETION"], "prompt_completion", {"prompt": "Prompt", "completion": "COMPLETION"}),
+        (["question", "answer", "source"], "prompt_completion", {"prompt": "question", "completion": "answer"}),
+        (["instruction", "output"], "instruction", {"instruction": "instruction", "output": "output"}),
+        (
+            ["instruction", "context", "response", "category"],
+            "instruction",
+            {"instruction": "instruction", "input": "context", "output": "response"},
+        ),
+        (["messages", "prompt"], "messages", {"messages": "messages"}),
+        (["conversations"], "sharegpt", {"conversations": "conversations"}),
+        (["text", "context"], "text", {"text": "text"}),
+    ],
+)
+def test_formats_by_their_columns(columns, name, taken):
+    format = recognised(columns)
+    assert (format.name, format.columns) == (name, taken)
+
+
+def test_exact_names_win_over_look_alikes():
+    format = recognised(["question", "answer", "prompt", "completion"])
+    assert format.columns == {"prompt": "prompt", "completion": "completion"}
+    assert format.reason == (
+        'Took "prompt" as prompt, "completion" as completion (prompt and completion), because the names match exactly.'
+        ' Not used: "question" and "answer".'
+    )
+    assert "because these names are commonly used" in recognised(["question", "answer"]).reason
+    instruction = recognised(["instruction", "input", "output", "text"])
+    assert instruction.columns == {"instruction": "instruction", "input": "input", "output": "output"}
+
+
+def test_text_is_not_context():
+    said = problems(["context"], ["a"])
+    assert said.startswith('The columns of tickets.csv are not recognised: "context".')
+
+
+def test_columns_that_are_missing_or_could_be_either():
+    assert problems(["prompt"], ["a"]) == (
+        'tickets.csv has "prompt" for the prompt, but no column for the completion. Its columns are "prompt". '
+        'Add a column "completion".'
+    )
+    assert 'such as data.columns: {prompt: "prompt", completion: "reply to"}' in problems(["prompt", "reply to"], "ab")
+    either = problems(["question", "answer", "input", "output"], "abcd")
+    assert 'several ways: "question" and "answer" or "input" and "output". Map them by hand' in either
+    assert "Name the columns in the first line (prompt and completion)" in problems(["a", "b"], "ab")
+    assert "first line (instruction and output)" in problems(["a", "b"], "ab", format="instruction")
+
+
+def test_columns_mapped_by_hand():
+    format = recognised(["q", "text", "completion"], columns={"prompt": "q"})
+    assert format.columns == {"prompt": "q", "completion": "completion"}
+    assert "because you said so" in format.reason
+    assert recognised(["a", "b"], columns={"text": "b"}).name == "text"
+    assert recognised(["prompt", "completion"], format="text", columns={"text": "prompt"}).columns == {
+        "text": "prompt"
+    }
+    assert "No column of tickets.csv is mapped to the completion" in problems(["q"], "a", columns={"prompt": "q"})
+    both = problems(["q", "a"], "ab", columns={"prompt": "x", "banana": "a"})
+    assert 'has no column \'x\' for the prompt. Its columns are "q" and "a".' in both
+    assert 'No format has the parts "prompt" and "banana" together.' in both
+
+
+# -- normalising
+
+
+def test_rows_become_messages():
+    assert normal(["prompt", "completion"], [" a\n", 42]) == [
+        {"messages": [{"role": "user", "content": " a\n"}, {"role": "assistant", "content": "42"}]}
+    ]
+    joined = normal(
+        ["instruction", "input", "output"], "abc", ["a", "", "c"], ["a", None, "c"], ["a", float("nan"), "c"]
+    )
+    assert [row["messages"][0]["content"] for row in joined] == ["a\n\nb", "a", "a", "a"]
+    assert normal(["text"], ["abc"]) == [{"text": "abc"}]
+    sharegpt = [{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    roles = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+    parts = [roles[0], {"role": "user", "content": [{"type": "text", "text": "a"}]}, roles[2]]
+    assert normal(["conversations"], [sharegpt], [json.dumps(sharegpt)]) == [{"messages": roles}] * 2
+    assert normal(["messages"], [roles], [parts]) == [{"messages": roles}] * 2
+
+
+def test_a_system_prompt_comes_first_unless_the_row_has_one():
+    rows = normal(["messages"], [ROW["messages"]], [TURNS["messages"]], system="Be brief.")
+    assert [row["messages"][0]["content"] for row in rows] == ["Be brief.", "Be kind."]
+    assert len(ROW["messages"]) == 2
+    with pytest.raises(TunerError, match="no place in rows of plain text"):
+        normal(["text"], ["a"], system="Be brief.")
+
+
+def test_an_empty_completion_in_row_17():
+    rows = [["a", "b"] for _ in range(20)]
+    rows[16] = ["a", " "]
+    assert problems(["prompt", "completion"], *rows) == (
+        'Row 17 of tickets.csv has an empty "completion". Fill it in, or drop the row.'
+    )
+    given = table(["prompt", "completion"], *rows, lines=list(range(2, 22)))
+    with pytest.raises(TunerError, match=r"Row 17 \(line 18\) of tickets\.csv has"):
+        data.normalise(given, data.recognise(given, Data()))
+
+
+def test_nan_lists_and_other_things_that_are_no_text():
+    cells = [float("nan"), None, ["a"], {"a": 1}, b"\x00", "NaN", *[""] * 18]
+    said = problems(["prompt", "completion"], *([f"p{i}", cell] for i, cell in enumerate(cells)), ["", ""])
+    assert 'Rows 1 and 6 of tickets.csv have no text in "completion" (NaN). Fill it in' in said
+    assert 'Row 2 of tickets.csv has no text in "completion" (null).' in said
+    assert 'Row 3 of tickets.csv has a list in "completion" where text belongs. Write it as one text' in said
+    assert 'Row 4 of tickets.csv has an object in "completion"' in said
+    assert 'Row 5 of tickets.csv has binary data in "completion"' in said
+    assert "And 20 more problems of other kinds." in said
+    said = problems(["prompt", "completion"], *([f"p{i}", ""] for i in range(17)), ["", "c"])
+    assert 'Rows 1, 2, 3, 4, 5 and 12 more of tickets.csv have an empty "completion".' in said
+    assert 'Row 18 of tickets.csv has an empty "prompt".' in said
+
+
+def test_rows_that_lack_a_column_are_named():
+    given = data.Table("rows.jsonl", ["prompt", "completion"], [{"prompt": "a", "completion": "b"}, {"prompt": "a"}])
+    with pytest.raises(TunerError, match=r'Row 2 of rows\.jsonl has no "completion"'):
+        data.normalise(given, data.recognise(given, Data()))
+
+
+@pytest.mark.parametrize(
+    ("turns", "said"),
+    [
+        ([USER], 'a conversation in "messages" that does not end with the assistant. Add the answer, or drop it.'),
+        ([ANSWER], 'a conversation in "messages" that does not begin with the user'),
+        ([USER, USER, ANSWER], 'two messages of the same role in a row in "messages"'),
+        ([USER, {"role": "system", "content": "s"}, ANSWER], 'a system message in the midst of "messages"'),
+        ([USER, {"role": "tool", "content": "s"}], 'a message of the role "tool" in "messages". The roles are system'),
+        ([USER, {"role": "assistant", "content": ""}], 'an empty message of the assistant in "messages"'),
+        ([USER, {"role": "assistant", "content": [{"type": "image"}]}], "that is not all text"),
+        ([], 'no messages in "messages"'),
+        ("hello", 'no list of messages in "messages". Write it as [{"role": "user"'),
+        ([["user", "hi"]], 'no list of messages in "messages"'),
+        ("[" * 10_000, 'no list of messages in "messages"'),
+    ],
+)
+def test_conversations_that_can_not_be_trained_on(turns, said):
+    message = problems(["messages"], [ROW["messages"]], [turns])
+    assert message.startswith("Row 2 of tickets.csv has ")
+    assert said in message
+
+
+# -- splitting
+
+ROWS = [{"messages": [{"role": "user", "content": f"{i}"}, ANSWER]} for i in range(100)]
+
+
+def test_a_share_is_held_out_by_the_seed():
+    once, again, other = (data.split(ROWS, None, Data(), seed) for seed in (1, 1, 2))
+    assert once == again
+    assert once.heldout != other.heldout
+    assert (len(once.train), len(once.heldout)) == (90, 10)
+    assert sorted(map(str, once.train + once.heldout)) == sorted(map(str, ROWS))
+    assert "10 of 100 rows were picked by the seed (1)" in once.reason
+    assert len(data.split(ROWS, None, Data(heldout=7), 0).heldout) == 7
+    assert len(data.split(ROWS[:5], None, Data(), 0).heldout) == 1
+
+
+def test_a_split_that_exists_is_kept():
+    names = ["train"] * 80 + ["test"] * 12 + ["validation"] * 8
+    parts = data.split(ROWS, names, Data(), 0)
+    assert (parts.train, parts.heldout) == (ROWS[:80], ROWS[92:])
+    assert parts.reason == 'The split "train" is trained on (80 rows) and "validation" held out (8 rows).'
+    assert data.split(ROWS, names, Data(heldout_split="test"), 0).heldout == ROWS[80:92]
+    assert len(data.split(ROWS, ["train"] * 100, Data(), 0).heldout) == 10
+    few = data.split(ROWS, names, Data(max_rows=10), 0)
+    assert (len(few.train), len(few.heldout)) == (10, 8)
+    assert "Only 10 of 80 rows are used (data.max_rows)." in few.reason
+
+
+def test_splits_that_can_not_be_had():
+    for rows, names, settings, said in (
+        (ROWS[:3], None, {}, "only 3 rows, and some must be held out. Give at least 4"),
+        (ROWS, None, {"heldout": 100}, "data.heldout asks for 100 rows, and there are 100 in all"),
+        (ROWS, None, {"heldout_split": "test"}, "has no splits, so 'test' can't be held out"),
+        (ROWS, ["a"] * 100, {"split": "b"}, "has no split 'b'. Its splits are: a"),
+        (ROWS, ["a"] * 100, {"heldout_split": "a"}, "can't be both trained on and held out"),
+    ):
+        with pytest.raises(TunerError) as caught:
+            data.split(rows, names, Data(**settings), 0)
+        assert said in str(caught.value)
+
+
+def test_prompts_on_both_sides_are_counted():
+    parts = data.split([*ROWS, *ROWS], ["train"] * 100 + ["test"] * 100, Data(), 0)
+    assert parts.warnings[0].startswith("100 of 100 held-out rows have a prompt that is trained on too")
+    assert data.split(ROWS, None, Data(), 0).warnings == ()
+
+
+# -- rendering and tokenising
+
+
+@pytest.mark.parametrize("template", [tiny.CHATML, THINKING, OPENING, TWO_ENDS, NO_END, None])
+def test_training_sees_the_prompt_that_generation_sees(template):
+    tokenizer = tiny.tiny_tokenizer(template)
+    for row in (ROW, TURNS):
+        prompt = data.render_prompt(row["messages"][:-1], tokenizer)
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        trained = data.tokenise([row], tokenizer, 1000).rows[0]
+        assert trained["input_ids"][: len(ids)] == ids
+        answer = trained["labels"][len(ids) :]
+        assert answer == trained["input_ids"][len(ids) :]
+        assert tokenizer.decode(answer).startswith("Good day.")
+        assert answer[-1] in data.stop_ids(tokenizer)
+
+
+def test_answers_and_their_end_are_trained_and_nothing_else(tokenizer):
+    whole, trained = texts(data.tokenise([TURNS], tokenizer, 1000).rows[0], tokenizer)
+    assert whole == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi, what's up?<|im_end|>\n"
+        "<|im_start|>assistant\nGood day.<|im_end|>\n<|im_start|>user\nbye<|im_end|>\n"
+        "<|im_start|>assistant\nGood day.<|im_end|>"
+    )
+    assert trained == ["Good day.<|im_end|>", "Good day.<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "trained"),
+    [
+        (THINKING, ["Good day.<|im_end|>"]),
+        (OPENING, ["Good day.<|im_end|>"]),
+        (TWO_ENDS, ["Good day.<|endoftext|>", "Good day.<|endoftext|>"]),
+        (NO_END, ["Good day.\n", "Good day.\n<|im_end|>"]),
+        (None, ["Good day.<|im_end|>", "Good day.<|im_end|>"]),
+    ],
+)
+def test_templates_of_other_houses(template, trained):
+    tokenizer = tiny.tiny_tokenizer(template)
+    assert texts(data.tokenise([TURNS], tokenizer, 1000).rows[0], tokenizer)[1] == trained
+
+
+def test_without_a_template_prompt_and_answer_are_lines():
+    tokenizer = tiny.tiny_tokenizer(None)
+    assert data.render_prompt(ROW["messages"][:-1], tokenizer) == "hi, what's up?\n"
+    assert texts(data.tokenise([ROW], tokenizer, 1000).rows[0], tokenizer)[0] == "hi, what's up?\nGood day.<|im_end|>"
+
+
+def test_loss_on_all_and_plain_text(tokenizer):
+    row = data.tokenise([ROW], tokenizer, 1000, loss_on="all").rows[0]
+    assert row["labels"] == row["input_ids"]
+    row = data.tokenise([{"text": "Good day."}], tokenizer, 1000).rows[0]
+    assert row["labels"] == row["input_ids"]
+    assert row["input_ids"][-1] == tokenizer.eos_token_id
+
+
+def test_a_tokenizer_that_begins_every_text_with_a_token():
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny.tiny_tokenizer(None)
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
+    )
+    for row in (ROW, {"text": "Good day."}):
+        ids = data.tokenise([row], tokenizer, 1000).rows[0]["input_ids"]
+        assert [ids[0], ids.count(tokenizer.bos_token_id)] == [tokenizer.bos_token_id, 1]
+    long = {"messages": [{"role": "user", "content": "a b c " * 100}, ANSWER]}
+    assert data.tokenise([long], tokenizer, 64).rows[0]["input_ids"][0] == tokenizer.bos_token_id
+
+
+def test_borders_that_tokens_would_cross_are_kept():
+    tokenizer = tiny.tiny_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    row = {"messages": [{"role": "user", "content": "rep"}, {"role": "assistant", "content": "ort"}]}
+    prompt = tokenizer("rep")["input_ids"]
+    assert tokenizer("report")["input_ids"][: len(prompt)] != prompt
+    trained = data.tokenise([row], tokenizer, 1000).rows[0]
+    assert trained["input_ids"] == [*prompt, *tokenizer("ort<|im_end|>")["input_ids"]]
+    assert trained["labels"] == [-100] * len(prompt) + trained["input_ids"][len(prompt) :]
+    twice = {"messages": [*row["messages"], *row["messages"]]}
+    assert texts(data.tokenise([twice], tokenizer, 1000).rows[0], tokenizer)[1] == ["ort", "ort<|im_end|>"]
+
+
+def test_templates_that_refuse():
+    with pytest.raises(TunerError, match=r"chat template refuses these messages \(no system role\)"):
+        data.tokenise([TURNS], tiny.tiny_tokenizer(NO_SYSTEM), 1000)
+    with pytest.raises(TunerError, match="leaves plain text out"):
+        data.tokenise([ROW], tiny.tiny_tokenizer(PICTURES), 1000)
+
+
+# -- rows longer than the context
+
+LONG_PROMPT = {"messages": [{"role": "user", "content": "please " * 100}, ANSWER]}
+LONG_ANSWER = {"messages": [USER, {"role": "assistant", "content": "thank you " * 100}]}
+
+
+def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer):
+    done = data.tokenise([ROW, LONG_PROMPT], tokenizer, 80)
+    assert len(done.rows[1]["input_ids"]) == 80
+    assert texts(done.rows[1], tokenizer)[1] == ["Good day.<|im_end|>"]
+    assert (done.truncated, done.cut_answers, done.lost_tokens) == (1, 0, done.lengths[1] - 80)
+    assert done.warning == (
+        f"1 of 2 rows are longer than 80 tokens, by up to {done.lost_tokens:,}, and lose {done.lost_tokens:,} tokens, "
+        f"from the beginning of the prompt first. Set data.max_length to {done.lengths[1]:,} to keep them whole, "
+        "if memory allows."
+    )
+    assert data.tokenise([ROW], tokenizer, 1000).warning is None
+
+
+def test_a_long_answer_loses_its_end_and_keeps_some_prompt(tokenizer):
+    both = {"messages": [LONG_PROMPT["messages"][0], LONG_ANSWER["messages"][1]]}
+    done = data.tokenise([ROW, LONG_ANSWER, both], tokenizer, 80)
+    for row in done.rows[1:]:
+        assert len(row["input_ids"]) == len(row["labels"]) == 80
+        assert row["labels"].count(-100) >= 20
+        assert texts(row, tokenizer)[1][0].startswith("thank you")
+    assert done.cut_answers == 2
+    assert "and 2 of them lose the end of their answer" in done.warning
+    assert done.trained_tokens == sum(label != -100 for row in done.rows for label in row["labels"])
+
+
+def test_every_row_keeps_something_to_train_on(tokenizer):
+    for length in range(8, 60):
+        for loss_on in ("completion", "all"):
+            for row in data.tokenise(
+                [ROW, TURNS, LONG_PROMPT, {"text": "thank you"}], tokenizer, length, loss_on
+            ).rows:
+                assert len(row["input_ids"]) == len(row["labels"]) <= length
+                assert set(row["labels"]) != {-100}
+
+
+def test_no_answer_that_fits_is_refused(tokenizer):
+    with pytest.raises(TunerError, match=r"None of 2 answers fits into 64 tokens \(data\.max_length\)"):
+        data.tokenise([LONG_ANSWER, LONG_ANSWER], tokenizer, 64)
+
+
+# -- the preview
+
+
+def test_the_preview_is_what_is_trained(tokenizer):
+    shown = data.preview([ROW, LONG_PROMPT, TURNS, ROW], tokenizer, 80, n=2)
+    assert shown.rows[0] == [
+        ("<|im_start|>user\nhi, what's up?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("Good day.<|im_end|>", True),
+    ]
+    assert len(shown.rows) == 2
+    assert shown.tokenised.truncated >= 1
+    assert sum(count for _, _, count in shown.histogram) == 4
+
+
+def test_histogram():
+    assert data.histogram([]) == []
+    assert data.histogram([5, 5, 5]) == [(5, 5, 3)]
+    assert data.histogram([1, 2, 9, 10], bins=5) == [(1, 2, 2), (3, 4, 0), (5, 6, 0), (7, 8, 0), (9, 10, 2)]

@@ -1,0 +1,322 @@
+"""Pushing with the real huggingface_hub client to a small Hub on loopback, loading back, and what errors say."""
+
+import errno
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hub_double import hub  # noqa: F401
+from huggingface_hub import HfApi, ModelCard
+
+from tuner import hub_errors, runs
+from tuner.card import card
+from tuner.errors import TunerError
+from tuner.hub import push
+from tuner.recipe import EXAMPLES, Recipe
+
+QWEN = "Qwen/Qwen3-0.6B"
+
+
+@pytest.fixture
+def shipped(finished, tmp_path) -> runs.Run:
+    """A finished run of the shipped model, to do with as one likes."""
+    return runs.Run(Path(shutil.copytree(finished.path, tmp_path / "shipped")))
+
+
+@pytest.fixture
+def named(shipped, hub, tmp_path) -> runs.Run:  # noqa: F811
+    """A finished run whose base the Hub has by name: the shipped model's files, under another's name."""
+    sha = hub.add_model(QWEN, EXAMPLES / shipped.recipe.model.name).sha
+    run = runs.Run(Path(shutil.copytree(shipped.path, tmp_path / "named")))
+    run.write_text("recipe.yaml", run.recipe.with_settings({"model.name": QWEN}).to_yaml())
+    run.write_json("plan.json", run.plan | {"revision": sha})
+    return run
+
+
+def in_own_process(hub, home: Path, code: str, **env: str) -> str:  # noqa: F811
+    """What a fresh process prints whose Hub is ours. HF_ENDPOINT is read at import, so it can't be this process."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=hub.env(home) | env, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(run: runs.Run, hub, repo: str = "x", **options) -> str:  # noqa: F811
+    with pytest.raises(TunerError) as caught:
+        push(run, repo, endpoint=hub.url, **{"token": None} | options)
+    return str(caught.value)
+
+
+READ = """
+import datasets
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from tuner import hub_errors
+
+def said(ask, name, **options):
+    try:
+        ask(name, **options)
+    except Exception as error:
+        return str(hub_errors.explain(error, f"the model '{name}'"))
+
+name = "Qwen/Qwen3-0.6B"
+sha = snapshot_download(name).rpartition("/")[2]
+assert AutoConfig.from_pretrained(name, revision=sha).model_type == "llama"
+assert AutoModelForCausalLM.from_pretrained(name).num_parameters() > 0
+assert AutoTokenizer.from_pretrained(name).chat_template
+
+assert datasets.get_dataset_config_names("a/rows") == ["en", "de"]
+assert datasets.get_dataset_split_names("a/rows", "en") == ["train", "test"]
+assert datasets.load_dataset("a/rows", "en", split="test").to_list() == [{"a": 2}]
+assert list(datasets.load_dataset("a/rows", "de", split="train", streaming=True)) == [{"a": 3}]
+assert datasets.load_dataset("a/plain")["train"].to_list() == [{"b": 1}]
+
+hub_errors.PATIENCE = 0.3
+hub_errors.limit_waiting()
+for ask in (snapshot_download, AutoTokenizer.from_pretrained, datasets.load_dataset):
+    assert "is not on the Hub" in said(ask, "a/nothing"), ask
+    assert "is gated" in said(ask, "a/gated"), ask
+    assert "no such revision" in said(ask, "a/plain" if ask is datasets.load_dataset else name, revision="v9"), ask
+assert "is not on the Hub" in said(snapshot_download, "a/private")
+assert "no names like this" in said(snapshot_download, "a/b/c")
+assert "does not know this token" in said(snapshot_download, name, token="hf_wrong", force_download=True)
+assert "did not answer in time" in said(snapshot_download, "a/slow")
+assert "broke off" in said(snapshot_download, "a/cut")
+"""
+
+
+def test_the_real_clients_read_from_the_double(hub, tmp_path):  # noqa: F811
+    base = EXAMPLES / "tiny-office"
+    hub.add_model(QWEN, base)
+    for name, facts in {"gated": {"gated": True}, "private": {"private": True}, "slow": {}, "cut": {}}.items():
+        hub.add_model(f"a/{name}", {"config.json": b"{}"}, **facts)
+    configs = "- config_name: en\n  data_files:\n  - {split: train, path: en/train.jsonl}\n"
+    configs += "  - {split: test, path: en/test.jsonl}\n- config_name: de\n  data_files: de/*.jsonl\n"
+    rows = {"en/train.jsonl": b'{"a": 1}', "en/test.jsonl": b'{"a": 2}', "de/x.jsonl": b'{"a": 3}'}
+    hub.add_dataset("a/rows", {"README.md": f"---\nconfigs:\n{configs}---\n".encode(), **rows})
+    hub.add_dataset("a/plain", {"train.csv": b"b\n1\n"})
+    hub.add_dataset("a/gated", {"train.csv": b"b\n1\n"}, gated=True)
+    hub.stall("GET", "/a/slow/")
+    hub.cut("GET", "/a/cut/")
+    in_own_process(hub, tmp_path, READ)
+    assert hub.tokens() == {None, "hf_wrong"}
+
+
+LOAD = """
+import re
+import sys
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+readme, adapter, base = sys.stdin.read().split("\\0")
+exec(re.search(r"```python\\n(.*?)\\n```", readme, re.DOTALL)[1])
+local = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+with torch.inference_mode():
+    assert torch.equal(model(**inputs).logits, local(**inputs).logits)
+    assert not torch.equal(model(**inputs).logits, local.disable_adapter().__enter__() or local(**inputs).logits)
+"""
+
+
+def test_the_cards_own_lines_load_a_push_back_in_a_fresh_process(hub, named, shipped, tmp_path):  # noqa: F811
+    token = hub.user("alice")
+    assert push(named, "bosses", token=token, endpoint=hub.url) == f"{hub.url}/alice/bosses"
+    assert push(shipped, "alice/examples", token=token, endpoint=hub.url) == f"{hub.url}/alice/examples"
+    for name in ("bosses", "examples"):
+        readme = hub.repo(f"alice/{name}").files["README.md"].decode()
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD],
+            input=f"{readme}\0{shipped.adapter}\0{EXAMPLES / 'tiny-office'}",
+            env=hub.env(tmp_path / "home") | {"HF_TOKEN": token},
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_push_is_one_private_commit_of_just_what_is_needed(hub, named, finished, capfd, caplog):  # noqa: F811
+    token = hub.user("alice")
+    (named.adapter / "training_args.bin").write_bytes(b"a pickle")
+    push(named, "bosses", token=token, endpoint=hub.url)
+    repo = hub.repo("alice/bosses")
+    assert repo.private
+    assert len(repo.commits) == 2  # the one that made it, and ours
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    ours = {"adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml", "evaluation.json"}
+    assert set(repo.files) - {".gitattributes", "chat_template.jinja"} == ours | tokenizer
+    assert repo.files["adapter_model.safetensors"] == (finished.adapter / "adapter_model.safetensors").read_bytes()
+    config = json.loads(repo.files["adapter_config.json"])
+    assert (config["base_model_name_or_path"], config["revision"]) == (QWEN, hub.repo(QWEN).sha)
+    assert Recipe.from_yaml(repo.files["recipe.yaml"].decode()) == named.recipe
+    assert json.loads(repo.files["evaluation.json"]) == named.read_json("evaluation.json")
+    # The token went to the Hub alone, and not to the storage, whose addresses are signed.
+    assert hub.tokens("/api/") == {token}
+    assert hub.tokens("/lfs/") - {None} <= {token}
+    assert [s.token for s in hub.seen if s.method == "PUT"] == [None]
+    told = capfd.readouterr()
+    assert token not in told.out + told.err + caplog.text
+    assert not any(token.encode() in path.read_bytes() for path in named.path.rglob("*") if path.is_file())
+
+
+def test_what_is_pushed_names_no_place_on_this_machine(hub, named, tmp_path, monkeypatch):  # noqa: F811
+    token = hub.user("alice")
+    secret = tmp_path / "home" / "jane" / "tickets.csv"
+    named.write_text("recipe.yaml", named.recipe.with_settings({"data.source": str(secret)}).to_yaml())
+    config = named.read_json("adapter/adapter_config.json")
+    named.write_json("adapter/adapter_config.json", config | {"base_model_name_or_path": str(tmp_path / "base")})
+    push(named, "bosses", token=token, endpoint=hub.url)
+    files = hub.repo("alice/bosses").files
+    assert "tickets.csv" in files["README.md"].decode()
+    for place in (str(tmp_path), str(Path.home()), str(ROOT), "jane", named.id + "/", token):
+        assert not [name for name, content in files.items() if place.encode() in content], place
+
+
+def test_pushing_again_replaces_and_takes_away_what_is_stale(hub, named):  # noqa: F811
+    token = hub.user("alice")
+    push(named, "bosses", token=token, endpoint=hub.url)
+    (named.adapter / "chat_template.jinja").write_text("{{ messages }}")
+    push(named, "alice/bosses", token=token, endpoint=hub.url)
+    assert hub.repo("alice/bosses").files["chat_template.jinja"] == b"{{ messages }}"
+    (named.adapter / "chat_template.jinja").unlink()
+    push(named, "alice/bosses", token=token, endpoint=hub.url)
+    assert "chat_template.jinja" not in hub.repo("alice/bosses").files
+    assert "adapter_model.safetensors" in hub.repo("alice/bosses").files
+
+
+def test_a_shipped_base_is_pushed_beside_its_adapter(hub, shipped):  # noqa: F811
+    token = hub.user("alice")
+    push(shipped, "examples", token=token, private=False, endpoint=hub.url)
+    base, adapter = hub.repo("alice/examples-base"), hub.repo("alice/examples")
+    assert not base.private
+    assert not adapter.private
+    weights = (EXAMPLES / "tiny-office" / "model.safetensors").read_bytes()
+    assert base.files["model.safetensors"] == weights
+    assert json.loads(adapter.files["adapter_config.json"])["base_model_name_or_path"] == "alice/examples-base"
+    assert ModelCard(adapter.files["README.md"].decode()).data.base_model == "alice/examples-base"
+    # Another push to the same name finds its own base there; somebody's other model of that name is left alone.
+    push(shipped, "examples", token=token, private=False, endpoint=hub.url)
+    hub.add_model("alice/other-base", {"model.safetensors": b"years of work"})
+    assert "holds another model" in refused(shipped, hub, "other", token=token, private=False)
+    assert ("models", "alice/other") not in hub.repos
+
+
+def test_bad_requests_are_refused_together_before_the_hub_is_asked(hub, shipped):  # noqa: F811
+    shutil.rmtree(shipped.adapter)
+    said = refused(shipped, hub, "my model!")
+    assert "'my model!' can't be a repository's name" in said
+    assert "has no adapter yet" in said
+    assert "There is no token" in said
+    for name in ("a/b/c", "-x", "x.git", "a--b", "", "x" * 95):
+        assert "can't be a repository's name" in refused(shipped, hub, name)
+    shipped.adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.bin"):
+        (shipped.adapter / name).write_bytes(b"{}")
+    assert "a pickle, which is never pushed" in refused(shipped, hub)
+    with shipped.training():
+        assert "still in training" in refused(shipped, hub)
+    assert not hub.seen
+
+
+def test_tokens_that_will_not_do(hub, named):  # noqa: F811
+    cases = {
+        "hf_wrong": "does not know this token",
+        hub.user("alice", "read"): "may only read",
+        hub.user("alice", "fineGrained", scopes={"alice": ["repo.content.read"]}): "may not write to alice/x",
+        hub.user("alice", "fineGrained", scopes={"alice/other": ["repo.write"]}): "may not write to alice/x",
+    }
+    for token, wanted in cases.items():
+        assert wanted in refused(named, hub, token=token)
+    mine = hub.user("alice", orgs=("acme",))
+    assert "'bob' is neither you (alice)" in refused(named, hub, "bob/x", token=mine)
+    assert not [s for s in hub.seen if s.method != "GET"]
+    push(named, "acme/x", token=mine, endpoint=hub.url)
+    push(named, "x", token=hub.user("alice", "oauth"), endpoint=hub.url)
+    push(named, "alice/y", token=hub.user("alice", "fineGrained", scopes={"alice": ["repo.write"]}), endpoint=hub.url)
+
+
+def test_repositories_that_will_not_do(hub, named):  # noqa: F811
+    token = hub.user("alice")
+    hub.refused.add("alice/admin")
+    assert "this name is reserved" in refused(named, hub, "admin", token=token)
+    hub.add_model("alice/x", {"README.md": b"mine"})
+    assert "exists already and is public, and this push is to be private" in refused(named, hub, token=token)
+    hub.add_model("alice/big", {"model.safetensors": b"years of work"}, private=True)
+    assert "holds another model (model.safetensors)" in refused(named, hub, "big", token=token)
+    assert hub.repo("alice/x").files == {"README.md": b"mine"}
+    hub.full = True
+    assert "storage limit reached" in refused(named, hub, "full", token=token)
+
+
+def test_a_broken_connection_loses_nothing_and_the_next_push_goes_through(hub, named, monkeypatch):  # noqa: F811
+    token = hub.user("alice")
+    before = {path: path.read_bytes() for path in named.path.rglob("*") if path.is_file()}
+    hub.cut("POST", "/commit/")
+    assert "broke off" in refused(named, hub, token=token)
+    assert set(hub.repo("alice/x").files) == {".gitattributes"}
+    hub.cut("PUT", "/lfs/")  # the client itself tries this again
+    push(named, "x", token=token, endpoint=hub.url)
+    assert "adapter_model.safetensors" in hub.repo("alice/x").files
+    monkeypatch.setattr(hub_errors, "PATIENCE", 0.3)
+    hub.stall("GET", "/api/whoami")
+    assert "did not answer in time" in refused(named, hub, token=token)
+    hub.close()
+    assert "can't be reached" in refused(named, hub, token=token)
+    assert {path: path.read_bytes() for path in named.path.rglob("*") if path.is_file()} == before
+
+
+def test_the_card_tells_what_the_run_tells(hub, named, shipped):  # noqa: F811
+    text = card(named, "alice/bosses")
+    data = ModelCard(text).data
+    scores = named.read_json("evaluation.json")
+    assert (data.base_model, data.library_name, data.pipeline_tag) == (QWEN, "peft", "text-generation")
+    assert {"tuner", "lora", "sft"} <= set(data.tags)
+    assert data.eval_results[0].metric_value == scores["adapter"]["rougeL"]
+    HfApi(endpoint=hub.url)._validate_yaml(text)
+    for part, settings in named.recipe.model_dump().items():
+        for name, value in settings.items() if isinstance(settings, dict) else []:
+            assert value is None or value == {} or f"| {part}.{name} |" in text
+    for name, value in named.plan["settings"].items():
+        assert not isinstance(value, float) or str(value) in text, name
+    for example in scores["examples"][:2]:
+        assert example["prompt"] in text
+        assert example["adapter"] in text
+    assert f"{scores['base']['rougeL']:.3f} ({scores['base']['rougeL_low']:.3f}" in text
+    assert "corporate.jsonl" in text
+    # A card without a repository is a preview, and a shipped base then has no name on the Hub.
+    assert ModelCard(card(shipped)).data.base_model is None
+
+
+def test_the_card_says_what_was_not_measured_and_keeps_strange_text_apart(named):
+    (named.path / "evaluation.json").unlink()
+    (named.path / "events.jsonl").unlink()
+    settings = {"data.source": "knkarthick/dialogsum", "name": "x\n# y", "data.system": "a|b\n<script>"}
+    named.write_text("recipe.yaml", named.recipe.with_settings(settings).to_yaml())
+    text = card(named)
+    assert "Held-out scores: not measured" in text
+    assert "time: not measured, device: not measured" in text
+    assert ModelCard(text).data.datasets == ["knkarthick/dialogsum"]
+    assert ModelCard(text).data.eval_results is None
+    assert "<script>" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert "\n# y" not in text.partition("\n---\n")[2]
+    row = {"prompt": "```\n# a heading?", "reference": "r", "base": "````", "adapter": "a"}
+    named.write_json("evaluation.json", {"rows": 1, "base": {}, "adapter": {"loss": 1.0}, "examples": [row]})
+    text = card(named)
+    assert "````text\n```\n# a heading?\n````" in text
+    assert "`````text\n````\n`````" in text
+    assert "| not measured | not measured |" in text
+
+
+def test_errors_that_no_double_can_make():
+    full = OSError(errno.ENOSPC, "No space left on device", "/root/secret/place")
+    assert "disk is full" in str(hub_errors.explain(full, "the model 'a/b'"))
+    assert "secret" not in str(hub_errors.explain(full, "the model 'a/b'"))
+    dropped = ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)")
+    assert "HF_HUB_OFFLINE" in str(hub_errors.explain(dropped, "the dataset 'a/b'"))
+    assert hub_errors.explain(ValueError("a bug"), "the model 'a/b'") is None

@@ -1,0 +1,135 @@
+"""Base models by their Hub names, from a Hub on loopback through the real clients; and those that must be refused."""
+
+import json
+import subprocess
+import sys
+
+from conftest import ROOT
+from tiny import tiny_model, tiny_tokenizer
+
+from tuner import models, recipe
+
+# One process for many commands: a line of JSON for each, with its status and what it said.
+COMMANDS = """
+import contextlib, io, json, sys
+from tuner.cli import main
+for command in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(command)
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+def run_commands(hub, home, *commands: list[str]) -> list[tuple[int, str, str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS],
+        cwd=ROOT,
+        env=hub.env(home),
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def tiny_qwen(folder):
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+FEW = ["--set", "data.max_rows=40", "--set", "budget={steps: 2}", "--set", "evaluation={rows: 2, max_new_tokens: 4}"]
+
+
+def test_models_of_the_hub_train_by_their_real_names_and_the_shipped_recipe_runs_unmodified(hub, tmp_path):
+    hub.add_model("Qwen/Qwen3-0.6B", tiny_qwen(tmp_path / "qwen"))
+    hub.add_model("TinyLlama/TinyLlama-1.1B-Chat-v1.0", tiny_model(tmp_path / "llama"))
+    qwen = ["train", "corporate", "--out", str(tmp_path / "q"), "--set", "model.name=Qwen/Qwen3-0.6B", *FEW]
+    llama = ["train", "tinyllama-corporate", "--out", str(tmp_path / "t"), *FEW]
+    for status, _, error in run_commands(hub, tmp_path / "home", qwen, llama):
+        assert (status, error.count("Traceback")) == (0, 0), error
+    config = json.loads((tmp_path / "q/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
+    plan = json.loads((tmp_path / "q/plan.json").read_text())
+    assert plan["revision"] == hub.repo("Qwen/Qwen3-0.6B").sha
+
+
+def test_a_prepared_run_needs_the_hub_no_more(hub, tmp_path):
+    hub.add_model("Qwen/Qwen3-0.6B", tiny_qwen(tmp_path / "qwen"))
+    command = ["train", "corporate", "--out", str(tmp_path / "q"), "--set", "model.name=Qwen/Qwen3-0.6B", *FEW]
+    ((status, _, error),) = run_commands(hub, tmp_path / "home", command)
+    assert status == 0, error
+    asked = len(hub.seen)
+    (tmp_path / "q/evaluation.json").unlink()
+    again = ["evaluate", str(tmp_path / "q")], ["chat", str(tmp_path / "q"), "--prompt", "yo", "--max-new-tokens", "2"]
+    for status, _, error in run_commands(hub, tmp_path / "home", *again):
+        assert status == 0, error
+    assert len(hub.seen) == asked
+
+
+def test_what_cannot_be_trained_is_refused_before_any_training(hub, tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    bert = BertConfig(vocab_size=99, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertForMaskedLM(bert).save_pretrained(tmp_path / "bert")
+    hub.add_model("google-bert/bert-base-uncased", tmp_path / "bert")
+    llama = tiny_model(tmp_path / "llama")
+    config = json.loads((llama / "config.json").read_text())
+    hub.add_model("old/pickled", {"config.json": json.dumps(config).encode(), "pytorch_model.bin": b"\x80\x02"})
+    custom = config | {"model_type": "mystery", "auto_map": {"AutoConfig": "code.Mystery"}}
+    weights = (llama / "model.safetensors").read_bytes()
+    hub.add_model(
+        "strange/code", {"config.json": json.dumps(custom).encode(), "model.safetensors": weights, "code.py": b""}
+    )
+    hub.add_model("meta/gated", llama, gated=True)
+    hub.add_model("an/adapter", {"adapter_config.json": b"{}"})
+    says = {
+        "google-bert/bert-base-uncased": "is not a causal language model (it is BertForMaskedLM)",
+        "old/pickled": "has no safetensors weights",
+        "strange/code": "needs code of its own, which is not run here",
+        "meta/gated": "is gated",
+        "an/adapter": "holds no model (no config.json)",
+        "no/where": "is not on the Hub, or it is private",
+    }
+    commands = [["train", "corporate", "--out", str(tmp_path / "r"), "--set", f"model.name={name}"] for name in says]
+    for (name, sentence), (status, _, error) in zip(says.items(), run_commands(hub, tmp_path / "home", *commands)):
+        assert status == 2, name
+        assert sentence in error
+        assert "Traceback" not in error
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_shape_is_read_without_weights_and_agrees_with_the_loaded_model():
+    tiny = recipe.Model(name="tiny-office")
+    folder = models.fetch(tiny)
+    shape = models.shape(folder, "tiny-office")
+    model = models.load(folder, tiny, quantization="none")
+    assert shape.parameters == model.num_parameters()
+    assert not any("lm_head" in name for name, _, _ in shape.linear_layers)
+    assert len(shape.linear_layers) == 7 * shape.layers
+
+
+def test_nf4_weights_are_four_bits_with_nested_constants():
+    tiny = recipe.Model(name="tiny-office")
+    model = models.load(models.fetch(tiny), tiny)
+    layer = model.model.layers[0].mlp.up_proj
+    assert type(layer).__name__ == "Linear4bit"
+    assert layer.weight.quant_state.quant_type == "nf4"
+    assert layer.weight.quant_state.nested
+    assert layer.weight.numel() * 2 == layer.in_features * layer.out_features

@@ -1,0 +1,60 @@
+"""The house keeps its shape: imports run one way, and rooms stay small enough to read."""
+
+import ast
+
+import pytest
+from conftest import ROOT
+
+MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorted((ROOT / "tuner").rglob("*.py"))}
+# A module may import from earlier rows, and from its own row.
+ROWS = [
+    {"tuner", "tuner.errors"},
+    {"tuner.recipe", "tuner.hub_errors"},
+    {"tuner.methods", "tuner.tasks", "tuner.runs", "tuner.parse"},
+    {"tuner.tables", "tuner.formats", "tuner.models"},
+    {"tuner.data", "tuner.checkpoint"},
+    {"tuner.plan", "tuner.generate"},
+    {"tuner.evaluate", "tuner.export"},
+    {"tuner.train"},
+    {"tuner.card", "tuner.hub"},
+    {"tuner.cli", "tuner.gpu"},
+    {"tuner.__main__", "tuner.ui"},
+]
+
+
+def imports(file) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def row(name: str) -> int:
+    name = "tuner.ui" if name.startswith("tuner.ui") else name
+    return next(i for i, names in enumerate(ROWS) if name in names)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_one_way(name):
+    ours = {m for m in imports(MODULES[name]) if m in MODULES and m != "tuner"}
+    assert not {m for m in ours if row(m) > row(name)}
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if not m.startswith("tuner.ui") and m != "tuner.gpu"])
+def test_the_core_knows_neither_gradio_nor_spaces(name):
+    assert not {m.split(".")[0] for m in imports(MODULES[name])} & {"gradio", "spaces"}
+
+
+def test_tabs_do_not_import_each_other():
+    tabs = {m for m in MODULES if m.startswith("tuner.ui.") and m.endswith("_tab")}
+    assert len(tabs) == 3
+    for name in tabs:
+        assert not (imports(MODULES[name]) & tabs) - {name}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_fits_in_one_reading(name):
+    assert len(MODULES[name].read_text().splitlines()) <= 400

@@ -1,0 +1,341 @@
+"""Reading files, Hub datasets and pasted rows: what is taken, and what a person is told of what can't be."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tuner import parse, tables
+from tuner.errors import TunerError
+from tuner.recipe import EXAMPLES, Data
+
+pytest_plugins = ["hub_double"]
+
+ROWS = [{"prompt": f"hey {i}", "completion": f"Good day, {i}."} for i in range(8)]
+CSV = "prompt,completion\n" + "".join(f'{row["prompt"]},"{row["completion"]}"\n' for row in ROWS)
+
+
+def write(path, content: str | bytes):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refused(path, **more) -> str:
+    with pytest.raises(TunerError) as caught:
+        tables.read_file(path, **more)
+    return str(caught.value)
+
+
+# -- what is taken
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_csv_of_any_delimiter(tmp_path, mark):
+    text = f"prompt{mark}completion\n" + "".join(f'{r["prompt"]}{mark}"{r["completion"]}"\n' for r in ROWS)
+    assert tables.read_file(write(tmp_path / "rows.csv", text)).rows == ROWS
+
+
+def test_csv_keeps_quoted_lines_blanks_and_numbers_as_text(tmp_path):
+    path = write(tmp_path / "rows.csv", 'prompt,completion\r\n007," two\nlines, ""quoted"""\r\n\r\nNA,x\r\n')
+    table = tables.read_file(path)
+    assert table.rows == [
+        {"prompt": "007", "completion": ' two\nlines, "quoted"'},
+        {"prompt": "NA", "completion": "x"},
+    ]
+    assert table.lines == [2, 5]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_that_say_what_they_are(tmp_path, encoding):
+    path = write(
+        tmp_path / "rows.csv", "prompt,completion\nça va?,Wie geht's, 元気\n".replace("'s,", "'s").encode(encoding)
+    )
+    assert tables.read_file(path).rows == [{"prompt": "ça va?", "completion": "Wie geht's 元気"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rows.json", json.dumps(ROWS, indent=2)),
+        ("rows.json", json.dumps({"version": 1, "data": ROWS})),
+        ("rows.json", json.dumps({key: [row[key] for row in ROWS] for key in ROWS[0]})),
+        ("rows.json", "\n".join(map(json.dumps, ROWS))),
+        ("rows.jsonl", "\n\n".join(map(json.dumps, ROWS)) + "\n"),
+        ("rows.jsonl", json.dumps(ROWS)),
+        ("rows.ndjson", "\r\n".join(map(json.dumps, ROWS))),
+        ("rows.tsv", CSV.replace(",", "\t", 1).replace(',"', '\t"')),
+    ],
+)
+def test_json_lines_and_tables_by_content(tmp_path, name, text):
+    assert tables.read_file(write(tmp_path / name, text)).rows == ROWS
+
+
+def test_json_line_separators_inside_strings_do_not_cut_lines(tmp_path):
+    path = write(tmp_path / "rows.jsonl", '{"text": "a\u2028b\x85c"}\n{"text": "d"}\n')
+    assert [row["text"] for row in tables.read_file(path).rows] == ["a\u2028b\x85c", "d"]
+
+
+def test_json_of_splits_and_split_column(tmp_path):
+    table = tables.read_file(write(tmp_path / "a.json", json.dumps({"train": ROWS[:6], "test": ROWS[6:]})))
+    assert table.splits == ["train"] * 6 + ["test"] * 2
+    assert table.place(6) == (1, None, 'split "test" of a.json')
+    table = tables.read_file(write(tmp_path / "b.csv", "text,split\na,train\nb,test\n"))
+    assert (table.splits, table.columns) == (["train", "test"], ["text"])
+    table = tables.read_file(write(tmp_path / "c.csv", "text,split\na,banana\nb,pea\n"))
+    assert (table.splits, table.columns) == (None, ["text", "split"])
+
+
+def test_parquet(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    assert tables.read_file(tmp_path / "rows.parquet").rows == ROWS
+
+
+def test_pasted_rows_by_content():
+    assert tables.read_pasted("\n" + CSV).rows == ROWS
+    assert tables.read_pasted(json.dumps(ROWS)).rows == ROWS
+    assert tables.read_pasted("\n".join(map(json.dumps, ROWS))).rows == ROWS
+    assert tables.read_pasted("prompt\tcompletion\na\tb").rows == [{"prompt": "a", "completion": "b"}]
+
+
+def test_pasted_columns_without_header():
+    table = tables.read_pasted("yo i gotta go\tI must leave.\nthx\tThank you.\n")
+    assert table.rows[0] == {"prompt": "yo i gotta go", "completion": "I must leave."}
+    assert table.lines == [1, 2]
+    assert "No header was found" in table.notes[0]
+
+
+# -- what is refused
+
+
+def test_empty_files(tmp_path):
+    assert "rows.csv is empty (0 bytes)" in refused(write(tmp_path / "rows.csv", ""))
+    assert "nothing but blanks" in refused(write(tmp_path / "rows.jsonl", " \n\n"))
+    assert "a header but no rows" in refused(write(tmp_path / "rows.csv", "prompt,completion\n"))
+    assert "no rows" in refused(write(tmp_path / "rows.json", "[]"))
+    assert "no rows" in refused(write(tmp_path / "rows.csv", ",,\n,,\n"))
+    with pytest.raises(TunerError, match="Nothing was pasted"):
+        tables.read_pasted(" \n ")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\x03\x04" + bytes(40), "is an Excel or zip file"),
+        (b"\x1f\x8b\x08" + bytes(40), "is a gzip file"),
+        (b"%PDF-1.7 ...", "is a PDF"),
+        (b"prompt,completion\na,\x00\x01b\n", "is binary or damaged: line 2 holds the control character 0x00"),
+        (bytes(range(150, 256)) * 10, "line 1 is not UTF-8 text (byte 0x96"),
+        (bytes(reversed(range(250))) * 10, "is binary or damaged: line 2"),
+    ],
+)
+def test_binary_file_named_csv(tmp_path, content, said):
+    message = refused(write(tmp_path / "rows.csv", content))
+    assert said in message
+    assert "Save the" in message
+
+
+def test_encodings_are_refused_by_line_and_never_guessed(tmp_path):
+    latin = "prompt,completion\na,b\ncafé,coffee\n".encode("latin-1")
+    assert "line 3 is not UTF-8 text (byte 0xe9 at position 25). It may be Windows-1252" in refused(
+        write(tmp_path / "rows.csv", latin)
+    )
+    mixed = "prompt,completion\ncafé,b\n".encode() + "thé,tea\n".encode("latin-1")
+    message = refused(write(tmp_path / "rows.csv", mixed))
+    assert "line 3 is not UTF-8" in message
+    assert "mixes encodings" in message
+    assert "Save the whole file as UTF-8." in message
+    assert "UTF-16 breaks off" in refused(write(tmp_path / "rows.csv", "a,b\nc,d\n".encode("utf-16")[:-1]))
+
+
+def test_ragged_rows_are_named_and_counted(tmp_path):
+    lines = CSV.splitlines() + ["only one"] * 8
+    lines[3] = "a,b,c"
+    message = refused(write(tmp_path / "rows.csv", "\n".join(lines)))
+    assert (
+        "Row 3 (line 4) of rows.csv has 3 cells where the header names 2 (prompt, completion). "
+        "Put quotes around text that holds ','."
+    ) in message
+    assert (
+        "Rows 9 (line 10), 10 (line 11), 11 (line 12), 12 (line 13), 13 (line 14) and 3 more of rows.csv have 1 cell "
+        "where the header names 2 (prompt, completion). Add what is missing."
+    ) in message
+
+
+def test_columns_and_quotes_that_do_not_match(tmp_path):
+    double = refused(write(tmp_path / "rows.csv", "prompt,completion,prompt\na,b,c\n"))
+    assert 'several columns named "prompt" (columns 1 and 3). Rename all but one.' in double
+    unclosed = refused(write(tmp_path / "rows.csv", 'prompt,completion\na,b\nc,"d\ne,f\n'))
+    assert "the row that starts on line 3 a quote is opened and never closed" in unclosed
+    assert "starts on line 2 quotes do not match" in refused(
+        write(tmp_path / "rows.csv", 'prompt,completion\n"a" b,c\n')
+    )
+
+
+def test_broken_json_is_named(tmp_path):
+    assert "is not valid JSON: line 3, column 1" in refused(write(tmp_path / "rows.json", '[{"a": 1},\n{"a": 2}\n'))
+    lines = [json.dumps(row) for row in ROWS]
+    lines[2], lines[5], lines[6] = '{"prompt": "a", ', "[1, 2]", "7" * 5000
+    message = refused(write(tmp_path / "rows.jsonl", "\n\n".join(lines)))
+    assert "Row 3 of rows.jsonl has broken JSON in line 5 at column 17" in message
+    assert "Row 6 (line 11) of rows.jsonl has a list where a row belongs" in message
+    assert "Row 7 " in message
+    assert "holds only a number" in refused(write(tmp_path / "rows.json", "7"))
+    assert "Rows 1 and 2 of rows.json have a text where a row belongs" in refused(
+        write(tmp_path / "rows.json", '["a", "b"]')
+    )
+    assert "can't be read" in refused(write(tmp_path / "rows.json", "[" * 100_000))
+
+
+def test_damaged_parquet(tmp_path):
+    assert "is a damaged Parquet file" in refused(write(tmp_path / "rows.csv", b"PAR1" + bytes(100)))
+    assert "no Parquet file, though its name says so" in refused(write(tmp_path / "rows.parquet", CSV))
+
+
+def test_two_million_rows_are_refused_early(tmp_path):
+    path = write(tmp_path / "rows.csv", b"prompt,completion\n" + b"a,b\n" * 2_000_000)
+    message = refused(path)
+    assert "rows.csv has more than 100,000 rows" in message
+    assert "Give a sample of it, or set data.max_rows" in message
+    table = tables.read_file(path, max_rows=500)
+    assert len(table.rows) == parse.MAX_ROWS
+    assert table.notes == ("Only the first 100,000 rows of rows.csv were read.",)
+
+
+def test_two_million_rows_of_parquet_are_refused_unread(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"] * 2_000_000}), tmp_path / "rows.parquet")
+    assert "has 2,000,000 rows, more than 100,000 rows" in refused(tmp_path / "rows.parquet")
+    assert len(tables.read_file(tmp_path / "rows.parquet", max_rows=10).rows) == parse.MAX_ROWS
+
+
+def test_parquet_that_unfolds_without_end(tmp_path):
+    rows = pyarrow.table({"text": pyarrow.DictionaryArray.from_arrays([0] * 5000, ["x" * 100_000])})
+    pyarrow.parquet.write_table(rows.cast(pyarrow.schema({"text": pyarrow.string()})), tmp_path / "rows.parquet")
+    assert (tmp_path / "rows.parquet").stat().st_size < 2**20
+    assert "unfolds to more than" in refused(tmp_path / "rows.parquet")
+
+
+def test_too_many_bytes(tmp_path):
+    path = tmp_path / "rows.csv"
+    with open(path, "wb") as file:
+        file.write(b"prompt,completion\n")
+        file.truncate(60 * 2**20)
+    assert "rows.csv has 60 MB, and 50 MB is the most that is read." in refused(path)
+
+
+def test_other_kinds_of_files(tmp_path):
+    assert "Give one of: .csv, .tsv" in refused(write(tmp_path / "rows.xlsx", "a"))
+    assert "can't be read: No such file" in refused(tmp_path / "missing.csv")
+
+
+# -- where rows come from
+
+
+def test_a_visitor_reaches_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.csv", CSV)
+    (tmp_path / "runs" / "1234").mkdir(parents=True)
+    write(tmp_path / "runs" / "1234" / "rows.csv", CSV)
+    write(tmp_path / "runs" / "rows", CSV)
+    for source in (
+        "rows.csv", "./rows.csv", str(tmp_path / "rows.csv"), "../rows.csv", "~/rows.csv", "runs/1234", "runs/rows",
+        "runs/1234/rows.csv", "runs/1234.csv", "../examples/corporate.jsonl", "..", "a/..", "x" * 5000, "a\0b",
+    ):  # fmt: skip
+        with pytest.raises(TunerError, match=r"can't be read here\. Upload a file") as caught:
+            tables.read(Data(source=source), tmp_path, local=False)
+        assert "corporate.jsonl" in str(caught.value)
+
+
+def test_shipped_examples_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = tables.read_file(EXAMPLES / "corporate.jsonl")
+    for local in (True, False):
+        assert tables.read(Data(source="corporate.jsonl"), None, local=local) == shipped
+
+
+def test_a_person_at_the_terminal_gives_paths(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    write(tmp_path / "recipes" / "rows.csv", CSV)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for source, base in (
+        ("rows.csv", tmp_path / "recipes"), ("recipes/rows.csv", None), ("~/recipes/rows.csv", None),
+        (str(tmp_path / "recipes" / "rows.csv"), EXAMPLES),
+    ):  # fmt: skip
+        assert tables.read(Data(source=source), base, local=True).rows == ROWS
+    with pytest.raises(TunerError, match=r"There is no file 'data/none\.csv'"):
+        tables.read(Data(source="data/none.csv"), tmp_path, local=True)
+
+
+READ_HUB = """
+import json, sys
+from tuner import tables
+from tuner.errors import TunerError
+from tuner.recipe import Data
+for data, token in json.loads(sys.argv[1]):
+    try:
+        table = tables.read(Data(**data), None, local=False, token=token)
+        print(json.dumps([len(table.rows), sorted(set(table.splits)), table.rows[0], table.place(6), table.notes]))
+    except TunerError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def read_hub(hub, home, *asked: tuple[dict, str | None]) -> list:
+    """What `tables.read` answers in a process whose Hub is `hub`: the endpoint is read when the client is imported."""
+    command = [sys.executable, "-c", READ_HUB, json.dumps(asked)]
+    env = hub.env(home) | {"TUNER_MAX_ROWS": "50"}
+    done = subprocess.run(command, env=env, cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_hub_datasets(hub, tmp_path):
+    def lines(count):
+        return "".join(json.dumps(ROWS[i % 8]) + "\n" for i in range(count)).encode()
+
+    token = hub.user("alice", role="read")
+    hub.add_dataset("alice/mails", {"train.jsonl": lines(6), "validation.jsonl": lines(4), "test.jsonl": lines(3)})
+    hub.add_dataset("alice/hidden", {"train.jsonl": lines(60)}, private=True)
+    hub.add_dataset("alice/huge", {"train.csv": b"prompt,completion\n" + b"a,b\n" * 51})
+    card = "---\nconfigs:\n" + "".join(f"- config_name: {c}\n  data_files: {c}.csv\n" for c in ("en", "de")) + "---\n"
+    hub.add_dataset("alice/tongues", {"README.md": card.encode(), "en.csv": CSV.encode(), "de.csv": CSV.encode()})
+    answers = read_hub(
+        hub,
+        tmp_path,
+        ({"source": "alice/mails"}, None),
+        ({"source": "alice/mails", "split": "test", "heldout_split": "train"}, None),
+        ({"source": "alice/mails", "split": "banana"}, None),
+        ({"source": "alice/hidden", "max_rows": 2}, token),
+        ({"source": "alice/hidden"}, None),
+        ({"source": "alice/huge"}, None),
+        ({"source": "alice/tongues", "config": "de"}, None),
+        ({"source": "alice/tongues"}, None),
+    )
+    assert answers[0] == [10, ["train", "validation"], ROWS[0], [1, None, 'split "validation" of alice/mails'], []]
+    assert answers[1][:2] == [9, ["test", "train"]]
+    assert "has no split 'banana'. Its splits are: train, validation, test. Set data.split" in answers[2]
+    assert answers[3][0] == 20
+    assert answers[3][4] == ["Only the first 20 rows of the split 'train' were read."]
+    assert "'alice/hidden' is not on the Hub, or it is private" in answers[4]
+    assert "has more than 50 rows" in answers[5]
+    assert answers[6][:2] == [8, ["train"]]
+    assert "'alice/tongues' has the configurations en, de. Set data.config" in answers[7]
+
+
+def test_no_network(hub, tmp_path):
+    hub.close()
+    (answer,) = read_hub(hub, tmp_path, ({"source": "alice/mails"}, None))
+    assert "the dataset 'alice/mails'" in answer.lower()
+    assert "network" in answer
+
+
+def test_reading_needs_no_torch(tmp_path):
+    path = write(tmp_path / "rows.csv", CSV)
+    code = (
+        "import sys; from tuner import tables, data; tables.read_file(sys.argv[1]); "
+        "assert not {'torch', 'transformers', 'datasets', 'pandas', 'gradio'} & set(sys.modules), 'heavy'"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], cwd=EXAMPLES.parent, check=True)

@@ -1,0 +1,82 @@
+"""The page: a header, the tabs, and what leads from one tab to another."""
+
+import os
+from pathlib import Path
+
+import gradio as gr
+
+from tuner.ui import actions, api, playground_tab, runs_tab, train_tab
+
+CSS = Path(__file__).with_name("style.css")
+HEADER = """<div class="t-header"><h1>Tuner</h1><p>Fine-tune a small language model, see honestly whether it helped, and take it home.</p></div>"""
+ABOUT = """<div class="t-about"><h2>About</h2><p>Tuner trains a small adapter beside a base model that stays as it is (QLoRA), then lets base and
+adapter answer rows that training never saw. The difference between the two, with its uncertainty, is the result. A run lives in one folder:
+recipe, events, adapter, scores. The same runs work in a terminal: <code>python -m tuner --help</code>.</p>
+<p>Runs are known by ids that can't be guessed, and this browser keeps the list of yours. Uploaded rows are used for your run alone;
+tokens are never stored.</p></div>"""
+KEPT_SECRET = "tuner"  # the list lies in the visitor's own browser: a new one at each start would lose it
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+def theme() -> gr.themes.Base:
+    """Fonts of the visitor's system, so that nothing is fetched from elsewhere."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md,
+        font=[gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")],
+        font_mono=[gr.themes.Font(name) for name in ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")],
+    )
+
+
+def build() -> gr.Blocks:
+    """The whole page with its endpoints."""
+    actions.install_example()
+    with gr.Blocks(title="Tuner", fill_width=True, analytics_enabled=False) as page:
+        browser = gr.BrowserState(train_tab.NOBODY, storage_key="tuner", secret=KEPT_SECRET)
+        gr.HTML(HEADER)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Train", id="train"):
+                train = train_tab.build(browser)
+            with gr.Tab("Playground", id="playground") as playground_place:
+                playground = playground_tab.build(browser)
+            with gr.Tab("My runs", id="runs") as runs_place:
+                mine = runs_tab.build(browser, has_oauth="OAUTH_CLIENT_ID" in os.environ)
+        gr.HTML(ABOUT)
+        _lead(tabs, train, playground, mine, browser)
+        playground_place.select(playground_tab.offer, [browser, playground.run], playground.run, **PRIVATE)
+        runs_place.select(runs_tab.refresh, [browser, mine.selected], mine.picked, **PRIVATE)
+
+
+        def arrive(kept: dict | None, request: gr.Request) -> list:
+            # The run that the link names, or the one that this browser looked at last.
+            return train_tab.attach(train, request.query_params.get("run") or (kept or {}).get("shown", ""), kept)
+
+        train.look_again(page.load(arrive, browser, train_tab.attached(train), **PRIVATE))
+        api.build()
+    return page
+
+
+def _lead(tabs, train, playground, mine, browser) -> None:
+    """What leads from a run to the playground, to the push, and back to training."""
+
+    def to_playground(run: str, kept: dict) -> list:
+        return [gr.Tabs(selected="playground"), playground_tab.offer(kept, run)]
+
+    def to_push(run: str, kept: dict) -> list:
+        return [gr.Tabs(selected="runs"), gr.update(open=True), *runs_tab.refresh(kept, run)]
+
+    def to_train(run: str, kept: dict) -> list:
+        return [gr.Tabs(selected="train"), *train_tab.attach(train, run, kept)]
+
+    def to_resume(run: str, kept: dict) -> list:
+        train_tab.resume(run)
+        return to_train(run, kept)
+
+    train.chat.click(to_playground, [train.shown, browser], [tabs, playground.run], **PRIVATE)
+    train.push.click(to_push, [train.shown, browser], [tabs, mine.push_fold, *mine.picked], **PRIVATE)
+    mine.chat.click(to_playground, [mine.selected, browser], [tabs, playground.run], **PRIVATE)
+    back = {"inputs": [mine.selected, browser], "outputs": [tabs, *train_tab.attached(train)], **PRIVATE}
+    mine.open.click(to_train, **back)
+    resumed = mine.resume.click(to_resume, **back)
+    train_tab.then_train(resumed, mine.selected)
