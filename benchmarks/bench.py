@@ -1,4 +1,4 @@
-"""Tuner against a plain TRL script, in turn and in one run: same model, rows, rank, rate and steps. Prints medians and ratios.
+"""Tuner against a plain TRL script, in turn and in one run: same model, rows, rank, rate and steps; prints ratios.
 
     python benchmarks/bench.py [--rounds 3] [--steps 100]
 

@@ -1,4 +1,4 @@
-"""What the small Hub of hub_double.py says on the wire: its routes and answers. It asks `hub` for all that it knows."""
+"""What the small Hub of hub_double.py says on the wire: routes and answers. It asks `hub` for all that it knows."""
 
 import base64
 import dataclasses

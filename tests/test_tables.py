@@ -12,8 +12,6 @@ from tuner import parse, tables
 from tuner.errors import TunerError
 from tuner.recipe import EXAMPLES, Data
 
-pytest_plugins = ["hub_double"]
-
 ROWS = [{"prompt": f"hey {i}", "completion": f"Good day, {i}."} for i in range(8)]
 CSV = "prompt,completion\n" + "".join(f'{row["prompt"]},"{row["completion"]}"\n' for row in ROWS)
 
@@ -210,8 +208,9 @@ def test_two_million_rows_of_parquet_are_refused_unread(tmp_path):
     assert len(tables.read_file(tmp_path / "rows.parquet", max_rows=10).rows) == parse.MAX_ROWS
 
 
-def test_parquet_that_unfolds_without_end(tmp_path):
-    rows = pyarrow.table({"text": pyarrow.DictionaryArray.from_arrays([0] * 5000, ["x" * 100_000])})
+def test_parquet_that_unfolds_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(parse, "MAX_FILE_BYTES", 2**20)
+    rows = pyarrow.table({"text": pyarrow.DictionaryArray.from_arrays([0] * 500, ["x" * 100_000])})
     pyarrow.parquet.write_table(rows.cast(pyarrow.schema({"text": pyarrow.string()})), tmp_path / "rows.parquet")
     assert (tmp_path / "rows.parquet").stat().st_size < 2**20
     assert "unfolds to more than" in refused(tmp_path / "rows.parquet")

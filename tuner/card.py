@@ -29,7 +29,7 @@ def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
     parts = [
         f"# {_line(title)}",
         _summary(run, recipe, base),
-        _use(run, recipe, repo or f"OWNER/{title}"),
+        _use(run, recipe, repo or "OWNER/" + re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII)),
         _scores(scores, recipe),
         _before_and_after(scores),
         _data(run, recipe),
@@ -253,12 +253,17 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
         if check
         else f"How far a merged model is from the adapter: {UNKNOWN}."
     )
+    held = (
+        f"It was trained and scored on the base held as {_quantization(recipe)}. The lines above load the base "
+        "unquantised, and its answers can differ a little. "
+        if recipe.model.quantization != "none"
+        else ""
+    )
     lines = [
         f"It learned one narrow task from {_rows(run)} rows; outside of it, expect the base model or worse.",
         f"The scores come from {scores.get('rows') or 'no'} answered rows of the same source: they say little about "
         "other data. ROUGE-L compares words with one reference; it does not know if an answer is true, safe or kind.",
-        f"It was trained and scored on the base held as {_quantization(recipe)}. The lines above load the base "
-        f"unquantised, and its answers can differ a little. {merged}",
+        f"{held}{merged}",
         "One run with one seed: another seed can score otherwise.",
         "It can repeat rows it was trained on, and this repository shows some held-out rows: mind both before you "
         "make it public.",

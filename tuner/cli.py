@@ -151,7 +151,7 @@ def _train(options) -> None:
 
     if not options.json:
         print(f"run {run.path}\n{_plan_text(run.plan)}")
-    show = (lambda event: print(json.dumps(event), flush=True)) if options.json else _Progress(run)
+    show = (lambda event: print(json.dumps(event), flush=True)) if options.json else _Progress()
     events = train(run)
     try:
         for event in events:
@@ -166,7 +166,7 @@ def _train(options) -> None:
 class _Progress:
     """A bar for a person."""
 
-    def __init__(self, run):
+    def __init__(self):
         self.bar, self.heldout = None, None
 
     def __call__(self, event: dict) -> None:
@@ -185,6 +185,13 @@ class _Progress:
                 parts["held-out"] = f"{self.heldout:.3f}"
             self.bar.set_postfix(parts, refresh=False)
             self.bar.update(event["step"] - self.bar.n)
+        elif kind == "evaluating":
+            if event["row"] == 0:
+                self.bar = tqdm(total=event["rows"], unit="answer", desc="held-out rows", disable=False)
+            self.bar.update(event["row"] - self.bar.n)
+        elif kind == "evaluation":
+            self.bar.update(self.bar.total - self.bar.n)
+            self.bar.close()
         elif kind == "end":
             self.bar.close()
 
@@ -210,8 +217,9 @@ def _evaluate(options) -> None:
     if scores is None:
         from tuner import evaluate
 
-        for _ in evaluate.evaluate(run):
-            pass
+        show = (lambda event: None) if options.json else _Progress()
+        for event in evaluate.evaluate(run):
+            show(event)
         scores = run.read_json("evaluation.json")
     print(json.dumps(scores) if options.json else _verdict(scores))
 
@@ -220,6 +228,8 @@ def _chat(options) -> None:
     from tuner import export, generate, runs
 
     run = runs.open_run(options.run)
+    if not options.json:
+        print("Loading and merging...", file=sys.stderr)
     check = export.merge(run)
     loaded = generate.load(run)
     system = [{"role": "system", "content": options.system}] if options.system else []
@@ -231,15 +241,29 @@ def _chat(options) -> None:
             return
         for messages in conversations.values():
             messages.append({"role": "user", "content": prompt})
-        *_, answers = generate.stream(loaded, conversations, sampling)
+        stream = generate.stream(loaded, conversations, sampling)
+        *_, answers = stream if options.json else _shown(stream)
         for variant, messages in conversations.items():
             messages.append({"role": "assistant", "content": answers[variant]})
         if options.json:
             print(json.dumps({"prompt": prompt, **answers, "merge_check": check}), flush=True)
-        else:
-            print("\n".join(f"{variant:>8}  {text}" for variant, text in answers.items()))
         if options.prompt is not None:
             return
+
+
+def _shown(stream):
+    """The same answers, drawn as they grow, a line a variant."""
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text  # an answer may hold square brackets, which are markup elsewhere
+
+    with Live(refresh_per_second=8) as live:
+        for answers in stream:
+            table = Table.grid(padding=(0, 2))
+            for variant, text in answers.items():
+                table.add_row(f"[bold]{variant}", Text(text))
+            live.update(table)
+            yield answers
 
 
 def _ask() -> str:

@@ -9,12 +9,15 @@ nowhere else; there is no default, because on a shared page this machine's own l
 """
 
 import json
+import logging
 from pathlib import Path
 
 from tuner import hub_errors, models
 from tuner.card import base_card, card, public_recipe
 from tuner.errors import TunerError
 from tuner.runs import Run
+
+log = logging.getLogger(__name__)
 
 BASE_SUFFIX = "-base"
 ADAPTER = "adapter_model.safetensors"
@@ -102,7 +105,7 @@ def _pushes(run: Run, repo_id: str) -> dict[str, Files]:
     name = run.recipe.model.name
     base = repo_id + BASE_SUFFIX if models.is_shipped(name) else None
     adapter = _adapter_files(run, repo_id, base)
-    return {base: _base_files(name, repo_id), repo_id: adapter} if base else {repo_id: adapter}
+    return {base: _base_files(run, repo_id), repo_id: adapter} if base else {repo_id: adapter}
 
 
 def _adapter_files(run: Run, repo_id: str, base: str | None) -> Files:
@@ -121,10 +124,11 @@ def _adapter_files(run: Run, repo_id: str, base: str | None) -> Files:
     return files | ({"evaluation.json": _json(scores)} if scores else {})
 
 
-def _base_files(name: str, adapter: str) -> Files:
-    folder = models.fetch(models.recipe.Model(name=name))
+def _base_files(run: Run, adapter: str) -> Files:
+    model = run.recipe.model
+    folder = models.fetch(model)
     found = {path.name: path for pattern in models.FILES for path in sorted(folder.glob(pattern))}
-    return found | {"README.md": base_card(name, adapter).encode()}
+    return found | {"README.md": base_card(model.name, adapter).encode()}
 
 
 def _json(value) -> bytes:
@@ -168,9 +172,9 @@ def _look(api, repo_id: str, files: Files, private: bool) -> set[str] | None:
             f"{api.endpoint}/{repo_id}/settings, or choose another name."
         )
     there = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    for name, sibling in there.items():
-        ours = name == ADAPTER if ADAPTER in files else name in files and _is_same(sibling, files[name])
-        if name.endswith(WEIGHTS) and not ours:
+    for name in filter(lambda name: name.endswith(WEIGHTS), there):
+        # An adapter may take an older one's place; a base is never changed.
+        if name not in files or (name != ADAPTER and not _is_same(there[name], files[name])):
             raise TunerError(f"{repo_id} exists already and holds another model ({name}). Choose another name.")
     return set(there)
 
@@ -198,7 +202,10 @@ def _upload(api, repo_id: str, files: Files, there: set[str] | None, private: bo
 
 def _in_plain_words(error: Exception, repo: str) -> TunerError:
     known = hub_errors.explain(error, f"the push to '{repo}'", "The run is kept as it is.")
-    return known or TunerError(
+    if known:
+        return known
+    log.error("push to %s", repo, exc_info=error)
+    return TunerError(
         f"The push to '{repo}' failed in a way we did not foresee ({type(error).__name__}). The run is kept as it is: "
         "try again, or upload the run's adapter folder by hand."
     )

@@ -40,6 +40,7 @@ def fetch(model: recipe.Model) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import HFValidationError, LocalEntryNotFoundError
 
+    hub_errors.limit_waiting()
     wanted = {"revision": model.revision, "allow_patterns": FILES}
     try:
         if model.revision:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tuner import parse, recipe
+from tuner import hub_errors, parse, recipe
 from tuner.errors import TunerError
 from tuner.parse import HELDOUT_SPLITS, SUFFIXES, Table, quoted
 
@@ -95,7 +95,7 @@ def read_file(path: str | Path, name: str | None = None, max_rows: int | None = 
 
 def read_pasted(text: str, max_rows: int | None = None) -> Table:
     """Rows pasted as CSV, TSV, JSON or JSONL, recognised by their content. Raises TunerError."""
-    name = "the pasted rows"
+    name = "the pasted text"
     if not text.strip():
         raise TunerError("Nothing was pasted. Paste a header and at least 4 rows, or JSON lines.")
     if len(text) > parse.MAX_FILE_BYTES:
@@ -135,8 +135,7 @@ def read_hub(data: recipe.Data, token: str | bool | None = None) -> Table:
     import datasets
     from huggingface_hub import HfApi
 
-    from tuner import hub_errors
-
+    hub_errors.limit_waiting()
     name = data.source
     try:
         # Asked first because it fails at once and says why; load_dataset tries for 20 s where there is no network.

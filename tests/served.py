@@ -1,0 +1,57 @@
+"""The real app in a process of its own, on a free port, with a runs folder of its own and without network.
+
+    with serve(tmp_path) as url: Client(url)
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+START = 60  # seconds that a busy machine may take
+
+
+@contextmanager
+def serve(runs: Path, **environment: str) -> Iterator[str]:
+    """The app's address; the app is stopped at the end, and its training processes with it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("GRADIO_", "SPACE", "OAUTH_"))}
+    ours = {"TUNER_RUNS": str(runs), "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    url = f"http://127.0.0.1:{port}/"
+    with open(runs.parent / f"app-{port}.log", "wb") as log:
+        app = subprocess.Popen(
+            [sys.executable, str(ROOT / "app.py")],
+            cwd=runs.parent,  # not the checkout: the app must find its files from anywhere
+            env=kept | ours | environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _wait(app, url, Path(log.name))
+            yield url
+        finally:
+            for lock in runs.glob("*/lock"):
+                (lock.parent / "stop").touch()
+            app.terminate()
+            app.wait(30)
+
+
+def _wait(app: subprocess.Popen, url: str, log: Path) -> None:
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            if app.poll() is not None:
+                break
+            time.sleep(0.1)
+    raise AssertionError(f"the app did not answer:\n{log.read_text()}")
