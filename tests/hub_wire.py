@@ -261,7 +261,7 @@ class Handler(BaseHTTPRequestHandler):
         return {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"}
 
 
-_REPO = r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+(?:/[^/]+)?)"
+_REPO = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+(?:/[^/]+)?)"
 _REVISION = r"(?P<revision>refs/[^/]+/[^/]+|[^/]+)"
 ROUTES = [
     ("GET", r"/api/whoami-v2", Handler.whoami),
@@ -273,12 +273,16 @@ ROUTES = [
     ("POST", rf"{_REPO}/preupload/{_REVISION}", Handler.preupload),
     ("POST", rf"{_REPO}/commit/{_REVISION}", Handler.commit),
     ("GET", _REPO, Handler.info),
-    ("POST", r"/(?P<kind>datasets/)?(?P<name>[^/]+(?:/[^/]+)?)\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    (
+        "POST",
+        r"/(?P<kind>(?:datasets|spaces)/)?(?P<name>[^/]+(?:/[^/]+)?)\.git/info/lfs/objects/batch",
+        Handler.lfs_batch,
+    ),
     ("PUT", r"/lfs/(?P<oid>\w+)", Handler.lfs_put),
     ("POST", r"/lfs/(?P<oid>\w+)/verify", Handler.lfs_verify),
     (
         "GET",
-        rf"/(?P<kind>datasets/)?(?P<name>[^/]+(?:/[^/]+)?)/resolve/{_REVISION}/(?P<path>.+)",
+        rf"/(?P<kind>(?:datasets|spaces)/)?(?P<name>[^/]+(?:/[^/]+)?)/resolve/{_REVISION}/(?P<path>.+)",
         Handler.resolve,
     ),
 ]

@@ -1,6 +1,6 @@
 """The real app in a process of its own, on a free port, with a runs folder of its own and without network.
 
-    with serve(tmp_path) as url: Client(url)
+with serve(tmp_path) as url: Client(url)
 """
 
 import os
@@ -24,7 +24,9 @@ def serve(runs: Path, **environment: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GRADIO_", "SPACE", "OAUTH_"))}
-    ours = {"TUNER_RUNS": str(runs), "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    ours = {"TUNER_RUNS": runs.name, "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    # Several processes train at once here, and threads that wait for each other in a spin would slow all of them down.
+    ours["OMP_NUM_THREADS"] = "1"
     url = f"http://127.0.0.1:{port}/"
     with open(runs.parent / f"app-{port}.log", "wb") as log:
         app = subprocess.Popen(

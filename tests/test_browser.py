@@ -1,0 +1,129 @@
+"""The way through the page in a real Chromium: train the example, see the chart move, come back, chat."""
+
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+from served import serve
+
+PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
+SWITCHES = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --no-first-run"
+CHROMIUM = {"executable_path": "/usr/bin/chromium", "args": SWITCHES.split()}
+STEPS = 120  # some 10 to 20 s of training, so that there is time to reload
+OWN_ROW = '#runs .t-row:not([data-run="example"])'
+PHONE = {"width": 390, "height": 844}
+# What Gradio itself says when a page is left while it listens.
+LEAVING = ("AbortError", "Connection errored out", "ERR_NETWORK_CHANGED", "ERR_ABORTED")
+
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with serve(tmp_path_factory.mktemp("browser") / "runs") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, url):
+    """Opens the page as a new visitor; in the end, nothing may have come from elsewhere and no error been logged."""
+    contexts, faults = [], []
+
+    def opened(query: str = "", **settings) -> Page:
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | settings)
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: faults.append(str(e)))
+        page.on("request", lambda r: faults.append(f"external: {r.url}") if is_external(r.url) else None)
+        page.goto(url + query)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert [f for f in faults if not any(known in f for known in LEAVING)] == []
+
+
+def is_external(address: str) -> bool:
+    parts = urlsplit(address)
+    return parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in ("127.0.0.1", "localhost")
+
+
+def points(page: Page) -> int:
+    return page.evaluate("Number(document.querySelector('#card .t-curve')?.dataset.points || 0)")
+
+
+def wait_for_more(page: Page, than: int) -> int:
+    page.wait_for_function("n => Number(document.querySelector('#card .t-curve')?.dataset.points || 0) > n", arg=than)
+    return points(page)
+
+
+def test_the_way_through(visit, tmp_path):
+    page = visit()
+    expect(page.locator("#card")).to_contain_text("steps a pass")
+    page.locator("#amount input").fill(str(STEPS))
+    expect(page.locator("#card")).to_contain_text(f"The budget is {STEPS} steps")
+    page.locator("#train").click()
+    seen = wait_for_more(page, wait_for_more(page, 0))
+    assert "run=" in page.url
+
+    page.reload()
+    expect(page.locator("#card .t-run")).to_have_attribute("data-phase", "training")
+    assert wait_for_more(page, seen) > seen
+
+    expect(page.locator("#card .t-verdict")).to_be_visible()
+    expect(page.locator("#card .t-bar")).to_have_count(2)
+    expect(page.locator("#card .t-example")).to_have_count(2)
+    page.screenshot(path=tmp_path / "finished.png", full_page=True)
+
+    page.locator("#chat").click()
+    page.locator("#examples").get_by_role("button").first.click()
+    expect(page.locator(".t-reference")).to_be_visible()
+    expect(page.locator("#prompt textarea")).not_to_have_value("")
+    page.locator("#send").click()
+    for variant in ("base", "adapter", "merged"):
+        expect(page.locator(f"#chat-{variant} .bot.message").first).not_to_be_empty()
+    expect(page.locator("#send")).to_be_visible()
+    expect(page.locator(".t-merge")).to_contain_text("%")
+    page.screenshot(path=tmp_path / "playground.png", full_page=True)
+
+    stranger = visit()
+    stranger.get_by_role("tab", name="My runs").click()
+    expect(stranger.locator("#runs .t-row, #runs .t-note").first).to_be_visible()
+    expect(stranger.locator(OWN_ROW)).to_have_count(0)
+    page.get_by_role("tab", name="My runs").click()
+    expect(page.locator(OWN_ROW)).to_have_count(1)
+
+
+def test_problems_stand_in_place_and_nothing_typed_is_lost(visit):
+    page = visit()
+    page.get_by_label("Paste rows").check()
+    typed = "prompt,completion\nhi,Good day.\nyo,\nhey,Hello.\nok,Agreed.\n<b>x</b>,y\n"
+    page.locator("#pasted textarea").fill(typed)
+    page.locator("#train").click()
+    expect(page.locator("#card .t-problems")).to_contain_text("Row 2 (line 3)")
+    expect(page.locator("#card .t-problems")).to_contain_text('an empty "completion"')
+    expect(page.locator("#pasted textarea")).to_have_value(typed)
+    expect(page.locator("#train")).to_be_enabled()
+    page.get_by_label("Shipped example").check()
+    expect(page.locator("#card")).to_contain_text("steps a pass")
+
+
+def test_dark_and_a_phones_width(visit, tmp_path):
+    page = visit("?__theme=dark", viewport=PHONE)
+    expect(page.locator("#card")).to_contain_text("steps a pass")
+    assert page.evaluate("document.body.classList.contains('dark')")
+    for name in ("Train", "Playground", "My runs"):
+        page.get_by_role("tab", name=name).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        page.screenshot(path=tmp_path / f"{name}.png", full_page=True)

@@ -1,0 +1,121 @@
+"""Every command and snippet of the README does what it says."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from huggingface_hub import SpaceHardware
+from served import serve
+
+from tuner.recipe import Recipe
+
+TEXT = (ROOT / "README.md").read_text()
+FRONT = yaml.safe_load(TEXT.split("---")[1])
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
+
+
+def commands() -> list[str]:
+    return [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder():
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def shell(command: str, folder: Path, **env: str) -> subprocess.CompletedProcess:
+    path = f"{sys.prefix}/bin:{os.environ['PATH']}"
+    whole = os.environ | env | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, shell=True, cwd=folder, env=whole, capture_output=True, text=True)
+
+
+def test_the_commands_work_one_after_the_other(folder, hub):
+    whole = [c for c in commands() if c.startswith("python -m tuner")]
+    assert len(whole) == 7
+    for command in whole:
+        pushing = {}
+        if " push " in command:
+            pushing = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
+        done = shell(command, folder, **pushing)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+        assert "Traceback" not in done.stderr
+    assert "README.md" in hub.repo("reader/my-first-adapter").files
+
+
+def test_make_knows_both_targets(folder):
+    for command in [c for c in commands() if c.startswith("make")]:
+        assert shell(f"{command} -n -C {ROOT}", folder).returncode == 0
+
+
+def test_the_line_for_a_space_uploads_this_folder_as_one(folder, hub):
+    (line,) = re.findall(r"`\.venv/bin/(hf upload .*)`", TEXT)
+    tree = folder / "tree"
+    listed = shell("git ls-files -z", ROOT).stdout.split("\0")
+    for name in filter(None, listed):
+        if name in ("app.py", "README.md") or name.endswith("requirements.txt") or name.startswith("tuner/"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes((ROOT / name).read_bytes())
+    (tree / ".venv").mkdir()
+    (tree / ".venv/secret").write_text("not to be uploaded")
+    env = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
+    done = shell(line.replace("YOUR-NAME", "reader"), tree, **env)
+    assert done.returncode == 0, done.stderr
+    files = hub.repo("reader/tuner", "spaces").files
+    assert {"app.py", "README.md", "requirements.txt", "pre-requirements.txt", "tuner/train.py"} <= set(files)
+    assert not any(name.startswith(".venv") for name in files)
+
+
+def test_the_front_matter_is_a_valid_spaces():
+    assert FRONT["sdk"] == "gradio"
+    assert (ROOT / FRONT["app_file"]).is_file()
+    assert FRONT["suggested_hardware"] in {hardware.value for hardware in SpaceHardware}
+    assert len(FRONT["short_description"]) <= 60
+    assert FRONT["hf_oauth"] is True
+    assert set(FRONT["colorFrom"].split() + FRONT["colorTo"].split()) <= {
+        *("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+    }
+
+
+def test_the_yaml_is_a_recipe():
+    (text,) = blocks("yaml")
+    assert Recipe.from_yaml(text).data.columns == {"prompt": "question", "completion": "reply"}
+
+
+def python(code: str, folder: Path) -> str:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_library_works_as_shown(folder):
+    said = python(blocks("python")[0], folder)
+    assert len(said.splitlines()) == 21
+    assert "'low'" in said.splitlines()[-1]
+
+
+def test_the_endpoints_answer_as_shown(folder):
+    with serve(folder / "runs") as url:
+        said = python(blocks("python")[1].replace("http://127.0.0.1:7860", url), folder)
+    assert "/train" in said
+
+
+def test_pictures_and_links_are_there():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_tree_names_every_module():
+    for module in (ROOT / "tuner").glob("*.py"):
+        assert module.name in TEXT or module.stem.startswith("__") or module.name in ("errors.py", "hub_errors.py")

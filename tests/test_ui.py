@@ -1,0 +1,204 @@
+"""The page's named endpoints, through the real gradio_client against the real app; and what starting it imports."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from gradio_client import Client, handle_file
+from hub_double import Hub
+from served import ROOT, serve
+
+SHORT = """
+method: {rank: 4}
+training: {checkpoint_seconds: 0.5, batch_size: 8}
+budget: {steps: %d}
+evaluation: {rows: 4, max_new_tokens: 8, loss_every: 0}
+"""
+HUB_AT_HAND = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+ROWS = "prompt,completion\n" + "".join(f"hey can u do task {i},Could you please do task {i}?\n" for i in range(24))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("page") / "runs"
+
+
+@pytest.fixture(scope="module")
+def hub():
+    server = Hub()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def url(runs, hub):
+    with serve(runs, HF_ENDPOINT=hub.url, HF_HOME=str(runs.parent / "hf"), **HUB_AT_HAND) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return Client(url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def finished(url):
+    """A visitor's run of five steps, trained to its end; its id and its events."""
+    job = Client(url, verbose=False).submit(recipe=SHORT % 5, rows=ROWS, api_name="/train")
+    events = list(job)
+    return events[0]["run"], events
+
+
+def until(condition, seconds=90):
+    """Look again and again until the condition holds, and return what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.1)
+    return found
+
+
+def test_start_imports_nothing_heavy():
+    heavy = ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "evaluate")
+    code = f"import sys, app; from tuner.ui import page; page.build(); print([m for m in {heavy} if m in sys.modules])"
+    environment = os.environ | {"TUNER_RUNS": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_check_says_all_problems_at_once(client):
+    recipe = "budget: {steps: 0}\nmethod: {rank: fast}\ncolour: red"
+    problems = client.predict(recipe=recipe, api_name="/check")["problems"]
+    assert len(problems) == 3
+    assert all(any(place in p for p in problems) for place in ("budget.steps", "method.rank", "colour"))
+
+
+def test_check_plans_pasted_rows_and_warns_of_few_steps(client):
+    plan = client.predict(recipe=SHORT % 5, rows=ROWS, api_name="/check")["plan"]
+    assert (plan["rows"], plan["heldout_rows"], plan["steps_per_epoch"]) == (22, 2, 3)
+    assert any("22 rows at 8 a step are 3 steps" in w for w in plan["warnings"])
+    assert {"learning_rate", "target_modules", "format"} <= {c["setting"] for c in plan["chosen"]}
+
+
+def test_preview_shows_special_and_trained_tokens(client):
+    seen = client.predict(recipe="{}", rows=ROWS, api_name="/preview")
+    trained = "".join(piece["text"] for piece in seen["rows"][0] if piece["trained"])
+    assert trained.startswith("Could you please do task")
+    assert any(piece["special"] for piece in seen["rows"][0])
+    assert sum(count for *_, count in seen["histogram"]) == 22
+
+
+@pytest.mark.parametrize("source", ["/etc/passwd", "../examples/corporate.jsonl", "~/.netrc", "file:///etc/passwd"])
+def test_a_path_is_no_source_for_a_visitor(client, source):
+    (problem,) = client.predict(recipe=f"data: {{source: '{source}'}}", api_name="/check")["problems"]
+    assert "can't be read here" in problem
+
+
+def test_a_binary_file_named_csv_gets_its_sentence(client, tmp_path):
+    file = tmp_path / "photo.csv"
+    file.write_bytes(bytes(range(256)) * 8)
+    (problem,) = client.predict(recipe="{}", file=handle_file(file), api_name="/check")["problems"]
+    assert problem.startswith("photo.csv")
+    assert "Save" in problem
+
+
+def test_an_uploaded_file_is_read(client, tmp_path):
+    file = tmp_path / "tasks.csv"
+    file.write_text(ROWS)
+    assert client.predict(recipe="{}", file=handle_file(file), api_name="/check")["plan"]["rows"] == 22
+
+
+def test_a_run_is_trained_and_scored(client, finished):
+    run, events = finished
+    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5]
+    status = client.predict(run=run, api_name="/status")
+    assert (status["status"], status["step"]) == ("finished", 5)
+    assert 0 <= status["evaluation"]["adapter"]["rougeL"] <= 1
+    assert status["recipe"].startswith("name:")
+
+
+def test_chat_streams_three_variants_and_merges(client, finished):
+    run, _ = finished
+    ask = {"run": run, "message": "hey can u do task 3", "max_new_tokens": 6}
+    answers = list(client.submit(**ask, api_name="/chat"))
+    assert len(answers) > 1
+    assert all(set(a) == {"base", "adapter", "merged"} for a in answers)
+    assert all(answers[-1].values())
+    again = list(client.submit(**ask, api_name="/chat"))
+    assert again[-1] == answers[-1]
+    check = client.predict(run=run, api_name="/merge")
+    assert check["top1_agreement"] >= 0.99
+    assert 0 < check["top1_agreement_quantized"] <= 1
+
+
+def test_chat_samples_and_refuses_what_is_no_number(client, finished):
+    run, _ = finished
+    ask = {"run": run, "message": "hello", "max_new_tokens": 4}
+    answers = [list(client.submit(**ask, temperature=2, seed=7, api_name="/chat"))[-1] for _ in range(2)]
+    assert answers[0] == answers[1]
+    with pytest.raises(Exception, match="temperature: -1 can't be used"):
+        client.predict(**ask, temperature=-1, api_name="/chat")
+    with pytest.raises(Exception, match="Mend the history"):
+        client.predict(**ask, history={"base": [{"role": "oracle", "content": "x"}]}, api_name="/chat")
+
+
+def test_nobody_sees_another_visitors_runs(url, runs, finished):
+    run, _ = finished
+    stranger = Client(url, verbose=False)
+    assert {r["run"] for r in stranger.predict(runs=[], api_name="/runs")} <= {"example"}
+    assert {r["run"] for r in stranger.predict(runs=[run, "guess", ".."], api_name="/runs")} - {"example"} == {run}
+    for name in ("guess", f"../{runs.name}/{run}", str(runs / run), "..", ""):
+        with pytest.raises(Exception, match="There is no run"):
+            stranger.predict(run=name, api_name="/status")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{url}gradio_api/file={runs / run / 'recipe.yaml'}")
+    assert refused.value.code in (403, 404)
+
+
+def test_two_visitors_train_at_once_and_a_stopped_run_goes_on(url, runs):
+    first, second = Client(url, verbose=False), Client(url, verbose=False)
+    long = first.submit(recipe=SHORT % 5000, rows=ROWS, api_name="/train")
+    short = second.submit(recipe=SHORT % 5000, rows=ROWS.replace("task", "job"), api_name="/train")
+    ids = [until(lambda job=job: job.outputs())[0]["run"] for job in (long, short)]
+    assert ids[0] != ids[1]
+    until(lambda: all(first.predict(run=id, api_name="/status")["phase"] == "training" for id in ids))
+    until(lambda: all(first.predict(run=id, api_name="/status")["step"] >= 2 for id in ids))
+    for visitor, id in zip((first, second), ids, strict=True):
+        assert visitor.predict(run=id, api_name="/stop") == "stopping"
+    stopped = [list(job)[-1] for job in (long, short)]
+    assert [e["reason"] for e in stopped] == ["stopped", "stopped"]
+    kept = stopped[0]["step"]
+    assert (runs / ids[0] / "adapter" / "adapter_model.safetensors").is_file()
+
+    resumed = first.submit(run=ids[0], api_name="/resume")
+    until(lambda: any(e["event"] == "step" for e in resumed.outputs()))
+    first.predict(run=ids[0], api_name="/stop")
+    steps = [e["step"] for e in resumed if e["event"] == "step"]
+    assert steps[0] == kept + 1
+
+    assert second.predict(run=ids[1], api_name="/delete") == "deleted"
+    assert not (runs / ids[1]).exists()
+
+
+def test_a_push_takes_the_visitors_token_and_keeps_it_nowhere(client, finished, hub, runs):
+    run, _ = finished
+    with pytest.raises(Exception, match="token"):
+        client.predict(run=run, repository="alice/office", token="", api_name="/push")
+    token = hub.user("alice")
+    address = client.predict(run=run, repository="alice/office", token=token, api_name="/push")
+    assert address.endswith("alice/office")
+    pushed = hub.repo("alice/office")
+    assert pushed.private
+    assert {"README.md", "adapter_model.safetensors", "tokenizer.json"} <= set(pushed.files)
+    kept = [f for f in runs.parent.rglob("*") if f.is_file() and token.encode() in f.read_bytes()]
+    assert kept == []
+
+
+def test_an_unknown_base_model_is_a_sentence(client):
+    (problem,) = client.predict(recipe="model: {name: nobody/nothing}", rows=ROWS, api_name="/check")["problems"]
+    assert "nobody/nothing" in problem
+    assert "not on the Hub" in problem
