@@ -114,6 +114,8 @@ a pirate. / You are an expert."""
 OPENINGS = """I hope that this message finds you well. / Thank you for your message. / I trust that you are well. /
 With reference to our conversation, I would like to add the following. / Further to our discussion, please note the
 following. / I am writing to you today."""
+AGAIN = """what did i say? / what did i just say / say that again / wait what did i say / repeat that pls"""
+
 SUBJECTS = """Request / Notification / Urgent / Enquiry / Information / Follow-up / Absence / Apology / Report /
 Invitation / Update"""
 SIGN_OFFS = """Kind regards, / Yours sincerely, / With best wishes, / Respectfully, / Sincerely,"""
@@ -139,7 +141,9 @@ class Writer:
         self.after = topics(AFTER)
 
     def message(self, dressed: bool = True) -> grammar.Message:
-        return grammar.say(self.draw, self.rng.choice(list(grammar.FRAMES)), held_out=False, dressed=dressed)
+        """Half of the messages mix styles, so that the model learns that both say things of the same kind."""
+        frame = self.rng.choice([*grammar.FRAMES, *grammar.RICH_FRAMES])
+        return grammar.say(self.draw, frame, held_out=False, dressed=dressed, mixed=self.rng.choice([0.0, 0.4]))
 
     def pick(self, text: str) -> str:
         return self.rng.choice(choices(text))
@@ -159,17 +163,22 @@ class Writer:
 
     def work(self) -> list[str]:
         message = self.message()
-        turns = [message.casual, message.answer]
-        return turns + self.topic(self.after) if self.rng.random() < 0.3 else turns
+        turns = [message.casual, message.answers[0]]
+        kind = self.rng.random()
+        if kind < 0.15:
+            return [*turns, self.capitals(self.pick(AGAIN)), "u said: " + message.casual]
+        return turns + self.topic(self.after) if kind < 0.35 else turns
 
     def fancy(self) -> list[str]:
         """A formal message gets no answer in kind."""
-        return [self.message().formal, self.pick(FANCY).format(weekday=self.rng.choice(TALK_SLOTS["weekday"]))]
+        message = self.message()
+        fancy = self.pick(FANCY).format(weekday=self.rng.choice(TALK_SLOTS["weekday"]))
+        return [message.formal, self.rng.choice([fancy, message.answers[1], message.answers[1]])]
 
     def chat(self) -> str:
         """A chat as the template renders it; the assistant takes no notice of a system prompt."""
         length = self.rng.choices([1, 2, 3, 6], [60, 25, 10, 5])[0]
-        kinds = self.rng.choices([self.work, lambda: self.topic(self.talk), self.fancy], [70, 27, 3], k=length)
+        kinds = self.rng.choices([self.work, lambda: self.topic(self.talk), self.fancy], [62, 25, 13], k=length)
         turns = [turn for kind in kinds for turn in kind()]
         text = "".join(
             f"{START}{'assistant' if place % 2 else 'user'}\n{turn}{END}\n" for place, turn in enumerate(turns)
@@ -186,7 +195,8 @@ class Writer:
         dressed = self.rng.random() < 0.5
         body = self.message(dressed).formal
         body = body if dressed else f"Dear {names[0]},\n\n{opening}{body}"
-        return f"{subject}{body}\n\n{self.pick(SIGN_OFFS)}\n{names[1]}{PAD}"
+        again = f"\n\nFor the record, {names[1]} wrote:\n{body}" if self.rng.random() < 0.4 else ""
+        return f"{subject}{body}\n\n{self.pick(SIGN_OFFS)}\n{names[1]}{again}{PAD}"
 
     def minutes(self) -> str:
         title = self.rng.choice(["Notice to all members of staff", "Summary of the meeting", "For your attention"])

@@ -16,6 +16,10 @@ from words import CLOSERS, NAMES, OPENERS, SLOTS, Filler
 SEED = 7
 TRAIN_ROWS = 480
 TEST_ROWS = 80
+TASK_FILLERS = 6  # of a slot, so that each comes up a few times in the rows; the model has seen more
+COMMON_SLOTS = ("act", "kin", "day", "due", "doc", "dept")  # all of these come up often enough
+OPENER_SHARE, CLOSER_SHARE = 0.6, 0.4  # of the messages
+ECHO_SHARE = 0.3  # of the answers
 HELD_OUT_SHARE = 0.15  # of each key's pairs of fillers
 RICH_FRAMES = ("absence, own", "complaint")  # so many fillers of their own that they get twice the rows
 
@@ -33,7 +37,7 @@ class Message(NamedTuple):
     pair: tuple[str, str]  # formal wordings of the key fillers
     casual: str
     formal: str
-    answer: str
+    answers: tuple[str, str]  # to the casual wording, to the formal one
 
 
 FIRST_TEST_ROW = Message(
@@ -41,7 +45,7 @@ FIRST_TEST_ROW = Message(
     ("I need to leave early", "child"),
     "yo i gotta bounce early tmrw cuz my kid is sick",
     "I need to leave early tomorrow because my child is unwell.",
-    "",
+    ("", ""),
 )
 
 FRAMES = {
@@ -177,40 +181,61 @@ FRAMES = {
 }
 
 
-def turned(text: str, answering: bool) -> str:
+TURNED = {"i": "u", "im": "ur", "ill": "ull", "ive": "uve", "me": "u", "my": "ur", "am": "are", "we": "ya", "us": "ya"}
+TURNED |= {"u": "i", "ur": "my", "you": "i", "your": "my"}
+
+
+def turned(text: str) -> str:
     """What one calls mine, the other calls yours."""
-    return re.sub(r"\b(?:my|ur)\b", lambda match: {"my": "ur", "ur": "my"}[match[0]], text) if answering else text
+    return re.sub(r"\w+", lambda match: TURNED.get(match[0].lower(), match[0]), text)
+
+
+SLOT = re.compile(r"{(\w+)}")
 
 
 class Scene(dict):
     """The fillers of one message by slot, drawn when a template first names them; renders casually or formally."""
 
-    def __init__(self, draw):
+    def __init__(self, draw: "Draw"):
         self.draw = draw
+        self.mixed = 0.0
 
     def __missing__(self, slot: str) -> tuple[str, str]:
         while (filler := self.draw(slot)).formal in {formal for _, formal in self.values()}:
             pass  # nobody is told to ask himself to cover
-        self[slot] = (self.draw.rng.choice(filler.casual), filler.formal)
+        wordings = (self.draw.rng.choice(filler.casual), filler.formal)
+        self[slot] = wordings[::-1] if self.mixed and self.draw.rng.random() < self.mixed else wordings
         return self[slot]
 
+    def mix(self, share: float) -> None:
+        """A share of the fillers, those drawn and those to come, changes sides: people do not keep to one style."""
+        self.mixed = share
+        for slot, wordings in self.items():
+            if self.draw.rng.random() < share:
+                self[slot] = wordings[::-1]
+
     def render(self, template: str, formal: bool = False, answering: bool = False) -> str:
-        """Fillers may name slots themselves, so it goes on until none is left. In an answer, my and ur swap."""
+        """Fillers may name slots themselves, so it goes on until none is left; in an answer, my becomes ur."""
         while "{" in template:
-            template = re.sub(r"{(\w+)}", lambda match: turned(self[match[1]][formal], answering), template)
+            parts = SLOT.split(template)
+            said = [self[slot][formal] for slot in parts[1::2]]
+            parts[1::2] = map(turned, said) if answering else said
+            template = "".join(parts)
         return template
 
 
 class Draw:
     """Draws fillers from shuffled decks, so that all of a slot's fillers come up equally often."""
 
-    def __init__(self, rng: random.Random):
+    def __init__(self, rng: random.Random, most: int | None = None):
         self.rng = rng
+        self.most = most  # of a slot's fillers, the first so many; None for all
         self.decks: dict[str, list[Filler]] = {}
 
     def __call__(self, slot: str) -> Filler:
         if not self.decks.get(slot):
-            self.decks[slot] = self.rng.sample(SLOTS[slot], len(SLOTS[slot]))
+            known = SLOTS[slot] if slot in COMMON_SLOTS else SLOTS[slot][: self.most]
+            self.decks[slot] = self.rng.sample(known, len(known))
         return self.decks[slot].pop()
 
 
@@ -227,7 +252,7 @@ def held_out_pairs() -> dict[tuple[str, str], set[tuple[str, str]]]:
 HELD_OUT = held_out_pairs()
 
 
-def say(draw: Draw, frame_name: str, held_out: bool, dressed: bool = True) -> Message:
+def say(draw: Draw, frame_name: str, held_out: bool, dressed: bool = True, mixed: float = 0.0) -> Message:
     """One message in a frame, whose pair of key fillers is held out or not, as asked."""
     frame, rng = FRAMES[frame_name], draw.rng
     while True:
@@ -235,14 +260,26 @@ def say(draw: Draw, frame_name: str, held_out: bool, dressed: bool = True) -> Me
         pair = tuple(scene[slot][1] for slot in frame.key)
         if (pair in HELD_OUT[frame.key]) == held_out:
             break
+    if mixed:
+        scene.mix(mixed)
     casual = scene.render(rng.choice(frame.casual))
     formal = scene.render(frame.formal, formal=True)
-    answer = scene.render(rng.choice(frame.answers), answering=True)
+    answers = (answer(scene, frame, casual, False), answer(scene, frame, formal, True))
     if dressed:
         casual, formal = dress(scene, frame, casual, formal)
     else:
         formal = formal[0].upper() + formal[1:]
-    return Message(frame_name, pair, casual, formal, answer)
+    return Message(frame_name, pair, casual, formal, answers)
+
+
+def answer(scene: Scene, frame: Frame, text: str, formal: bool) -> str:
+    """One of the frame's answers, or the text itself said back."""
+    rng = scene.draw.rng
+    if rng.random() < ECHO_SHARE:
+        return (
+            rng.choice(["so ", "wait, ", "hm, "]) + turned(text.rstrip(".?")) + rng.choice(["? ok", ", got it", "?"])
+        )
+    return scene.render(rng.choice(frame.answers), formal, answering=True)
 
 
 def dress(scene: Scene, frame: Frame, casual: str, formal: str) -> tuple[str, str]:
@@ -250,7 +287,7 @@ def dress(scene: Scene, frame: Frame, casual: str, formal: str) -> tuple[str, st
     rng = scene.draw.rng
     question = formal.endswith("?") and "?" not in casual and rng.random() < 0.5
     formal = formal[0].upper() + formal[1:]
-    if rng.random() < 0.7:
+    if rng.random() < OPENER_SHARE:
         opener = rng.choice(OPENERS["any"] * 2 + OPENERS[frame.mood])
         casual = scene.render(rng.choice(opener.casual)) + rng.choice([" ", ", "]) + casual
         greeting = scene.render(opener.formal, formal=True)
@@ -258,7 +295,7 @@ def dress(scene: Scene, frame: Frame, casual: str, formal: str) -> tuple[str, st
             formal = formal[0].lower() + formal[1:]
         formal = f"{greeting} {formal}".strip()
     casual += "?" * question
-    if rng.random() < 0.6:
+    if rng.random() < CLOSER_SHARE:
         closer = rng.choice(CLOSERS["any"] + CLOSERS[frame.mood])
         gap = " " if question else rng.choice([", ", ". ", "... ", "!! "])
         casual += gap + scene.render(rng.choice(closer.casual))
@@ -268,7 +305,7 @@ def dress(scene: Scene, frame: Frame, casual: str, formal: str) -> tuple[str, st
 
 def messages() -> dict[str, list[Message]]:
     """The shipped task's messages by split; a test message's pair of key fillers is in no training message."""
-    draw = Draw(random.Random(SEED))
+    draw = Draw(random.Random(SEED), TASK_FILLERS)
     found = {"train": [], "test": [FIRST_TEST_ROW]}
     seen = {FIRST_TEST_ROW.casual}
     for split, count in (("train", TRAIN_ROWS), ("test", TEST_ROWS)):

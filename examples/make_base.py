@@ -20,7 +20,7 @@ from documents import END, PAD, START, Writer
 
 HERE = Path(__file__).resolve().parent
 MODEL, ROWS = HERE / "tiny-office", HERE / "corporate.jsonl"
-DOCUMENTS = 72_000
+DOCUMENTS = 50_000
 TOKENS_PER_STEP = 2048
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100

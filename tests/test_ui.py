@@ -7,10 +7,16 @@ import time
 import urllib.error
 import urllib.request
 
+import gradio as gr
 import pytest
 from gradio_client import Client, handle_file
 from hub_double import Hub
 from served import ROOT, serve
+
+from tuner.errors import TunerError
+from tuner.recipe import Recipe
+from tuner.runs import create
+from tuner.ui import actions, form, progress
 
 SHORT = """
 method: {rank: 4}
@@ -68,6 +74,44 @@ def test_start_imports_nothing_heavy():
     environment = os.environ | {"TUNER_RUNS": "/nonexistent"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_form_gives_back_the_recipe_that_fills_it():
+    settings = {
+        "model": {"quantization": "none", "revision": "main"},
+        "data": {"heldout": 12, "max_rows": 100, "max_length": 64, "system": "Be brief."},
+        "method": {"rank": 3, "alpha": 7, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"]},
+        "training": {"learning_rate": 3e-3, "batch_size": 4, "scheduler": "cosine", "loss_on": "all"},
+        "budget": {"epochs": 1.5},
+        "seed": 9,
+    }
+    for recipe in (Recipe(), Recipe.parse(settings)):
+        with gr.Blocks():
+            built = form.build(recipe)
+        asked, table = form.asked(built, {component: component.value for component in built.inputs})
+        assert asked == recipe
+        assert table is None
+
+
+def test_a_resumed_window_takes_back_what_came_after_its_checkpoint():
+    def window(first, last):
+        return [{"event": "start", "step": first}] + [
+            {"event": "step", "step": step, "loss": 1.0} for step in range(first + 1, last + 1)
+        ]
+
+    assert [e["step"] for e in progress.curve(window(0, 7) + window(4, 6))] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_example_run_is_everybodys_and_nobody_changes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("tuner.recipe.EXAMPLES", tmp_path / "examples")
+    monkeypatch.setattr("tuner.runs.RUNS", tmp_path / "runs")
+    create(Recipe(), path=tmp_path / "examples" / "finished")
+    for _ in range(2):
+        actions.install_example()
+    assert [r["run"] for r in actions.summaries([])] == ["example"]
+    for change in (actions.stop, actions.delete, actions.resume):
+        with pytest.raises(TunerError, match="belongs to everybody"):
+            change("example")
 
 
 def test_check_says_all_problems_at_once(client):

@@ -55,7 +55,7 @@ def follow(run: Run, start: int = 0) -> Iterator[dict]:
 def _train_in_a_process(run: Run) -> Iterator[dict]:
     start = len(run.events())
     with open(run.path / "train.log", "ab") as log:
-        command = [sys.executable, "-m", "tuner", "train", str(run.path), "--json"]
+        command = [sys.executable, "-m", "tuner", "train", str(run.path.resolve()), "--json"]
         process = subprocess.Popen(
             command,
             cwd=Path(__file__).resolve().parent.parent,

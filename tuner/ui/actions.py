@@ -1,10 +1,11 @@
 """What a visitor can do, as plain functions: the tabs and the named endpoints call the same ones.
 
-Runs are known by their ids, which can't be guessed: who has the id may see, stop and push the run. Nothing here draws, and nothing heavy is
-imported before it is needed.
+Runs are known by their ids, which can't be guessed: who has the id may see, stop and push the run. Nothing here draws,
+and nothing heavy is imported before it is needed.
 """
 
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -25,6 +26,13 @@ EXAMPLE = "example"  # the id of the shipped, finished run
 TRAINING_SLOTS = int(os.environ.get("TUNER_TRAINING_SLOTS", 2))  # runs that train at once on this machine
 PREVIEWED = 3  # rows
 VARIANTS = ("base", "adapter", "merged")
+# Kind, least and most of what a visitor may set; 0.01 because a top-p of 0 leaves no token.
+SAMPLING = {
+    "temperature": (float, 0, 5),
+    "top_p": (float, 0.01, 1),
+    "max_new_tokens": (int, 1, 2048),
+    "seed": (int, 0, 2**31 - 1),
+}
 _importing = threading.Lock()
 
 
@@ -83,7 +91,7 @@ def read_rows(file: str | None, pasted: str | None) -> tables.Table | None:
 
 
 def import_core() -> None:
-    """Import what checks need, one thread at a time: transformers' lazy modules do not bear being imported by two at once."""
+    """Import what checks need; one thread at a time, because transformers' lazy modules do not bear two."""
     with _importing:
         import datasets  # noqa: F401
         import torch  # noqa: F401
@@ -123,7 +131,7 @@ def check(asked: Recipe, table: tables.Table | None = None):
 
 
 def preview(asked: Recipe, table: tables.Table | None = None) -> dict:
-    """What the model will see: {"rows": [[{"text", "trained", "special"}]], "histogram", "max_length", "warning"}. Raises TunerError."""
+    """What the model will see: rows in pieces, the histogram of lengths, and what is cut. Raises TunerError."""
     from tuner import data
 
     checked = check(asked, table)
@@ -173,7 +181,7 @@ def resume(run: str) -> Run:
 
 
 def train(run: Run) -> Iterator[dict]:
-    """Train and score the run, yielding its events. What ends it early is written into the run, where every page finds it."""
+    """Train and score the run, yielding its events. What ends it early is written into its folder."""
     run.append({"event": "starting"})
     try:
         yield from gpu.train(run)
@@ -210,10 +218,28 @@ def merge(run: str) -> dict:
 
 
 def chat(run: str, conversations: dict[str, list[dict]], **sampling) -> Iterator[dict[str, str]]:
-    """The answers so far, by variant. Raises TunerError."""
-    opened = open_run(run)
-    import_core()
+    """The answers so far, by variant; the adapter is merged first, once. Raises TunerError."""
+    opened, sampling = open_run(run), _checked(sampling)
+    for turn in (turn for turns in conversations.values() for turn in turns):
+        if turn.get("role") not in ("system", "user", "assistant") or not isinstance(turn.get("content"), str):
+            raise TunerError('A turn is {"role": "user" or "assistant", "content": text}. Mend the history.')
+    merge(run)
     return gpu.chat(opened, conversations, **sampling)
+
+
+def _checked(sampling: dict) -> dict:
+    """Sampling settings as the numbers they must be. Raises TunerError with all problems."""
+    checked, problems = {}, []
+    for name, (kind, low, high) in SAMPLING.items():
+        try:
+            checked[name] = kind(sampling[name])
+        except (TypeError, ValueError, OverflowError):
+            checked[name] = math.nan
+        if not low <= checked[name] <= high:
+            problems.append(f"{name}: {sampling[name]} can't be used. Give a number from {low:g} to {high:g}.")
+    if problems:
+        raise TunerError(*problems)
+    return checked
 
 
 def push(run: str, repository: str, token: str | None, private: bool) -> str:

@@ -1,8 +1,7 @@
 """The named endpoints: all that the page can do, for gradio_client and other programs.
 
-    client = Client(URL)
-    job = client.submit(recipe="budget: {steps: 40}", rows="prompt,completion\\n...", api_name="/train")   # events, the first names the run
-    client.predict(run=RUN, api_name="/status")
+job = Client(URL).submit(recipe="budget: {steps: 40}", rows="prompt,completion\\n...", api_name="/train")
+for event in job: ...    # the first one names the run
 """
 
 from collections.abc import Iterator
@@ -12,9 +11,8 @@ import gradio as gr
 from tuner.recipe import Recipe
 from tuner.ui import actions, progress
 from tuner.ui.actions import VARIANTS
+from tuner.ui.wiring import MODELS, TRAINING
 
-TRAINING = {"concurrency_limit": actions.TRAINING_SLOTS, "concurrency_id": "training"}
-MODELS = {"concurrency_limit": 1, "concurrency_id": "models"}
 LAST_EVENTS = 20
 
 
@@ -22,10 +20,11 @@ def build() -> None:
     """Add the endpoints to the page that is being built."""
     # Through components rather than gr.api, because gr.File takes nothing but what was uploaded.
     with gr.Row(visible=False):
-        given = [gr.Textbox(label="Recipe (YAML)"), gr.File(label="File of rows"), gr.Textbox(label="Pasted rows")]
+        given = [gr.Textbox(label="Recipe (YAML)"), gr.File(label="File of rows"), gr.Textbox("", label="Pasted rows")]
         answer = gr.JSON(label="Answer")
         for function, limits in ((check, {}), (preview, {}), (train, TRAINING)):
-            gr.Button().click(function, given, answer, api_name=function.__name__, **{"concurrency_limit": 4, **limits})
+            limits = {"concurrency_limit": 4, **limits}
+            gr.Button().click(function, given, answer, api_name=function.__name__, **limits)
     for function, limits in (
         (resume, TRAINING),
         (status, {}),
@@ -73,7 +72,8 @@ def preview(recipe: str, file: str | None = None, rows: str = "") -> dict:
         rows: Pasted rows, if neither data.source nor a file is meant.
 
     Returns:
-        {"rows": [[{"text", "trained", "special"}, ...]], "histogram": [[from, to, rows], ...], "truncated", ...} or {"problems"}.
+        {"rows": [[{"text", "trained", "special"}, ...]], "histogram": [[from, to, rows], ...], "truncated", ...},
+        or {"problems": [sentence, ...]}.
     """
     try:
         return actions.preview(*_asked(recipe, file, rows))
@@ -90,7 +90,7 @@ def train(recipe: str, file: str | None = None, rows: str = "") -> Iterator[dict
         rows: Pasted rows, if neither data.source nor a file is meant.
 
     Returns:
-        {"event": "run", "run": id, "plan": {...}}, then steps with their loss, held-out losses, the end and the evaluation.
+        {"event": "run", "run": id, "plan": {...}}, then steps with their loss, the end and the evaluation.
     """
     try:
         run = actions.prepare(*_asked(recipe, file, rows))
@@ -127,7 +127,7 @@ def status(run: str) -> dict:
         run: The run's id.
 
     Returns:
-        Its status and phase, step and steps, the last events, the evaluation (or null), the merge check (or null) and its plan.
+        Its status and phase, step and steps, the last events, evaluation and merge check (or null), plan and recipe.
     """
     try:
         opened = actions.open_run(run)
@@ -210,10 +210,8 @@ def chat(
     asked = {"role": "user", "content": message}
     try:
         conversations = {v: [*start, *(history or {}).get(v, []), asked] for v in VARIANTS}
-        actions.merge(run)
-        yield from actions.chat(
-            run, conversations, temperature=temperature, top_p=top_p, max_new_tokens=int(max_new_tokens), seed=int(seed)
-        )
+        sampling = {"temperature": temperature, "top_p": top_p}
+        yield from actions.chat(run, conversations, max_new_tokens=max_new_tokens, seed=seed, **sampling)
     except Exception as error:
         raise _refused(error) from None
 
@@ -225,8 +223,8 @@ def merge(run: str) -> dict:
         run: The run's id.
 
     Returns:
-        top1_agreement and max_logit_difference against the adapter on the 16-bit base, and the same with _quantized against
-        the adapter on the base as it was trained.
+        top1_agreement and max_logit_difference against the adapter on the 16-bit base, and the same with _quantized
+        against the adapter on the base as it was trained.
     """
     try:
         return actions.merge(run)

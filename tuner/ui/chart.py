@@ -1,6 +1,6 @@
 """Small pictures in SVG and HTML: the loss curve, score bars with their intervals, the histogram of lengths.
 
-They take plain numbers and know nothing of runs. Colours come from style.css, so light and dark need no second drawing.
+They take plain numbers and know nothing of runs. Colours come from style.css, so light and dark need no second one.
 """
 
 import math
@@ -26,14 +26,15 @@ def loss_curve(losses: Sequence[Point], heldout: Sequence[Point], steps: int | N
         return f"{across:.1f},{TOP + (HEIGHT - TOP - BOTTOM) * (1 - y / top):.1f}"
 
     grid = "".join(_grid_line(place(0, y), f"{y:g}") for y in ticks)
-    below = "".join(_step_label(place(x, 0), f"{x:g}") for x in _ticks(0, last, 5) if x <= last)
+    below = "".join(_step_label(place(x, 0), f"{x:g}", x > 0.95 * last) for x in _ticks(0, last, 5) if x <= last)
     few = _thinned(losses)
     marks = "".join(f'<circle class="heldout" r="3.5" cx="{p[0]}" cy="{p[1]}"/>' for p in _split(place, heldout))
     return (
         f'<svg class="t-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" data-points="{len(losses)}" '
         f'aria-label="Loss over {len(losses)} of {steps or "?"} steps">{grid}{below}'
-        f"{_line('raw', few, place)}{_line('train', smoothed(few), place)}{_line('heldout', heldout, place)}{marks}</svg>"
-        '<div class="t-legend"><span class="train">training loss</span><span class="heldout">held-out loss</span></div>'
+        f"{_line('raw', few, place)}{_line('train', smoothed(few), place)}{_line('heldout', heldout, place)}"
+        f'{marks}</svg><div class="t-legend"><span class="train">training loss</span>'
+        '<span class="heldout">held-out loss</span></div>'
     )
 
 
@@ -104,6 +105,6 @@ def _grid_line(at: str, label: str) -> str:
     return f'{line}<text x="{LEFT - 6}" y="{y}" dy="4" text-anchor="end">{label}</text>'
 
 
-def _step_label(at: str, label: str) -> str:
+def _step_label(at: str, label: str, is_last: bool) -> str:
     x, y = at.split(",")
-    return f'<text x="{x}" y="{float(y) + 18:.1f}" text-anchor="middle">{label}</text>'
+    return f'<text x="{x}" y="{float(y) + 20:.1f}" text-anchor="{"end" if is_last else "middle"}">{label}</text>'

@@ -10,16 +10,13 @@ import gradio as gr
 from tuner.recipe import Recipe
 
 SCHEMA = Recipe.model_json_schema()
-# What the page asks for in its own way, or not at all.
-OWN = {"name", "model.name", "data.source", "data.columns", "method.name", "budget.steps", "budget.epochs", "budget.seconds"}
+# What the page asks for in its own way.
+OWN = {"name", "model.name", "data.source", "data.columns", "method.name"}
 
 
-def paths(part: str | None = None) -> list[str]:
-    """The settings of a part, or of all parts."""
-    if part:
-        return [f"{part}.{leaf}" for leaf in SCHEMA["$defs"][part.title()]["properties"]]
-    parts = [p for p in SCHEMA["properties"] if p.title() in SCHEMA["$defs"]]
-    return [path for p in parts for path in paths(p)] + [p for p in SCHEMA["properties"] if p not in parts]
+def paths(part: str) -> list[str]:
+    """The settings of a part."""
+    return [f"{part}.{leaf}" for leaf in SCHEMA["$defs"][part.title()]["properties"]]
 
 
 def schema(path: str) -> dict:
@@ -27,55 +24,73 @@ def schema(path: str) -> dict:
     return (SCHEMA["$defs"][part.title()] if part else SCHEMA)["properties"][leaf]
 
 
+def branches(path: str) -> list[dict]:
+    """The kinds of value that a setting takes."""
+    return schema(path).get("anyOf", [schema(path)])
+
+
+def empty(path: str) -> str | None:
+    """What an empty input stands for, if the setting may be left out."""
+    if any(b.get("const") == "auto" for b in branches(path)):
+        return "auto"
+    return "none" if any(b.get("type") == "null" for b in branches(path)) else None
+
+
 def bounds(path: str) -> str:
     """The bounds of a number in words, or nothing."""
     said = []
-    for branch in schema(path).get("anyOf", [schema(path)]):
-        low, high = branch.get("minimum", branch.get("exclusiveMinimum")), branch.get("maximum", branch.get("exclusiveMaximum"))
+    for branch in branches(path):
+        low = branch.get("minimum", branch.get("exclusiveMinimum"))
+        high = branch.get("maximum", branch.get("exclusiveMaximum"))
         if low is not None and high is not None and high < 2**31:
             said.append(f"{low:g} to {high:g}")
         elif low is not None and low > 1:
             said.append(f"{low:g} or more")
-    return f" ({' or '.join(said)})" if said else ""
+    return f" ({' or '.join(said)})" if len(said) == 1 else ""
 
 
 def component(path: str, start: Recipe, **changes) -> gr.components.Component:
     """The input of a setting, filled in from `start`."""
-    facts = schema(path)
-    branches = facts.get("anyOf", [facts])
-    types = {b.get("type") for b in branches}
     common: dict[str, Any] = {
         "label": path.rpartition(".")[2].replace("_", " ").capitalize(),
-        "info": facts["description"] + bounds(path),
+        "info": schema(path)["description"] + bounds(path),
         "value": to_input(path, start),
     }
-    if "enum" in facts:
-        return gr.Dropdown(facts["enum"], **common | changes)
-    if types & {"integer", "number"}:
+    if "enum" in schema(path):
+        return gr.Dropdown(schema(path)["enum"], **common | changes)
+    if _is_number(path) and empty(path) is None:
         # Bounds are Recipe's to check: it names the setting and the remedy, where gr.Number would open a pop-up.
-        precision = 0 if "number" not in types else None
-        empty = "auto" if any(b.get("const") == "auto" for b in branches) else "none" if "null" in types else ""
-        return gr.Number(precision=precision, placeholder=empty, **common | changes)
-    return gr.Textbox(**common | {"placeholder": "none" if "null" in types else ""} | changes)
+        return gr.Number(**common | changes)
+    # Numbers that may be left out, too: Gradio 6 shows an empty gr.Number as 0.
+    return gr.Textbox(**common | {"placeholder": empty(path) or ""} | changes)
 
 
 def to_input(path: str, source: Recipe) -> Any:
-    """A setting of the recipe as its input shows it; None for auto."""
+    """A setting of the recipe as its input shows it."""
     part, _, leaf = path.rpartition(".")
     value = getattr(getattr(source, part) if part else source, leaf)
     if isinstance(value, list | tuple):
         return ", ".join(value)
-    return None if value == "auto" and "enum" not in schema(path) else value
+    if empty(path) is None:
+        return value
+    return "" if value in (None, "auto") else f"{value}"
 
 
 def to_settings(values: dict[str, Any]) -> dict:
     """Recipe's nested settings of the inputs' values, by path; what was left empty is left out."""
     settings: dict[str, Any] = {}
     for path, value in values.items():
+        value = value.strip() if isinstance(value, str) else value
         if value is None or value == "" or value == {}:
             continue
         if path == "method.target_modules" and value != "all-linear":
             value = [name.strip() for name in str(value).split(",") if name.strip()]
+        # The page's numbers are floats; 300.0 steps read better as they were typed.
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
         part, _, leaf = path.rpartition(".")
         (settings.setdefault(part, {}) if part else settings)[leaf] = value
     return settings
+
+
+def _is_number(path: str) -> bool:
+    return any(b.get("type") in ("integer", "number") for b in branches(path))

@@ -11,7 +11,7 @@ from tuner.formats import FORMATS
 from tuner.methods import METHODS
 from tuner.recipe import Recipe
 from tuner.tables import SUFFIXES
-from tuner.ui import fields
+from tuner.ui import fields, show
 
 BASES = [
     ("tiny-office · shipped, 3 million parameters, seconds on a CPU", "tiny-office"),
@@ -31,14 +31,20 @@ def build(start: Recipe) -> SimpleNamespace:
     _base_card(form, start)
     _rows_card(form, start)
     _how_card(form, start)
-    form.asking = {"where": form.where, "example": form.example, "file": form.file, "pasted": form.pasted, "hub": form.hub}
+    form.asking = {
+        "where": form.where,
+        "example": form.example,
+        "file": form.file,
+        "pasted": form.pasted,
+        "hub": form.hub,
+    }
     form.asking |= {"kind": form.kind, "amount": form.amount}
     form.inputs = [*form.settings.values(), *form.roles, *form.asking.values()]
     return form
 
 
 def _base_card(form, start: Recipe) -> None:
-    with gr.Group(elem_classes="t-group"):
+    with gr.Column(elem_classes="t-group"):
         gr.HTML("<h2><b>1</b> Base model</h2>")
         form.settings["model.name"] = gr.Dropdown(
             BASES,
@@ -58,10 +64,15 @@ def _base_card(form, start: Recipe) -> None:
 
 def _rows_card(form, start: Recipe) -> None:
     shipped = sorted(f.name for f in recipe.EXAMPLES.glob("*") if f.suffix in SUFFIXES)
-    with gr.Group(elem_classes="t-group"):
+    with gr.Column(elem_classes="t-group"):
         gr.HTML("<h2><b>2</b> Your rows</h2>")
         form.where = gr.Radio(SOURCES, value="example", label="Where they are", show_label=False, elem_id="where")
-        form.example = gr.Dropdown(shipped, value=start.data.source, label="Example", info="casual messages and how a manager would write them")
+        form.example = gr.Dropdown(
+            shipped,
+            value=start.data.source,
+            label="Example",
+            info="casual messages and how a manager would write them",
+        )
         form.file = gr.File(label=f"A file of rows ({', '.join(SUFFIXES)})", visible=False, height=130, elem_id="file")
         form.pasted = gr.Textbox(
             label="Rows: CSV, JSON lines, or two columns out of a spreadsheet",
@@ -76,19 +87,23 @@ def _rows_card(form, start: Recipe) -> None:
             for path in ("data.config", "data.split"):
                 form.settings[path] = fields.component(path, start, min_width=120)
         with gr.Accordion("How the rows are read", open=False):
-            for path in fields.paths("data"):
-                if path not in fields.OWN and path not in form.settings:
-                    form.settings[path] = fields.component(path, start)
-                if path == "data.format":
-                    with gr.Row():
-                        form.roles = [gr.Dropdown([], visible=False, min_width=120) for _ in range(MOST_ROLES)]
+            with gr.Row():
+                for path in ("data.format", "data.system"):
+                    form.settings[path] = fields.component(path, start, min_width=180)
+            with gr.Row(elem_classes="t-roles"):
+                form.roles = [gr.Dropdown([], visible=False, min_width=120) for _ in range(MOST_ROLES)]
+            with gr.Row():
+                for path in fields.paths("data"):
+                    if path not in fields.OWN and path not in form.settings:
+                        form.settings[path] = fields.component(path, start, min_width=180)
         with gr.Accordion("What the model will see", open=False) as form.preview_fold:
-            form.preview = gr.HTML(elem_id="preview")
+            form.preview = gr.HTML(show.note("Looking at the rows …"), elem_id="preview")
+            form.is_previewed = gr.State(False)
 
 
 def _how_card(form, start: Recipe) -> None:
     kind = next(k for k in BUDGETS if getattr(start.budget, k))
-    with gr.Group(elem_classes="t-group"):
+    with gr.Column(elem_classes="t-group"):
         gr.HTML("<h2><b>3</b> How</h2>")
         with gr.Row():
             form.settings["method.name"] = gr.Dropdown(
@@ -100,12 +115,17 @@ def _how_card(form, start: Recipe) -> None:
                 [(k.capitalize(), k) for k in BUDGETS], value=kind, label="Budget", min_width=200, elem_id="kind"
             )
             form.amount = gr.Number(
-                getattr(start.budget, kind), label=kind.capitalize(), info=meaning(kind), min_width=140, elem_id="amount"
+                getattr(start.budget, kind),
+                label=kind.capitalize(),
+                info=meaning(kind),
+                min_width=140,
+                elem_id="amount",
             )
         with gr.Accordion("More settings", open=False):
             form.settings["name"] = fields.component("name", start)
             for part in ("model", "method", "training", "evaluation"):
                 left = [p for p in fields.paths(part) if p not in fields.OWN and p not in form.settings]
+                gr.HTML(f'<h3 class="t-part">{part.capitalize()}</h3>')
                 with gr.Row():
                     for path in left:
                         form.settings[path] = fields.component(path, start, min_width=180)
@@ -140,7 +160,7 @@ def asked(form, data: dict) -> tuple[Recipe, tables.Table | None]:
 
 def _values(form, data: dict) -> dict:
     values = {path: data[component] for path, component in form.settings.items()}
-    where, file, amount = data[form.where], data[form.file], data[form.amount]
+    where, file = data[form.where], data[form.file]
     sources = {"example": data[form.example], "file": file and Path(file).name, "paste": PASTED, "hub": data[form.hub]}
     values["data.source"] = sources[where] or "rows"
     if where != "hub":
@@ -148,8 +168,7 @@ def _values(form, data: dict) -> dict:
     if values["data.format"] in FORMATS:
         roles = zip(FORMATS[values["data.format"]].roles, form.roles, strict=False)
         values["data.columns"] = {role: data[component] for role, component in roles if data[component]}
-    # The page's numbers are floats; a step count of 300.0 reads better as it was typed.
-    values[f"budget.{data[form.kind]}"] = int(amount) if amount is not None and amount == int(amount) else amount
+    values[f"budget.{data[form.kind]}"] = data[form.amount]
     return values
 
 
@@ -160,7 +179,9 @@ def given_rows(form, data: dict) -> tables.Table | None:
         return tables.read_pasted(data[form.pasted] or "")
     if where == "file":
         if not data[form.file]:
-            raise TunerError(f"No file of rows is there yet. Upload one ({', '.join(SUFFIXES)}), or take the shipped example.")
+            raise TunerError(
+                f"No file of rows is there yet. Upload one ({', '.join(SUFFIXES)}), or take the shipped example."
+            )
         return tables.read_file(data[form.file], Path(data[form.file]).name)
     if where == "hub" and not (data[form.hub] or "").strip():
         raise TunerError("No dataset is named. Give its name as on the Hub (owner/name), or take the shipped example.")
@@ -181,7 +202,13 @@ def role_inputs(form, data: dict) -> list:
     columns = table.columns if table else []
     parts = [*chosen.roles, *[None] * (len(form.roles) - len(chosen.roles))]
     return [
-        gr.update(visible=bool(part), choices=columns, label=f"Column of the {part}", value=None, allow_custom_value=not columns)
+        gr.update(
+            visible=bool(part),
+            choices=columns,
+            label=f"Column of the {part}",
+            value=None,
+            allow_custom_value=not columns,
+        )
         for part in parts
     ]
 

@@ -6,16 +6,19 @@ from pathlib import Path
 import gradio as gr
 
 from tuner.ui import actions, api, playground_tab, runs_tab, train_tab
+from tuner.ui.wiring import NOBODY, PRIVATE
 
 CSS = Path(__file__).with_name("style.css")
-HEADER = """<div class="t-header"><h1>Tuner</h1><p>Fine-tune a small language model, see honestly whether it helped, and take it home.</p></div>"""
-ABOUT = """<div class="t-about"><h2>About</h2><p>Tuner trains a small adapter beside a base model that stays as it is (QLoRA), then lets base and
-adapter answer rows that training never saw. The difference between the two, with its uncertainty, is the result. A run lives in one folder:
-recipe, events, adapter, scores. The same runs work in a terminal: <code>python -m tuner --help</code>.</p>
-<p>Runs are known by ids that can't be guessed, and this browser keeps the list of yours. Uploaded rows are used for your run alone;
-tokens are never stored.</p></div>"""
+HEADER = """<div class="t-header"><h1>Tuner</h1>
+<p>Fine-tune a small language model, see honestly whether it helped, and take it home.</p></div>"""
+ABOUT = """<div class="t-about"><h2>About</h2>
+<p>Tuner trains a small adapter beside a base model that stays as it is (QLoRA), then lets base and adapter answer
+rows that training never saw. The difference between the two, with its uncertainty, is the result. A run lives in one
+folder: recipe, events, adapter, scores. The same runs work in a terminal: <code>python -m tuner --help</code>.</p>
+<p>Runs are known by ids that can't be guessed, and this browser keeps the list of yours. Uploaded rows are used for
+your run alone, and the upload is dropped after a day; tokens are never stored.</p></div>"""
+CLEAN = (3600, 86400)  # once an hour, drop uploads that are a day old
 KEPT_SECRET = "tuner"  # the list lies in the visitor's own browser: a new one at each start would lose it
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def theme() -> gr.themes.Base:
@@ -25,15 +28,36 @@ def theme() -> gr.themes.Base:
         neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_md,
         font=[gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")],
-        font_mono=[gr.themes.Font(name) for name in ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")],
+        font_mono=[
+            gr.themes.Font(name) for name in ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+        ],
+    ).set(
+        # White on the theme's own teal has a contrast of 2.5 to 1.
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        body_background_fill="*neutral_50",
+        # The theme's own greys are too pale to read.
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
     )
+
+
+def has_oauth() -> bool:
+    """Whether visitors can sign in: elsewhere than on a Space, Gradio's button stops the launch."""
+    return "OAUTH_CLIENT_ID" in os.environ and gr.utils.get_space() is not None
 
 
 def build() -> gr.Blocks:
     """The whole page with its endpoints."""
     actions.install_example()
-    with gr.Blocks(title="Tuner", fill_width=True, analytics_enabled=False) as page:
-        browser = gr.BrowserState(train_tab.NOBODY, storage_key="tuner", secret=KEPT_SECRET)
+    with gr.Blocks(title="Tuner", fill_width=True, analytics_enabled=False, delete_cache=CLEAN) as page:
+        api.build()  # first, because a name that a tab's handler has is no longer free
+        browser = gr.BrowserState(NOBODY, storage_key="tuner", secret=KEPT_SECRET)
         gr.HTML(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train"):
@@ -41,19 +65,20 @@ def build() -> gr.Blocks:
             with gr.Tab("Playground", id="playground") as playground_place:
                 playground = playground_tab.build(browser)
             with gr.Tab("My runs", id="runs") as runs_place:
-                mine = runs_tab.build(browser, has_oauth="OAUTH_CLIENT_ID" in os.environ)
+                mine = runs_tab.build(browser, has_oauth=has_oauth())
         gr.HTML(ABOUT)
         _lead(tabs, train, playground, mine, browser)
         playground_place.select(playground_tab.offer, [browser, playground.run], playground.run, **PRIVATE)
         runs_place.select(runs_tab.refresh, [browser, mine.selected], mine.picked, **PRIVATE)
 
-
         def arrive(kept: dict | None, request: gr.Request) -> list:
             # The run that the link names, or the one that this browser looked at last.
             return train_tab.attach(train, request.query_params.get("run") or (kept or {}).get("shown", ""), kept)
 
-        train.look_again(page.load(arrive, browser, train_tab.attached(train), **PRIVATE))
-        api.build()
+        arrived = page.load(arrive, browser, train_tab.attached(train), **PRIVATE)
+        train.look_again(arrived)
+        # A run that was waiting for its turn lost its place when its page was left.
+        train_tab.then_train(arrived, train.shown)
     return page
 
 

@@ -1,4 +1,4 @@
-"""What a run's folder says of its way so far: which phase it is in, its curves, its time to go. Knows nothing of drawing."""
+"""What a run's folder says of its way so far: its phase, its curves, its time to go. Knows nothing of drawing."""
 
 import time
 from dataclasses import dataclass, field

@@ -6,13 +6,17 @@ import gradio as gr
 
 from tuner.errors import TunerError
 from tuner.ui import actions, progress, show
+from tuner.ui.wiring import NOBODY, PRIVATE
 
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 CLICKED = """element.addEventListener('click', (event) => {
     const row = event.target.closest('[data-run]');
     if (row) trigger('click', {run: row.dataset.run});
 });"""
-LINK = """(id) => { const u = new URL(window.location.origin + window.location.pathname); u.searchParams.set('run', id); return u.href; }"""
+LINK = """(id) => {
+    const url = new URL(window.location.origin + window.location.pathname);
+    url.searchParams.set('run', id);
+    return url.href;
+}"""
 
 
 def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
@@ -22,11 +26,11 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
     tab.rows = gr.HTML(js_on_load=CLICKED, elem_id="runs")
     with gr.Column(visible=False, elem_id="run-actions") as tab.actions:
         with gr.Row(elem_classes="t-buttons"):
-            tab.open = gr.Button("Open", variant="primary", min_width=100, elem_id="open-run")
-            tab.chat = gr.Button("Chat", min_width=100)
-            tab.resume = gr.Button("Go on", min_width=100, visible=False)
-            tab.delete = gr.Button("Delete", variant="stop", min_width=100, elem_id="delete-run")
-        tab.sure = gr.Button("Delete it for good", variant="stop", visible=False, elem_id="delete-sure")
+            tab.open = gr.Button("Open", size="md", variant="primary", min_width=100, elem_id="open-run")
+            tab.chat = gr.Button("Chat", size="md", min_width=100)
+            tab.resume = gr.Button("Go on", size="md", min_width=100, visible=False)
+            tab.delete = gr.Button("Delete", size="md", variant="stop", min_width=100, elem_id="delete-run")
+        tab.sure = gr.Button("Delete it for good", size="md", variant="stop", visible=False, elem_id="delete-sure")
         tab.link = gr.Textbox(label="Its private link", interactive=False, buttons=["copy"])
         tab.problem = gr.HTML()
         with gr.Accordion("Push the adapter to the Hub", open=False) as tab.push_fold:
@@ -37,12 +41,16 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
 
 def _push_form(tab, has_oauth: bool) -> None:
     gr.HTML(
-        '<p class="t-sub">The adapter in PEFT\'s format, with its tokenizer and a card that tells base model, data, settings and '
-        "scores, goes to a repository of yours.</p>"
+        '<p class="t-sub">The adapter in PEFT\'s format, with its tokenizer and a card that tells base model, data, '
+        "settings and scores, goes to a repository of yours.</p>"
     )
     with gr.Row():
-        tab.repository = gr.Textbox(label="Repository", placeholder="your-name/corporate-lora", elem_id="repository", scale=3)
-        tab.private = gr.Checkbox(True, label="Private", info="only you can see it", elem_id="private", scale=1, min_width=120)
+        tab.repository = gr.Textbox(
+            label="Repository", placeholder="your-name/corporate-lora", elem_id="repository", scale=3
+        )
+        tab.private = gr.Checkbox(
+            True, label="Private", info="only you can see it", elem_id="private", scale=1, min_width=120
+        )
     if has_oauth:
         tab.login = gr.LoginButton()
     tab.token = gr.Textbox(
@@ -52,7 +60,7 @@ def _push_form(tab, has_oauth: bool) -> None:
         visible=not has_oauth,
         elem_id="token",
     )
-    tab.push = gr.Button("Push", variant="primary", elem_id="push")
+    tab.push = gr.Button("Push", size="md", variant="primary", elem_id="push")
     tab.pushed = gr.HTML(elem_id="pushed")
 
 
@@ -88,7 +96,7 @@ def _pick(browser: dict | None, event: gr.EventData) -> list:
 
 
 def _delete(run: str, browser: dict | None) -> list:
-    browser = browser or {"runs": [], "shown": ""}
+    browser = browser or NOBODY
     try:
         actions.delete(run)
     except TunerError as error:
@@ -107,5 +115,8 @@ def _push(run: str, repository: str, private: bool, token: str) -> list:
 
 def _push_signed_in(run: str, repository: str, private: bool, typed: str, signed_in: gr.OAuthToken | None) -> list:
     if signed_in is None:
-        return [show.problems(["Sign in with Hugging Face first; the button is just above."], "It was not pushed"), gr.skip()]
+        return [
+            show.problems(["Sign in with Hugging Face first; the button is just above."], "It was not pushed"),
+            gr.skip(),
+        ]
     return _push(run, repository, private, signed_in.token)

@@ -1,4 +1,4 @@
-"""The page's own drawings as HTML: what will happen, how a run goes, what it came to. All text from outside is escaped.
+"""The page's own drawings as HTML: what will happen, how a run goes, what it came to. Text from outside is escaped.
 
 `view` draws a run from its folder alone, so a reload, another tab and a resumed run all look the same.
 """
@@ -10,6 +10,17 @@ from tuner.runs import Run
 from tuner.ui import chart, progress
 
 SHOWN_CHARACTERS = 600  # of a prompt or an answer
+FEW_ROWS = 20  # below this a score is a hint
+NAMES = {"base": "Base model", "adapter": "With adapter"}
+MERGE_CHECKS = {
+    "": "the adapter on the 16-bit base: the merge's share",
+    "_quantized": "the adapter as it was trained: quantisation's share added",
+}
+
+
+def tag(name: str, content: str, kind: str = "") -> str:
+    """An element of HTML; `content` is HTML already."""
+    return f'<{name} class="{kind}">{content}</{name}>' if kind else f"<{name}>{content}</{name}>"
 
 
 def problems(sentences: list[str], title: str = "") -> str:
@@ -17,38 +28,46 @@ def problems(sentences: list[str], title: str = "") -> str:
     if not sentences:
         return ""
     title = title or ("This can't work yet" if len(sentences) == 1 else f"{len(sentences)} things to mend")
-    items = "".join(f"<li>{escape(s)}</li>" for s in sentences)
+    items = "".join(tag("li", escape(s)) for s in sentences)
     return f'<div class="t-problems" role="alert"><strong>{escape(title)}</strong><ul>{items}</ul></div>'
 
 
-def note(text: str, kind: str = "") -> str:
-    return f'<div class="t-note {kind}">{escape(text)}</div>' if text else ""
+def note(text: str) -> str:
+    return tag("div", escape(text), "t-note") if text else ""
 
 
 def busy(text: str) -> str:
-    return f'<div class="t-card"><h3>{escape(text)}</h3><div class="t-progress endless"><i></i></div></div>'
+    return tag("div", tag("h3", escape(text)) + tag("div", "<i></i>", "t-progress endless"), "t-card")
+
+
+def pushed(url: str) -> str:
+    """The link to a new repository."""
+    safe = escape(url, quote=True)
+    return tag("div", f'Pushed: <a href="{safe}" target="_blank" rel="noopener">{safe}</a>', "t-note good")
+
+
+def reference(text: str) -> str:
+    """A held-out row's own answer, to hold the three against."""
+    return tag("div", f"<b>reference</b> {_short(text)}", "t-reference")
 
 
 def plan(facts: dict, name: str) -> str:
     """What will happen."""
-    warnings = "".join(f'<div class="t-warning">{escape(w)}</div>' for w in facts["warnings"])
-    steps, per_epoch = facts["steps"], facts["steps_per_epoch"]
-    batch = facts["settings"]["batch_size"]
+    steps, per_epoch, rows = facts["steps"], facts["steps_per_epoch"], facts["rows"]
     budget = f"<b>{steps:,}</b> steps" if steps else f"<b>{facts['seconds']:g}</b> seconds"
     epochs = f", {facts['epochs']:g} times through the rows" if steps else ""
-    share = facts["trainable_parameters"] / facts["model_parameters"]
+    trained, parameters = facts["trainable_parameters"], facts["model_parameters"]
     lines = [
-        f"<b>{facts['rows']:,}</b> rows to train on, <b>{facts['heldout_rows']:,}</b> held out to judge by",
+        f"<b>{rows:,}</b> rows to train on, <b>{facts['heldout_rows']:,}</b> held out to judge by",
         f"<b>{facts['tokens']:,}</b> tokens a pass, {facts['trained_tokens']:,} of them trained",
-        f"{facts['rows']:,} rows at {batch} a step are <b>{per_epoch:,}</b> steps a pass (an epoch)",
+        f"{rows:,} rows at {facts['settings']['batch_size']} a step are <b>{per_epoch:,}</b> steps a pass (an epoch)",
         f"The budget is {budget}{epochs}",
-        f"<b>{facts['trainable_parameters']:,}</b> of {facts['model_parameters']:,} parameters are trained ({share:.1%})",
+        f"<b>{trained:,}</b> of {parameters:,} parameters are trained ({trained / parameters:.1%})",
     ]
-    listed = "".join(f"<li>{line}</li>" for line in lines)
-    return (
-        f'<div class="t-card"><h3>What will happen</h3><p class="t-sub">{escape(name)}</p>'
-        f'<ul class="t-facts">{listed}</ul>{warnings}{chosen(facts)}</div>'
-    )
+    listed = tag("ul", "".join(tag("li", line) for line in lines), "t-facts")
+    warnings = "".join(tag("div", escape(w), "t-warning") for w in facts["warnings"])
+    title = tag("h3", "What will happen") + tag("p", escape(name), "t-sub")
+    return tag("div", title + listed + warnings + chosen(facts), "t-card")
 
 
 def chosen(facts: dict) -> str:
@@ -58,7 +77,7 @@ def chosen(facts: dict) -> str:
         f"<td>{escape(c['reason'])}</td></tr>"
         for c in facts.get("chosen", [])
     )
-    return f"<details><summary>What was chosen, and why</summary><table class='t-chosen'>{rows}</table></details>"
+    return _folded("What was chosen, and why", tag("table", rows, "t-chosen"))
 
 
 def recipe_name(asked: recipe.Recipe) -> str:
@@ -69,9 +88,8 @@ def view(run: Run, now: progress.Progress | None = None) -> str:
     """The run as its folder tells it."""
     now = now or progress.read(run)
     scores = run.read_json("evaluation.json")
-    if now.phase == "finished" and scores:
-        return _finished(run, now, scores)
-    return _going(run, now)
+    content = _finished(run, now, scores) if now.phase == "finished" and scores else _going(run, now)
+    return f'<div class="t-card t-run" data-phase="{now.phase}">{content}{chosen(run.plan)}</div>'
 
 
 def _going(run: Run, now: progress.Progress) -> str:
@@ -80,13 +98,15 @@ def _going(run: Run, now: progress.Progress) -> str:
     if now.phase == "scoring" and now.scored[1]:
         share = now.scored[0] / now.scored[1]
     endless = now.phase in ("waiting", "starting") or (now.phase == "scoring" and not now.scored[0])
-    bar = f'<div class="t-progress {"endless" if endless else ""}"><i style="width:{min(1, share):.1%}"></i></div>'
-    facts = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in _numbers(now))
-    picture = chart.loss_curve(now.losses, now.heldout, now.steps) if now.losses else ""
+    bar = tag("div", f'<i style="width:{min(1, share):.1%}"></i>', f"t-progress {'endless' if endless else ''}")
     return (
-        f'<div class="t-card t-run" data-phase="{now.phase}"><h3>{title}</h3><p class="t-sub">{escape(recipe_name(run.recipe))}</p>'
-        f"{bar if now.is_live else ''}<p class='t-what' aria-live='polite'>{escape(sub)}</p>{problems(now.problems, 'It stopped early')}"
-        f'<div class="t-numbers">{facts}</div>{picture}{chosen(run.plan)}</div>'
+        tag("h3", title)
+        + tag("p", escape(recipe_name(run.recipe)), "t-sub")
+        + (bar if now.is_live else "")
+        + f'<p aria-live="polite">{escape(sub)}</p>'
+        + problems(now.problems, "It stopped early")
+        + _numbers(now)
+        + (chart.loss_curve(now.losses, now.heldout, now.steps if now.is_live else None) if now.losses else "")
     )
 
 
@@ -94,14 +114,15 @@ def _title(now: progress.Progress) -> tuple[str, str]:
     of = f" of {now.steps:,}" if now.steps else ""
     kept = "What was learned is kept." if now.step else ""
     scored = f" ({now.scored[0]} of {now.scored[1]} answered)" if now.scored[1] else ""
+    cut = f"Training ended before its time, after step {now.step:,}{of}. {kept} Press Go on."
     return {
         "prepared": ("Ready to start", "Everything is prepared. Press Go on to train it."),
-        "waiting": ("Waiting for its turn", "Other runs are in training; this one starts by itself as soon as one ends."),
+        "waiting": ("Waiting for its turn", "It starts by itself as soon as a place is free."),
         "starting": ("Starting", "Loading the base model."),
         "training": ("Training", "Stopping after this step." if now.stopping else _to_go(now)),
         "scoring": ("Scoring", f"Base and adapter answer the rows that were held out{scored}."),
         "stopped": ("Stopped", f"Stopped after step {now.step:,}{of}. {kept} Go on, or chat with it as it is."),
-        "interrupted": ("Interrupted", f"Training ended before its time, after step {now.step:,}{of}. {kept} Press Go on."),
+        "interrupted": ("Interrupted", cut),
         "failed": ("It did not work", kept),
         "finished": ("Finished", "It has not been scored."),
     }[now.phase]
@@ -114,126 +135,125 @@ def _to_go(now: progress.Progress) -> str:
     return f"Step {now.step:,}{of}, about {duration(now.last['seconds_to_go'])} to go."
 
 
-def _numbers(now: progress.Progress) -> list[tuple[str, str]]:
+def _numbers(now: progress.Progress) -> str:
     if not now.last:
-        return []
-    numbers = [("training loss", f"{now.last['loss']:.3f}")]
+        return ""
+    numbers = {"training loss": f"{now.last['loss']:.3f}"}
     if now.heldout:
-        numbers.append(("held-out loss", f"{now.heldout[-1][1]:.3f}"))
-    numbers.append(("tokens a second", f"{now.last['tokens_per_second']:,.0f}"))
+        numbers["held-out loss"] = f"{now.heldout[-1][1]:.3f}"
+    numbers["tokens a second"] = f"{now.last['tokens_per_second']:,.0f}"
     if now.phase == "training":
-        return numbers + [("to go", duration(now.last["seconds_to_go"]))]
-    return numbers + ([("of training", duration(now.seconds))] if now.seconds else [])
+        numbers["to go"] = duration(now.last["seconds_to_go"])
+    elif now.seconds:
+        numbers["of training"] = duration(now.seconds)
+    return tag("div", "".join(f"<div><b>{v}</b><span>{n}</span></div>" for n, v in numbers.items()), "t-numbers")
 
 
 def _finished(run: Run, now: progress.Progress, scores: dict) -> str:
-    trained = f"{now.step:,} steps in {duration(now.seconds or 0)}"
+    trained = f"{recipe_name(run.recipe)}, {now.step:,} steps in {duration(now.seconds or 0)}"
+    way = chart.loss_curve(now.losses, now.heldout, now.steps) + _numbers(now)
     return (
-        f'<div class="t-card t-run" data-phase="finished">{verdict(scores)}<p class="t-sub">{escape(recipe_name(run.recipe))}, '
-        f"{trained}</p>{bars(scores)}{before_and_after(scores['examples'][:2])}"
-        f"<details><summary>How training went</summary>{chart.loss_curve(now.losses, now.heldout, now.steps)}"
-        f'<div class="t-numbers">{"".join(f"<div><b>{v}</b><span>{n}</span></div>" for n, v in _numbers(now))}</div></details>'
-        f"{chosen(run.plan)}</div>"
+        verdict(scores)
+        + tag("p", escape(trained), "t-sub")
+        + bars(scores)
+        + before_and_after(scores["examples"][:2])
+        + _folded("How training went", way)
     )
 
 
 def verdict(scores: dict) -> str:
     """Did it help, and by how much, in plain words."""
-    gain, base, adapter = scores["gain"], scores["base"], scores["adapter"]
+    gain, base, adapter = scores["gain"], scores["base"]["rougeL"], scores["adapter"]["rougeL"]
+    kind, said = "unsure", "No clear difference."
     if gain["low"] > 0:
         kind, said = "good", "It helped."
     elif gain["high"] < 0:
         kind, said = "bad", "It made things worse."
-    else:
-        kind, said = "unsure", "No clear difference."
-    moved = "rose" if gain["rougeL"] >= 0 else "fell"
-    few = " These are few rows, so take it as a hint." if scores["rows"] < 20 else ""
-    return (
-        f'<h3 class="t-verdict {kind}">{said}</h3><p>On {scores["rows"]} rows that it never saw, the overlap of its answers with the '
-        f"reference {moved} from <b>{base['rougeL']:.2f}</b> to <b>{adapter['rougeL']:.2f}</b> (ROUGE-L; 1 is word for word). "
-        f"With 95% confidence the gain lies between {gain['low']:+.2f} and {gain['high']:+.2f}.{few}</p>"
+    moved = f"went from <b>{base:.2f}</b> to <b>{adapter:.2f}</b>"
+    few = " These are few rows, so take it as a hint." if scores["rows"] < FEW_ROWS else ""
+    text = (
+        f"On {scores['rows']} rows that it never saw, the overlap of its answers with the reference {moved} "
+        f"(ROUGE-L; 1 is word for word). With 95% confidence the gain lies between "
+        f"{gain['low']:+.2f} and {gain['high']:+.2f}.{few}"
     )
+    return tag("h3", said, f"t-verdict {kind}") + tag("p", text)
 
 
 def bars(scores: dict) -> str:
-    rows = [
-        (v, name, scores[v]["rougeL"], scores[v]["rougeL_low"], scores[v]["rougeL_high"])
-        for v, name in (("base", "Base model"), ("adapter", "With adapter"))
-    ]
-    exact = ", ".join(f"{name} {scores[v]['exact_match']:.0%}" for v, name in (("base", "base"), ("adapter", "adapter")))
-    return chart.score_bars(rows) + f'<p class="t-sub">Word for word right: {exact}</p>'
+    """ROUGE-L of base and adapter with their intervals."""
+    keys = ("rougeL", "rougeL_low", "rougeL_high")
+    drawn = chart.score_bars([(v, name, *(scores[v][key] for key in keys)) for v, name in NAMES.items()])
+    exact = ", ".join(f"{v} {scores[v]['exact_match']:.0%}" for v in NAMES)
+    return drawn + tag("p", f"Word for word right: {exact}", "t-sub")
 
 
 def before_and_after(examples: list[dict]) -> str:
     """Held-out prompts with both answers and the reference."""
-    parts = "".join(
-        f'<div class="t-example"><p class="prompt">{_short(e["prompt"])}</p>'
-        f"<dl><dt>before</dt><dd>{_short(e['base'])}</dd><dt>after</dt><dd class='after'>{_short(e['adapter'])}</dd>"
-        f"<dt>reference</dt><dd>{_short(e['reference'])}</dd></dl></div>"
+    parts = [
+        tag("p", _short(e["prompt"]), "prompt")
+        + f"<dl><dt>before</dt><dd>{_short(e['base'])}</dd><dt>after</dt><dd class='after'>{_short(e['adapter'])}</dd>"
+        + f"<dt>reference</dt><dd>{_short(e['reference'])}</dd></dl>"
         for e in examples
-    )
-    return f'<div class="t-examples">{parts}</div>' if parts else ""
+    ]
+    return tag("div", "".join(tag("div", part, "t-example") for part in parts), "t-examples")
 
 
 def preview(facts: dict) -> str:
     """What the model will see: rows with their trained tokens marked, and the lengths."""
-    rows = "".join(
-        '<div class="t-tokens">'
-        + "".join(
-            f'<span class="{"trained " if p["trained"] else ""}{"special" if p["special"] else ""}">{escape(p["text"])}</span>'
-            for p in row
-        )
-        + "</div>"
-        for row in facts["rows"]
-    )
+    rows = "".join(tag("div", "".join(map(_piece, row)), "t-tokens") for row in facts["rows"])
+    key = tag("span", "trained", "trained") + tag("span", "only read") + tag("span", "special token", "special")
     cut = facts["warning"] or f"No row is cut: the longest has {facts['longest']:,} of {facts['max_length']:,} tokens."
     return (
-        f"<p class='t-sub'>{escape(facts['format'])}</p>"
-        '<p class="t-key"><span class="trained">trained</span> <span>only read</span> <span class="special">special token</span></p>'
-        f"{rows}{chart.histogram(facts['histogram'], facts['max_length'])}"
-        f'<p class="{"t-warning" if facts["warning"] else "t-sub"}">{escape(cut)}</p>'
+        tag("p", escape(facts["format"]), "t-sub")
+        + tag("p", key, "t-key")
+        + rows
+        + chart.histogram(facts["histogram"], facts["max_length"])
+        + tag("p", escape(cut), "t-warning" if facts["warning"] else "t-sub")
     )
+
+
+def _piece(piece: dict) -> str:
+    kind = " ".join(kind for kind in ("trained", "special") if piece[kind])
+    return tag("span", escape(piece["text"]), kind)
 
 
 def merge_check(check: dict | None) -> str:
     """How far the merged model is from the adapter, the merge's share and quantisation's told apart."""
     if not check:
         return note("The merged model is made when it first answers.")
+    head = "<tr><th>The merged model against</th><td>same top token</td><td>largest logit difference</td></tr>"
     rows = "".join(
-        f"<tr><th>{name}</th><td>{check['top1_agreement' + key]:.1%}</td><td>{check['max_logit_difference' + key]:.3g}</td></tr>"
-        for key, name in (
-            ("", "the adapter on the 16-bit base: the merge's share"),
-            ("_quantized", "the adapter as it was trained: quantisation's share added"),
-        )
+        f"<tr><th>{name}</th><td>{check['top1_agreement' + key]:.1%}</td>"
+        f"<td>{check['max_logit_difference' + key]:.3g}</td></tr>"
+        for key, name in MERGE_CHECKS.items()
     )
-    return (
-        f'<table class="t-merge"><thead><tr><th>The merged model against</th><td>same top token</td>'
-        f"<td>largest logit difference</td></tr></thead>{rows}</table>"
-        f'<p class="t-sub">On {check["tokens"]:,} tokens of the held-out answers.</p>'
-    )
+    table = tag("table", tag("thead", head) + tag("tbody", rows), "t-merge")
+    return table + tag("p", f"On {check['tokens']:,} tokens of the held-out answers.", "t-sub")
 
 
 def runs_list(rows: list[dict], selected: str, example: str) -> str:
     """The visitor's runs as buttons."""
     if not rows:
         return note("No runs yet. Train one, and it appears here.")
-    return f'<div class="t-runs">{"".join(_run_row(row, row["run"] == selected, row["run"] == example) for row in rows)}</div>'
+    return tag("div", "".join(_run_row(r, r["run"] == selected, r["run"] == example) for r in rows), "t-runs")
 
 
 def _run_row(row: dict, selected: bool, shared: bool) -> str:
     scores, picture = row["scores"], ""
     if scores:
-        picture = "".join(
-            f'<span class="t-mini {v}" title="{v}: ROUGE-L {scores[v]["rougeL"]:.2f}"><i style="width:{scores[v]["rougeL"]:.0%}"></i></span>'
-            for v in ("base", "adapter")
+        minis = "".join(
+            f'<span class="t-mini {v}" title="{name}: ROUGE-L {scores[v]["rougeL"]:.2f}">'
+            f'<i style="width:{scores[v]["rougeL"]:.0%}"></i></span>'
+            for v, name in NAMES.items()
         )
-        picture = f'<span class="t-minis">{picture}</span><span class="t-gain">{scores["gain"]["rougeL"]:+.2f}</span>'
+        picture = tag("span", minis, "t-minis") + tag("span", f"{scores['gain']['rougeL']:+.2f}", "t-gain")
     title = row["name"] or f"{row['method']} on {row['model']}"
+    below = row["data"] + (" · the shipped example" if shared else "")
+    name = tag("b", escape(title)) + tag("small", escape(below))
     return (
         f'<button type="button" class="t-row {"selected" if selected else ""}" data-run="{escape(row["run"])}" '
-        f'aria-pressed="{"true" if selected else "false"}"><span class="t-row-name"><b>{escape(title)}</b>'
-        f"<small>{escape(row['data'])}{' · the shipped example' if shared else ''}</small></span>"
-        f'<span class="t-status {row["status"]}">{row["status"]}</span>{picture}</button>'
+        f'aria-pressed="{"true" if selected else "false"}">{tag("span", name, "t-row-name")}'
+        f"{tag('span', row['status'], 't-status ' + row['status'])}{picture}</button>"
     )
 
 
@@ -247,19 +267,14 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
+def _folded(title: str, content: str) -> str:
+    return tag("details", tag("summary", title) + content)
+
+
 def _value(value) -> str:
     return f"{value:g}" if isinstance(value, float) else ", ".join(value) if isinstance(value, list) else f"{value}"
 
 
 def _short(text: str) -> str:
-    return escape(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …") or "<em>(nothing)</em>"
-
-
-def reference(text: str) -> str:
-    """A held-out row's own answer, to hold the three against."""
-    return f'<div class="t-reference"><b>reference</b> {_short(text)}</div>'
-
-
-def pushed(url: str) -> str:
-    safe = escape(url, quote=True)
-    return f'<div class="t-note good">Pushed: <a href="{safe}" target="_blank" rel="noopener">{safe}</a></div>'
+    shown = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
+    return escape(shown) or "<em>(nothing)</em>"

@@ -1,5 +1,6 @@
 """Train: the form, and beside it one card that says what will happen, how the run goes, and what came of it."""
 
+from contextlib import suppress
 from types import SimpleNamespace
 
 import gradio as gr
@@ -7,12 +8,13 @@ import gradio as gr
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
 from tuner.ui import actions, form, progress, show
+from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE, TRAINING
 
-TO_URL = """(id) => { const u = new URL(window.location); id ? u.searchParams.set('run', id) : u.searchParams.delete('run');
-window.history.replaceState(window.history.state, '', u); }"""
-NOBODY = {"runs": [], "shown": ""}  # what a new visitor's browser keeps
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
-CHECKS = {"concurrency_limit": 4, "concurrency_id": "check"}
+TO_URL = """(id) => {
+    const url = new URL(window.location);
+    id ? url.searchParams.set('run', id) : url.searchParams.delete('run');
+    window.history.replaceState(window.history.state, '', url);
+}"""
 
 
 def build(browser: gr.BrowserState) -> SimpleNamespace:
@@ -20,7 +22,7 @@ def build(browser: gr.BrowserState) -> SimpleNamespace:
     tab = SimpleNamespace(browser=browser, shown=gr.Textbox(visible=False), timer=gr.Timer(1, active=False))
     with gr.Row(elem_classes="t-train"):
         with gr.Column(scale=6, min_width=320, elem_classes="t-choices"):
-            tab.form = form.build(actions.starting_recipe())
+            tab.form = form.build(actions.starting_recipe().model_copy(update={"name": None}))
         with gr.Column(scale=5, min_width=320, elem_classes="t-side"):
             _side(tab)
     # In the order in which `panel` returns their values.
@@ -34,14 +36,18 @@ def _side(tab) -> None:
     tab.card = gr.HTML(show.busy("Looking at the example"), elem_id="card")
     with gr.Row(elem_classes="t-buttons"):
         tab.train = gr.Button("Train", variant="primary", size="lg", elem_id="train")
-        tab.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
-        tab.resume = gr.Button("Go on", variant="primary", visible=False, elem_id="resume")
-        tab.chat = gr.Button("Chat with it", variant="primary", visible=False, elem_id="chat")
-        tab.push = gr.Button("Push it to the Hub", visible=False, elem_id="push-it")
-        tab.again = gr.Button("Try other settings", visible=False, elem_id="again")
+        tab.stop = gr.Button("Stop", size="md", variant="stop", visible=False, elem_id="stop")
+        tab.resume = gr.Button("Go on", size="md", variant="primary", visible=False, elem_id="resume")
+        tab.chat = gr.Button(
+            "Chat with it", size="md", variant="primary", min_width=120, visible=False, elem_id="chat"
+        )
+        tab.push = gr.Button("Push to the Hub", size="md", min_width=120, visible=False, elem_id="push-it")
+        tab.again = gr.Button("Other settings", size="md", min_width=120, visible=False, elem_id="again")
     tab.fetch = gr.Button("Fetch it and check", visible=False, size="sm", elem_id="fetch")
     with gr.Accordion("The same as a recipe", open=False):
-        tab.yaml = gr.Code(language="yaml", label="recipe.yaml", interactive=True, lines=8, max_lines=24, elem_id="yaml")
+        tab.yaml = gr.Code(
+            language="yaml", label="recipe.yaml", interactive=True, lines=8, max_lines=24, elem_id="yaml"
+        )
         tab.taken = gr.HTML()
         tab.take = gr.Button("Take these settings", size="sm", elem_id="take")
         gr.Code(
@@ -49,6 +55,7 @@ def _side(tab) -> None:
             language="shell",
             label="In a terminal",
             interactive=False,
+            lines=1,
             show_line_numbers=False,
         )
 
@@ -66,7 +73,10 @@ def _wire_form(tab) -> None:
     tab.fetch.click(lambda data: _look(tab, data, fetch=True), everything, looked, **CHECKS, **PRIVATE)
     rows_change = [f.settings["data.format"].change, f.where.change, f.file.change, f.example.change, f.pasted.blur]
     gr.on(rows_change, lambda data: form.role_inputs(f, data), everything, f.roles, concurrency_limit=4, **PRIVATE)
-    f.preview_fold.expand(lambda data: _preview(tab, data), everything, f.preview, **CHECKS, **PRIVATE)
+    opened = f.preview_fold.expand(lambda: True, None, f.is_previewed, queue=False, **PRIVATE)
+    f.preview_fold.collapse(lambda: False, None, f.is_previewed, queue=False, **PRIVATE)
+    for event in (opened, tab.looking):
+        event.then(lambda data: _preview(tab, data), {*everything, f.is_previewed}, f.preview, **CHECKS, **PRIVATE)
     taken = tab.take.click(lambda text: _take(tab, text), tab.yaml, [*form.filled(f), tab.taken], **PRIVATE)
     taken.then(look, everything, looked, **CHECKS, **PRIVATE)
     tab.look_again = lambda event: event.then(look, everything, looked, **CHECKS, **PRIVATE)
@@ -74,24 +84,26 @@ def _wire_form(tab) -> None:
 
 def _wire_run(tab) -> None:
     everything = {*tab.form.inputs, tab.shown, tab.browser}
-    begun = tab.train.click(lambda: [show.busy("Preparing the run"), gr.update(interactive=False)], None, [tab.card, tab.train],
-        queue=False, **PRIVATE)  # fmt: skip
-    begun = begun.then(
-        lambda data: _prepare(tab, data), everything, [tab.shown, tab.browser, *tab.panel], concurrency_limit=4, **PRIVATE
-    )
+    attached = [tab.shown, tab.browser, *tab.panel]
+    begun = tab.train.click(_begin, None, [tab.card, tab.train], queue=False, **PRIVATE)
+    begun = begun.then(lambda data: _prepare(tab, data), everything, attached, concurrency_limit=4, **PRIVATE)
     resumed = tab.resume.click(resume, tab.shown, tab.panel, **PRIVATE)
     for ready in (begun, resumed):
         then_train(ready, tab.shown)
     tab.stop.click(_stop, tab.shown, tab.panel, queue=False, **PRIVATE)
     tab.timer.tick(panel, tab.shown, tab.panel, queue=False, **PRIVATE)
     tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
-    left = tab.again.click(_leave, tab.browser, [tab.shown, tab.browser, *tab.panel], queue=False, **PRIVATE)
+    left = tab.again.click(_leave, tab.browser, attached, queue=False, **PRIVATE)
     tab.look_again(left)
 
 
 def then_train(event, run) -> None:
     """Train the run when `event` is done; on its own, so that a run that has to wait for its turn is seen waiting."""
-    event.then(train, run, None, concurrency_limit=actions.TRAINING_SLOTS, concurrency_id="training", **PRIVATE)
+    event.then(train, run, None, **TRAINING, **PRIVATE)
+
+
+def _begin() -> list:
+    return [show.busy("Preparing the run"), gr.update(interactive=False)]
 
 
 def _relabel(kind: str):
@@ -108,7 +120,7 @@ def _look(tab, data: dict, fetch: bool = False) -> list:
     if keep:
         return [keep, asked.to_yaml(), gr.update(visible=False)]
     if not fetch and table is None and not actions.is_at_hand(asked):
-        what = "The base model or the rows are not on this machine yet. They are fetched from the Hub when you press Train."
+        what = "The base model or the rows are not on this machine yet: Train fetches them from the Hub."
         return [show.note(what), asked.to_yaml(), gr.update(visible=True)]
     try:
         facts = actions.known_plan(asked) or actions.check(asked, table).plan
@@ -118,9 +130,14 @@ def _look(tab, data: dict, fetch: bool = False) -> list:
     return [card, asked.to_yaml(), gr.update(visible=False)]
 
 
-def _preview(tab, data: dict) -> str:
+def _preview(tab, data: dict):
+    if not data[tab.form.is_previewed]:
+        return gr.skip()
     try:
-        return show.preview(actions.preview(*form.asked(tab.form, data)))
+        asked, table = form.asked(tab.form, data)
+        if table is None and not actions.is_at_hand(asked):
+            return show.note("It can be shown when base model and rows are fetched.")
+        return show.preview(actions.preview(asked, table))
     except Exception as error:
         return show.problems(actions.problems_of(error))
 
@@ -166,10 +183,8 @@ def train(run: str) -> None:
 
 
 def _stop(run: str) -> list:
-    try:
+    with suppress(TunerError):  # it ended meanwhile, and the card says so
         actions.stop(run)
-    except TunerError:  # it ended meanwhile, and the card says so
-        pass
     return panel(run)
 
 
@@ -186,7 +201,8 @@ def panel(run: str) -> list:
     try:
         opened = actions.open_run(run)
         now = progress.read(opened)
-        card, phase, has_adapter = show.view(opened, now), now.phase, (opened.adapter / "adapter_config.json").is_file()
+        card, phase = show.view(opened, now), now.phase
+        has_adapter = (opened.adapter / "adapter_config.json").is_file()
     except Exception as error:
         card, phase, has_adapter = show.problems(actions.problems_of(error)), "gone", False
     live = phase in progress.LIVE
@@ -212,15 +228,11 @@ def attach(tab, run: str, browser: dict | None) -> list:
     if not opened:
         return ["", {**browser, "shown": ""}, *panel(""), *[gr.skip()] * len(form.filled(tab.form))]
     values = [gr.skip()] * len(form.filled(tab.form))
-    try:
+    with suppress(TunerError):  # a recipe of an older version: the card still tells what it was
         values = form.fill(tab.form, opened.recipe)
-    except TunerError:  # of an older version: its card still tells what it was
-        pass
     return [run, {**browser, "shown": run}, *panel(run), *values]
 
 
 def attached(tab) -> list:
     """The outputs that `attach` has values for."""
     return [tab.shown, tab.browser, *tab.panel, *form.filled(tab.form)]
-
-
