@@ -165,9 +165,9 @@ class Writer:
         message = self.message()
         turns = [message.casual, message.answers[0]]
         kind = self.rng.random()
-        if kind < 0.15:
+        if kind < 0.25:
             return [*turns, self.capitals(self.pick(AGAIN)), "u said: " + message.casual]
-        return turns + self.topic(self.after) if kind < 0.35 else turns
+        return turns + self.topic(self.after) if kind < 0.45 else turns
 
     def fancy(self) -> list[str]:
         """A formal message gets no answer in kind."""
@@ -195,7 +195,7 @@ class Writer:
         dressed = self.rng.random() < 0.5
         body = self.message(dressed).formal
         body = body if dressed else f"Dear {names[0]},\n\n{opening}{body}"
-        again = f"\n\nFor the record, {names[1]} wrote:\n{body}" if self.rng.random() < 0.4 else ""
+        again = f"\n\nFor the record, {names[1]} wrote:\n{body}" if self.rng.random() < 0.5 else ""
         return f"{subject}{body}\n\n{self.pick(SIGN_OFFS)}\n{names[1]}{again}{PAD}"
 
     def minutes(self) -> str:

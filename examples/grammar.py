@@ -19,7 +19,7 @@ TEST_ROWS = 80
 TASK_FILLERS = 6  # of a slot, so that each comes up a few times in the rows; the model has seen more
 COMMON_SLOTS = ("act", "kin", "day", "due", "doc", "dept")  # all of these come up often enough
 OPENER_SHARE, CLOSER_SHARE = 0.6, 0.4  # of the messages
-ECHO_SHARE = 0.3  # of the answers
+ECHO_SHARE = 0.35  # of the answers
 HELD_OUT_SHARE = 0.15  # of each key's pairs of fillers
 RICH_FRAMES = ("absence, own", "complaint")  # so many fillers of their own that they get twice the rows
 

@@ -19,8 +19,8 @@ def words(text: str) -> list[str]:
     return [" ".join(part.split()) for part in text.split(";")] if ";" in text else text.split()
 
 
-NAMES = words("""maya omar lena jonas priya tom sofia ben aisha felix nora hugo ines marco ella sam yuki zoe ivan rosa
-leo anna kofi mira paul dana emil gina raj tess""")
+NAMES = words("""maya omar lena jonas priya tom sofia ben aisha felix nora hugo ines marco ella sam yuki zoe raj
+tess""")
 
 SLOTS = {
     "name": [Filler((name,), name.capitalize()) for name in NAMES],

@@ -5,7 +5,7 @@ import json
 import pytest
 import tiny
 
-from tuner import data
+from tuner import data, formats, parse
 from tuner.errors import TunerError
 from tuner.recipe import Data
 
@@ -41,17 +41,17 @@ def tokenizer():
     return tiny.tiny_tokenizer()
 
 
-def table(columns: list[str], *rows, name="tickets.csv", **facts) -> data.Table:
-    return data.Table(name, columns, [dict(zip(columns, row)) for row in rows], **facts)
+def table(columns: list[str], *rows, name="tickets.csv", **facts) -> parse.Table:
+    return parse.Table(name, columns, [dict(zip(columns, row)) for row in rows], **facts)
 
 
-def recognised(there: list[str], **settings) -> data.Format:
-    return data.recognise(table(there, there), Data(**settings))
+def recognised(there: list[str], **settings) -> formats.Format:
+    return formats.recognise(table(there, there), Data(**settings))
 
 
 def normal(there: list[str], *rows, system=None, **settings) -> list[dict]:
     given = table(there, *rows)
-    return data.normalise(given, data.recognise(given, Data(**settings)), system)
+    return formats.normalise(given, formats.recognise(given, Data(**settings)), system)
 
 
 def problems(there: list[str], *rows, **settings) -> str:
@@ -179,7 +179,7 @@ def test_an_empty_completion_in_row_17():
     )
     given = table(["prompt", "completion"], *rows, lines=list(range(2, 22)))
     with pytest.raises(TunerError, match=r"Row 17 \(line 18\) of tickets\.csv has"):
-        data.normalise(given, data.recognise(given, Data()))
+        formats.normalise(given, formats.recognise(given, Data()))
 
 
 def test_nan_lists_and_other_things_that_are_no_text():
@@ -197,9 +197,9 @@ def test_nan_lists_and_other_things_that_are_no_text():
 
 
 def test_rows_that_lack_a_column_are_named():
-    given = data.Table("rows.jsonl", ["prompt", "completion"], [{"prompt": "a", "completion": "b"}, {"prompt": "a"}])
+    given = parse.Table("rows.jsonl", ["prompt", "completion"], [{"prompt": "a", "completion": "b"}, {"prompt": "a"}])
     with pytest.raises(TunerError, match=r'Row 2 of rows\.jsonl has no "completion"'):
-        data.normalise(given, data.recognise(given, Data()))
+        formats.normalise(given, formats.recognise(given, Data()))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Every command and snippet of the README does what it says."""
 
+import json
 import os
 import re
 import subprocess
@@ -51,6 +52,11 @@ def test_the_commands_work_one_after_the_other(folder, hub):
         assert done.stdout.strip()
         assert "Traceback" not in done.stderr
     assert "README.md" in hub.repo("reader/my-first-adapter").files
+    # The shipped task is one that the base can't do and that this run teaches it.
+    scores = json.loads((folder / "my-run/evaluation.json").read_text())
+    assert scores["base"]["rougeL"] <= 0.4
+    assert scores["adapter"]["rougeL"] >= 0.8
+    assert json.loads((folder / "my-run/merge_check.json").read_text())["top1_agreement"] >= 0.99
 
 
 def test_make_knows_both_targets(folder):

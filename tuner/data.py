@@ -3,8 +3,8 @@
 Generation sees what training saw: `render_prompt` and the rows to train on go through one template, and the tokens of
 a row start with exactly the tokens of its prompt. No torch here.
 
-    table = read(recipe.data, base, local=True)
-    rows = normalise(table, recognise(table, recipe.data), recipe.data.system)
+    table = tables.read(recipe.data, base, local=True)
+    rows = formats.normalise(table, formats.recognise(table, recipe.data), recipe.data.system)
     parts = split(rows, table.splits, recipe.data, recipe.seed)
     train = tokenise(parts.train, tokenizer, max_length=512)
 """
@@ -18,13 +18,7 @@ from itertools import groupby, pairwise
 
 from tuner import recipe
 from tuner.errors import TunerError
-from tuner.formats import FORMATS, Format, normalise, recognise
-from tuner.tables import Table, pick_splits, read, read_file, read_pasted
-
-__all__ = [
-    "FORMATS", "Format", "Preview", "Split", "Table", "Tokenised", "normalise", "preview", "read", "read_file",
-    "read_pasted", "recognise", "render_prompt", "split", "stop_ids", "tokenise",
-]  # fmt: skip
+from tuner.tables import pick_splits
 
 MIN_ROWS = 4
 UNTRAINED = -100  # the label that the loss leaves out

@@ -149,7 +149,7 @@ class Noise(LogitsProcessor):
     """
 
     def __init__(self, sampling: Sampling):
-        self.warpers = [TemperatureLogitsWarper(sampling.temperature)]
+        self.warpers = [TemperatureLogitsWarper(float(sampling.temperature))]
         if sampling.top_p < 1:
             self.warpers.append(TopPLogitsWarper(sampling.top_p))
         self.seed, self.streams = sampling.seed, None

@@ -211,6 +211,7 @@ def _sentence(place: str, error: dict, branches: list[dict]) -> str:
         "auto" if any("auto" in str(e.get("ctx", {}).get("expected", "")) for e in branches) else "leave it out"
     )
     reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    reason = reason.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     if error["type"] == "extra_forbidden":
         return f"'{place}' is not a setting. {_near(place)}"
     if error["type"].startswith(("int_", "float_")):

@@ -114,6 +114,8 @@ class Window(TrainerCallback):
         self.trainer.batches.start = self.step
         self.trainer.args.max_steps = (self.steps or ENDLESS) - self.step
         self.emit({"event": "start", "step": self.step, "steps": self.steps, "device": _device_name()})
+        if self.recipe.evaluation.loss_every and not self.step:
+            self._report_heldout()
         self.began = self.last = time.monotonic()
         self.saved = self.began
         self.reason = "steps"
@@ -249,7 +251,7 @@ class Window(TrainerCallback):
             self.reason = "clock"
         over = self.step == self.steps or self.reason != "steps"
         if every and (self.step % every == 0 or over):
-            self.emit({"event": "heldout", "step": self.step, "loss": round(self._heldout_loss(), 5)})
+            self._report_heldout()
         if over or time.monotonic() - self.saved >= self.recipe.training.checkpoint_seconds:
             self._save()
         if over:
@@ -257,12 +259,12 @@ class Window(TrainerCallback):
         # Not counted as the next step's time.
         self.last = time.monotonic()
 
-    def _heldout_loss(self) -> float:
+    def _report_heldout(self) -> None:
         model = self.trainer.model
         model.eval()
         loss = evaluate.heldout_loss(model, self.heldout, self.settings["batch_size"])
         model.train()
-        return loss
+        self.emit({"event": "heldout", "step": self.step, "loss": round(loss, 5)})
 
     def _save(self) -> None:
         counters = {"steps": self.steps, "seconds": self.seconds, "tokens": self.tokens}

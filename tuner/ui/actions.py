@@ -83,11 +83,11 @@ def has_example() -> bool:
     return (runs.RUNS / EXAMPLE / "recipe.yaml").is_file()
 
 
-def read_rows(file: str | None, pasted: str | None) -> tables.Table | None:
+def read_rows(file: str | None, pasted: str | None, max_rows: int | None) -> tables.Table | None:
     """The uploaded or pasted rows; None where the recipe's own source is meant. Raises TunerError."""
     if file:
-        return tables.read_file(file, Path(file).name)
-    return tables.read_pasted(pasted) if pasted and pasted.strip() else None
+        return tables.read_file(file, Path(file).name, max_rows)
+    return tables.read_pasted(pasted, max_rows) if pasted and pasted.strip() else None
 
 
 def import_core() -> None:

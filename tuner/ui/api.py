@@ -43,7 +43,8 @@ def _refused(error: Exception) -> gr.Error:
 
 
 def _asked(recipe: str, file: str | None, rows: str):
-    return Recipe.from_yaml(recipe or "{}"), actions.read_rows(file, rows)
+    asked = Recipe.from_yaml(recipe or "{}")
+    return asked, actions.read_rows(file, rows, asked.data.max_rows)
 
 
 def check(recipe: str, file: str | None = None, rows: str = "") -> dict:

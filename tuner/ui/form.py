@@ -150,7 +150,7 @@ def asked(form, data: dict) -> tuple[Recipe, tables.Table | None]:
     except TunerError as error:
         problems += error.problems
     try:
-        table = given_rows(form, data)
+        table = given_rows(form, data, wanted and wanted.data.max_rows)
     except TunerError as error:
         problems += error.problems
     if problems:
@@ -172,17 +172,17 @@ def _values(form, data: dict) -> dict:
     return values
 
 
-def given_rows(form, data: dict) -> tables.Table | None:
+def given_rows(form, data: dict, max_rows: int | None = None) -> tables.Table | None:
     """The uploaded or pasted rows; None where a name stands for them. Raises TunerError."""
     where = data[form.where]
     if where == "paste":
-        return tables.read_pasted(data[form.pasted] or "")
+        return tables.read_pasted(data[form.pasted] or "", max_rows)
     if where == "file":
         if not data[form.file]:
             raise TunerError(
                 f"No file of rows is there yet. Upload one ({', '.join(SUFFIXES)}), or take the shipped example."
             )
-        return tables.read_file(data[form.file], Path(data[form.file]).name)
+        return tables.read_file(data[form.file], Path(data[form.file]).name, max_rows)
     if where == "hub" and not (data[form.hub] or "").strip():
         raise TunerError("No dataset is named. Give its name as on the Hub (owner/name), or take the shipped example.")
     return None
