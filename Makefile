@@ -18,7 +18,7 @@ bench: .venv/run
 install: .venv/run
 
 example: .venv/run
-	$(PY) examples/make_finished.py
+	$(PY) -m examples.make_finished
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Tuner needs Python 3.10 to 3.13 with venv (Debian: apt install python3-venv)."; exit 1; }

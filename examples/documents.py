@@ -142,7 +142,7 @@ class Writer:
 
     def message(self, dressed: bool = True) -> grammar.Message:
         """Half of the messages mix styles, so that the model learns that both say things of the same kind."""
-        frame = self.rng.choice([*grammar.FRAMES, *grammar.RICH_FRAMES])
+        frame = self.rng.choice(list(grammar.FRAMES))
         return grammar.say(self.draw, frame, held_out=False, dressed=dressed, mixed=self.rng.choice([0.0, 0.4]))
 
     def pick(self, text: str) -> str:

@@ -16,12 +16,9 @@ from words import CLOSERS, NAMES, OPENERS, SLOTS, Filler
 SEED = 7
 TRAIN_ROWS = 480
 TEST_ROWS = 80
-TASK_FILLERS = 6  # of a slot, so that each comes up a few times in the rows; the model has seen more
-COMMON_SLOTS = ("act", "kin", "day", "due", "doc", "dept")  # all of these come up often enough
 OPENER_SHARE, CLOSER_SHARE = 0.6, 0.4  # of the messages
-ECHO_SHARE = 0.35  # of the answers
+ECHO_SHARE = 0.3  # of the answers
 HELD_OUT_SHARE = 0.15  # of each key's pairs of fillers
-RICH_FRAMES = ("absence, own", "complaint")  # so many fillers of their own that they get twice the rows
 
 
 class Frame(NamedTuple):
@@ -59,13 +56,6 @@ FRAMES = {
             "aw poor thing, hug ur {kin} for me. dont worry about {day}",
         ),
     ),
-    "absence, family": Frame(
-        ("act", "kin"),
-        "bad",
-        ("{act} {day} cuz my {kin} {visit}", "my {kin} {visit} so {act} {day}"),
-        "{act} {day} because my {kin} {visit}.",
-        ("ok cool, say hi to ur {kin}! we got u {day}", "no prob, ur {kin} comes first. see u after"),
-    ),
     "absence, own": Frame(
         ("act", "own"),
         "bad",
@@ -79,13 +69,6 @@ FRAMES = {
         ("{ask} {do} {doc} {due}",),
         "{ask} {do} {doc} {due}?",
         ("sure thing, ill {do} {doc} {due}", "on it! {doc} {due}, gotcha", "ugh, {due}? fine, gimme {doc}"),
-    ),
-    "order": Frame(
-        ("do", "doc"),
-        "ask",
-        ("{tell} {do} {doc} {due}",),
-        "{tell} {do} {doc} {due}.",
-        ("yep yep, {doc} {due}, i wont forget", "ok ok, gonna {do} {doc} {due}"),
     ),
     "reschedule": Frame(
         ("shift", "event"),
@@ -149,13 +132,6 @@ FRAMES = {
         ("{doc} {state}, ill tell {dept} {day}", "so {doc} {state}. gonna tell {dept} {day}"),
         "{doc} {state}. I will inform {dept} {day}.",
         ("oh nice, thx for telling me about {doc}", "lol {dept} will freak out {day}"),
-    ),
-    "hand-over": Frame(
-        ("busy", "doc"),
-        "ask",
-        ("{busy}, can {name} take {doc}", "can {name} take {doc}? {busy}"),
-        "{busy} Could {name} assume responsibility for {doc}?",
-        ("sure, ill ask {name} about {doc}", "{name} is busy too but ill try"),
     ),
     "invitation": Frame(
         ("feat", "treat"),
@@ -227,15 +203,13 @@ class Scene(dict):
 class Draw:
     """Draws fillers from shuffled decks, so that all of a slot's fillers come up equally often."""
 
-    def __init__(self, rng: random.Random, most: int | None = None):
+    def __init__(self, rng: random.Random):
         self.rng = rng
-        self.most = most  # of a slot's fillers, the first so many; None for all
         self.decks: dict[str, list[Filler]] = {}
 
     def __call__(self, slot: str) -> Filler:
         if not self.decks.get(slot):
-            known = SLOTS[slot] if slot in COMMON_SLOTS else SLOTS[slot][: self.most]
-            self.decks[slot] = self.rng.sample(known, len(known))
+            self.decks[slot] = self.rng.sample(SLOTS[slot], len(SLOTS[slot]))
         return self.decks[slot].pop()
 
 
@@ -305,12 +279,11 @@ def dress(scene: Scene, frame: Frame, casual: str, formal: str) -> tuple[str, st
 
 def messages() -> dict[str, list[Message]]:
     """The shipped task's messages by split; a test message's pair of key fillers is in no training message."""
-    draw = Draw(random.Random(SEED), TASK_FILLERS)
+    draw = Draw(random.Random(SEED))
     found = {"train": [], "test": [FIRST_TEST_ROW]}
     seen = {FIRST_TEST_ROW.casual}
     for split, count in (("train", TRAIN_ROWS), ("test", TEST_ROWS)):
-        frames = [*FRAMES, *RICH_FRAMES]
-        frames *= count // len(frames) + 1
+        frames = list(FRAMES) * (count // len(FRAMES) + 1)
         draw.rng.shuffle(frames)
         while len(found[split]) < count:
             message = say(draw, frames[len(found[split])], split == "test")

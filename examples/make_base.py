@@ -24,7 +24,7 @@ DOCUMENTS = 50_000
 TOKENS_PER_STEP = 1536
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
-VOCABULARY = 2048
+VOCABULARY = 1536
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -85,19 +85,6 @@ def make_model(tokenizer):
     return LlamaForCausalLM(config)
 
 
-def trained(ids: list[int], tokenizer) -> list[bool]:
-    """Which tokens to learn from: of a chat the assistant's turns, for people say anything; of other documents all."""
-    start, end, role = tokenizer.convert_tokens_to_ids([START, END, "assistant"])
-    found, inside = [], start not in ids
-    for place, token in enumerate(ids):
-        found.append(inside and token != start)
-        if token == role and ids[place - 1] == start:
-            inside = True
-        elif token == end:
-            inside = False
-    return found
-
-
 def batches(encoded: list[list[int]], rng: random.Random) -> list[list[list[int]]]:
     """Documents of like length together, so that little is padded, about TOKENS_PER_STEP a batch, in random order."""
     found, batch = [], []
@@ -128,8 +115,7 @@ def pretrain(model, tokenizer, encoded: list[list[int]]) -> None:
             group["lr"] = rate
         width = max(map(len, batch))
         ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in batch])
-        learn = [trained(row, tokenizer) + [False] * (width - len(row)) for row in batch]
-        labels = ids.masked_fill(~torch.tensor(learn), -100)
+        labels = ids.masked_fill(torch.arange(width) >= torch.tensor([[len(row)] for row in batch]), -100)
         with torch.autocast("cpu", torch.bfloat16):
             # The padding is at the right, where a causal model does not look: no attention mask is the faster way.
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss

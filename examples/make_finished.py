@@ -1,5 +1,7 @@
 """Makes examples/finished, the run that a first-time visitor finds: what training the shipped recipe leaves behind.
 
+    python -m examples.make_finished
+
 Only what no reader needs is left out: checkpoints, the rows that were trained on, and the lock.
 """
 
