@@ -1,6 +1,6 @@
 """Takes the README's picture: the shipped finished run, as the page shows it. Needs Debian's chromium.
 
-    python docs/pictures/take.py
+python docs/pictures/take.py
 """
 
 import sys
