@@ -68,7 +68,7 @@ def plain(steps: int, out: Path, *extra: str) -> tuple[float, float]:
 RUNNERS = {
     "tuner": tuner,
     "plain TRL": plain,
-    "plain TRL, no gradient checkpointing": lambda steps, out: plain(steps, out, "--no-checkpointing"),
+    "plain TRL in float32, no gradient checkpointing": lambda steps, out: plain(steps, out, "--by-hand"),
 }
 
 
@@ -83,7 +83,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 figures[name].append(run(options.steps, Path(folder) / "out"))
             print(
-                f"round {turn + 1}  {name:38} cold {figures[name][-1][0]:6.1f} s  {figures[name][-1][1]:7.0f} tokens/s"
+                f"round {turn + 1}  {name:48} cold {figures[name][-1][0]:6.1f} s  {figures[name][-1][1]:7.0f} tokens/s"
             )
     print(f"\n{platform.machine()}, {os.cpu_count()} cores; {options.steps} steps of {BATCH} rows, rank {RANK}, NF4")
     for name in list(RUNNERS)[1:]:

@@ -22,6 +22,12 @@ def weights(run: runs.Run) -> bytes:
     return (run.adapter / "adapter_model.safetensors").read_bytes()
 
 
+def reports(run: runs.Run) -> dict:
+    """Each step's last report, less what the clock decides."""
+    told = ("loss", "learning_rate", "grad_norm", "tokens", "epoch")
+    return {e["step"]: [e[key] for key in told] for e in run.events() if e["event"] == "step"}
+
+
 def steps(run: runs.Run) -> list[int]:
     return [e["step"] for e in run.events() if e["event"] == "step"]
 
@@ -104,6 +110,7 @@ def test_killed_in_mid_run_and_started_again_it_ends_with_the_same_adapter_bit_f
     assert run.status == "finished"
     assert [e["step"] for e in run.events() if e["event"] == "start"][-1] >= 4
     assert weights(run) == weights(whole)
+    assert reports(run) == reports(whole)
 
 
 def test_a_stop_keeps_what_was_learned_and_the_run_goes_on_to_the_same_end(make, whole):

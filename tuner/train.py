@@ -234,7 +234,8 @@ class Window(TrainerCallback):
                 "steps": self.steps,
                 "epoch": round(self.step / self.plan["steps_per_epoch"], 3),
                 "loss": round(logs["loss"], 5),
-                "learning_rate": logs["learning_rate"],
+                # Of the step that was taken; the Trainer's own figure is wrong at the first step after a resume.
+                "learning_rate": self.settings["learning_rate"] * self._rate(self.step - 1 - self.first),
                 "grad_norm": round(float(logs["grad_norm"]), 5),
                 "tokens": self.tokens,
                 "tokens_per_second": round(sum(self.tokens_seen) / sum(self.durations), 1),
