@@ -6,7 +6,6 @@ learning rate are functions of the step, so they need no state of their own.
 
 import json
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -56,12 +55,6 @@ def load(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
             "random": {k.removeprefix("random/"): v for k, v in tensors.items() if k.startswith("random/")},
         }
     return None
-
-
-def newest_step(run: Run) -> int:
-    """The step that a resumed run would go on from; 0 where there is no checkpoint."""
-    files = _files(run)
-    return int(re.search(r"\d+", files[0].stem).group()) if files else 0
 
 
 def _files(run: Run) -> list[Path]:

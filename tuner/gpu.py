@@ -40,18 +40,6 @@ def merge(run: Run) -> dict:
     return next(iter(_window("merge", str(run.path), 60)))
 
 
-def follow(run: Run, start: int = 0) -> Iterator[dict]:
-    """The events of a run that trains somewhere else, from number `start` on, until it no longer trains."""
-    while True:
-        alive = run.is_training
-        for event in run.events(start):
-            start += 1
-            yield event
-        if not alive:
-            return
-        time.sleep(POLL)
-
-
 def _train_in_a_process(run: Run) -> Iterator[dict]:
     start = len(run.events())
     with open(run.path / "train.log", "ab") as log:

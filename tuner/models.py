@@ -5,6 +5,7 @@ may use the network; everything behind it reads the disk.
 """
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,10 +45,8 @@ def fetch(model: recipe.Model) -> Path:
     wanted = {"revision": model.revision, "allow_patterns": FILES}
     try:
         if model.revision:
-            try:
+            with suppress(LocalEntryNotFoundError):  # then it is downloaded
                 return Path(snapshot_download(model.name, **wanted, local_files_only=True))
-            except LocalEntryNotFoundError:
-                pass
         folder = Path(snapshot_download(model.name, **wanted))
     except HFValidationError:
         raise TunerError(f"'{model.name}' can't be a model's name. Give one as on the Hub: owner/name.") from None
