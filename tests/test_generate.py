@@ -165,9 +165,13 @@ def test_the_interval_holds_the_true_mean_about_as_often_as_it_says():
     assert 0.90 <= hits / 200 <= 0.99
 
 
-def test_plain_text_is_judged_by_its_loss(tmp_path):
+def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, capsys):
+    from tuner.cli import main
     from tuner.tables import read_pasted
     from tuner.train import train
+    from tuner.ui import actions, progress, show
+
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
 
     lines = "\n".join(f'{{"text": "please send report {n} by friday, it is due"}}' for n in range(40))
     run = plan.prepare(small_recipe(), read_pasted(lines), path=tmp_path / "run")
@@ -175,3 +179,10 @@ def test_plain_text_is_judged_by_its_loss(tmp_path):
     scores = run.read_json("evaluation.json")
     assert scores["rows"] == 0
     assert scores["adapter"]["loss"] < scores["base"]["loss"]
+    told = f"{scores['base']['loss']:.3f}", f"{scores['adapter']['loss']:.3f}"
+    card = show.view(run, progress.read(run))
+    assert all(loss in card for loss in told)
+    assert "t-bar" not in card
+    assert "finished" in show.runs_list([actions.summary(run)], "", "")
+    assert (main(["evaluate", "run"]), main(["runs"])) == (0, 0)
+    assert all(loss in capsys.readouterr().out for loss in told[:1])

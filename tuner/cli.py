@@ -199,7 +199,7 @@ class _Progress:
 def _verdict(scores: dict | None) -> str:
     if not scores:
         return "Not scored: the run was stopped before its end. `evaluate` scores what it learned."
-    base, adapter, gain = scores["base"], scores["adapter"], scores.get("gain")
+    base, adapter, gain = scores["base"], scores["adapter"], scores["gain"]
     if gain is None:
         return f"Held-out loss: base {base['loss']:.3f}, adapter {adapter['loss']:.3f}."
     sure = "it helped" if gain["low"] > 0 else "it made things worse" if gain["high"] < 0 else "no clear difference"
@@ -309,6 +309,7 @@ def _runs(options) -> None:
     rows = []
     for run in runs.list_runs():
         scores = run.read_json("evaluation.json")
+        answered = scores and scores["gain"]
         rows.append(
             {
                 "id": run.id,
@@ -316,7 +317,7 @@ def _runs(options) -> None:
                 "model": run.recipe.model.name,
                 "data": run.recipe.data.source,
                 "method": run.recipe.method.name,
-                "rougeL": scores and {"base": scores["base"]["rougeL"], "adapter": scores["adapter"]["rougeL"]},
+                "rougeL": answered and {"base": scores["base"]["rougeL"], "adapter": scores["adapter"]["rougeL"]},
             }
         )
     if options.json:

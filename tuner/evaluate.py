@@ -35,7 +35,11 @@ def evaluate(run: Run, loaded: generate.Loaded | None = None) -> Iterator[dict]:
         batch = order[start : start + BATCH]
         answers |= dict(zip(batch, _answer([rows[i] for i in batch], loaded, run.recipe.evaluation.max_new_tokens)))
     # Plain text has no prompts to answer: it is judged by its loss alone.
-    result = _score(rows, [answers[i] for i in range(len(rows))]) if rows else {"rows": 0, "base": {}, "adapter": {}}
+    result = (
+        _score(rows, [answers[i] for i in range(len(rows))])
+        if rows
+        else {"rows": 0, "base": {}, "adapter": {}, "gain": None, "examples": []}
+    )
     tokenised = load_from_disk(str(run.data / "heldout"))
     tokenised = tokenised.select(range(min(len(tokenised), run.recipe.evaluation.rows)))
     result["adapter"]["loss"] = round(heldout_loss(loaded.model, tokenised, BATCH), 5)

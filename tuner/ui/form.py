@@ -14,7 +14,7 @@ from tuner.tables import SUFFIXES
 from tuner.ui import fields, show
 
 BASES = [
-    ("tiny-office · shipped, 3 million parameters, seconds on a CPU", "tiny-office"),
+    ("tiny-office · shipped, for a CPU", "tiny-office"),
     ("Qwen/Qwen3-0.6B · from the Hub", "Qwen/Qwen3-0.6B"),
     ("TinyLlama/TinyLlama-1.1B-Chat-v1.0 · from the Hub", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
 ]

@@ -155,7 +155,7 @@ def _finished(run: Run, now: progress.Progress, scores: dict) -> str:
     return (
         verdict(scores)
         + tag("p", escape(trained), "t-sub")
-        + bars(scores)
+        + (bars(scores) if scores["gain"] else "")
         + before_and_after(scores["examples"][:2])
         + _folded("How training went", way)
     )
@@ -163,7 +163,12 @@ def _finished(run: Run, now: progress.Progress, scores: dict) -> str:
 
 def verdict(scores: dict) -> str:
     """Did it help, and by how much, in plain words."""
-    gain, base, adapter = scores["gain"], scores["base"]["rougeL"], scores["adapter"]["rougeL"]
+    gain = scores["gain"]
+    if not gain:  # plain text has nothing to answer
+        base, adapter = scores["base"]["loss"], scores["adapter"]["loss"]
+        said = f"On unseen text the loss went from <b>{base:.3f}</b> to <b>{adapter:.3f}</b> (lower is better)."
+        return tag("h3", "Held-out loss", "t-verdict unsure") + tag("p", said)
+    base, adapter = scores["base"]["rougeL"], scores["adapter"]["rougeL"]
     kind, said = "unsure", "No clear difference."
     if gain["low"] > 0:
         kind, said = "good", "It helped."
@@ -240,7 +245,7 @@ def runs_list(rows: list[dict], selected: str, example: str) -> str:
 
 def _run_row(row: dict, selected: bool, shared: bool) -> str:
     scores, picture = row["scores"], ""
-    if scores:
+    if scores and scores["gain"]:
         minis = "".join(
             f'<span class="t-mini {v}" title="{name}: ROUGE-L {scores[v]["rougeL"]:.2f}">'
             f'<i style="width:{scores[v]["rougeL"]:.0%}"></i></span>'
