@@ -24,9 +24,10 @@ def merged(finished, tmp_path_factory):
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def loaded(merged):
-    return generate.load(merged)
+    with generate.attached(merged) as loaded:
+        yield loaded
 
 
 def answers(loaded, variants, **sampling) -> dict[str, str]:
@@ -92,9 +93,10 @@ def test_a_conversation_longer_than_the_context_is_refused(loaded):
 
 def test_chatting_before_training_says_so(tmp_path):
     run = plan.prepare(small_recipe(), path=tmp_path / "run")
-    for use in (generate.load, export.merge):
-        with pytest.raises(TunerError, match="Train it first"):
-            use(run)
+    with pytest.raises(TunerError, match="Train it first"):
+        export.merge(run)
+    with pytest.raises(TunerError, match="Train it first"), generate.attached(run):
+        pass
 
 
 def test_the_merged_model_is_a_plain_16_bit_model_that_agrees_with_the_adapter(merged):

@@ -1,11 +1,12 @@
 """Checkpoints: all that a run needs to go on bit for bit, in one safetensors file that is whole or not there.
 
-It holds the trainable weights, the optimizer's state, the random state and, as metadata, the counters. Row order and
-learning rate are functions of the step, so they need no state of their own.
+It holds the trainable weights, the optimizer's state, the random state and, as metadata, the counters with a checksum
+of it all. Row order and learning rate are functions of the step, so they need no state of their own.
 """
 
 import json
 import os
+import zlib
 from pathlib import Path
 
 import torch
@@ -25,12 +26,13 @@ def save(run: Run, step: int, counters: dict, model: torch.nn.Module, optimizer:
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    told = json.dumps({"step": step, **counters})
     run.checkpoints.mkdir(exist_ok=True)
     target = run.checkpoints / f"step-{step:08d}.safetensors"
     beside = target.with_suffix(".part")
-    metadata = {"counters": json.dumps({"step": step, **counters})}
     with open(beside, "wb") as file:
-        file.write(serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+        file.write(serialize(tensors, {"counters": told, "crc32": str(_checksum(told, tensors))}))
         file.flush()
         os.fsync(file.fileno())
     beside.replace(target)
@@ -39,13 +41,11 @@ def save(run: Run, step: int, counters: dict, model: torch.nn.Module, optimizer:
 
 
 def load(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
-    """Put the newest readable checkpoint into model and optimizer; its counters, or None where there is none."""
+    """Put the newest sound checkpoint into model and optimizer; its counters, or None where there is none."""
     for file in _files(run):
         try:
-            with safe_open(file, "pt") as stored:
-                counters = json.loads(stored.metadata()["counters"])
-                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError):
+            counters, tensors = _read(file)
+        except (SafetensorError, OSError, ValueError, KeyError):
             continue
         for name, p in _trainable(model):
             p.data.copy_(tensors[f"weight/{name}"])
@@ -55,6 +55,23 @@ def load(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
             "random": {k.removeprefix("random/"): v for k, v in tensors.items() if k.startswith("random/")},
         }
     return None
+
+
+def _read(file: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    with safe_open(file, "pt") as stored:
+        metadata = stored.metadata()
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    # The first version wrote no checksum.
+    if int(metadata.get("crc32", checksum := _checksum(metadata["counters"], tensors))) != checksum:
+        raise ValueError(f"{file.name} is not what was written")
+    return json.loads(metadata["counters"]), tensors
+
+
+def _checksum(counters: str, tensors: dict[str, torch.Tensor]) -> int:
+    value = zlib.crc32(counters.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), value))
+    return value
 
 
 def _files(run: Run) -> list[Path]:

@@ -231,7 +231,13 @@ def _chat(options) -> None:
     if not options.json:
         print("Loading and merging...", file=sys.stderr)
     check = export.merge(run)
-    loaded = generate.load(run)
+    with generate.attached(run) as loaded:
+        _converse(options, loaded, check)
+
+
+def _converse(options, loaded, check: dict) -> None:
+    from tuner import generate
+
     system = [{"role": "system", "content": options.system}] if options.system else []
     sampling = generate.Sampling(options.temperature, options.top_p, options.max_new_tokens, options.seed)
     conversations = {v: list(system) for v in generate.VARIANTS}

@@ -7,46 +7,71 @@ bootstraps over the rows, and the gain's is paired.
 
 import json
 import re
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
-import torch
 from datasets import load_from_disk
 
 from tuner import generate
 from tuner.errors import TunerError
+from tuner.losses import heldout_loss
 from tuner.runs import Run
 
 BATCH = 32  # prompts answered together, by base and adapter
 RESAMPLES = 2000
+ANSWERS = "answers.json"  # of an evaluation that is not done
 SHOWN = 8  # rows kept with their answers for the page and the card
 
 
-def evaluate(run: Run, loaded: generate.Loaded | None = None) -> Iterator[dict]:
+def evaluate(run: Run, loaded: generate.Loaded | None = None, halt=None) -> Iterator[dict]:
     """Answer the held-out rows and score them; yields progress, then {"event": "evaluation", ...}, which is also
-    written down."""
-    rows = heldout_rows(run)[: run.recipe.evaluation.rows]
-    loaded = loaded or generate.load(run)
-    answers: dict[int, dict[str, str]] = {}
+    written down.
+
+    Where `halt` (of train) is set before the end, the answers so far are kept, and the next call goes on with them.
+    """
+    with generate.attached(run) if loaded is None else nullcontext(loaded) as loaded:
+        answers = run.read_json(ANSWERS) or {}
+        rows = heldout_rows(run)[: run.recipe.evaluation.rows]
+        yield from _answer_all(run, rows, answers, loaded, halt)
+        if halt and halt.is_set():
+            told = {"reason": halt.reason, "row": len(answers), "rows": len(rows)}
+            yield run.append({"event": "unscored", **told})
+            return
+        # Plain text has no prompts to answer: it is judged by its loss alone.
+        result = (
+            _score(rows, [answers[str(i)] for i in range(len(rows))])
+            if rows
+            else {"rows": 0, "base": {}, "adapter": {}, "gain": None, "examples": []}
+        )
+        tokenised = load_from_disk(str(run.data / "heldout"))
+        tokenised = tokenised.select(range(min(len(tokenised), run.recipe.evaluation.rows)))
+        result["adapter"]["loss"] = round(heldout_loss(loaded.model, tokenised, BATCH), 5)
+        with loaded.model.disable_adapter():
+            result["base"]["loss"] = round(heldout_loss(loaded.model, tokenised, BATCH), 5)
+    run.write_json("evaluation.json", result)
+    (run.path / ANSWERS).unlink(missing_ok=True)
+    yield run.append({"event": "evaluation", **{k: v for k, v in result.items() if k != "examples"}})
+
+
+def _answer_all(run: Run, rows: list[dict], answers: dict[str, dict], loaded, halt) -> Iterator[dict]:
+    """Fill `answers`, row number to text by variant, and keep them in the run."""
     # Rows of like length together waste least on padding.
     order = sorted(range(len(rows)), key=lambda i: len(str(rows[i]["messages"])))
     for start in range(0, len(order), BATCH):
         yield run.append({"event": "evaluating", "row": start, "rows": len(rows)})
-        batch = order[start : start + BATCH]
-        answers |= dict(zip(batch, _answer([rows[i] for i in batch], loaded, run.recipe.evaluation.max_new_tokens)))
-    # Plain text has no prompts to answer: it is judged by its loss alone.
-    result = (
-        _score(rows, [answers[i] for i in range(len(rows))])
-        if rows
-        else {"rows": 0, "base": {}, "adapter": {}, "gain": None, "examples": []}
-    )
-    tokenised = load_from_disk(str(run.data / "heldout"))
-    tokenised = tokenised.select(range(min(len(tokenised), run.recipe.evaluation.rows)))
-    result["adapter"]["loss"] = round(heldout_loss(loaded.model, tokenised, BATCH), 5)
-    with loaded.model.disable_adapter():
-        result["base"]["loss"] = round(heldout_loss(loaded.model, tokenised, BATCH), 5)
-    run.write_json("evaluation.json", result)
-    yield run.append({"event": "evaluation", **{k: v for k, v in result.items() if k != "examples"}})
+        batch = [i for i in order[start : start + BATCH] if str(i) not in answers]
+        if not batch:
+            continue
+        began = time.monotonic()
+        found = _answer([rows[i] for i in batch], loaded, run.recipe.evaluation.max_new_tokens, halt)
+        if halt and halt.is_set():
+            return  # the answers of this batch may be cut short
+        answers |= {str(i): answer for i, answer in zip(batch, found)}
+        run.write_json(ANSWERS, answers)
+        pace = round((time.monotonic() - began) / len(batch), 4)
+        yield run.append({"event": "answered", "row": len(answers), "seconds_per_answer": pace})
 
 
 def heldout_rows(run: Run) -> list[dict]:
@@ -58,35 +83,13 @@ def heldout_rows(run: Run) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-@torch.inference_mode()
-def heldout_loss(model, rows, batch_size: int) -> float:
-    """Mean cross-entropy over the trained tokens of `rows` (input_ids, labels), in nats a token."""
-    total, count = 0.0, 0
-    device = next(model.parameters()).device
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
-    for start in range(0, len(order), batch_size):
-        batch = [rows[i] for i in order[start : start + batch_size]]
-        longest = max(len(r["input_ids"]) for r in batch)
-        ids, labels, mask = (torch.tensor(x, device=device) for x in zip(*(_padded(r, longest) for r in batch)))
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
-        total, count = total + loss.item(), count + int((labels[:, 1:] != -100).sum())
-    return total / max(1, count)
-
-
-def _padded(row: dict, longest: int) -> tuple[list[int], list[int], list[int]]:
-    n = len(row["input_ids"])
-    gap = longest - n
-    return row["input_ids"] + [0] * gap, row["labels"] + [-100] * gap, [1] * n + [0] * gap
-
-
-def _answer(rows: list[dict], loaded: generate.Loaded, max_new_tokens: int) -> list[dict[str, str]]:
+def _answer(rows: list[dict], loaded: generate.Loaded, max_new_tokens: int, halt) -> list[dict[str, str]]:
     from tuner.data import render_prompt
 
     prompts = [render_prompt(row["messages"], loaded.tokenizer) for row in rows]
     names = [generate.ADAPTER_NAMES[v] for v in ("base", "adapter") for _ in rows]
     sampling = generate.Sampling(max_new_tokens=max_new_tokens)
-    texts = generate.generate(loaded.model, loaded.tokenizer, prompts * 2, sampling, adapter_names=names)
+    texts = generate.generate(loaded.model, loaded.tokenizer, prompts * 2, sampling, adapter_names=names, stop=halt)
     return [{"base": base, "adapter": adapter} for base, adapter in zip(texts[: len(rows)], texts[len(rows) :])]
 
 

@@ -10,7 +10,7 @@ import gc
 import torch
 from datasets import load_from_disk
 
-from tuner import models
+from tuner import generate, models
 from tuner.errors import TunerError
 from tuner.runs import Run
 
@@ -31,7 +31,8 @@ def merge(run: Run) -> dict:
     rows = load_from_disk(str(run.data / "heldout"))
     on_quantized = None
     if recipe.model.quantization != "none":
-        on_quantized = _logits(PeftModel.from_pretrained(models.load(folder, recipe.model), run.adapter).eval(), rows)
+        with generate.attached(run) as loaded:
+            on_quantized = _logits(loaded.model, rows)
     base = models.load(folder, recipe.model, quantization="none")
     stored = models.load_config(folder, recipe.model.name).dtype or base.dtype
     adapted = PeftModel.from_pretrained(base, run.adapter).eval()
@@ -43,7 +44,7 @@ def merge(run: Run) -> dict:
     del base, adapted, merged
     gc.collect()
 
-    as_saved = _logits(models.load(run.merged, recipe.model, quantization="none"), rows)
+    as_saved = _logits(models.shared(run.merged, recipe.model, quantization="none"), rows)
     check = {"tokens": len(as_saved), **_compare(as_saved, on_16_bit, "")}
     check |= _compare(as_saved, on_16_bit if on_quantized is None else on_quantized, "_quantized")
     run.write_json("merge_check.json", check)

@@ -7,6 +7,7 @@ beside them.
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,18 +52,24 @@ class Loaded:
         return self.merged if variant == "merged" else self.model
 
 
-def load(run: Run) -> Loaded:
-    """The run's base with its adapter, and its merged model if it was merged. Raises TunerError before training has
-    ended."""
+@contextmanager
+def attached(run: Run) -> Iterator[Loaded]:
+    """The run's adapter on its base, and its merged model if it was merged; the base is left as it was found.
+
+    Raises TunerError before anything was learned.
+    """
     from peft import PeftModel
 
     if not (run.adapter / "adapter_config.json").is_file():
         raise TunerError(f"Run {run.id} has no adapter yet. Train it first, or wait until it has finished.")
     model = run.recipe.model
     folder = models.fetch(model.model_copy(update={"revision": run.plan["revision"]}))
-    adapted = PeftModel.from_pretrained(models.load(folder, model), run.adapter).eval()
-    merged = models.load(run.merged, model, quantization="none") if run.merged.is_dir() else None
-    return Loaded(models.load_tokenizer(folder), adapted, merged)
+    merged = models.shared(run.merged, model, quantization="none") if run.merged.is_dir() else None
+    adapted = PeftModel.from_pretrained(models.shared(folder, model), run.adapter).eval()
+    try:
+        yield Loaded(models.load_tokenizer(folder), adapted, merged)
+    finally:
+        adapted.unload()
 
 
 def stream(

@@ -5,6 +5,7 @@ may use the network; everything behind it reads the disk.
 """
 
 import shutil
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,9 @@ from tuner.tasks import TASKS
 
 # What a base model's folder on the Hub may hold that we need: never pickles, never code.
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+KEPT = 3  # models that stay loaded for the next job
+
+_kept: OrderedDict[tuple, object] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,22 @@ def load(folder: Path, model: recipe.Model, *, quantization: str | None = None):
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return loaded.eval()
+
+
+def shared(folder: Path, model: recipe.Model, *, quantization: str | None = None):
+    """The same model as `load` gives, kept for the next who asks: whoever changes it leaves it as it was found."""
+    key = (
+        str(folder),
+        (folder / "config.json").stat().st_mtime_ns,
+        quantization or model.quantization,
+        compute_dtype(model)[0],
+    )
+    if key not in _kept:
+        while len(_kept) >= KEPT:
+            _kept.popitem(last=False)
+        _kept[key] = load(folder, model, quantization=quantization)
+    _kept.move_to_end(key)
+    return _kept[key]
 
 
 def _quantization(kind: str, dtype):

@@ -187,6 +187,7 @@ def _plan(recipe, folder, shape, table, split, train, heldout, settings) -> dict
     steps = budget.steps or (max(1, round(budget.epochs * per_epoch)) if budget.epochs else None)
     layers = target_layers(recipe, shape)
     plan = {
+        "format": runs.FORMAT,
         "rows": rows,
         "heldout_rows": len(heldout.rows),
         "tokens": train.total_tokens,

@@ -86,7 +86,9 @@ class Training(Part):
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's weight decay")
     max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
     loss_on: Literal["completion", "all"] = Field("completion", description="which tokens the loss is taken over")
-    checkpoint_seconds: Positive = Field(10.0, description="seconds between checkpoints")
+    checkpoint_seconds: Auto | Positive = Field(
+        "auto", description="seconds between checkpoints; ten, or more where they would take over 1% of the time"
+    )
 
 
 class Budget(Part):
@@ -94,7 +96,9 @@ class Budget(Part):
 
     steps: Count | None = Field(None, description="optimizer steps")
     epochs: Positive | None = Field(None, description="passes over the training rows")
-    seconds: Positive | None = Field(None, description="seconds of training, from the first step to the last")
+    seconds: Positive | None = Field(
+        None, description="seconds that a device is held for training, loading and saving included"
+    )
 
     @model_validator(mode="after")
     def exactly_one(self):

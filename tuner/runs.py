@@ -22,7 +22,9 @@ from tuner.errors import TunerError
 from tuner.recipe import Recipe
 
 RUNS = Path(os.environ.get("TUNER_RUNS", "runs"))
-ENDINGS = {"steps": "finished", "clock": "finished", "stopped": "stopped"}
+ENDINGS = {"steps": "finished", "clock": "finished", "stopped": "stopped", "window": "paused"}
+OTHER_ENDINGS = {"start": "interrupted", "evaluation": "finished", "died": "paused", "error": "failed"}
+FORMAT = 2  # of the folder; told in plan.json, where it is missing it is 1
 
 
 class Run:
@@ -46,18 +48,25 @@ class Run:
 
     @property
     def status(self) -> str:
-        """prepared, training, interrupted (its process died), stopped, finished or failed."""
+        """prepared, training, paused (its window closed), interrupted (its process died), stopped, finished or
+        failed."""
         return "training" if self.is_training else self.ending
 
     @property
     def ending(self) -> str:
         """How the last window ended; interrupted while one is open."""
-        last = next((e for e in reversed(self.events()) if e["event"] in ("start", "end", "error")), None)
+        last = self.last_event("start", "end", "unscored", "evaluation", "died", "error")
         if last is None:
             return "prepared"
-        if last["event"] == "end":
+        if "reason" in last:
             return ENDINGS[last["reason"]]
-        return "failed" if last["event"] == "error" else "interrupted"
+        return OTHER_ENDINGS[last["event"]]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the budget is spent, so that only the scoring may be left to do."""
+        last = self.last_event("start", "end")
+        return last is not None and last["event"] == "end" and ENDINGS[last["reason"]] == "finished"
 
     @property
     def is_training(self) -> bool:
@@ -67,11 +76,18 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
+            # Closing alone would leave it locked where a worker was forked meanwhile, which holds the file open too.
+            fcntl.flock(lock, fcntl.LOCK_UN)
         return False
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Hold the run for training. Raises TunerError if another process holds it."""
+        """Hold the run for training. Raises TunerError if another process holds it, or if a newer Tuner made it."""
+        if self.plan.get("format", 1) > FORMAT:
+            raise TunerError(
+                f"Run {self.id} was made by a newer version of Tuner, which lays a run out otherwise. Go on with it "
+                "there, or train its recipe anew here."
+            )
         with open(self.path / "lock", "a") as lock:
             # A reader of `is_training` holds the lock for an instant, a trainer for long: a second tells them apart.
             deadline = time.monotonic() + 1
@@ -113,6 +129,10 @@ class Run:
         except FileNotFoundError:
             return []
         return [event for line in lines[start:] if (event := _event(line))]
+
+    def last_event(self, *kinds: str) -> dict | None:
+        """The newest event of one of these kinds."""
+        return next((e for e in reversed(self.events()) if e["event"] in kinds), None)
 
     def read_json(self, name: str):
         """What the named file holds, or None where there is none."""

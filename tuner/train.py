@@ -1,86 +1,90 @@
-"""One window of training: yields events, and leaves a checkpoint from which the next window goes on bit for bit.
-
-The model is trained by TRL's SFTTrainer on the rows that `prepare` tokenised. Ours are the row order, the learning-
-rate schedule (both are functions of the step alone, so that a resumed run needs no state for them) and the loss over
-the trained tokens only.
-"""
+"""One window of training: yields events, and leaves a checkpoint from which the next window goes on bit for bit."""
 
 import logging
-import queue
-import random
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from statistics import median
 
 import torch
 from datasets import load_from_disk
-from torch.utils.data import DataLoader
 from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
 
-from tuner import checkpoint, evaluate, generate, hub_errors, models
+from tuner import checkpoint, evaluate, generate, hub_errors, models, trainer
+from tuner.beat import beating
+from tuner.clock import MARGIN, Clock
 from tuner.errors import TunerError
+from tuner.losses import heldout_loss
 from tuner.methods import METHODS
 from tuner.runs import Run
 
 log = logging.getLogger(__name__)
 
-PACE_STEPS = 8  # steps measured before a budget in seconds is turned into a number of steps
-ENDLESS = 10**7  # steps, until that is done
-GROUP = 10  # batches that are sorted by length together
-HEARTBEAT = 1.0  # seconds
+HELDOUT_ROWS = 32  # of the held-out loss in mid-run; the evaluation at the end takes them all
+SMALL_SHARE = 0.01  # of the time that held-out losses may take, and checkpoints
+CHECKPOINT_SECONDS = 10  # between checkpoints, at least
+WRITING = 50e6  # bytes a second that a checkpoint is taken to be written at before one was
 
 
-def train(run: Run) -> Iterator[dict]:
+class Halt:
+    """When to leave: the run is asked to stop, or the granted seconds are over."""
+
+    def __init__(self, run: Run, deadline: float | None):
+        self.run, self.deadline = run, deadline
+
+    @property
+    def reason(self) -> str | None:
+        """stopped, window, or None while there is time."""
+        if self.run.is_asked_to_stop:
+            return "stopped"
+        return "window" if self.deadline is not None and time.monotonic() > self.deadline else None
+
+    def is_set(self) -> bool:
+        return self.reason is not None
+
+
+def train(run: Run, window: float | None = None, opened: float | None = None) -> Iterator[dict]:
     """Train until the budget is spent or a stop is asked for, then score it; yields events, and a heartbeat a second.
 
-    Closing the generator stops the run after its step and keeps what was learned. Raises TunerError for what a person
-    can mend.
+    With `window` seconds, granted since `opened` (time.monotonic(); now if left out), the device is left before they
+    are over, and the next call goes on. Closing the generator stops the run after its step and keeps what was learned.
+    Raises TunerError for what a person can mend.
     """
-    events: queue.SimpleQueue = queue.SimpleQueue()
-    thread = threading.Thread(target=_work, args=(run, events), name=f"train-{run.id}", daemon=True)
-    thread.start()
-    try:
-        while True:
-            try:
-                event = events.get(timeout=HEARTBEAT)
-            except queue.Empty:
-                yield {"event": "heartbeat"}
-                continue
-            if event is None:
-                return
-            if isinstance(event, TunerError):
-                raise event
-            yield event
-    finally:
-        if thread.is_alive():
-            run.stop()
-        thread.join()
+    opened = time.monotonic() if opened is None else opened
+    for event in beating(lambda put: _work(run, window, opened, put), run.stop):
+        yield event or {"event": "heartbeat"}
 
 
-def _work(run: Run, events: queue.SimpleQueue) -> None:
+def _work(run: Run, window: float | None, opened: float, put) -> None:
     try:
         with run.training():
-            loaded = None
-            if run.ending != "finished":
-                window = Window(run, lambda event: events.put(run.append(event)))
-                loaded = window.train()
-            if run.ending == "finished" and run.read_json("evaluation.json") is None:
-                for event in evaluate.evaluate(run, loaded):
-                    events.put(event)
+            halt = Halt(run, None if window is None else opened + window - max(MARGIN, 0.05 * window))
+            one = Window(run, lambda event: put(run.append(event)), window, opened)
+            try:
+                loaded = None if run.is_trained else one.train()
+                if run.is_trained and run.read_json("evaluation.json") is None:
+                    for event in evaluate.evaluate(run, loaded, halt):
+                        put(event)
+            finally:
+                one.leave()
     except Exception as error:
-        known = error if isinstance(error, TunerError) else hub_errors.explain(error, f"run {run.id}")
-        if known is None:
-            log.exception("run %s broke", run.id)
-            known = TunerError(
-                f"Run {run.id} broke in a way we did not foresee. What it learned is kept: start it again to go on."
-            )
+        known = _explain(error, run)
         _write_down(run, known)
-        events.put(known)
-    finally:
-        events.put(None)
+        raise known from error
+
+
+def _explain(error: Exception, run: Run) -> TunerError:
+    if isinstance(error, torch.OutOfMemoryError):
+        return TunerError(
+            f"The device ran out of memory in run {run.id}. What it learned is kept. Train a smaller base model, hold "
+            "it in 4 bits, or take shorter rows or fewer rows a step."
+        )
+    known = error if isinstance(error, TunerError) else hub_errors.explain(error, f"run {run.id}")
+    if known is None:
+        log.exception("run %s broke", run.id, exc_info=error)
+        known = TunerError(
+            f"Run {run.id} broke in a way we did not foresee. What it learned is kept: start it again to go on."
+        )
+    return known
 
 
 def _write_down(run: Run, error: TunerError) -> None:
@@ -93,95 +97,89 @@ def _write_down(run: Run, error: TunerError) -> None:
 class Window(TrainerCallback):
     """One window: the model, its optimizer and the clock, reporting through `emit`."""
 
-    def __init__(self, run: Run, emit):
-        self.run, self.emit = run, emit
+    def __init__(self, run: Run, emit, window: float | None, opened: float):
+        self.run, self.emit, self.window, self.opened = run, emit, window, opened
         self.recipe, self.plan = run.recipe, run.plan
         self.settings = self.plan["settings"]
-        self.durations: deque[float] = deque(maxlen=20)  # seconds a step
-        self.tokens_seen: deque[int] = deque(maxlen=20)
+        self.model = None
+        self.latest: deque[tuple[int, float]] = deque(maxlen=20)  # tokens and seconds of a step
 
     def train(self) -> generate.Loaded:
         """Train to the window's end and save the adapter; returns the models, still on the device."""
         folder = models.fetch(self.recipe.model.model_copy(update={"revision": self.plan["revision"]}))
         rows = load_from_disk(str(self.run.data / "train"))
-        self.heldout = load_from_disk(str(self.run.data / "heldout")).select(range(min(64, self.plan["heldout_rows"])))
-        self.trainer = self._trainer(folder, rows)
-        counters = checkpoint.load(self.run, self.trainer.model, self.trainer.optimizer) or {}
-        self.step = self.first = counters.get("step", 0)
-        self.steps = counters.get("steps", self.plan["steps"])
-        self.seconds_before, self.tokens = counters.get("seconds", 0.0), counters.get("tokens", 0)
-        self.random = counters.get("random")
-        self.trainer.batches.start = self.step
-        self.trainer.args.max_steps = (self.steps or ENDLESS) - self.step
-        self.emit({"event": "start", "step": self.step, "steps": self.steps, "device": _device_name()})
+        self.heldout = load_from_disk(str(self.run.data / "heldout"))
+        self.heldout = self.heldout.select(range(min(HELDOUT_ROWS, self.plan["heldout_rows"])))
+        self._build(folder, rows)
+        counters = checkpoint.load(self.run, self.model, self.trainer.optimizer) or {}
+        self.step = self.first = self.trainer.batches.start = counters.get("step", 0)
+        self.tokens, self.random = counters.get("tokens", 0), counters.get("random")
+        self.clock.spent = counters.get("seconds", 0.0)
+        self.clock.paces.extend(map(tuple, counters.get("paces", [])))
+        self.heldout_cost, self.save_cost = 0.0, 12 * self.plan["trainable_parameters"] / WRITING
+        start_up = round(time.monotonic() - self.opened, 3)
+        self.emit(
+            {
+                "event": "start",
+                "step": self.step,
+                "steps": self.clock.steps,
+                "device": device_name(),
+                "start_up": start_up,
+            }
+        )
         if self.recipe.evaluation.loss_every and not self.step:
             self._report_heldout()
-        self.began = self.last = time.monotonic()
-        self.saved = self.began
-        self.reason = "steps"
-        if self.trainer.args.max_steps > 0:
+        self.last = self.heldout_at = self.saved_at = time.monotonic()
+        self.clock.begin()
+        self._keep_back()
+        self.reason = self.clock.is_time_to_leave(self.step)
+        if not self.reason:
             self.trainer.train()
+        if self.reason == "window" and self.step == self.first:
+            raise TunerError(
+                f"The window of {self.window:g} seconds was over before one step was done (loading took {start_up:.0f}"
+                " s). Take a smaller base model, shorter rows or fewer rows a step."
+            )
         self._finish()
-        return generate.Loaded(self.trainer.processing_class, self.trainer.model.eval())
+        return generate.Loaded(self.trainer.processing_class, self.model.eval())
 
-    def _trainer(self, folder, rows) -> "CompletionTrainer":
+    def leave(self) -> None:
+        """Leave the shared base as it was found."""
+        if self.model is not None:
+            self.model.unload()
+            self.model = self.trainer = None
+
+    def _build(self, folder, rows) -> None:
         import transformers
         from peft import get_peft_model
 
+        base = models.shared(folder, self.recipe.model)
+        # After loading, which draws random numbers where a base is not loaded already.
         transformers.set_seed(self.recipe.seed)
-        base = models.load(folder, self.recipe.model)
-        model = get_peft_model(base, METHODS[self.recipe.method.name].config(self.recipe))
-        # In bfloat16, TRL's choice for a quantised base, Adam loses small steps and a resumed run would differ from a
-        # whole one.
-        start = {name: p.detach().float() for name, p in model.named_parameters() if p.requires_grad}
-        training = self.recipe.training
-        arguments = SFTConfig(
-            output_dir=str(self.run.path),
-            per_device_train_batch_size=self.settings["batch_size"],
-            max_grad_norm=training.max_grad_norm,
-            max_steps=1,  # set when the checkpoint has been read
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            gradient_checkpointing=False,
-            bf16=self.settings["dtype"] == "bfloat16",
-            fp16=self.settings["dtype"] == "float16",
-            use_cpu=models.device() == "cpu",
-            seed=self.recipe.seed,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
+        self.model = get_peft_model(base, METHODS[self.recipe.method.name].config(self.recipe))
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        batches = trainer.Batches(lengths, self.settings["batch_size"], self.recipe.seed)
+        marks = [(e["at"], e["steps"]) for e in self.run.events() if e["event"] == "schedule"]
+        self.clock = Clock(
+            batches.sizes,
+            warmup=self.recipe.training.warmup_steps,
+            steps=self.plan["steps"],
+            seconds=self.recipe.budget.seconds,
+            window=self.window,
+            opened=self.opened,
+            marks=marks,
         )
-        batches = Batches([len(ids) for ids in rows["input_ids"]], self.settings["batch_size"], self.recipe.seed)
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trainable, lr=self.settings["learning_rate"], weight_decay=training.weight_decay, fused=True
-        )
-        trainer = CompletionTrainer(
-            model,
-            arguments,
-            train_dataset=rows,
-            processing_class=models.load_tokenizer(folder),
-            optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)),
-            callbacks=[self],
-        )
-        trainer.batches = batches
-        for name, p in model.named_parameters():
-            if p.requires_grad:
-                p.data = start[name]
-        trainer.remove_callback(transformers.PrinterCallback)
-        return trainer
+        self.first = 0
+        tokenizer = models.load_tokenizer(folder)
+        self.trainer = trainer.build(self.model, tokenizer, rows, self.recipe, self.settings, self._rate, self)
+        self.trainer.batches = batches
 
     def _rate(self, step: int) -> float:
         """The learning rate's share of its peak at a step of this window."""
-        step, steps = step + getattr(self, "first", 0), getattr(self, "steps", None)
-        warmup = min(self.recipe.training.warmup_steps, (steps or ENDLESS) // 10)
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return decay(
-            self.recipe.training.scheduler, 0.0 if steps is None else (step - warmup) / max(1, steps - warmup)
-        )
+        step += self.first
+        if step < self.clock.warmup:
+            return (step + 1) / (self.clock.warmup + 1)
+        return trainer.decay(self.recipe.training.scheduler, self.clock.rate_progress(step))
 
     def on_train_begin(self, args, state, control, **kwargs):
         # The scheduler computed its first rate before the checkpoint's step was known.
@@ -207,152 +205,94 @@ class Window(TrainerCallback):
             )
         now = time.monotonic()
         self.step += 1
-        self.durations.append(now - self.last)
-        self.tokens_seen.append(self.trainer.batch_tokens)
-        self.last, self.tokens = now, self.tokens + self.trainer.batch_tokens
-        if self.steps is None and len(self.durations) == PACE_STEPS:
-            self._fix_steps()
+        self.tokens += self.trainer.batch_tokens
+        self.latest.append((self.trainer.batch_tokens, now - self.last))
+        mark = self.clock.stepped(self.step, self.trainer.padded_tokens, now - self.last)
+        if mark:
+            self.emit({"event": "schedule", "at": mark[0], "steps": mark[1]})
         self._report(logs)
         self._between_steps(control)
 
-    def _fix_steps(self) -> None:
-        pace = median(self.durations)
-        left = (
-            max(0.0, self.recipe.budget.seconds - self.seconds) * 0.97
-        )  # a little for held-out losses and checkpoints
-        self.steps = self.step + max(1, int(left / pace))
-        self.emit({"event": "schedule", "steps": self.steps, "seconds_per_step": round(pace, 4)})
-
     def _report(self, logs: dict) -> None:
-        pace = sum(self.durations) / len(self.durations)
-        budget = self.recipe.budget.seconds
-        left = (self.steps - self.step) * pace if self.steps else budget - self.seconds
+        tokens, seconds = zip(*self.latest)
         self.emit(
             {
                 "event": "step",
                 "step": self.step,
-                "steps": self.steps,
+                "steps": self.clock.steps,
                 "epoch": round(self.step / self.plan["steps_per_epoch"], 3),
                 "loss": round(logs["loss"], 5),
                 # Of the step that was taken; the Trainer's own figure is wrong at the first step after a resume.
                 "learning_rate": self.settings["learning_rate"] * self._rate(self.step - 1 - self.first),
                 "grad_norm": round(float(logs["grad_norm"]), 5),
                 "tokens": self.tokens,
-                "tokens_per_second": round(sum(self.tokens_seen) / sum(self.durations), 1),
-                "seconds": round(self.seconds, 3),
-                "seconds_to_go": round(max(0.0, left), 1),
+                "tokens_per_second": round(sum(tokens) / sum(seconds), 1),
+                "seconds": round(self.clock.seconds, 3),
+                "seconds_to_go": round(self.clock.to_go(self.step), 1),
             }
         )
 
     def _between_steps(self, control) -> None:
+        self.reason = "stopped" if self.run.is_asked_to_stop else self.clock.is_time_to_leave(self.step)
+        now = time.monotonic()
         every = self.recipe.evaluation.loss_every
-        if self.run.is_asked_to_stop:
-            self.reason = "stopped"
-        elif self.recipe.budget.seconds and self.seconds >= self.recipe.budget.seconds:
-            self.reason = "clock"
-        over = self.step == self.steps or self.reason != "steps"
-        if every and (self.step % every == 0 or over):
+        if every and (
+            self.reason in ("steps", "clock")
+            or (self.step % every == 0 and now - self.heldout_at >= self.heldout_cost / SMALL_SHARE)
+        ):
             self._report_heldout()
-        if over or time.monotonic() - self.saved >= self.recipe.training.checkpoint_seconds:
+        patience = self.recipe.training.checkpoint_seconds
+        if patience == "auto":
+            patience = max(CHECKPOINT_SECONDS, self.save_cost / SMALL_SHARE)
+        if self.reason or now - self.saved_at >= patience:
             self._save()
-        if over:
+        if self.reason:
             control.should_training_stop = True
         # Not counted as the next step's time.
         self.last = time.monotonic()
 
     def _report_heldout(self) -> None:
-        model = self.trainer.model
-        model.eval()
-        loss = evaluate.heldout_loss(model, self.heldout, self.settings["batch_size"])
-        model.train()
+        began = time.monotonic()
+        self.model.eval()
+        loss = heldout_loss(self.model, self.heldout, self.settings["batch_size"])
+        self.model.train()
         self.emit({"event": "heldout", "step": self.step, "loss": round(loss, 5)})
+        self.heldout_at = time.monotonic()
+        self.heldout_cost = self.heldout_at - began
 
     def _save(self) -> None:
-        counters = {"steps": self.steps, "seconds": self.seconds, "tokens": self.tokens}
-        checkpoint.save(self.run, self.step, counters, self.trainer.model, self.trainer.optimizer)
-        self.saved = time.monotonic()
-        self.emit({"event": "checkpoint", "step": self.step})
+        began = time.monotonic()
+        counters = {"seconds": self.clock.seconds, "tokens": self.tokens, "paces": list(self.clock.paces)[-8:]}
+        checkpoint.save(self.run, self.step, counters, self.model, self.trainer.optimizer)
+        self.saved_at = time.monotonic()
+        self.save_cost = self.saved_at - began
+        self._keep_back()
+        self.emit({"event": "checkpoint", "step": self.step, "seconds": round(self.save_cost, 4)})
+
+    def _keep_back(self) -> None:
+        # The adapter is a third of a checkpoint.
+        self.clock.leaving = 1.5 * self.save_cost + self.heldout_cost
 
     def _finish(self) -> None:
         with self.run.folder("adapter") as folder:
-            model = self.trainer.model
             # A local path means nothing to whoever loads the adapter.
-            model.peft_config["default"].base_model_name_or_path = self.recipe.model.name
+            self.model.peft_config["default"].base_model_name_or_path = self.recipe.model.name
             # PEFT would ask the Hub whether the base's vocabulary grew; ours never does.
-            model.save_pretrained(folder, save_embedding_layers=False)
+            self.model.save_pretrained(folder, save_embedding_layers=False)
             self.trainer.processing_class.save_pretrained(folder)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours is written for the push
-        self.emit({"event": "end", "reason": self.reason, "step": self.step, "seconds": round(self.seconds, 3)})
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training so far, this window's and those before it."""
-        return self.seconds_before + time.monotonic() - self.began
-
-
-class CompletionTrainer(SFTTrainer):
-    """SFTTrainer with our row order, and logits only where a token is trained: no entropy, accuracy or flop count."""
-
-    def get_train_dataloader(self) -> DataLoader:
-        loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
-        return self.accelerator.prepare(loader)
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        self.batch_tokens = int(inputs["attention_mask"].sum())
-        return completion_loss(model, inputs)
-
-    def floating_point_ops(self, inputs) -> int:
-        return 0
+        self.emit(
+            {
+                "event": "end",
+                "reason": self.reason,
+                "step": self.step,
+                "seconds": round(self.clock.seconds, 3),
+                "in_window": round(time.monotonic() - self.opened, 3),
+                "in_steps": round(self.clock.in_steps, 3),
+            }
+        )
 
 
-class Batches:
-    """Row numbers of each step from `start` on, without end: every epoch shuffled anew, rows of like length together.
-
-    A function of the seed and the step alone.
-    """
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int, start: int = 0):
-        self.lengths, self.batch_size, self.seed, self.start = lengths, batch_size, seed, start
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __iter__(self) -> Iterator[list[int]]:
-        per_epoch = -(-len(self.lengths) // self.batch_size)
-        epoch, skip = divmod(self.start, per_epoch)
-        while True:
-            yield from self.epoch(epoch)[skip:]
-            epoch, skip = epoch + 1, 0
-
-    def epoch(self, epoch: int) -> list[list[int]]:
-        shuffle = random.Random(f"{self.seed}/{epoch}").shuffle
-        rows = list(range(len(self.lengths)))
-        shuffle(rows)
-        size = self.batch_size * GROUP
-        groups = [sorted(rows[i : i + size], key=self.lengths.__getitem__) for i in range(0, len(rows), size)]
-        batches = [g[i : i + self.batch_size] for g in groups for i in range(0, len(g), self.batch_size)]
-        shuffle(batches)
-        return batches
-
-
-def completion_loss(model, inputs: dict) -> torch.Tensor:
-    """Mean cross-entropy over the tokens with a label; logits are made only in the columns that hold one."""
-    labels = inputs["labels"][:, 1:]
-    columns = (labels != -100).any(0).nonzero().flatten()
-    logits = model(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=columns, use_cache=False
-    ).logits
-    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels[:, columns].flatten())
-
-
-def decay(scheduler: str, progress: float) -> float:
-    """The share of the peak rate after the warm-up, at `progress` from 0 to 1."""
-    if scheduler == "constant":
-        return 1.0
-    if scheduler == "cosine":
-        return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(progress, 1.0))).item())
-    return max(0.0, 1.0 - progress)
-
-
-def _device_name() -> str:
+def device_name() -> str:
+    """The device as people know it."""
     return torch.cuda.get_device_name() if models.device() == "cuda" else "CPU"

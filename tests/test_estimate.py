@@ -1,0 +1,289 @@
+"""What a run is said to take, against what real models, real passes and real optimizers take."""
+
+import gc
+import json
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+
+import peft
+import pytest
+import torch
+from conftest import small_recipe
+from tiny import tiny_model, tiny_tokenizer
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from tuner import estimate, models
+from tuner.losses import completion_loss
+from tuner.methods import METHODS
+
+SHAPES = [(4, 48), (2, 160)]  # rows, tokens
+
+
+class Alive(TorchDispatchMode):
+    """Bytes of the tensors made since it was entered: alive now, and at the most."""
+
+    def __init__(self):
+        super().__init__()
+        self.storages, self.most = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        before = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_iter(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in before:
+                storage = tensor.untyped_storage()
+                self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.most = max(self.most, self.now())
+        return result
+
+    def now(self) -> int:
+        self.storages = {k: (ref, size) for k, (ref, size) in self.storages.items() if not ref.expired()}
+        return sum(size for _, size in self.storages.values())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder for each family: the shipped Llama, and random models with a padded batch's peculiarities."""
+    from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": tokenizer.pad_token_id}
+    qwen = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        **ids,
+    )
+    gpt2 = GPT2Config(vocab_size=len(tokenizer), n_embd=128, n_layer=3, n_head=4, n_positions=256, **ids)
+    folders = {"tiny-office": models.fetch(models.recipe.Model(name="tiny-office"))}
+    for name, model in (("qwen3", Qwen3ForCausalLM(qwen)), ("gpt2", GPT2LMHeadModel(gpt2))):
+        folders[name] = tmp_path_factory.mktemp(name)
+        model.save_pretrained(folders[name])
+        tokenizer.save_pretrained(folders[name])
+    folders["llama"] = tiny_model(tmp_path_factory.mktemp("llama"))
+    return folders
+
+
+def made(folder, name, quantization, dtype="float32", **settings):
+    recipe = small_recipe(model__name=name, model__quantization=quantization, model__dtype=dtype, **settings)
+    return recipe, models.shape(folder, name)
+
+
+def adapted(folder, recipe):
+    """The model as training has it."""
+    model = peft.get_peft_model(models.load(folder, recipe.model), METHODS[recipe.method.name].config(recipe)).train()
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = p.data.float()
+    return model
+
+
+def batch(rows, length, columns, vocabulary):
+    """Random rows of which every other is shorter, so that there is padding; labels in the last `columns`."""
+    ids = torch.randint(3, vocabulary, (rows, length))
+    mask = torch.ones_like(ids)
+    mask[::2, length - 5 :] = 0
+    labels = torch.where(torch.arange(length) >= length - columns, ids, -100)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def autocast(dtype):
+    return nullcontext() if dtype == "float32" else torch.autocast("cpu", dtype=getattr(torch, dtype))
+
+
+def measured(folder, recipe, rows, length, columns):
+    """Bytes alive between the passes of a real step without the loss's own, and the most that were alive in it."""
+    model = adapted(folder, recipe)
+    shape = models.shape(folder, recipe.model.name)
+    inputs = batch(rows, length, columns, shape.vocabulary)
+    completion_loss(model, inputs).backward()  # bitsandbytes moves its constants at the first pass
+    gc.collect()
+    with Alive() as alive:
+        with autocast(recipe.model.dtype):
+            loss = completion_loss(model, inputs)
+        gc.collect()
+        between = alive.now()
+        loss.backward()
+    return between - rows * columns * shape.vocabulary * 4, alive.most
+
+
+def estimated(folder, recipe, rows, length, columns):
+    settings = {"batch_size": rows, "dtype": recipe.model.dtype}
+    shape = models.shape(folder, recipe.model.name)
+    return estimate.memory(folder, recipe, shape, settings, length, columns)
+
+
+CASES = [
+    *[(f, q, "float32", s) for f in ("tiny-office", "qwen3") for q in ("nf4", "int8", "none") for s in SHAPES],
+    *[("gpt2", q, "float32", SHAPES[1]) for q in ("nf4", "int8", "none")],
+    *[("qwen3", q, "bfloat16", SHAPES[0]) for q in ("nf4", "int8", "none")],
+    ("gpt2", "nf4", "bfloat16", SHAPES[0]),
+]
+
+
+@pytest.mark.parametrize(("family", "quantization", "dtype", "size"), CASES)
+def test_activations_are_what_a_real_forward_pass_leaves_alive(folders, family, quantization, dtype, size):
+    recipe, _ = made(folders[family], family, quantization, dtype)
+    real, _ = measured(folders[family], recipe, *size, 5)
+    said = estimated(folders[family], recipe, *size, 5)
+    assert said["activations"] == pytest.approx(real, rel=0.15)
+
+
+def test_activations_where_only_some_layers_have_an_adapter(folders):
+    for quantization in ("nf4", "int8"):
+        recipe, _ = made(folders["qwen3"], "qwen3", quantization, method__target_modules=["q_proj"])
+        real, _ = measured(folders["qwen3"], recipe, 4, 48, 5)
+        said = estimated(folders["qwen3"], recipe, 4, 48, 5)["activations"]
+        assert said == pytest.approx(real, rel=0.15)
+
+
+OTHER_METHODS = {
+    "DoRA, which drops part of its graph": lambda r: peft.LoraConfig(use_dora=True, target_modules=["q_proj"]),
+    "LoHa, which may skip a layer by chance": lambda r: peft.LoHaConfig(target_modules=["q_proj"]),
+    "IA3": lambda r: peft.IA3Config(target_modules=["k_proj", "up_proj"], feedforward_modules=["up_proj"]),
+    "prompt tuning": lambda r: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=8),
+}
+
+
+@pytest.mark.parametrize("method", OTHER_METHODS)
+def test_activations_of_other_methods(folders, monkeypatch, method):
+    monkeypatch.setitem(METHODS, "other", replace(METHODS["lora"], config=OTHER_METHODS[method]))
+    recipe, _ = made(folders["qwen3"], "qwen3", "none", method__name="other")
+    estimate._traced.cache_clear()
+    real, _ = measured(folders["qwen3"], recipe, 4, 48, 5)
+    assert estimated(folders["qwen3"], recipe, 4, 48, 5)["activations"] == pytest.approx(real, rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_peak_is_activations_and_logits(folders, dtype):
+    recipe, _ = made(folders["tiny-office"], "tiny-office", "none", dtype)
+    _, most = measured(folders["tiny-office"], recipe, 4, 80, 78)
+    said = estimated(folders["tiny-office"], recipe, 4, 80, 78)
+    assert said["logits"] == 4 * 78 * 1536 * 12
+    assert said["activations"] + said["logits"] == pytest.approx(most, rel=0.1)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+@pytest.mark.parametrize(("family", "dtype"), [("tiny-office", "float32"), ("qwen3", "bfloat16"), ("gpt2", "float32")])
+def test_weights_are_what_the_loaded_base_holds(folders, family, dtype, quantization):
+    recipe, shape = made(folders[family], family, quantization, dtype)
+    held = list(models.load(folders[family], recipe.model).parameters())
+    for p in list(held):
+        if state := getattr(p, "quant_state", None):
+            held += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+        held += [t for t in (getattr(p, "SCB", None),) if t is not None]
+    real = sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}.values())
+    assert estimate.weights(shape, quantization, dtype) == pytest.approx(real, rel=0.05)
+
+
+def test_the_adapter_is_its_weights_gradients_and_moments(folders):
+    recipe, _ = made(folders["llama"], "llama", "none")
+    model = adapted(folders["llama"], recipe)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    completion_loss(model, batch(2, 16, 4, 300)).backward()
+    optimizer.step()
+    real = sum(p.nbytes + p.grad.nbytes for p in trained)
+    real += sum(s["exp_avg"].nbytes + s["exp_avg_sq"].nbytes for s in optimizer.state.values())
+    assert estimated(folders["llama"], recipe, 2, 16, 4)["adapter"] == real
+
+
+def test_parts_add_up_and_grow_with_the_batch(folders):
+    recipe, _ = made(folders["llama"], "llama", "nf4")
+    small, large = (estimated(folders["llama"], recipe, rows, 32, 4) for rows in (2, 4))
+    for said in (small, large):
+        assert all(isinstance(v, int) for v in said.values())
+        assert said["total"] == sum(v for k, v in said.items() if k != "total")
+    assert large["activations"] == pytest.approx(2 * small["activations"], rel=0.02)
+    assert small["weights"] == large["weights"]
+    assert estimate.available() > 2**20
+
+
+def test_a_model_of_billions_is_estimated_in_seconds_from_its_configuration(tmp_path):
+    from transformers import Qwen3Config
+
+    Qwen3Config(
+        architectures=["Qwen3ForCausalLM"],
+        vocab_size=151936,
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40960,
+        tie_word_embeddings=True,
+    ).save_pretrained(tmp_path)
+    recipe, shape = made(tmp_path, "qwen", "nf4", "bfloat16")
+    began = time.monotonic()
+    said = estimated(tmp_path, recipe, 16, 256, 128)
+    took = time.monotonic() - began
+    assert took < 3
+    assert shape.parameters == pytest.approx(1.72e9, rel=0.01)
+    assert 1.2 * 2**30 < said["weights"] < 1.5 * 2**30
+    assert 2**30 < said["activations"] < 30 * 2**30
+
+
+def test_flops_of_a_step_counted_by_hand(folders):
+    shape = models.shape(folders["llama"], "llama")
+    settings = {"batch_size": 2}
+    # Two layers of width 48: q and o 48 x 48, k and v 48 x 24, gate, up and down 48 x 96.
+    linear = 2 * (2 * 48 * 48 + 2 * 48 * 24 + 3 * 48 * 96)
+    attention = 3 * 2 * (2 * 10 * 10 * 48) * 2 * 2  # passes, products, flops, layers, rows
+    head = 2 * (2 * 3 * 48 * shape.vocabulary) * 2
+    assert estimate.flops_per_step(shape, 0, settings, 10, 3) == 2 * 10 * 4 * linear + attention + head
+    more = estimate.flops_per_step(shape, 1000, settings, 10, 3) - estimate.flops_per_step(shape, 0, settings, 10, 3)
+    assert more == 2 * 10 * 6 * 1000
+
+
+def test_seconds_come_from_an_earlier_pace_or_else_from_the_flops():
+    assert estimate.seconds(1e9, 200, {"seconds_per_token": 0.01}) == pytest.approx(2)
+    assert 1e9 < estimate.device_speed() < 1e16
+    for pace in (None, {}, {"seconds_per_token": None}):
+        assert estimate.seconds(1e9, 200, pace) == 1e9 / estimate.device_speed()
+
+
+def test_paces_are_kept_a_broken_file_counts_as_empty(tmp_path):
+    path = tmp_path / "new" / "paces.json"
+    key = estimate.pace_key("CPU", small_recipe())
+    assert key == "CPU | tiny-office | nf4 | lora"
+    assert estimate.recall(path, key) is None
+    pace = {"seconds_per_token": 0.001, "start_up": 3.0, "save": 0.1, "seconds_per_answer": 0.05}
+    estimate.remember(path, key, pace)
+    assert estimate.recall(path, key) == pace
+    for broken in (b'{"CPU', b"[1, 2]", b"\xff\xfe", b'{"CPU | tiny-office | nf4 | lora": 3}'):
+        path.write_bytes(broken)
+        assert estimate.recall(path, key) is None
+    estimate.remember(path, key, pace)
+    assert estimate.recall(path, key) == pace
+    assert [p.name for p in path.parent.iterdir()] == ["paces.json"]
+
+
+def test_a_pace_that_cannot_be_written_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "paces.json"
+    estimate.remember(path, "a", {"save": 1.0})
+    with pytest.raises(TypeError):
+        estimate.remember(path, "b", {"save": object()})
+    assert json.loads(path.read_text()) == {"a": {"save": 1.0}}
+
+
+def test_the_oldest_paces_go(tmp_path):
+    path = tmp_path / "paces.json"
+    for i in range(estimate.PACES + 5):
+        estimate.remember(path, str(i), {"save": float(i)})
+        if i == 150:
+            estimate.remember(path, "0", {"save": 0.5})
+    kept = json.loads(path.read_text())
+    assert len(kept) == estimate.PACES
+    assert estimate.recall(path, "1") is None
+    assert estimate.recall(path, "0") == {"save": 0.5}
+    assert estimate.recall(path, str(estimate.PACES + 4))

@@ -1,0 +1,250 @@
+"""What a run will take before it runs: device memory in parts, and seconds. Needs neither a GPU nor the weights.
+
+Memory is told by shape: the model is built without storage and run forward once, and what autograd would keep is added
+up. Seconds come from the pace of an earlier run like this one, else from a count of floating-point operations.
+"""
+
+import json
+import os
+import time
+import weakref
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+
+from tuner import models
+from tuner.methods import METHODS
+from tuner.recipe import Recipe
+from tuner.tasks import TASKS
+
+CUDA_CONTEXT = 600 * 2**20  # bytes; kernels and cuBLAS's workspace, which differ by driver and GPU
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLOAT = BYTES["float32"]
+
+# Dense 16-bit tensor-core flops a clock a multiprocessor, by compute capability, from NVIDIA's architecture papers;
+# times multiprocessors and boost clock they give the data sheets' peaks, such as 312e12 on an A100, 989e12 on an H100.
+TENSOR_FLOPS = {(7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (8, 6): 1024, (8, 9): 1024, (9, 0): 4096, (10, 0): 8192}
+USUAL_CLOCK = 1.7e9  # clocks a second
+# Of the peak: PEFT's own reference reaches 16% of an H100's on unpacked rows.
+GPU_UTILISATION = 0.15
+# Of a large matrix product's speed: measured with the shipped model on two cores. The rest goes into dequantising,
+# small products and what is no product.
+CPU_UTILISATION = 0.5
+
+PACES = 200  # kept in one file
+
+
+def memory(folder: Path, recipe: Recipe, shape: models.Shape, settings: dict, length: int, columns: int) -> dict:
+    """Bytes on the device at the peak of a training step: weights, adapter, activations, logits and their total.
+
+    `settings` are the plan's (batch_size, dtype); rows are padded to `length` tokens, of which `columns` have a label.
+    On CUDA there is "context" too.
+    """
+    trainable, activations = _traced(
+        folder,
+        recipe.model_dump_json(include={"model", "method", "budget"}),
+        settings["dtype"],
+        settings["batch_size"],
+        length,
+        models.device() == "cuda",
+    )
+    parts = {
+        "weights": weights(shape, recipe.model.quantization, settings["dtype"]),
+        # Float32 weights, their gradient and AdamW's two moments.
+        "adapter": trainable * 4 * FLOAT,
+        "activations": activations,
+        # The peak is in the backward pass of the loss, in float32 whatever the model computes in: the log-softmax that
+        # was kept, the gradient that falls on it, and the gradient of the logits. The logits themselves are gone.
+        "logits": settings["batch_size"] * columns * shape.vocabulary * 3 * FLOAT,
+    }
+    if models.device() == "cuda":
+        parts["context"] = CUDA_CONTEXT
+    return parts | {"total": sum(parts.values())}
+
+
+def weights(shape: models.Shape, quantization: str, dtype: str) -> int:
+    """Bytes of the frozen base as it is held. The head, embeddings, norms and biases are never quantised."""
+    sizes = [a * b for _, a, b in shape.linear_layers]
+    held = sum(sizes) * BYTES[dtype]
+    if quantization == "nf4":
+        # Two weights a byte, a byte of scale for 64 weights, a float32 for 256 scales; and a layer has two tables, of
+        # 16 and 256 values, and an offset.
+        tables = (16 + 256 + 1) * FLOAT
+        held = sum(_groups(n, 2) + _groups(n, 64) + _groups(n, 64 * 256) * FLOAT + tables for n in sizes)
+    elif quantization == "int8":
+        held = sum(a * b + b * FLOAT for _, a, b in shape.linear_layers)
+    return held + (shape.parameters - sum(sizes)) * BYTES[dtype]
+
+
+def _groups(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+@lru_cache(maxsize=64)
+def _traced(folder: Path, recipe: str, dtype: str, batch: int, length: int, cuda: bool) -> tuple[int, int]:
+    """Trainable parameters, and the bytes that a forward pass keeps for the backward pass."""
+    import torch
+    import transformers
+    from peft import get_peft_model
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._pytree import tree_map_only
+
+    recipe = Recipe.model_validate_json(recipe)
+    config = models.load_config(folder, recipe.model.name)
+    compute = getattr(torch, dtype)
+    saved, held = [], []
+
+    def keep(tensor):
+        # Detached, lest a saved result and its graph keep each other for ever; a weak reference, because part of the
+        # graph may be dropped again, as DoRA does.
+        tensor = tensor.detach()
+        saved.append(weakref.ref(tensor))
+        return tensor
+
+    with torch.device("meta"):
+        model = getattr(transformers, TASKS["generation"].auto_class).from_config(config, dtype=compute)
+        if recipe.model.quantization != "none":
+            _as_if_quantised(model, recipe.model.quantization, lambda tensor: held.append(keep(tensor)))
+        model = get_peft_model(model, METHODS[recipe.method.name].config(recipe)).train()
+    # Tensors on "meta" take PyTorch's plainest attention, which keeps every score; these fakes take the fused one, as
+    # real ones do.
+    with ExitStack() as stack:
+        stack.enter_context(FakeTensorMode())
+        tensors = {name: torch.empty(b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
+        for name, p in model.named_parameters():
+            data = torch.empty(p.shape, dtype=torch.float32 if p.requires_grad else p.dtype)
+            tensors[name] = torch.nn.Parameter(data, requires_grad=p.requires_grad)
+        # Some methods hold tensors that are neither, such as the numbers of virtual tokens.
+        for module in model.modules():
+            others = {k: v for k, v in vars(module).items() if isinstance(v, (dict, torch.Tensor)) and k[0] != "_"}
+            vars(module).update(tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype), others))
+        ids = torch.ones(batch, length, dtype=torch.long)
+        inputs = {"input_ids": ids, "attention_mask": ids.clone(), "logits_to_keep": 1, "use_cache": False}
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
+        stack.enter_context(torch.autocast("cpu", dtype=compute, enabled=dtype != "float32"))
+        stack.enter_context(_as_if_real(cuda))
+        # The result keeps the graph, and with it what is counted below.
+        result = torch.func.functional_call(model, tensors, kwargs=inputs)
+        storages = {s._cdata: s.nbytes() for ref in saved if ref() is not None for s in [ref().untyped_storage()]}
+        for tensor in tensors.values():
+            storages.pop(tensor.untyped_storage()._cdata, None)
+        del result
+    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(storages.values())
+
+
+def _as_if_quantised(model, quantization: str, hold) -> None:
+    """Let the model's linear layers keep and answer what bitsandbytes' do."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    def after(module, args, output):
+        # MatMul8bitLt and MatMul8bitFp keep their input, though no gradient of a frozen weight needs it; MatMul4Bit
+        # keeps none.
+        if quantization == "int8" and args[0].requires_grad:
+            hold(args[0])
+        # Both answer in the type they were asked in, whatever autocast says.
+        return output.to(args[0].dtype)
+
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not model.get_output_embeddings():
+            module.register_forward_hook(after)
+
+
+def _as_if_real(cuda: bool):
+    """What a real pass does, and on a GPU, otherwise than the fake one on the CPU that is counted on."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class AsIfReal(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+            if name == "rand" and args == (1,):  # a method's throw of dice whether to skip a layer
+                return torch.tensor(1.0)
+            if cuda and name in ("layer_norm", "softmax", "pow", "__pow__"):  # autocast runs them in float32
+                args = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
+            if cuda and name == "scaled_dot_product_attention":  # the fused one takes dropout too
+                kwargs["dropout_p"] = 0.0
+            return func(*args, **kwargs)
+
+    return AsIfReal()
+
+
+def available() -> int:
+    """Bytes of memory that training may take: the GPU's whole, or what is free of the machine's."""
+    if models.device() == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(0).total_memory
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def flops_per_step(shape: models.Shape, trainable: int, settings: dict, length: int, columns: int) -> float:
+    """Floating-point operations of one training step on rows of `length` tokens, `columns` of them with a label.
+
+    After Kaplan et al. 2020 (https://arxiv.org/abs/2001.08361), section 2.1: a weight takes 2 a token forward, 2 for
+    the gradient of its input and 2 for its own, which a frozen one has not. Attention takes 4 times length times width
+    a layer a token, and twice that backward; Kaplan et al. halve it, but with padding masked scores are computed too.
+    """
+    tokens = settings["batch_size"] * length
+    frozen = sum(a * b for _, a, b in shape.linear_layers)
+    attention = 12 * shape.layers * length * shape.width
+    head = 4 * settings["batch_size"] * columns * shape.width * shape.vocabulary
+    return float(tokens * (4 * frozen + 6 * trainable + attention) + head)
+
+
+@lru_cache(maxsize=1)
+def device_speed() -> float:
+    """Flops a second that training may be expected to reach on this device."""
+    import torch
+
+    if models.device() == "cuda":
+        gpu = torch.cuda.get_device_properties(0)
+        clock = getattr(gpu, "clock_rate", 0) * 1e3 or USUAL_CLOCK
+        per_clock = TENSOR_FLOPS.get((gpu.major, gpu.minor), 1024)
+        return gpu.multi_processor_count * per_clock * clock * GPU_UTILISATION
+    size = 512
+    matrix = torch.ones(size, size)
+    best, until = float("inf"), time.perf_counter() + 0.02
+    while (start := time.perf_counter()) < until:
+        torch.mm(matrix, matrix)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best * CPU_UTILISATION
+
+
+def seconds(flops: float, tokens_per_step: float, pace: dict | None) -> float:
+    """Seconds a step: at the earlier run's `pace` where there is one, else from the flops of a step."""
+    if pace and pace.get("seconds_per_token"):
+        return tokens_per_step * pace["seconds_per_token"]
+    return flops / device_speed()
+
+
+def pace_key(device_name: str, recipe: Recipe) -> str:
+    """What runs must share for the pace of one to tell that of another."""
+    return " | ".join((device_name, recipe.model.name, recipe.model.quantization, recipe.method.name))
+
+
+def remember(path: Path, key: str, measured: dict) -> None:
+    """Write down a run's pace: seconds_per_token, start_up, save and seconds_per_answer, all in seconds."""
+    paces = _paces(path)
+    paces.pop(key, None)
+    newest = [*paces.items(), (key, measured)][-PACES:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside.write_text(json.dumps(dict(newest), indent=1), encoding="utf-8")
+    beside.replace(path)
+
+
+def recall(path: Path, key: str) -> dict | None:
+    """The pace written down last for `key`; None where there is none, or the file is broken."""
+    measured = _paces(path).get(key)
+    return measured if isinstance(measured, dict) else None
+
+
+def _paces(path: Path) -> dict:
+    try:
+        paces = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return paces if isinstance(paces, dict) else {}
