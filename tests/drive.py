@@ -1,28 +1,52 @@
-"""Trains run folders through the door to the GPU, window after window, as the page does while its tab is open.
+"""Jobs for the door to the GPU, one a line on standard input, as the page would do them: {"job": ..., "run": folder}.
 
-python tests/on_stage.py tests/drive.py RUN ...
+python tests/on_stage.py tests/drive.py
 """
 
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+from gradio.context import LocalContext
 
 from tuner import gpu
 from tuner.errors import TunerError
 from tuner.runs import Run
 
 
-def drive(run: Run) -> None:
-    """Train until the run is finished and scored, or until a person would have to press a button."""
-    while run.status == "paused" or not (run.is_trained and run.read_json("evaluation.json")):
-        try:
-            for event in gpu.train(run):
-                print(json.dumps(event), flush=True)
-        except TunerError as error:
-            print(json.dumps({"event": "refused", "problems": error.problems}), flush=True)
+def train(run: Run) -> None:
+    """Window after window, until it is scored or a person would have to press a button."""
+    while True:
+        for event in gpu.train(run):
+            say(event)
+        if run.ending != "paused":
             return
 
 
+def chat(run: Run) -> None:
+    """One message to base and adapter."""
+    asked = [{"role": "user", "content": "need that report asap"}]
+    *_, texts = gpu.chat(run, {"base": asked, "adapter": asked}, max_new_tokens=8)
+    say({"event": "answer", **texts})
+
+
+def merge(run: Run) -> None:
+    say({"event": "merged", **gpu.merge(run)})
+
+
+def say(value: dict) -> None:
+    print(json.dumps(value), flush=True)
+
+
 if __name__ == "__main__":
-    for path in sys.argv[1:]:
-        drive(Run(Path(path)))
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked.get("token"):
+            headers = SimpleNamespace(get=lambda name, t=asked["token"]: t if name == "x-ip-token" else None)
+            LocalContext.request.set(SimpleNamespace(headers=headers))
+        try:
+            {"train": train, "chat": chat, "merge": merge}[asked["job"]](Run(Path(asked["run"])))
+            say({"event": "done"})
+        except TunerError as error:
+            say({"event": "refused", "problems": list(error.problems)})
