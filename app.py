@@ -25,6 +25,7 @@ def main() -> None:
         mcp_server=False,
         max_file_size=MAX_FILE_BYTES + 2**20,  # what is larger than the limit by little gets its own sentence
         show_error=True,
+        max_threads=2 * WAITING,  # who looks on at a run holds one
     )
 
 

@@ -278,12 +278,12 @@ def test_a_pace_that_cannot_be_written_leaves_the_file_as_it_was(tmp_path):
 
 def test_the_oldest_paces_go(tmp_path):
     path = tmp_path / "paces.json"
-    for i in range(estimate.PACES + 5):
+    for i in range(estimate.KEPT_PACES + 5):
         estimate.remember(path, str(i), {"save": float(i)})
         if i == 150:
             estimate.remember(path, "0", {"save": 0.5})
     kept = json.loads(path.read_text())
-    assert len(kept) == estimate.PACES
+    assert len(kept) == estimate.KEPT_PACES
     assert estimate.recall(path, "1") is None
     assert estimate.recall(path, "0") == {"save": 0.5}
-    assert estimate.recall(path, str(estimate.PACES + 4))
+    assert estimate.recall(path, str(estimate.KEPT_PACES + 4))

@@ -10,9 +10,10 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorte
 ROWS = [
     {"tuner", "tuner.errors", "tuner.beat"},
     {"tuner.recipe", "tuner.hub_errors"},
-    {"tuner.methods", "tuner.tasks", "tuner.runs", "tuner.parse", "tuner.losses", "tuner.clock"},
+    {"tuner.methods", "tuner.tasks", "tuner.runs", "tuner.parse", "tuner.losses", "tuner.clock", "tuner.batches"},
     {"tuner.tables", "tuner.formats", "tuner.models"},
     {"tuner.data", "tuner.checkpoint", "tuner.estimate", "tuner.trainer"},
+    {"tuner.forecast"},
     {"tuner.plan", "tuner.generate"},
     {"tuner.evaluate", "tuner.export"},
     {"tuner.train"},

@@ -13,9 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save as serialize
 
 from tuner import plan, runs
+from tuner.batches import Batches
 from tuner.errors import TunerError
 from tuner.train import train
-from tuner.trainer import Batches, decay
+from tuner.trainer import decay
 
 # What plan.json held before runs had a format.
 FIRST_PLAN = ("rows", "heldout_rows", "steps_per_epoch", "steps", "epochs", "seconds", "settings", "revision")

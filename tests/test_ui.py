@@ -109,7 +109,7 @@ def test_the_example_run_is_everybodys_and_nobody_changes_it(tmp_path, monkeypat
     for _ in range(2):
         actions.install_example()
     assert [r["run"] for r in actions.summaries([])] == ["example"]
-    for change in (actions.stop, actions.delete, actions.resume):
+    for change in (actions.stop, actions.delete, lambda run: actions.resume(run, "somebody")):
         with pytest.raises(TunerError, match="belongs to everybody"):
             change("example")
 

@@ -116,12 +116,15 @@ def _check(options) -> None:
 
 
 def _plan_text(plan: dict) -> str:
+    from tuner import forecast
+
     budget = f"{plan['steps']} steps ({plan['epochs']} epochs)" if plan["steps"] else f"{plan['seconds']:g} seconds"
     lines = [
         f"{plan['rows']} rows to train on, {plan['heldout_rows']} held out",
         f"{plan['tokens']} tokens an epoch, {plan['trained_tokens']} of them trained",
         f"{plan['steps_per_epoch']} steps an epoch; the budget is {budget}",
         f"{plan['trainable_parameters']:,} of {plan['model_parameters']:,} parameters are trained",
+        *(forecast.sentences(plan["forecast"]) if "forecast" in plan else []),
         *(f"{c['setting']}: {c['value']} ({c['reason']})" for c in plan["chosen"]),
         *(f"Warning: {w}" for w in plan["warnings"]),
     ]

@@ -31,7 +31,8 @@ GPU_UTILISATION = 0.15
 # small products and what is no product.
 CPU_UTILISATION = 0.5
 
-PACES = 200  # kept in one file
+PACES = "paces.json"  # beside the runs
+KEPT_PACES = 200
 
 
 def memory(folder: Path, recipe: Recipe, shape: models.Shape, settings: dict, length: int, columns: int) -> dict:
@@ -220,16 +221,17 @@ def seconds(flops: float, tokens_per_step: float, pace: dict | None) -> float:
     return flops / device_speed()
 
 
-def pace_key(device_name: str, recipe: Recipe) -> str:
-    """What runs must share for the pace of one to tell that of another."""
-    return " | ".join((device_name, recipe.model.name, recipe.model.quantization, recipe.method.name))
+def pace_key(device: str, recipe: Recipe) -> str:
+    """What runs must share for the pace of one to tell that of another: the kind of device, model and method."""
+    return " | ".join((device, recipe.model.name, recipe.model.quantization, recipe.method.name))
 
 
 def remember(path: Path, key: str, measured: dict) -> None:
-    """Write down a run's pace: seconds_per_token, start_up, save and seconds_per_answer, all in seconds."""
+    """Write down what was measured of a run's pace: seconds_per_token (padded), start_up, seconds_per_answer."""
     paces = _paces(path)
-    paces.pop(key, None)
-    newest = [*paces.items(), (key, measured)][-PACES:]
+    before = paces.pop(key, None)
+    measured = {**(before if isinstance(before, dict) else {}), **measured}
+    newest = [*paces.items(), (key, measured)][-KEPT_PACES:]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     beside.write_text(json.dumps(dict(newest), indent=1), encoding="utf-8")

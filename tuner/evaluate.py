@@ -14,7 +14,7 @@ from contextlib import nullcontext
 import numpy as np
 from datasets import load_from_disk
 
-from tuner import generate
+from tuner import estimate, generate, models, runs
 from tuner.errors import TunerError
 from tuner.losses import heldout_loss
 from tuner.runs import Run
@@ -71,6 +71,8 @@ def _answer_all(run: Run, rows: list[dict], answers: dict[str, dict], loaded, ha
         answers |= {str(i): answer for i, answer in zip(batch, found)}
         run.write_json(ANSWERS, answers)
         pace = round((time.monotonic() - began) / len(batch), 4)
+        key = estimate.pace_key(models.device(), run.recipe)
+        estimate.remember(runs.RUNS / estimate.PACES, key, {"seconds_per_answer": pace})
         yield run.append({"event": "answered", "row": len(answers), "seconds_per_answer": pace})
 
 

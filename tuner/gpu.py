@@ -89,14 +89,15 @@ def import_core() -> None:
 
 def seconds_needed(run: Run) -> float:
     """Seconds of GPU time that the run still needs: loading, training, scoring."""
-    plan = run.plan
-    scoring = plan.get("scoring_seconds") or CHATTING
+    foreseen = run.plan.get("forecast") or {"training": WINDOW, "scoring": CHATTING, "start_up": BESIDE}
     if run.is_trained:
-        return BESIDE + scoring
-    last = run.last_event("step") or {}
-    if plan["seconds"]:
-        return max(0.0, plan["seconds"] - last.get("seconds", 0.0)) + scoring
-    return BESIDE + (last.get("seconds_to_go") or plan.get("training_seconds") or WINDOW) * 1.2 + scoring
+        return BESIDE + foreseen["start_up"] + foreseen["scoring"]
+    last, budget = run.last_event("step"), run.plan["seconds"]
+    if budget:
+        return max(0.0, budget - (last["seconds"] if last else 0.0)) + foreseen["scoring"]
+    training = foreseen["start_up"] + last["seconds_to_go"] if last else foreseen["training"]
+    # An estimate may be off, and what is not used is not charged.
+    return BESIDE + 1.2 * training + foreseen["scoring"]
 
 
 def _in_a_window(run: Run) -> Iterator[dict]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner import data, formats, models, parse, runs, tables
+from tuner import data, forecast, formats, models, parse, runs, tables
 from tuner.errors import TunerError
 from tuner.methods import METHODS
 from tuner.recipe import Recipe
@@ -60,13 +60,31 @@ def check(
     loss_on = recipe.training.loss_on
     train = data.tokenise(split.train, tokenizer, settings["max_length"], loss_on)
     heldout = data.tokenise(split.heldout, tokenizer, settings["max_length"], loss_on)
+    trainable = METHODS[recipe.method.name].parameters(recipe, target_layers(recipe, shape))
+
+    def foresee() -> dict:
+        return forecast.forecast(recipe, folder, shape, settings, train, len(heldout.rows), trainable)
+
+    foreseen = foresee()
+    fitting = forecast.rows_that_fit(foreseen, settings["batch_size"])
+    if recipe.training.batch_size == "auto" and 0 < fitting < settings["batch_size"]:
+        settings["batch_size"] = fitting
+        batch = next(c for c in chosen if c["setting"] == "batch_size")
+        batch |= {"value": fitting, "reason": "as many as the device's memory holds"}
+        foreseen = foresee()
+    _attempt(problems, lambda: forecast.check_memory(foreseen, recipe, settings["batch_size"]))
+    if not local:
+        _attempt(problems, lambda: forecast.check_limits(foreseen, train.total_tokens))
     plan = _plan(recipe, folder, shape, table, split, train, heldout, settings)
+    plan |= {"trainable_parameters": trainable, "forecast": foreseen}
     plan["chosen"] = [
         *chosen,
         {"setting": "format", "value": format.name, "reason": format.reason},
         {"setting": "held-out rows", "value": len(split.heldout), "reason": split.reason},
     ]
-    _check_disk(plan, runs.RUNS)
+    _attempt(problems, lambda: _check_disk(plan, runs.RUNS))
+    if problems:
+        raise TunerError(*problems)
     return Checked(recipe, plan, format, tokenizer, train, heldout, [r for r in split.heldout if "messages" in r])
 
 
@@ -185,7 +203,6 @@ def _plan(recipe, folder, shape, table, split, train, heldout, settings) -> dict
     per_epoch = -(-rows // batch)
     budget = recipe.budget
     steps = budget.steps or (max(1, round(budget.epochs * per_epoch)) if budget.epochs else None)
-    layers = target_layers(recipe, shape)
     plan = {
         "format": runs.FORMAT,
         "rows": rows,
@@ -197,7 +214,6 @@ def _plan(recipe, folder, shape, table, split, train, heldout, settings) -> dict
         "epochs": None if steps is None else round(steps / per_epoch, 2),
         "seconds": budget.seconds,
         "model_parameters": shape.parameters,
-        "trainable_parameters": METHODS[recipe.method.name].parameters(recipe, layers),
         "truncated_rows": train.truncated,
         "settings": settings,
         "revision": None if models.is_shipped(recipe.model.name) else folder.name,

@@ -9,7 +9,8 @@ import torch
 from datasets import load_from_disk
 from transformers import TrainerCallback
 
-from tuner import checkpoint, evaluate, generate, hub_errors, models, trainer
+from tuner import checkpoint, estimate, evaluate, generate, hub_errors, models, runs, trainer
+from tuner.batches import Batches
 from tuner.beat import beating
 from tuner.clock import MARGIN, Clock
 from tuner.errors import TunerError
@@ -117,14 +118,14 @@ class Window(TrainerCallback):
         self.clock.spent = counters.get("seconds", 0.0)
         self.clock.paces.extend(map(tuple, counters.get("paces", [])))
         self.heldout_cost, self.save_cost = 0.0, 12 * self.plan["trainable_parameters"] / WRITING
-        start_up = round(time.monotonic() - self.opened, 3)
+        self.start_up = round(time.monotonic() - self.opened, 3)
         self.emit(
             {
                 "event": "start",
                 "step": self.step,
                 "steps": self.clock.steps,
                 "device": device_name(),
-                "start_up": start_up,
+                "start_up": self.start_up,
             }
         )
         if self.recipe.evaluation.loss_every and not self.step:
@@ -137,8 +138,8 @@ class Window(TrainerCallback):
             self.trainer.train()
         if self.reason == "window" and self.step == self.first:
             raise TunerError(
-                f"The window of {self.window:g} seconds was over before one step was done (loading took {start_up:.0f}"
-                " s). Take a smaller base model, shorter rows or fewer rows a step."
+                f"The window of {self.window:g} seconds was over before one step was done: loading alone took "
+                f"{self.start_up:.1f}. Take a smaller base model, shorter rows or fewer rows a step."
             )
         self._finish()
         return generate.Loaded(self.trainer.processing_class, self.model.eval())
@@ -158,7 +159,7 @@ class Window(TrainerCallback):
         transformers.set_seed(self.recipe.seed)
         self.model = get_peft_model(base, METHODS[self.recipe.method.name].config(self.recipe))
         lengths = [len(ids) for ids in rows["input_ids"]]
-        batches = trainer.Batches(lengths, self.settings["batch_size"], self.recipe.seed)
+        batches = Batches(lengths, self.settings["batch_size"], self.recipe.seed)
         marks = [(e["at"], e["steps"]) for e in self.run.events() if e["event"] == "schedule"]
         self.clock = Clock(
             batches.sizes,
@@ -281,6 +282,7 @@ class Window(TrainerCallback):
             self.model.save_pretrained(folder, save_embedding_layers=False)
             self.trainer.processing_class.save_pretrained(folder)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours is written for the push
+        self._remember()
         self.emit(
             {
                 "event": "end",
@@ -289,8 +291,20 @@ class Window(TrainerCallback):
                 "seconds": round(self.clock.seconds, 3),
                 "in_window": round(time.monotonic() - self.opened, 3),
                 "in_steps": round(self.clock.in_steps, 3),
+                # Both of this window, in bytes, to hold against the plan's estimate; a CPU's can't be told.
+                "peak_memory": torch.cuda.max_memory_allocated() if models.device() == "cuda" else None,
+                "seconds_per_step": round(self.clock.in_steps / max(1, self.clock.done), 4),
             }
         )
+
+    def _remember(self) -> None:
+        """Write down the pace, for the estimates of later runs like this one."""
+        if pace := self.clock.seconds_per_token:
+            estimate.remember(
+                runs.RUNS / estimate.PACES,
+                estimate.pace_key(models.device(), self.recipe),
+                {"seconds_per_token": pace, "start_up": self.start_up},
+            )
 
 
 def device_name() -> str:

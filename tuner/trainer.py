@@ -3,19 +3,14 @@
 Row order and learning rate are functions of the step alone, so that a resumed run needs no state for them.
 """
 
-import random
-from collections.abc import Iterator
-
 import torch
 from torch.utils.data import DataLoader
 from trl import SFTConfig, SFTTrainer
 
 from tuner import models
+from tuner.batches import ENDLESS
 from tuner.losses import completion_loss
 from tuner.recipe import Recipe
-
-ENDLESS = 10**7  # steps
-GROUP = 10  # batches that are sorted by length together
 
 
 class CompletionTrainer(SFTTrainer):
@@ -75,44 +70,6 @@ def build(model, tokenizer, rows, recipe: Recipe, settings: dict, rate, callback
             p.data = start[name]
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
-
-
-class Batches:
-    """Row numbers of each step from `start` on, without end: every epoch shuffled anew, rows of like length together.
-
-    A function of the seed and the step alone.
-    """
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int, start: int = 0):
-        self.lengths, self.batch_size, self.seed, self.start = lengths, batch_size, seed, start
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self.since(self.start)
-
-    def since(self, step: int) -> Iterator[list[int]]:
-        per_epoch = -(-len(self.lengths) // self.batch_size)
-        epoch, skip = divmod(step, per_epoch)
-        while True:
-            yield from self.epoch(epoch)[skip:]
-            epoch, skip = epoch + 1, 0
-
-    def sizes(self, step: int) -> Iterator[int]:
-        """Padded tokens of each step from `step` on."""
-        for rows in self.since(step):
-            yield max(self.lengths[row] for row in rows) * len(rows)
-
-    def epoch(self, epoch: int) -> list[list[int]]:
-        shuffle = random.Random(f"{self.seed}/{epoch}").shuffle
-        rows = list(range(len(self.lengths)))
-        shuffle(rows)
-        size = self.batch_size * GROUP
-        groups = [sorted(rows[i : i + size], key=self.lengths.__getitem__) for i in range(0, len(rows), size)]
-        batches = [g[i : i + self.batch_size] for g in groups for i in range(0, len(g), self.batch_size)]
-        shuffle(batches)
-        return batches
 
 
 def decay(scheduler: str, progress: float) -> float:

@@ -4,26 +4,21 @@ Runs are known by their ids, which can't be guessed: who has the id may see, sto
 and nothing heavy is imported before it is needed.
 """
 
-import logging
 import math
-import os
 import secrets
 import shutil
-import threading
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 from tuner import gpu, recipe, runs, tables
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
 from tuner.runs import Run
-from tuner.ui import progress
-
-log = logging.getLogger(__name__)
+from tuner.ui import progress, turns
+from tuner.ui.problems import problems_of  # noqa: F401  for the tabs and endpoints
 
 EXAMPLE = "example"  # the id of the shipped, finished run
-TRAINING_SLOTS = int(os.environ.get("TUNER_TRAINING_SLOTS", 2))  # runs that train at once on this machine
 PREVIEWED = 3  # rows
 VARIANTS = ("base", "adapter", "merged")
 # Kind, least and most of what a visitor may set; 0.01 because a top-p of 0 leaves no token.
@@ -33,20 +28,6 @@ SAMPLING = {
     "max_new_tokens": (int, 1, 2048),
     "seed": (int, 0, 2**31 - 1),
 }
-_importing = threading.Lock()
-
-
-def problems_of(error: Exception) -> list[str]:
-    """The sentences that a visitor is shown; anything unforeseen is logged under an id."""
-    if isinstance(error, TunerError):
-        return list(error.problems)
-    if type(error).__module__.startswith("gradio") and hasattr(error, "message"):  # ZeroGPU's own, made for people
-        return [str(error.message)]
-    if isinstance(error, OSError) and error.errno == 28:
-        return ["The disk of this machine is full. Delete a run that you no longer need, then try again."]
-    name = secrets.token_hex(4)
-    log.error("unforeseen error %s", name, exc_info=error)
-    return [f"Something broke that we did not foresee (error {name}). Nothing that you entered is lost: try again."]
 
 
 def starting_recipe() -> Recipe:
@@ -90,14 +71,6 @@ def read_rows(file: str | None, pasted: str | None, max_rows: int | None) -> tab
     return tables.read_pasted(pasted, max_rows) if pasted and pasted.strip() else None
 
 
-def import_core() -> None:
-    """Import what checks need; one thread at a time, because transformers' lazy modules do not bear two."""
-    with _importing:
-        import datasets  # noqa: F401
-        import torch  # noqa: F401
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: F401
-
-
 def known_plan(asked: Recipe) -> dict | None:
     """The example run's plan where this is its recipe: a first visitor need not wait for anything to be imported."""
     if not has_example():
@@ -126,7 +99,7 @@ def check(asked: Recipe, table: tables.Table | None = None):
     """plan.check for a visitor: no path is followed. Raises TunerError with all problems."""
     from tuner import plan
 
-    import_core()
+    gpu.import_core()
     return plan.check(asked, table, local=False)
 
 
@@ -160,43 +133,48 @@ def _pieces(row: dict, tokenizer) -> list[dict]:
     return pieces
 
 
-def prepare(asked: Recipe, table: tables.Table | None = None) -> Run:
-    """A run folder of the visitor's, waiting for its turn. Raises TunerError with all problems."""
+def prepare(asked: Recipe, visitor: str, table: tables.Table | None = None) -> Run:
+    """A run folder of the visitor's, which waits for its turn and then trains. Raises TunerError with all problems."""
     from tuner import plan
 
-    import_core()
+    gpu.import_core()
     run = plan.prepare(asked, table, local=False)
     run.append({"event": "queued"})
+    turns.start(run, visitor)
     return run
 
 
-def resume(run: str) -> Run:
+def resume(run: str, visitor: str) -> Run:
     """Let a run wait for its turn again. Raises TunerError where there is nothing to go on with."""
     opened = own_run(run)
     phase = progress.read(opened).phase
     if phase in ("starting", "training", "scoring", "finished"):
         raise TunerError(f"Run {run} {'has finished' if phase == 'finished' else 'is in training already'}.")
     opened.append({"event": "queued"})
+    turns.start(opened, visitor)
     return opened
 
 
-def train(run: Run) -> Iterator[dict]:
-    """Train and score the run, yielding its events. What ends it early is written into its folder."""
-    run.append({"event": "starting"})
-    try:
-        yield from gpu.train(run)
-    except Exception as error:
-        problems = problems_of(error)
-        last = next((e for e in reversed(run.events()) if e["event"] != "heartbeat"), {})
-        if last.get("event") != "error":
-            last = run.append({"event": "error", "problems": problems})
-        yield last
+def watch(run: str, visitor: str) -> Run:
+    """The run, for somebody who looks on: as long as somebody does, it goes on in the next window by itself."""
+    opened = open_run(run)
+    turns.goes_on(opened, visitor)
+    return opened
+
+
+def come_back(run: str, visitor: str) -> None:
+    """Put a run back in line that lost its place when the app was started anew."""
+    opened = open_run(run)
+    if progress.read(opened).phase == "waiting":
+        turns.start(opened, visitor)
 
 
 def stop(run: str) -> str:
     """Stop after the step at hand; what was learned is kept. Raises TunerError."""
     opened = own_run(run)
     if not opened.is_training:
+        if turns.withdraw(opened):
+            return "withdrawn"
         raise TunerError(f"Run {run} is not in training, so there is nothing to stop.")
     opened.stop()
     return "stopping"
@@ -213,14 +191,14 @@ def delete(run: str) -> None:
 def merge(run: str) -> dict:
     """Merge the run's adapter into the 16-bit base, once; returns the merge check. Raises TunerError."""
     opened = open_run(run)
-    import_core()
+    gpu.import_core()
     return gpu.merge(opened)
 
 
 def chat(run: str, conversations: dict[str, list[dict]], **sampling) -> Iterator[dict[str, str]]:
     """The answers so far, by variant; the adapter is merged first, once. Raises TunerError."""
     opened, sampling = open_run(run), _checked(sampling)
-    for turn in (turn for turns in conversations.values() for turn in turns):
+    for turn in chain.from_iterable(conversations.values()):
         if turn.get("role") not in ("system", "user", "assistant") or not isinstance(turn.get("content"), str):
             raise TunerError('A turn is {"role": "user" or "assistant", "content": text}. Mend the history.')
     merge(run)

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import gradio as gr
 
 from tuner.recipe import Recipe
-from tuner.ui import actions, progress
+from tuner.ui import actions, progress, turns
 from tuner.ui.actions import VARIANTS
-from tuner.ui.wiring import MODELS, TRAINING
+from tuner.ui.wiring import MODELS
 
 LAST_EVENTS = 20
+FOLLOWING = {"concurrency_limit": 100}  # those who look on at their runs, waiting or in training
 
 
 def build() -> None:
@@ -22,11 +23,11 @@ def build() -> None:
     with gr.Row(visible=False):
         given = [gr.Textbox(label="Recipe (YAML)"), gr.File(label="File of rows"), gr.Textbox("", label="Pasted rows")]
         answer = gr.JSON(label="Answer")
-        for function, limits in ((check, {}), (preview, {}), (train, TRAINING)):
+        for function, limits in ((check, {}), (preview, {}), (train, FOLLOWING)):
             limits = {"concurrency_limit": 4, **limits}
             gr.Button().click(function, given, answer, api_name=function.__name__, **limits)
     for function, limits in (
-        (resume, TRAINING),
+        (resume, FOLLOWING),
         (status, {}),
         (stop, {}),
         (runs, {}),
@@ -82,7 +83,7 @@ def preview(recipe: str, file: str | None = None, rows: str = "") -> dict:
         return {"problems": actions.problems_of(error)}
 
 
-def train(recipe: str, file: str | None = None, rows: str = "") -> Iterator[dict]:
+def train(recipe: str, file: str | None = None, rows: str = "", request: gr.Request = None) -> Iterator[dict]:
     """Train a recipe and stream what happens; the first event names the run. It goes on when nobody listens any more.
 
     Args:
@@ -94,29 +95,31 @@ def train(recipe: str, file: str | None = None, rows: str = "") -> Iterator[dict
         {"event": "run", "run": id, "plan": {...}}, then steps with their loss, the end and the evaluation.
     """
     try:
-        run = actions.prepare(*_asked(recipe, file, rows))
+        asked, table = _asked(recipe, file, rows)
+        run = actions.prepare(asked, request.session_hash, table)
     except Exception as error:
         raise _refused(error) from None
     yield {"event": "run", "run": run.id, "plan": run.plan}
-    yield from _events(run)
+    yield from _events(run, request.session_hash, 0)
 
 
-def resume(run: str) -> Iterator[dict]:
+def resume(run: str, request: gr.Request = None) -> Iterator[dict]:
     """Go on with a run that was stopped or interrupted, and stream what happens.
 
     Args:
         run: The run's id.
     """
     try:
-        opened = actions.resume(run)
+        seen = len(actions.own_run(run).events())
+        opened = actions.resume(run, request.session_hash)
     except Exception as error:
         raise _refused(error) from None
     yield {"event": "run", "run": opened.id, "plan": opened.plan}
-    yield from _events(opened)
+    yield from _events(opened, request.session_hash, seen)
 
 
-def _events(run) -> Iterator[dict]:
-    for event in actions.train(run):
+def _events(run, visitor: str, seen: int) -> Iterator[dict]:
+    for event in turns.follow(run, visitor, seen):
         if event["event"] != "heartbeat":
             yield event
 
@@ -136,6 +139,7 @@ def status(run: str) -> dict:
         return {
             **actions.summary(opened),
             "phase": now.phase,
+            "place": turns.line.place(opened.id),
             "step": now.step,
             "steps": now.steps,
             "events": opened.events()[-LAST_EVENTS:],

@@ -73,12 +73,11 @@ def build() -> gr.Blocks:
 
         def arrive(kept: dict | None, request: gr.Request) -> list:
             # The run that the link names, or the one that this browser looked at last.
-            return train_tab.attach(train, request.query_params.get("run") or (kept or {}).get("shown", ""), kept)
+            shown = request.query_params.get("run") or (kept or {}).get("shown", "")
+            return train_tab.attach(train, shown, kept, request.session_hash)
 
         arrived = page.load(arrive, browser, train_tab.attached(train), **PRIVATE)
         train.look_again(arrived)
-        # A run that was waiting for its turn lost its place when its page was left.
-        train_tab.then_train(arrived, train.shown)
     return page
 
 
@@ -91,17 +90,16 @@ def _lead(tabs, train, playground, mine, browser) -> None:
     def to_push(run: str, kept: dict) -> list:
         return [gr.Tabs(selected="runs"), gr.update(open=True), *runs_tab.refresh(kept, run)]
 
-    def to_train(run: str, kept: dict) -> list:
-        return [gr.Tabs(selected="train"), *train_tab.attach(train, run, kept)]
+    def to_train(run: str, kept: dict, request: gr.Request) -> list:
+        return [gr.Tabs(selected="train"), *train_tab.attach(train, run, kept, request.session_hash)]
 
-    def to_resume(run: str, kept: dict) -> list:
-        train_tab.resume(run)
-        return to_train(run, kept)
+    def to_resume(run: str, kept: dict, request: gr.Request) -> list:
+        train_tab.resume(run, request)
+        return to_train(run, kept, request)
 
     train.chat.click(to_playground, [train.shown, browser], [tabs, playground.run], **PRIVATE)
     train.push.click(to_push, [train.shown, browser], [tabs, mine.push_fold, *mine.picked], **PRIVATE)
     mine.chat.click(to_playground, [mine.selected, browser], [tabs, playground.run], **PRIVATE)
     back = {"inputs": [mine.selected, browser], "outputs": [tabs, *train_tab.attached(train)], **PRIVATE}
     mine.open.click(to_train, **back)
-    resumed = mine.resume.click(to_resume, **back)
-    train_tab.then_train(resumed, mine.selected)
+    mine.resume.click(to_resume, **back)

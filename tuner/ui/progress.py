@@ -5,15 +5,19 @@ from dataclasses import dataclass, field
 
 from tuner.runs import Run
 
-LIVE = ("waiting", "starting", "training", "scoring")
-NOW = {"start": "training", "step": "training", "end": "scoring", "evaluating": "scoring", "evaluation": "scoring"}
+LIVE = ("waiting", "starting", "training", "scoring", "continuing")
+CAN_GO_ON = ("prepared", "paused", "stopped", "interrupted", "failed")
+NOW = {"start": "training", "step": "training", "end": "scoring", "evaluating": "scoring", "answered": "scoring"}
 # Seconds after which a run that was to start is taken for forgotten: its page was closed, or the app restarted.
-SOON = {"queued": ("waiting", 900), "starting": ("starting", 120)}
+SOON = {"queued": ("waiting", 3600), "continued": ("waiting", 3600), "starting": ("starting", 120)}
+# Seconds in which a run whose window closed goes on by itself if somebody looks. A browser's hidden tab looks once a
+# minute; who comes back later is asked first, because it is their quota.
+RECENT = 90
 
 
 @dataclass(frozen=True)
 class Progress:
-    phase: str  # one of LIVE, or prepared, finished, stopped, interrupted, failed
+    phase: str  # one of LIVE or CAN_GO_ON, or finished
     step: int = 0
     steps: int | None = None
     losses: list[tuple[float, float]] = field(default_factory=list)  # (step, loss)
@@ -71,4 +75,9 @@ def _phase(run: Run, events: list[dict], training: bool) -> str:
     if training:
         return NOW.get(newest, "starting")
     phase, patience = SOON.get(newest, ("", 0))
-    return phase if patience and time.time() - events[-1]["time"] < patience else run.ending
+    since = time.time() - events[-1]["time"] if events else 0.0
+    if patience and since < patience:
+        return phase
+    if run.ending == "paused" and newest in ("end", "unscored", "died") and since < RECENT:
+        return "continuing"
+    return run.ending

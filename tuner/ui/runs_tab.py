@@ -83,7 +83,7 @@ def refresh(browser: dict | None, selected: str = "") -> list:
         selected if row else "",
         show.runs_list(rows, selected, actions.EXAMPLE),
         gr.update(visible=bool(row)),
-        gr.update(visible=phase in ("prepared", "stopped", "interrupted", "failed")),
+        gr.update(visible=phase in progress.CAN_GO_ON),
         gr.update(visible=selected != actions.EXAMPLE),
         gr.update(visible=False),
         "",

@@ -6,8 +6,9 @@
 from html import escape
 
 from tuner import recipe
+from tuner.forecast import duration
 from tuner.runs import Run
-from tuner.ui import chart, progress
+from tuner.ui import chart, progress, turns
 
 SHOWN_CHARACTERS = 600  # of a prompt or an answer
 FEW_ROWS = 20  # below this a score is a hint
@@ -93,7 +94,7 @@ def view(run: Run, now: progress.Progress | None = None) -> str:
 
 
 def _going(run: Run, now: progress.Progress) -> str:
-    title, sub = _title(now)
+    title, sub = _title(now, turns.line.place(run.id))
     share = now.step / now.steps if now.steps else 0
     if now.phase == "scoring" and now.scored[1]:
         share = now.scored[0] / now.scored[1]
@@ -110,14 +111,16 @@ def _going(run: Run, now: progress.Progress) -> str:
     )
 
 
-def _title(now: progress.Progress) -> tuple[str, str]:
+def _title(now: progress.Progress, place: int | None) -> tuple[str, str]:
     of = f" of {now.steps:,}" if now.steps else ""
     kept = "What was learned is kept." if now.step else ""
     scored = f" ({now.scored[0]} of {now.scored[1]} answered)" if now.scored[1] else ""
     cut = f"Training ended before its time, after step {now.step:,}{of}. {kept} Press Go on."
     return {
         "prepared": ("Ready to start", "Everything is prepared. Press Go on to train it."),
-        "waiting": ("Waiting for its turn", "It starts by itself as soon as a place is free."),
+        "waiting": ("Waiting for its turn", f"{_place(place)} It starts by itself."),
+        "continuing": ("The next window", "This window's GPU time is over. The next one is asked for."),
+        "paused": ("Paused", f"{_so_far(now, of)} Its GPU window is over: press Go on for the next one."),
         "starting": ("Starting", "Loading the base model."),
         "training": ("Training", "Stopping after this step." if now.stopping else _to_go(now)),
         "scoring": ("Scoring", f"Base and adapter answer the rows that were held out{scored}."),
@@ -126,6 +129,18 @@ def _title(now: progress.Progress) -> tuple[str, str]:
         "failed": ("It did not work", kept),
         "finished": ("Finished", "It has not been scored."),
     }[now.phase]
+
+
+def _place(place: int | None) -> str:
+    if not place:
+        return "A place is free."
+    return "It is next." if place == 1 else f"{place - 1} {'run is' if place == 2 else 'runs are'} before it."
+
+
+def _so_far(now: progress.Progress, of: str) -> str:
+    if now.steps and now.step == now.steps:
+        return f"All {now.step:,} steps are done, and the scoring is not."
+    return f"Step {now.step:,}{of} is done."
 
 
 def _to_go(now: progress.Progress) -> str:
@@ -260,16 +275,6 @@ def _run_row(row: dict, selected: bool, shared: bool) -> str:
         f'aria-pressed="{"true" if selected else "false"}">{tag("span", name, "t-row-name")}'
         f"{tag('span', row['status'], 't-status ' + row['status'])}{picture}</button>"
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
 def _folded(title: str, content: str) -> str:

@@ -8,7 +8,7 @@ import gradio as gr
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
 from tuner.ui import actions, form, progress, show
-from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE, TRAINING
+from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE
 
 TO_URL = """(id) => {
     const url = new URL(window.location);
@@ -85,21 +85,18 @@ def _wire_form(tab) -> None:
 def _wire_run(tab) -> None:
     everything = {*tab.form.inputs, tab.shown, tab.browser}
     attached = [tab.shown, tab.browser, *tab.panel]
+
+    def prepare(data: dict, request: gr.Request) -> list:
+        return _prepare(tab, data, request.session_hash)
+
     begun = tab.train.click(_begin, None, [tab.card, tab.train], queue=False, **PRIVATE)
-    begun = begun.then(lambda data: _prepare(tab, data), everything, attached, concurrency_limit=4, **PRIVATE)
-    resumed = tab.resume.click(resume, tab.shown, tab.panel, **PRIVATE)
-    for ready in (begun, resumed):
-        then_train(ready, tab.shown)
+    begun.then(prepare, everything, attached, concurrency_limit=4, **PRIVATE)
+    tab.resume.click(resume, tab.shown, tab.panel, **PRIVATE)
     tab.stop.click(_stop, tab.shown, tab.panel, queue=False, **PRIVATE)
-    tab.timer.tick(panel, tab.shown, tab.panel, queue=False, **PRIVATE)
+    tab.timer.tick(_tick, tab.shown, tab.panel, queue=False, **PRIVATE)
     tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
     left = tab.again.click(_leave, tab.browser, attached, queue=False, **PRIVATE)
     tab.look_again(left)
-
-
-def then_train(event, run) -> None:
-    """Train the run when `event` is done; on its own, so that a run that has to wait for its turn is seen waiting."""
-    event.then(train, run, None, **TRAINING, **PRIVATE)
 
 
 def _begin() -> list:
@@ -149,37 +146,31 @@ def _take(tab, text: str) -> list:
         return [*[gr.skip()] * len(form.filled(tab.form)), show.problems(list(error.problems))]
 
 
-def _prepare(tab, data: dict) -> list:
+def _prepare(tab, data: dict, visitor: str) -> list:
     """A run of the visitor's, or the problems in place of the plan."""
     browser = data[tab.browser] or NOBODY
     try:
-        run = actions.prepare(*form.asked(tab.form, data))
+        asked, table = form.asked(tab.form, data)
+        run = actions.prepare(asked, visitor, table)
     except Exception as error:
         return [gr.skip(), gr.skip(), show.problems(actions.problems_of(error)), *panel("")[1:]]
     return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]
 
 
-def resume(run: str) -> list:
+def resume(run: str, request: gr.Request) -> list:
     """Let the run wait for its turn again; values of its panel."""
     try:
-        actions.resume(run)
+        actions.resume(run, request.session_hash)
     except Exception as error:
         return [show.problems(actions.problems_of(error)), *panel(run)[1:]]
     return panel(run)
 
 
-def train(run: str) -> None:
-    """Train the run if it waits for its turn. It runs to its end whether or not somebody looks on."""
-    if not run:
-        return
-    try:
-        waiting = actions.own_run(run)
-        if progress.read(waiting).phase == "waiting":
-            for _ in actions.train(waiting):
-                pass
-    except Exception as error:
-        # The page draws the run's folder, which says what happened; a run that was deleted has nobody to tell.
-        actions.problems_of(error)
+def _tick(run: str, request: gr.Request) -> list:
+    if run:
+        with suppress(TunerError):  # the card says so
+            actions.watch(run, request.session_hash)
+    return panel(run)
 
 
 def _stop(run: str) -> list:
@@ -210,19 +201,21 @@ def panel(run: str) -> list:
         card,
         gr.Timer(active=live),
         gr.update(visible=False),
-        gr.update(visible=phase == "training"),
-        gr.update(visible=phase in ("prepared", "stopped", "interrupted", "failed")),
+        gr.update(visible=phase in ("waiting", "training", "scoring", "continuing")),
+        gr.update(visible=phase in progress.CAN_GO_ON),
         gr.update(visible=has_adapter and not live),
         gr.update(visible=has_adapter and not live),
         gr.update(visible=not live),
     ]
 
 
-def attach(tab, run: str, browser: dict | None) -> list:
+def attach(tab, run: str, browser: dict | None, visitor: str) -> list:
     """Values of shown, browser, panel and form for a visitor who comes back, or opens a run."""
     browser = {**NOBODY, **(browser or {})}
     try:
         opened = actions.open_run(run) if run else None
+        if opened:
+            actions.come_back(run, visitor)
     except TunerError:
         opened = None
     if not opened:
