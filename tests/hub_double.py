@@ -105,6 +105,7 @@ class Hub:
         self.seen: list[Seen] = []
         self.refused: set[str] = set()
         self.full = False
+        self.gpu_quota: dict = {}
         self.cuts: list[tuple[str, str]] = []
         self.stalls: list[tuple[str, str]] = []
         self.closing = threading.Event()

@@ -109,6 +109,11 @@ class Handler(BaseHTTPRequestHandler):
                 return 200, {"Content-Type": "application/json"}, json.dumps(result).encode()
         raise Refusal(404, f"Sorry, we can't find {method} {path}")
 
+    def gpu_quota(self):
+        if self.user is None:
+            raise Refusal(401, "Invalid username or password.")
+        return self.hub.gpu_quota
+
     # -- who may do what
 
     def readable(self, kind: str | None, name: str):
@@ -265,6 +270,7 @@ _REPO = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+(?:/[^/]+)?)"
 _REVISION = r"(?P<revision>refs/[^/]+/[^/]+|[^/]+)"
 ROUTES = [
     ("GET", r"/api/whoami-v2", Handler.whoami),
+    ("GET", r"/api/spaces/zero-gpu/quota", Handler.gpu_quota),
     ("POST", r"/api/validate-yaml", Handler.validate_yaml),
     ("POST", r"/api/repos/create", Handler.create),
     ("GET", rf"{_REPO}/revision/{_REVISION}", Handler.info),

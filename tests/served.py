@@ -17,8 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 START = 60  # seconds that a busy machine may take
 
 
+class Served(str):
+    """The app's address, with its process's number."""
+
+    pid: int
+    log: Path
+
+
 @contextmanager
-def serve(runs: Path, **environment: str) -> Iterator[str]:
+def serve(runs: Path, launcher: tuple[str, ...] = (), **environment: str) -> Iterator[Served]:
     """The app's address; the app is stopped at the end, and its training processes with it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -27,17 +34,18 @@ def serve(runs: Path, **environment: str) -> Iterator[str]:
     ours = {"TUNER_RUNS": runs.name, "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     # Several processes train at once here, and threads that wait for each other in a spin would slow all of them down.
     ours["OMP_NUM_THREADS"] = "1"
-    url = f"http://127.0.0.1:{port}/"
+    url = Served(f"http://127.0.0.1:{port}/")
     with open(runs.parent / f"app-{port}.log", "wb") as log:
         app = subprocess.Popen(
-            [sys.executable, str(ROOT / "app.py")],
+            [sys.executable, *launcher, str(ROOT / "app.py")],
             cwd=runs.parent,  # not the checkout: the app must find its files from anywhere
             env=kept | ours | environment,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
         try:
-            _wait(app, url, Path(log.name))
+            url.pid, url.log = app.pid, Path(log.name)
+            _wait(app, url, url.log)
             yield url
         finally:
             for lock in runs.glob("*/lock"):

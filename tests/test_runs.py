@@ -1,13 +1,16 @@
 """The run folder: whole files only, and a status that is true whatever happened to the process."""
 
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, small_recipe
 
-from tuner import runs
+from tuner import disk, runs
 from tuner.errors import TunerError
+from tuner.recipe import Recipe
 
 HOLD = """
 import sys
@@ -75,3 +78,37 @@ def test_status_after_the_end(run, reason, status):
     run.append({"event": "start", "step": 0})
     run.append({"event": "end", "reason": reason})
     assert run.status == status
+
+
+def aged(root, name: str, hours: float, *events: dict) -> runs.Run:
+    """A run of 10,000 bytes whose last event is so old."""
+    run = runs.create(Recipe(), path=root / name)
+    for event in events:
+        run.append(event)
+    (run.path / "ballast").write_bytes(bytes(10_000))
+    then = time.time() - 3600 * hours
+    os.utime(run.path / "events.jsonl", (then, then))
+    return run
+
+
+QUEUED, ENDED = {"event": "queued"}, {"event": "end", "reason": "steps"}
+
+
+def test_the_oldest_finished_runs_of_anonymous_visitors_make_room_first(tmp_path):
+    aged(tmp_path, "signed_in", 90, QUEUED | {"signed_in": True}, ENDED)
+    aged(tmp_path, "stopped", 80, QUEUED, {"event": "end", "reason": "stopped"})
+    aged(tmp_path, "old", 70, QUEUED, ENDED)
+    aged(tmp_path, "new", 2, QUEUED, ENDED)
+    assert disk.make_room(tmp_path, limit=50_000) == []
+    assert disk.make_room(tmp_path, limit=35_000) == ["old"]
+    assert disk.make_room(tmp_path, limit=14_000) == ["new", "stopped"]
+    assert [run.id for run in runs.list_runs(tmp_path)] == ["signed_in"]
+
+
+def test_a_run_in_training_or_in_line_never_makes_room_nor_what_is_to_be_kept(tmp_path):
+    training = aged(tmp_path, "training", 50, QUEUED, {"event": "start"})
+    aged(tmp_path, "waiting", 0.1, QUEUED)
+    aged(tmp_path, "example", 99, ENDED)
+    with training.training():
+        assert disk.make_room(tmp_path, frozenset({"example"}), limit=0) == []
+    assert disk.make_room(tmp_path, frozenset({"example"}), limit=0) == ["training"]

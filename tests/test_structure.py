@@ -11,7 +11,7 @@ ROWS = [
     {"tuner", "tuner.errors", "tuner.beat"},
     {"tuner.recipe", "tuner.hub_errors"},
     {"tuner.methods", "tuner.tasks", "tuner.runs", "tuner.parse", "tuner.losses", "tuner.clock", "tuner.batches"},
-    {"tuner.tables", "tuner.formats", "tuner.models"},
+    {"tuner.tables", "tuner.formats", "tuner.models", "tuner.disk"},
     {"tuner.data", "tuner.checkpoint", "tuner.estimate", "tuner.trainer"},
     {"tuner.forecast"},
     {"tuner.plan", "tuner.generate"},

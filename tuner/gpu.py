@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuner import hub_errors
 from tuner.beat import beating
 from tuner.errors import TunerError
 from tuner.runs import Run
@@ -85,6 +86,27 @@ def import_core() -> None:
         import bitsandbytes  # noqa: F401
 
         from tuner import export, plan, train  # noqa: F401
+
+
+def quota(token: str | None) -> dict | None:
+    """The GPU seconds that the signed-in visitor has left today, and those until they are whole again.
+
+    None where they can't be known: off ZeroGPU, without a token, or when the Hub does not tell.
+    """
+    if not ZERO or not token:
+        return None
+    from datetime import datetime, timezone
+
+    from huggingface_hub import HfApi
+
+    hub_errors.limit_waiting()
+    try:
+        found = HfApi(token=token).get_zero_gpu_quota()
+    except Exception as error:
+        log.warning("the GPU quota can't be read: %s", type(error).__name__)  # its text might hold the token
+        return None
+    until = (found.resets_at - datetime.now(timezone.utc)).total_seconds() if found.resets_at else 0.0
+    return {"left": found.remaining, "resets_in": max(0.0, until)}
 
 
 def seconds_needed(run: Run) -> float:

@@ -4,6 +4,7 @@ Runs are known by their ids, which can't be guessed: who has the id may see, sto
 and nothing heavy is imported before it is needed.
 """
 
+import logging
 import math
 import secrets
 import shutil
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 from itertools import chain, groupby
 from pathlib import Path
 
-from tuner import gpu, recipe, runs, tables
+from tuner import disk, gpu, recipe, runs, tables
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import progress, turns
 from tuner.ui.problems import problems_of  # noqa: F401  for the tabs and endpoints
+
+log = logging.getLogger(__name__)
 
 EXAMPLE = "example"  # the id of the shipped, finished run
 PREVIEWED = 3  # rows
@@ -133,13 +136,15 @@ def _pieces(row: dict, tokenizer) -> list[dict]:
     return pieces
 
 
-def prepare(asked: Recipe, visitor: str, table: tables.Table | None = None) -> Run:
+def prepare(asked: Recipe, visitor: str, table: tables.Table | None = None, *, signed_in: bool = False) -> Run:
     """A run folder of the visitor's, which waits for its turn and then trains. Raises TunerError with all problems."""
     from tuner import plan
 
     gpu.import_core()
+    if gone := disk.make_room(keep=frozenset({EXAMPLE})):
+        log.info("old runs made room for new ones: %s", len(gone))
     run = plan.prepare(asked, table, local=False)
-    run.append({"event": "queued"})
+    run.append({"event": "queued", "signed_in": signed_in})
     turns.start(run, visitor)
     return run
 

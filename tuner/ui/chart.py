@@ -59,6 +59,20 @@ def score_bars(rows: Sequence[tuple[str, str, float, float, float]]) -> str:
     return f'<div class="t-bars">{bars}</div>'
 
 
+def parts(name: str, total: str, shares: Sequence[tuple[str, float, str]], whole: float) -> str:
+    """A bar in parts (name, value, value as said) of a whole, with its total above and the parts' names below."""
+    drawn = [(n, v, said) for n, v, said in shares if v > 0]
+    bars = "".join(
+        f'<i style="width:{max(0.5, 100 * v / whole):.1f}%" title="{n}: {said}"></i>' for n, v, said in drawn
+    )
+    names = "".join(f"<span>{n} {said}</span>" for n, _, said in drawn)
+    return (
+        f'<div class="t-parts"><div class="t-parts-head"><span>{name}</span><b>{total}</b></div>'
+        f'<div class="t-parts-track" role="img" aria-label="{name}: {total}">{bars}</div>'
+        f'<div class="t-parts-names">{names}</div></div>'
+    )
+
+
 def histogram(counts: Sequence[tuple[int, int, int]], limit: int) -> str:
     """Bars of (from, to, rows); what lies beyond `limit` is drawn as cut."""
     tallest = max((rows for *_, rows in counts), default=1) or 1

@@ -61,7 +61,7 @@ def build() -> gr.Blocks:
         gr.HTML(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train"):
-                train = train_tab.build(browser)
+                train = train_tab.build(browser, has_oauth=has_oauth())
             with gr.Tab("Playground", id="playground") as playground_place:
                 playground = playground_tab.build(browser)
             with gr.Tab("My runs", id="runs") as runs_place:

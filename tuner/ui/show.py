@@ -6,7 +6,7 @@
 from html import escape
 
 from tuner import recipe
-from tuner.forecast import duration
+from tuner.forecast import PARTS, duration, gigabytes
 from tuner.runs import Run
 from tuner.ui import chart, progress, turns
 
@@ -52,8 +52,8 @@ def reference(text: str) -> str:
     return tag("div", f"<b>reference</b> {_short(text)}", "t-reference")
 
 
-def plan(facts: dict, name: str) -> str:
-    """What will happen."""
+def plan(facts: dict, name: str, quota: dict | None = None) -> str:
+    """What will happen; `quota` is the visitor's GPU time (left, resets_in) where it is known."""
     steps, per_epoch, rows = facts["steps"], facts["steps_per_epoch"], facts["rows"]
     budget = f"<b>{steps:,}</b> steps" if steps else f"<b>{facts['seconds']:g}</b> seconds"
     epochs = f", {facts['epochs']:g} times through the rows" if steps else ""
@@ -66,9 +66,43 @@ def plan(facts: dict, name: str) -> str:
         f"<b>{trained:,}</b> of {parameters:,} parameters are trained ({trained / parameters:.1%})",
     ]
     listed = tag("ul", "".join(tag("li", line) for line in lines), "t-facts")
-    warnings = "".join(tag("div", escape(w), "t-warning") for w in facts["warnings"])
+    foreseen = facts.get("forecast")
+    warnings = [*facts["warnings"], *(_quota_warning(foreseen, quota) if foreseen and quota else [])]
+    warned = "".join(tag("div", escape(w), "t-warning") for w in warnings)
     title = tag("h3", "What will happen") + tag("p", escape(name), "t-sub")
-    return tag("div", title + listed + warnings + chosen(facts), "t-card")
+    picture = _forecast(foreseen, quota) if foreseen else ""
+    return tag("div", title + picture + listed + warned + chosen(facts), "t-card")
+
+
+def _forecast(found: dict, quota: dict | None) -> str:
+    """Seconds and memory in parts, and the share of the visitor's GPU time."""
+    seconds, memory = found["training"] + found["scoring"], found["memory"]
+    source = "at the pace of an earlier run" if found["measured"] else "estimated from the model's size"
+    parts = [(n, found[k], duration(found[k])) for k, n in (("training", "training"), ("scoring", "scoring"))]
+    said = f"about {duration(seconds)}, {found['steps']:,} steps"
+    drawn = chart.parts("Time", said, parts, seconds) + tag("p", source, "t-sub")
+    if quota:
+        left = [("this run", seconds, duration(seconds)), ("what stays", max(0.0, quota["left"] - seconds), "")]
+        drawn += chart.parts(
+            "Your GPU time", f"{duration(quota['left'])} left today", left, max(seconds, quota["left"])
+        )
+    if memory:
+        parts = [(n, memory[k], gigabytes(memory[k])) for k, n in PARTS.items() if k in memory]
+        said = f"{gigabytes(memory['total'])} of {gigabytes(found['available'])}"
+        drawn += chart.parts("Memory", said, parts, found["available"])
+    return drawn
+
+
+def _quota_warning(found: dict, quota: dict) -> list[str]:
+    needed = found["training"] + found["scoring"]
+    if needed <= quota["left"]:
+        return []
+    fits = int(quota["left"] - found["scoring"])
+    instead = f" A budget of {fits} seconds would finish today." if fits > found["start_up"] + found["a_step"] else ""
+    return [
+        f"This will not finish today: it needs {duration(needed)}, and {duration(quota['left'])} of your GPU time are "
+        f"left, whole again in {duration(quota['resets_in'])}. It pauses safely and goes on then.{instead}"
+    ]
 
 
 def chosen(facts: dict) -> str:
@@ -166,7 +200,7 @@ def _numbers(now: progress.Progress) -> str:
 
 def _finished(run: Run, now: progress.Progress, scores: dict) -> str:
     trained = f"{recipe_name(run.recipe)}, {now.step:,} steps in {duration(now.seconds or 0)}"
-    way = chart.loss_curve(now.losses, now.heldout, now.steps) + _numbers(now)
+    way = chart.loss_curve(now.losses, now.heldout, now.steps) + _numbers(now) + _foretold(run, now)
     return (
         verdict(scores)
         + tag("p", escape(trained), "t-sub")
@@ -174,6 +208,20 @@ def _finished(run: Run, now: progress.Progress, scores: dict) -> str:
         + before_and_after(scores["examples"][:2])
         + _folded("How training went", way)
     )
+
+
+def _foretold(run: Run, now: progress.Progress) -> str:
+    """The estimate beside the fact."""
+    foreseen, end = run.plan.get("forecast"), run.last_event("end") or {}
+    if not foreseen or not end.get("seconds_per_step"):
+        return ""
+    said = (
+        f"Foretold: {duration(foreseen['training'])} of training at {1000 * foreseen['a_step']:.0f} ms a step. "
+        f"Taken: {duration(now.seconds or 0)} at {1000 * end['seconds_per_step']:.0f} ms."
+    )
+    if end.get("peak_memory") and foreseen["memory"]:
+        said += f" Memory: {gigabytes(foreseen['memory']['total'])} foretold, {gigabytes(end['peak_memory'])} taken."
+    return tag("p", said, "t-sub")
 
 
 def verdict(scores: dict) -> str:

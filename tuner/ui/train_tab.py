@@ -1,10 +1,12 @@
 """Train: the form, and beside it one card that says what will happen, how the run goes, and what came of it."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
 
 import gradio as gr
 
+from tuner import gpu
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
 from tuner.ui import actions, form, progress, show
@@ -17,9 +19,11 @@ TO_URL = """(id) => {
 }"""
 
 
-def build(browser: gr.BrowserState) -> SimpleNamespace:
+def build(browser: gr.BrowserState, *, has_oauth: bool) -> SimpleNamespace:
     """The tab's inputs and outputs; `browser` keeps the visitor's runs and the one that is shown."""
-    tab = SimpleNamespace(browser=browser, shown=gr.Textbox(visible=False), timer=gr.Timer(1, active=False))
+    tab = SimpleNamespace(
+        has_oauth=has_oauth, browser=browser, shown=gr.Textbox(visible=False), timer=gr.Timer(1, active=False)
+    )
     with gr.Row(elem_classes="t-train"):
         with gr.Column(scale=6, min_width=320, elem_classes="t-choices"):
             tab.form = form.build(actions.starting_recipe().model_copy(update={"name": None}))
@@ -63,14 +67,12 @@ def _side(tab) -> None:
 def _wire_form(tab) -> None:
     f, everything, looked = tab.form, {*tab.form.inputs, tab.shown}, [tab.card, tab.yaml, tab.fetch]
 
-    def look(data):
-        return _look(tab, data)
-
+    look, fetch = lookers(tab)
     f.where.change(form.show_source, f.where, [f.example, f.file, f.pasted, f.hub_row], queue=False, **PRIVATE)
     f.kind.input(_relabel, f.kind, f.amount, queue=False, **PRIVATE)
     changes = [c.blur if isinstance(c, gr.Textbox) else c.change for c in f.inputs]
     tab.looking = gr.on(changes, look, everything, looked, trigger_mode="always_last", **CHECKS, **PRIVATE)
-    tab.fetch.click(lambda data: _look(tab, data, fetch=True), everything, looked, **CHECKS, **PRIVATE)
+    tab.fetch.click(fetch, everything, looked, **CHECKS, **PRIVATE)
     rows_change = [f.settings["data.format"].change, f.where.change, f.file.change, f.example.change, f.pasted.blur]
     gr.on(rows_change, lambda data: form.role_inputs(f, data), everything, f.roles, concurrency_limit=4, **PRIVATE)
     opened = f.preview_fold.expand(lambda: True, None, f.is_previewed, queue=False, **PRIVATE)
@@ -82,6 +84,21 @@ def _wire_form(tab) -> None:
     tab.look_again = lambda event: event.then(look, everything, looked, **CHECKS, **PRIVATE)
 
 
+def lookers(tab) -> tuple[Callable, Callable]:
+    """Handlers that look at the form, without and with fetching what is missing."""
+
+    def handler(fetch: bool) -> Callable:
+        def look(data: dict) -> list:
+            return _look(tab, data, fetch)
+
+        def look_signed_in(data: dict, signed_in: gr.OAuthToken | None) -> list:
+            return _look(tab, data, fetch, signed_in and signed_in.token)
+
+        return look_signed_in if tab.has_oauth else look
+
+    return handler(False), handler(True)
+
+
 def _wire_run(tab) -> None:
     everything = {*tab.form.inputs, tab.shown, tab.browser}
     attached = [tab.shown, tab.browser, *tab.panel]
@@ -89,8 +106,12 @@ def _wire_run(tab) -> None:
     def prepare(data: dict, request: gr.Request) -> list:
         return _prepare(tab, data, request.session_hash)
 
+    def prepare_signed_in(data: dict, request: gr.Request, signed_in: gr.OAuthToken | None) -> list:
+        return _prepare(tab, data, request.session_hash, signed_in is not None)
+
     begun = tab.train.click(_begin, None, [tab.card, tab.train], queue=False, **PRIVATE)
-    begun.then(prepare, everything, attached, concurrency_limit=4, **PRIVATE)
+    prepared = prepare_signed_in if tab.has_oauth else prepare
+    begun.then(prepared, everything, attached, concurrency_limit=4, **PRIVATE)
     tab.resume.click(resume, tab.shown, tab.panel, **PRIVATE)
     tab.stop.click(_stop, tab.shown, tab.panel, queue=False, **PRIVATE)
     tab.timer.tick(_tick, tab.shown, tab.panel, queue=False, **PRIVATE)
@@ -107,7 +128,7 @@ def _relabel(kind: str):
     return gr.update(label=kind.capitalize(), info=form.meaning(kind))
 
 
-def _look(tab, data: dict, fetch: bool = False) -> list:
+def _look(tab, data: dict, fetch: bool, token: str | None = None) -> list:
     """The card that says what will happen, the recipe's YAML, and whether something has to be fetched first."""
     keep = gr.skip() if data[tab.shown] else None  # a run is shown in the card
     try:
@@ -121,7 +142,7 @@ def _look(tab, data: dict, fetch: bool = False) -> list:
         return [show.note(what), asked.to_yaml(), gr.update(visible=True)]
     try:
         facts = actions.known_plan(asked) or actions.check(asked, table).plan
-        card = show.plan(facts, show.recipe_name(asked))
+        card = show.plan(facts, show.recipe_name(asked), gpu.quota(token))
     except Exception as error:
         card = show.problems(actions.problems_of(error))
     return [card, asked.to_yaml(), gr.update(visible=False)]
@@ -146,12 +167,12 @@ def _take(tab, text: str) -> list:
         return [*[gr.skip()] * len(form.filled(tab.form)), show.problems(list(error.problems))]
 
 
-def _prepare(tab, data: dict, visitor: str) -> list:
+def _prepare(tab, data: dict, visitor: str, signed_in: bool = False) -> list:
     """A run of the visitor's, or the problems in place of the plan."""
     browser = data[tab.browser] or NOBODY
     try:
         asked, table = form.asked(tab.form, data)
-        run = actions.prepare(asked, visitor, table)
+        run = actions.prepare(asked, visitor, table, signed_in=signed_in)
     except Exception as error:
         return [gr.skip(), gr.skip(), show.problems(actions.problems_of(error)), *panel("")[1:]]
     return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]

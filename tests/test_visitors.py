@@ -1,0 +1,165 @@
+"""Many visitors at once on one Space: the real app on a stage, the real gradio_client, and real workers."""
+
+import base64
+import gc
+import json
+import os
+import threading
+import time
+
+import psutil
+import pytest
+from conftest import ROOT
+from gradio_client import Client
+from served import serve
+from stage import Stage
+
+from tuner.ui.turns import Line
+
+VISITORS = 20 if int(os.environ.get("TUNER_REHEARSALS", 2)) > 2 else 6
+RECIPE = """
+method: {rank: 4}
+training: {batch_size: 8, checkpoint_seconds: 0.5}
+budget: {steps: 6}
+evaluation: {rows: 4, max_new_tokens: 8, loss_every: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def stage():
+    with Stage(gpus=2) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("visitors") / "runs"
+
+
+@pytest.fixture(scope="module")
+def url(stage, runs):
+    launcher = (str(ROOT / "tests/on_stage.py"),)
+    with serve(runs, launcher, **stage.environment, TUNER_TRAINING_SLOTS="2", TUNER_WINDOW_SECONDS="20") as address:
+        yield address
+
+
+class Visitor(threading.Thread):
+    """Somebody with rows, a token and a browser of their own, who trains and looks around."""
+
+    def __init__(self, url: str, number: int):
+        super().__init__()
+        self.url, self.word = url, f"zebra{number:03d}q"
+        payload = base64.urlsafe_b64encode(json.dumps({"user": f"visitor{number}"}).encode()).decode()
+        self.token = f"head{number}.{payload}.secret{number:03d}"
+        self.events: list[dict] = []
+        self.seen = ""
+
+    def run(self) -> None:
+        client = Client(self.url, headers={"X-IP-Token": self.token}, verbose=False)
+        rows = "prompt,completion\n" + "".join(f"do {self.word} {i},Please do {self.word} {i}.\n" for i in range(24))
+        job = client.submit(recipe=RECIPE, rows=rows, api_name="/train")
+        self.events = list(job)
+        self.run_id = self.events[0]["run"]
+        self.status = client.predict(self.run_id, api_name="/status")
+        self.listed = client.predict([], api_name="/runs")
+        self.preview = client.predict(recipe=RECIPE, rows=rows, api_name="/preview")
+        self.seen = json.dumps([self.events, self.status, self.listed, self.preview])
+        client.close()
+
+
+def memory(url) -> int:
+    """Bytes that the app itself holds in memory, its workers left out."""
+    return psutil.Process(url.pid).memory_info().rss
+
+
+def visit(url, numbers) -> list[Visitor]:
+    visitors = [Visitor(url, number) for number in numbers]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join(300)
+    gc.collect()
+    return visitors
+
+
+def test_visitors_at_once_all_finish_and_none_sees_what_is_anothers(url, stage, runs):
+    visit(url, range(900, 904))  # what is loaded once, is loaded
+    before = memory(url)
+    visitors = visit(url, range(VISITORS))
+    ids = {visitor.run_id for visitor in visitors}
+    assert len(ids) == VISITORS
+    for visitor in visitors:
+        assert visitor.status["status"] == "finished"
+        assert visitor.status["evaluation"]["rows"] == 2
+        assert visitor.word in json.dumps([visitor.preview, visitor.status["evaluation"]])
+        others = [v for v in visitors if v is not visitor]
+        for other in others:
+            assert other.word not in visitor.seen
+            assert other.run_id not in visitor.seen
+        secrets = [v.token for v in visitors] + [v.token.split(".")[2] for v in visitors]
+        assert not any(secret in visitor.seen for secret in secrets)
+    # Each window was charged to the visitor whose run it was.
+    assert {window.token for window in stage.windows} >= {visitor.token for visitor in visitors}
+    files = [file.read_bytes() for file in [*runs.rglob("*"), url.log] if file.is_file()]
+    for visitor in visitors:
+        assert not any(visitor.token.split(".")[2].encode() in content for content in files)
+    deadline = time.monotonic() + 30
+    while (after := memory(url)) > 1.1 * before and time.monotonic() < deadline:
+        time.sleep(0.5)
+    places = max((e["place"] for v in visitors for e in v.events if e["event"] == "waiting"), default=0)
+    print(
+        f"\n{VISITORS} visitors at once: all finished; the longest line was {places}; the server's memory went from "
+        f"{before / 2**20:.0f} to {after / 2**20:.0f} MB"
+    )
+    assert places >= VISITORS - 4  # they were shown where they stood
+    assert after <= 1.1 * before
+
+
+def test_a_run_is_stopped_while_it_waits_and_goes_on_later(url, runs):
+    client = Client(url, verbose=False)
+    long = RECIPE.replace("steps: 6", "steps: 400")
+    jobs = [client.submit(recipe=long, rows=None, file=None, api_name="/train") for _ in range(3)]
+    ids = [next(iter(job))["run"] for job in jobs]
+    waiting = ids[-1]
+    assert client.predict(waiting, api_name="/status")["phase"] == "waiting"
+    assert client.predict(waiting, api_name="/status")["place"] == 1
+    assert client.predict(waiting, api_name="/stop") == "withdrawn"
+    assert client.predict(waiting, api_name="/status")["phase"] == "prepared"
+    for run in ids[:2]:
+        asked = time.monotonic()
+        client.predict(run, api_name="/stop")
+        while client.predict(run, api_name="/status")["status"] == "training":
+            assert time.monotonic() - asked < 2
+        assert client.predict(run, api_name="/status")["phase"] == "stopped"
+    events = client.submit(waiting, api_name="/resume")
+    assert next(e for e in events if e["event"] == "step")
+    client.predict(waiting, api_name="/stop")
+
+
+def test_the_line_serves_the_visitor_with_fewest_runs_first_and_then_who_came_first():
+    line = Line(2)
+    for run, visitor in (("a1", "ann"), ("a2", "ann"), ("a3", "ann"), ("b1", "bob"), ("c1", "cem")):
+        assert line.join(run, visitor)
+    assert not line.join("a1", "ann")
+    assert [line.place(run) for run in ("a1", "b1", "c1", "a2", "a3")] == [1, 2, 3, 4, 5]
+    with line.turn("a1") as first, line.turn("b1") as second:
+        assert first
+        assert second
+        assert line.place("a1") is None
+        assert line.holds("a1")
+        assert line.place("c1") == 1
+        assert line.leave("c1")
+        with line.turn("c1") as served:
+            assert not served
+        assert line.place("a2") == 1
+        waited = []
+        waiter = threading.Thread(target=lambda: waited.append(_served(line, "a2")))
+        waiter.start()
+        assert not waited
+    waiter.join(10)
+    assert waited == [True]
+
+
+def _served(line: Line, run: str) -> bool:
+    with line.turn(run) as served:
+        return served

@@ -1,0 +1,45 @@
+"""Keeps the runs' folder in bounds: what was finished longest ago goes first, and never a run that is under way."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from tuner import runs
+from tuner.runs import Run
+
+LIMIT = float(os.environ.get("TUNER_MAX_RUNS_GB", 20)) * 2**30  # bytes that all runs may take together
+UNDER_WAY = 3600  # seconds since its last event in which a run may still wait for its turn or its next window
+
+
+def make_room(root: Path | None = None, keep: frozenset[str] = frozenset(), limit: float | None = None) -> list[str]:
+    """Delete runs until the rest take at most `limit` bytes; returns the ids of those deleted.
+
+    Runs of anonymous visitors go before those of visitors who signed in, finished ones before others, old before new.
+    """
+    limit = LIMIT if limit is None else limit
+    sizes = {run: _size(run.path) for run in runs.list_runs(root)}
+    total, gone = sum(sizes.values()), []
+    for run in sorted(sizes, key=_worth):
+        if total <= limit:
+            break
+        if run.id in keep or run.is_training or (time.time() - _touched(run) < UNDER_WAY and run.ending != "finished"):
+            continue
+        shutil.rmtree(run.path, ignore_errors=True)
+        total -= sizes[run]
+        gone.append(run.id)
+    return gone
+
+
+def _worth(run: Run) -> tuple[bool, bool, float]:
+    queued = next((e for e in run.events() if e["event"] == "queued"), {})
+    return queued.get("signed_in", False), run.ending != "finished", _touched(run)
+
+
+def _touched(run: Run) -> float:
+    events = run.path / "events.jsonl"
+    return (events if events.exists() else run.path).stat().st_mtime
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
