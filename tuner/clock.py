@@ -9,15 +9,14 @@ is a mark that is written down, so that a resumed run walks the same way.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from statistics import linear_regression
 
 PACE_STEPS = 8  # steps measured before a budget in seconds becomes a number of steps
 MEASURED_SHARE = 0.05  # of the budget, at least, before the steps are counted
 FEW_STEPS, FEW_SHARE = 2, 0.2  # where steps are slow: so many are enough when so much of the budget is gone
 RECENT = 40  # steps that the pace is taken from
-OFF = 0.1  # share by which the time that is left may differ from what the remaining steps need
-PATIENCE = 5  # steps between counts, where they are not due
+OFF = 0.1  # share by which the pace may differ from what it was when the steps were counted last
+PATIENCE = 5  # steps between counts that only the pace asks for
 UNSTEADY = 2  # first steps of a window, which load and allocate
 BESIDE = 0.01  # least share of the time that goes to held-out losses and checkpoints
 MARGIN = 0.25  # seconds kept back beyond what leaving is known to take
@@ -51,6 +50,7 @@ class Clock:
         self.leaving = 0.0  # seconds that the last checkpoint and the adapter take
         self.paces: deque[tuple[int, float]] = deque(maxlen=RECENT)  # padded tokens and seconds of a step
         self.began: float | None = None  # when this window's first step did
+        self.counted: float | None = None  # seconds a token when the steps were counted last, in this window
         self.in_steps, self.done = 0.0, 0  # seconds inside steps, and steps, in this window
 
     @property
@@ -89,6 +89,7 @@ class Clock:
             self.paces.append((tokens, seconds))
         if self.budget is None or not self._is_to_count(step):
             return None
+        self.counted = self.seconds_per_token
         mark = (step, step + max(1, self._that_fit(step)))
         self.marks.append(mark)
         return mark
@@ -106,9 +107,10 @@ class Clock:
             return False
         if steps - step <= (steps - at) / 2:
             return True
-        left = self._left()
-        needed = sum(islice(self._costs(step), steps - step))
-        return step - at >= PATIENCE and abs(needed - left) > OFF * left
+        if self.done < PATIENCE or step - at < PATIENCE:
+            return False
+        # Adding up what all remaining steps cost takes too long to be done at each of them.
+        return self.counted is None or abs(self.seconds_per_token / self.counted - 1) > OFF
 
     def _that_fit(self, step: int) -> int:
         left = self._left()
