@@ -31,8 +31,6 @@ PLACES = ("cold", "warm")
 def tuner(seconds: int, folder: Path) -> list[tuple[float, float]]:
     """Share inside steps and tokens per granted second, of a cold and of a warm worker."""
     settings = {"budget.seconds": 10 * seconds}
-    command = [sys.executable, "-m", "tuner", "check", "corporate"]  # warms the machine's file cache for both
-    subprocess.run(command, cwd=ROOT, env=QUIET, check=True, capture_output=True)
     prepare = (
         "import sys; from pathlib import Path; from tuner import plan; from tuner.recipe import Recipe\n"
         f"plan.prepare(Recipe.load('corporate').with_settings({settings}), path=Path(sys.argv[1]))"
@@ -97,11 +95,10 @@ def usual(seconds: int, folder: Path) -> list[tuple[float, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seconds", type=int, nargs="*", default=[60, 20], help="lengths of the windows")
     options = parser.parse_args()
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, no GPU: real workers of `spaces` on a stage that grants windows"
-    )
-    for seconds in (60, 20):
+    print(f"{platform.machine()}, {os.cpu_count()} cores, no GPU; real workers of `spaces` on a stage")
+    for seconds in options.seconds:
         results = {"tuner": [], "usual way": []}
         for _ in range(options.rounds):
             for name, way in (("tuner", tuner), ("usual way", usual)):

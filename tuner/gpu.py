@@ -5,6 +5,7 @@ that it has loaded. Elsewhere training runs in a process of its own, so that run
 takes nobody along, and a closed page or a restarted app leaves it going; the rest runs in this process.
 """
 
+import gc
 import logging
 import os
 import re
@@ -72,11 +73,15 @@ def train(run: Run) -> Iterator[dict]:
 
 def chat(run: Run, conversations: dict[str, list[dict]], **sampling) -> Iterator[dict[str, str]]:
     """Answers to each variant's conversation, as they grow. Raises TunerError."""
+    if ZERO:
+        _make_ready(run)
     yield from filter(None, _through("chat", run, CHATTING, conversations, sampling))
 
 
 def merge(run: Run) -> dict:
     """Merge the run's adapter; returns the merge check. Raises TunerError."""
+    if ZERO:
+        _make_ready(run)
     return next(filter(None, _through("merge", run, CHATTING)))
 
 
@@ -122,8 +127,19 @@ def seconds_needed(run: Run) -> float:
     return BESIDE + 1.2 * training + foreseen["scoring"]
 
 
-def _in_a_window(run: Run) -> Iterator[dict]:
+def _make_ready(run: Run) -> None:
+    """All that a window needs and that can be had before it opens. A worker inherits what is imported here."""
     import_core()
+    from tuner import models
+
+    model = run.recipe.model
+    folder = models.fetch(model.model_copy(update={"revision": run.plan["revision"]}))
+    models.shape(folder, model.name)
+    models.load_tokenizer(folder)
+
+
+def _in_a_window(run: Run) -> Iterator[dict]:
+    _make_ready(run)
     yield from _through("train", run, max(LEAST, min(WINDOW, seconds_needed(run))))
 
 
@@ -256,10 +272,13 @@ def _opened() -> float:
     global _warm
     if not ZERO or _warm:
         return time.monotonic()
-    import psutil
-
     _warm = True
-    return time.monotonic() - (time.time() - psutil.Process().create_time())
+    # The Trainer collects garbage as it begins; to look through all that was inherited would also copy its memory.
+    gc.freeze()
+    # Field 22 of stat: when this process was forked, in clock ticks since the machine started.
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - age
 
 
 def _train(run: Run, seconds: float, opened: float) -> Iterator[dict]:
