@@ -3,8 +3,10 @@
 from urllib.parse import urlsplit
 
 import pytest
+from conftest import ROOT
 from playwright.sync_api import Page, expect, sync_playwright
 from served import serve
+from stage import Stage
 
 PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
 SWITCHES = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --no-first-run"
@@ -127,3 +129,48 @@ def test_dark_and_a_phones_width(visit, tmp_path):
         page.get_by_role("tab", name=name).click()
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
+
+
+def test_on_zerogpu_a_run_goes_on_in_the_next_window_while_its_tab_is_open(chromium, tmp_path):
+    launcher = (str(ROOT / "tests/on_stage.py"),)
+    with Stage() as stage, serve(tmp_path / "runs", launcher, **stage.environment, TUNER_WINDOW_SECONDS="10") as url:
+        page = chromium.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(url)
+        expect(page.locator("#card .t-parts").first).to_be_visible()
+        page.get_by_label("Seconds", exact=True).check()
+        page.locator("#amount input").fill("16")
+        expect(page.locator("#card")).to_contain_text("The budget is 16 seconds")
+        expect(page.locator("#card .t-parts-names").first).to_contain_text("training 16 s")
+        page.locator("#train").click()
+        expect(page.locator("#card .t-run")).to_have_attribute("data-phase", "training")
+        link = page.url
+        other = chromium.new_page()
+        other.goto(link)
+        expect(other.locator("#card .t-run")).to_be_visible()
+        for looking_on in (page, other):
+            expect(looking_on.locator("#card .t-verdict")).to_be_visible()
+        assert len(stage.windows) >= 2
+        assert len({window.pid for window in stage.windows}) == 1
+        assert {window.how for window in stage.windows} == {"released"}
+        page.close()
+        other.close()
+
+
+def test_on_zerogpu_a_spent_quota_is_told_in_the_card_and_the_run_goes_on_later(chromium, tmp_path):
+    launcher = (str(ROOT / "tests/on_stage.py"),)
+    with Stage() as stage, serve(tmp_path / "runs", launcher, **stage.environment) as url:
+        context = chromium.new_context(extra_http_headers={"X-IP-Token": "a.eyJ1IjoxfQ.c"})
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(url)
+        page.locator("#amount input").fill("5")
+        expect(page.locator("#card")).to_contain_text("The budget is 5 steps")
+        stage.quota = {"a.eyJ1IjoxfQ.c": 4}
+        page.locator("#train").click()
+        expect(page.locator("#card .t-problems")).to_contain_text("4 are left. It is whole again in 5 h 32 min.")
+        expect(page.locator("#card .t-problems")).to_contain_text("The run is safe")
+        stage.quota = None
+        page.locator("#resume").click()
+        expect(page.locator("#card .t-verdict")).to_be_visible()
+        context.close()

@@ -11,6 +11,7 @@ from tuner.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
+MAX_PARAMETERS = float(os.environ.get("TUNER_MAX_BILLION_PARAMETERS", 9)) * 1e9  # of a visitor's base model
 MAX_SECONDS = float(os.environ.get("TUNER_MAX_SECONDS", 900))  # of a visitor's run
 MAX_TOKENS = float(os.environ.get("TUNER_MAX_TOKENS", 5e6))  # of a visitor's rows
 USABLE = 0.9  # share of a device's memory; allocators waste some

@@ -5,7 +5,6 @@ is downloaded, parsed or tokenised while a GPU is held.
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from tuner.runs import Run
 USUAL_LENGTH = 1024  # tokens
 USUAL_BATCH = 16  # rows
 FEW_STEPS = 60  # below this a run teaches little
-MAX_PARAMETERS = float(os.environ.get("TUNER_MAX_BILLION_PARAMETERS", 9)) * 1e9  # of a visitor's base model
 
 
 @dataclass
@@ -144,10 +142,10 @@ def _attempt(problems: list[str], step: Callable):
 def _model(recipe: Recipe, local: bool) -> tuple[Path, models.Shape]:
     folder = models.fetch(recipe.model)
     shape = models.shape(folder, recipe.model.name)
-    if not local and shape.parameters > MAX_PARAMETERS:
+    if not local and shape.parameters > forecast.MAX_PARAMETERS:
         raise TunerError(
             f"{recipe.model.name} has {shape.parameters / 1e9:.1f} billion parameters; this page takes "
-            f"{MAX_PARAMETERS / 1e9:g} billion. Choose a smaller one, or run Tuner on a machine of yours."
+            f"{forecast.MAX_PARAMETERS / 1e9:g} billion. Choose a smaller one, or run Tuner on a machine of yours."
         )
     return folder, shape
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from tuner import forecast, parse
 from tuner.ui import actions, api, playground_tab, runs_tab, train_tab
 from tuner.ui.wiring import NOBODY, PRIVATE
 
@@ -16,7 +17,10 @@ ABOUT = """<div class="t-about"><h2>About</h2>
 rows that training never saw. The difference between the two, with its uncertainty, is the result. A run lives in one
 folder: recipe, events, adapter, scores. The same runs work in a terminal: <code>python -m tuner --help</code>.</p>
 <p>Runs are known by ids that can't be guessed, and this browser keeps the list of yours. Uploaded rows are used for
-your run alone, and the upload is dropped after a day; tokens are never stored.</p></div>"""
+your run alone, and the upload is dropped after a day; tokens are never stored. The oldest finished runs make room when the
+disk fills up.</p>
+<p>This page takes files of up to {megabytes:g} MB with {rows:,} rows and {tokens:,.0f} tokens, base models of up to
+{billions:g} billion parameters, and runs of up to {minutes:g} minutes.</p></div>"""
 CLEAN = (3600, 86400)  # once an hour, drop uploads that are a day old
 KEPT_SECRET = "tuner"  # the list lies in the visitor's own browser: a new one at each start would lose it
 
@@ -52,6 +56,17 @@ def has_oauth() -> bool:
     return "OAUTH_CLIENT_ID" in os.environ and gr.utils.get_space() is not None
 
 
+def about() -> str:
+    """What Tuner does, and what it takes."""
+    return ABOUT.format(
+        megabytes=parse.MAX_FILE_BYTES / 2**20,
+        rows=parse.MAX_ROWS,
+        tokens=forecast.MAX_TOKENS,
+        billions=forecast.MAX_PARAMETERS / 1e9,
+        minutes=forecast.MAX_SECONDS / 60,
+    )
+
+
 def build() -> gr.Blocks:
     """The whole page with its endpoints."""
     actions.install_example()
@@ -66,7 +81,7 @@ def build() -> gr.Blocks:
                 playground = playground_tab.build(browser)
             with gr.Tab("My runs", id="runs") as runs_place:
                 mine = runs_tab.build(browser, has_oauth=has_oauth())
-        gr.HTML(ABOUT)
+        gr.HTML(about())
         _lead(tabs, train, playground, mine, browser)
         playground_place.select(playground_tab.offer, [browser, playground.run], playground.run, **PRIVATE)
         runs_place.select(runs_tab.refresh, [browser, mine.selected], mine.picked, **PRIVATE)

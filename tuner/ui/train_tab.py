@@ -1,6 +1,6 @@
 """Train: the form, and beside it one card that says what will happen, how the run goes, and what came of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -88,11 +88,11 @@ def lookers(tab) -> tuple[Callable, Callable]:
     """Handlers that look at the form, without and with fetching what is missing."""
 
     def handler(fetch: bool) -> Callable:
-        def look(data: dict) -> list:
-            return _look(tab, data, fetch)
+        def look(data: dict) -> Iterator[list]:
+            yield from _look(tab, data, fetch)
 
-        def look_signed_in(data: dict, signed_in: gr.OAuthToken | None) -> list:
-            return _look(tab, data, fetch, signed_in and signed_in.token)
+        def look_signed_in(data: dict, signed_in: gr.OAuthToken | None) -> Iterator[list]:
+            yield from _look(tab, data, fetch, signed_in and signed_in.token)
 
         return look_signed_in if tab.has_oauth else look
 
@@ -128,24 +128,29 @@ def _relabel(kind: str):
     return gr.update(label=kind.capitalize(), info=form.meaning(kind))
 
 
-def _look(tab, data: dict, fetch: bool, token: str | None = None) -> list:
+def _look(tab, data: dict, fetch: bool, token: str | None = None) -> Iterator[list]:
     """The card that says what will happen, the recipe's YAML, and whether something has to be fetched first."""
-    keep = gr.skip() if data[tab.shown] else None  # a run is shown in the card
+    shown, hidden = data[tab.shown], gr.update(visible=False)  # a run that is shown keeps the card
     try:
         asked, table = form.asked(tab.form, data)
     except TunerError as error:
-        return [keep or show.problems(list(error.problems)), gr.skip(), gr.update(visible=False)]
-    if keep:
-        return [keep, asked.to_yaml(), gr.update(visible=False)]
+        yield [gr.skip() if shown else show.problems(list(error.problems)), gr.skip(), hidden]
+        return
+    name, yaml = show.recipe_name(asked), asked.to_yaml()
+    if shown:
+        yield [gr.skip(), yaml, hidden]
+        return
     if not fetch and table is None and not actions.is_at_hand(asked):
         what = "The base model or the rows are not on this machine yet: Train fetches them from the Hub."
-        return [show.note(what), asked.to_yaml(), gr.update(visible=True)]
+        yield [show.note(what), yaml, gr.update(visible=True)]
+        return
+    if known := actions.known_plan(asked):  # at once, while what the estimate needs is being imported
+        yield [show.plan({**known, "forecast": None}, name), yaml, hidden]
     try:
-        facts = actions.known_plan(asked) or actions.check(asked, table).plan
-        card = show.plan(facts, show.recipe_name(asked), gpu.quota(token))
+        card = show.plan(actions.check(asked, table).plan, name, gpu.quota(token))
     except Exception as error:
         card = show.problems(actions.problems_of(error))
-    return [card, asked.to_yaml(), gr.update(visible=False)]
+    yield [card, yaml, hidden]
 
 
 def _preview(tab, data: dict):
