@@ -1,4 +1,5 @@
-# make run: the page. make test: everything that can break. make bench: against a plain TRL script.
+# make run: the page. make test: everything that can break. make rehearsal: twenty runs on ZeroGPU's stage, killed at
+# random, and twenty visitors at once. make bench: against a plain TRL script, and the usual way on ZeroGPU.
 # The machine's own Python where it is 3.10 to 3.13 and can make environments, else one of those beside it.
 FITS := import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.13 python3.11 python3.10,$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p))))
@@ -12,8 +13,12 @@ test: .venv/dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	$(PY) -m pytest
 
-bench: .venv/run
+rehearsal: .venv/dev
+	TUNER_REHEARSALS=20 $(PY) -m pytest -s --timeout 1800 tests/test_rehearsal.py tests/test_visitors.py
+
+bench: .venv/dev
 	$(PY) benchmarks/bench.py
+	$(PY) benchmarks/window.py --rounds 3
 
 install: .venv/run
 
@@ -32,4 +37,4 @@ example: .venv/run
 	$(PY) -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-.PHONY: run test bench install example
+.PHONY: run test rehearsal bench install example

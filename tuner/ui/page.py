@@ -17,8 +17,8 @@ ABOUT = """<div class="t-about"><h2>About</h2>
 rows that training never saw. The difference between the two, with its uncertainty, is the result. A run lives in one
 folder: recipe, events, adapter, scores. The same runs work in a terminal: <code>python -m tuner --help</code>.</p>
 <p>Runs are known by ids that can't be guessed, and this browser keeps the list of yours. Uploaded rows are used for
-your run alone, and the upload is dropped after a day; tokens are never stored. The oldest finished runs make room when the
-disk fills up.</p>
+your run alone, and the upload is dropped after a day; tokens are never stored. The oldest finished runs make
+room when the disk fills up.</p>
 <p>This page takes files of up to {megabytes:g} MB with {rows:,} rows and {tokens:,.0f} tokens, base models of up to
 {billions:g} billion parameters, and runs of up to {minutes:g} minutes.</p></div>"""
 CLEAN = (3600, 86400)  # once an hour, drop uploads that are a day old
