@@ -18,7 +18,8 @@ rehearsal: .venv/dev
 
 bench: .venv/dev
 	$(PY) benchmarks/bench.py
-	$(PY) benchmarks/window.py --rounds 3
+	$(PY) benchmarks/window.py --seconds 60
+	$(PY) benchmarks/window.py --seconds 20 --rounds 3
 
 install: .venv/run
 
