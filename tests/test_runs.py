@@ -73,11 +73,21 @@ def test_status_tells_a_living_process_from_a_killed_one(run):
     assert run.status == "interrupted"
 
 
-@pytest.mark.parametrize(("reason", "status"), [("steps", "finished"), ("clock", "finished"), ("stopped", "stopped")])
-def test_status_after_the_end(run, reason, status):
+@pytest.mark.parametrize(
+    ("reason", "unscored", "scored"),
+    [
+        ("steps", "interrupted", "finished"),
+        ("clock", "interrupted", "finished"),
+        ("stopped", "stopped", "stopped"),
+        ("window", "paused", "paused"),
+    ],
+)
+def test_status_after_the_end_and_after_the_scoring(run, reason, unscored, scored):
     run.append({"event": "start", "step": 0})
     run.append({"event": "end", "reason": reason})
-    assert run.status == status
+    assert run.status == unscored
+    run.write_json("evaluation.json", {})
+    assert run.status == scored
 
 
 def aged(root, name: str, hours: float, *events: dict) -> runs.Run:
@@ -85,6 +95,8 @@ def aged(root, name: str, hours: float, *events: dict) -> runs.Run:
     run = runs.create(Recipe(), path=root / name)
     for event in events:
         run.append(event)
+        if event == ENDED:
+            run.write_json("evaluation.json", {})
     (run.path / "ballast").write_bytes(bytes(10_000))
     then = time.time() - 3600 * hours
     os.utime(run.path / "events.jsonl", (then, then))

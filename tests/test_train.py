@@ -12,9 +12,10 @@ from conftest import ROOT, small_recipe
 from safetensors import safe_open
 from safetensors.torch import save as serialize
 
-from tuner import plan, runs
+from tuner import export, plan, runs
 from tuner.batches import Batches
 from tuner.errors import TunerError
+from tuner.evaluate import evaluate
 from tuner.train import train
 from tuner.trainer import decay
 
@@ -287,6 +288,72 @@ def test_a_window_too_short_for_one_step_is_said_plainly_and_the_run_can_go_on(m
     assert run.status == "failed"
     list(train(run))
     assert run.status == "finished"
+
+
+def test_a_process_killed_while_it_scores_leaves_a_run_that_can_still_be_scored(make):
+    run = make(evaluation__rows=40, evaluation__max_new_tokens=64, data__max_rows=80, data__heldout=40)
+    process = start_in_a_process(run)
+    for line in process.stdout:
+        if json.loads(line)["event"] == "evaluating":
+            break
+    process.kill()
+    process.wait()
+    assert run.status == "interrupted"
+    before = weights(run)
+    list(train(run))
+    assert run.status == "finished"
+    assert weights(run) == before
+    assert run.read_json("evaluation.json")["rows"] == 40
+
+
+def test_scoring_that_does_not_fit_a_window_takes_fewer_rows_at_once_until_it_does(make):
+    run = make(evaluation__rows=32, evaluation__max_new_tokens=64, data__max_rows=80, data__heldout=40)
+    for event in train(run):
+        if event["event"] == "evaluating":
+            run.stop()
+    asked = [e for e in run.events() if e["event"] == "unscored"]
+    assert asked[-1]["reason"] == "stopped"
+    run.append(asked[-1] | {"reason": "window"})
+    run.append(asked[-1] | {"reason": "window"})
+    events = list(train(run))
+    assert [e["row"] for e in events if e["event"] == "answered"] == [8, 16, 24, 32]
+    assert run.status == "finished"
+
+
+def test_an_answer_longer_than_a_window_is_said_plainly_instead_of_asked_for_again_and_again(make):
+    run = make()
+    for event in train(run):
+        if event["event"] == "evaluating":
+            run.stop()
+    for _ in range(6):
+        run.append({"event": "unscored", "reason": "window", "row": 0, "rows": 4})
+    with pytest.raises(TunerError, match="one answer takes longer than a window"):
+        list(train(run))
+
+
+def test_what_was_made_of_a_stopped_runs_adapter_does_not_outlive_it(make):
+    run = make(budget__steps=8)
+    for event in train(run):
+        if event["event"] == "step" and event["step"] == 2:
+            run.stop()
+    export.merge(run)
+    list(evaluate(run))
+    assert run.status == "stopped"
+    list(train(run))
+    assert run.status == "finished"
+    assert not run.merged.exists()
+    assert run.read_json("merge_check.json") is None
+    final = run.last_event("evaluation")
+    assert final["time"] > run.last_event("end")["time"]
+
+
+def test_a_budget_over_before_the_first_step_is_no_finished_run(make):
+    run = make(budget__seconds=30)
+    settings = run.recipe.with_settings({"budget.seconds": 0.01})
+    run.write_text("recipe.yaml", settings.to_yaml())
+    with pytest.raises(TunerError, match=r"budget of 0\.01 seconds was over before one step"):
+        list(train(run))
+    assert run.status == "failed"
 
 
 def test_a_base_that_was_trained_on_serves_the_next_run_unchanged(make, whole):

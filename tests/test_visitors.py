@@ -14,6 +14,9 @@ from gradio_client import Client
 from served import serve
 from stage import Stage
 
+from tuner.recipe import Recipe
+from tuner.runs import create
+from tuner.ui import turns
 from tuner.ui.turns import Line
 
 VISITORS = 20 if int(os.environ.get("TUNER_REHEARSALS", 2)) > 2 else 6
@@ -158,6 +161,27 @@ def test_the_line_serves_the_visitor_with_fewest_runs_first_and_then_who_came_fi
         assert not waited
     waiter.join(10)
     assert waited == [True]
+
+
+def test_a_look_between_a_windows_end_and_its_place_given_back_does_not_lose_the_run(tmp_path):
+    run = create(Recipe(), path=tmp_path / "run")
+    run.append({"event": "start", "step": 0})
+    run.append({"event": "end", "reason": "window"})
+    assert turns.line.join(run.id, "ann")
+    with turns.line.turn(run.id):
+        assert not turns.goes_on(run, "ann")
+        assert run.events()[-1]["event"] == "end"
+    assert turns.look(run).phase == "continuing"
+
+
+def test_giving_up_twice_in_a_row_frees_no_place_that_another_holds():
+    line = Line(1)
+    line.join("a", "ann")
+    with line.turn("a") as served:
+        assert served
+        with line.turn("a") as again:
+            assert not again
+        assert line.holds("a")
 
 
 def _served(line: Line, run: str) -> bool:

@@ -51,6 +51,7 @@ class Clock:
         self.paces: deque[tuple[int, float]] = deque(maxlen=RECENT)  # padded tokens and seconds of a step
         self.began: float | None = None  # when this window's first step did
         self.counted: float | None = None  # seconds a token when the steps were counted last, in this window
+        self.last = 0.0  # seconds of the latest step
         self.in_steps, self.done = 0.0, 0  # seconds inside steps, and steps, in this window
 
     @property
@@ -84,7 +85,7 @@ class Clock:
 
     def stepped(self, step: int, tokens: int, seconds: float) -> Mark | None:
         """Step number `step` is done, of so many padded tokens; a new mark, where the steps were counted."""
-        self.in_steps, self.done = self.in_steps + seconds, self.done + 1
+        self.in_steps, self.done, self.last = self.in_steps + seconds, self.done + 1, seconds
         if self.done > UNSTEADY or self.budget is None:
             self.paces.append((tokens, seconds))
         if self.budget is None or not self._is_to_count(step):
@@ -148,14 +149,14 @@ class Clock:
         """Seconds until the end, roughly."""
         if self.end is not None:
             return max(0.0, self.end - time.monotonic())
-        _, seconds = zip(*self.paces)
+        seconds = [s for _, s in self.paces]
         return (self.steps - step) * sum(seconds) / len(seconds)
 
     def is_time_to_leave(self, step: int) -> str | None:
         """Why this window ends after `step`: steps, clock (the budget is spent), window (the grant is), or None."""
         if step == self.steps:
             return "steps"
-        following = max((s for _, s in list(self.paces)[-8:]), default=0.0)
+        following = max((s for _, s in list(self.paces)[-8:]), default=self.last)
         leave = time.monotonic() + following + self.leaving + MARGIN
         if self.end is not None and leave > self.end:
             return "clock"

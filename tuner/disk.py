@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -11,23 +12,27 @@ from tuner.runs import Run
 LIMIT = float(os.environ.get("TUNER_MAX_RUNS_GB", 20)) * 2**30  # bytes that all runs may take together
 UNDER_WAY = 3600  # seconds since its last event in which a run may still wait for its turn or its next window
 
+_one_at_a_time = threading.Lock()
+
 
 def make_room(root: Path | None = None, keep: frozenset[str] = frozenset(), limit: float | None = None) -> list[str]:
     """Delete runs until the rest take at most `limit` bytes; returns the ids of those deleted.
 
     Runs of anonymous visitors go before those of visitors who signed in, finished ones before others, old before new.
     """
-    limit = LIMIT if limit is None else limit
-    sizes = {run: _size(run.path) for run in runs.list_runs(root)}
-    total, gone = sum(sizes.values()), []
-    for run in sorted(sizes, key=_worth):
-        if total <= limit:
-            break
-        if run.id in keep or run.is_training or (time.time() - _touched(run) < UNDER_WAY and run.ending != "finished"):
-            continue
-        shutil.rmtree(run.path, ignore_errors=True)
-        total -= sizes[run]
-        gone.append(run.id)
+    limit, gone = LIMIT if limit is None else limit, []
+    with _one_at_a_time:
+        sizes = {run: _size(run.path) for run in runs.list_runs(root)}
+        total = sum(sizes.values())
+        for run in sorted(sizes, key=_worth):
+            if total <= limit:
+                break
+            recent = time.time() - _touched(run) < UNDER_WAY
+            if run.id in keep or run.is_training or (recent and run.ending != "finished"):
+                continue
+            shutil.rmtree(run.path, ignore_errors=True)
+            total -= sizes[run]
+            gone.append(run.id)
     return gone
 
 

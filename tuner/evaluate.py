@@ -47,9 +47,10 @@ def evaluate(run: Run, loaded: generate.Loaded | None = None, halt=None) -> Iter
         )
         tokenised = load_from_disk(str(run.data / "heldout"))
         tokenised = tokenised.select(range(min(len(tokenised), run.recipe.evaluation.rows)))
-        result["adapter"]["loss"] = round(heldout_loss(loaded.model, tokenised, BATCH), 5)
+        size = run.plan["settings"]["batch_size"]  # what fits in training fits here
+        result["adapter"]["loss"] = round(heldout_loss(loaded.model, tokenised, size), 5)
         with loaded.model.disable_adapter():
-            result["base"]["loss"] = round(heldout_loss(loaded.model, tokenised, BATCH), 5)
+            result["base"]["loss"] = round(heldout_loss(loaded.model, tokenised, size), 5)
     run.write_json("evaluation.json", result)
     (run.path / ANSWERS).unlink(missing_ok=True)
     yield run.append({"event": "evaluation", **{k: v for k, v in result.items() if k != "examples"}})
@@ -59,11 +60,11 @@ def _answer_all(run: Run, rows: list[dict], answers: dict[str, dict], loaded, ha
     """Fill `answers`, row number to text by variant, and keep them in the run."""
     # Rows of like length together waste least on padding.
     order = sorted(range(len(rows)), key=lambda i: len(str(rows[i]["messages"])))
-    for start in range(0, len(order), BATCH):
-        yield run.append({"event": "evaluating", "row": start, "rows": len(rows)})
-        batch = [i for i in order[start : start + BATCH] if str(i) not in answers]
-        if not batch:
-            continue
+    left = [i for i in order if str(i) not in answers]
+    size = _batch_size(run)
+    for start in range(0, len(left), size):
+        yield run.append({"event": "evaluating", "row": len(answers), "rows": len(rows)})
+        batch = left[start : start + size]
         began = time.monotonic()
         found = _answer([rows[i] for i in batch], loaded, run.recipe.evaluation.max_new_tokens, halt)
         if halt and halt.is_set():
@@ -74,6 +75,24 @@ def _answer_all(run: Run, rows: list[dict], answers: dict[str, dict], loaded, ha
         key = estimate.pace_key(models.device(), run.recipe)
         estimate.remember(runs.RUNS / estimate.PACES, key, {"seconds_per_answer": pace})
         yield run.append({"event": "answered", "row": len(answers), "seconds_per_answer": pace})
+
+
+def _batch_size(run: Run) -> int:
+    """Prompts answered together: half as many after each window that was over before a batch was answered.
+
+    Raises TunerError where a window is too short for a single one.
+    """
+    cuts = 0
+    for event in reversed(run.events()):
+        if event["event"] in ("answered", "queued"):
+            break
+        cuts += event["event"] == "unscored" and event["reason"] == "window"
+    if BATCH >> cuts < 1:
+        raise TunerError(
+            f"Run {run.id} can't be scored: one answer takes longer than a window. It is trained, and can be chatted "
+            "with; to score it, train it anew with fewer evaluation.max_new_tokens."
+        )
+    return BATCH >> cuts
 
 
 def heldout_rows(run: Run) -> list[dict]:

@@ -106,6 +106,16 @@ def check_memory(found: dict, recipe: Recipe, batch_size: int) -> None:
     )
 
 
+def check_budget(found: dict, recipe: Recipe) -> None:
+    """Raises TunerError where the budget buys no step."""
+    if found["steps"] < 1:
+        raise TunerError(
+            f"budget.seconds: {recipe.budget.seconds:g} seconds buy no step of this run: loading takes about "
+            f"{duration(found['start_up'])} and a step {found['a_step']:.1f} s. Give more seconds, or take a smaller "
+            "base model."
+        )
+
+
 def check_limits(found: dict, tokens: int) -> None:
     """What a visitor's run may take of a shared page. Raises TunerError with all problems."""
     problems = []

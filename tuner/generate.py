@@ -65,7 +65,11 @@ def attached(run: Run) -> Iterator[Loaded]:
     model = run.recipe.model
     folder = models.fetch(model.model_copy(update={"revision": run.plan["revision"]}))
     merged = models.shared(run.merged, model, quantization="none") if run.merged.is_dir() else None
-    adapted = PeftModel.from_pretrained(models.shared(folder, model), run.adapter).eval()
+    try:
+        adapted = PeftModel.from_pretrained(models.shared(folder, model), run.adapter).eval()
+    except Exception:
+        models.forget()  # the base may be left half changed
+        raise
     try:
         yield Loaded(models.load_tokenizer(folder), adapted, merged)
     finally:

@@ -30,6 +30,7 @@ LEAST = 10  # seconds: less is not worth loading a model for
 BESIDE = 5  # seconds that a window of training is asked for beyond its training and scoring
 CHATTING = 30  # seconds for an answer or a merge, the loading of the model included
 DEATHS = 3  # workers that may end before anything was learned
+TOO_SHORT = ("died", "unscored", "error")  # how a window ends that may have been too short
 POLL = 0.2  # seconds between looks at a run's events
 
 _importing = threading.Lock()
@@ -117,12 +118,16 @@ def quota(token: str | None) -> dict | None:
 def seconds_needed(run: Run) -> float:
     """Seconds of GPU time that the run still needs: loading, training, scoring."""
     foreseen = run.plan.get("forecast") or {"training": WINDOW, "scoring": CHATTING, "start_up": BESIDE}
+    ended = run.last_event("checkpoint", "answered", "end", *TOO_SHORT)
+    if ended and ended["event"] in TOO_SHORT:
+        return WINDOW
+    start_up = (run.last_event("start") or foreseen)["start_up"]
     if run.is_trained:
-        return BESIDE + foreseen["start_up"] + foreseen["scoring"]
+        return BESIDE + start_up + foreseen["scoring"]
     last, budget = run.last_event("step"), run.plan["seconds"]
     if budget:
         return max(0.0, budget - (last["seconds"] if last else 0.0)) + foreseen["scoring"]
-    training = foreseen["start_up"] + last["seconds_to_go"] if last else foreseen["training"]
+    training = start_up + last["seconds_to_go"] if last else foreseen["training"]
     # An estimate may be off, and what is not used is not charged.
     return BESIDE + 1.2 * training + foreseen["scoring"]
 
@@ -145,6 +150,7 @@ def _in_a_window(run: Run) -> Iterator[dict]:
 
 def _in_a_process(run: Run) -> Iterator[None]:
     """Train in a process of its own, yielding now and then. Raises TunerError and Died."""
+    before = len(run.events())
     with open(run.path / "train.log", "ab") as log_file:
         command = [sys.executable, "-m", "tuner", "train", str(run.path.resolve()), "--json"]
         process = subprocess.Popen(
@@ -162,10 +168,8 @@ def _in_a_process(run: Run) -> Iterator[None]:
     if process.returncode < 0:
         raise Died
     if process.returncode:
-        said = run.last_event("error", "start")
-        raise TunerError(
-            *(said or {}).get("problems", [f"Training of run {run.id} could not begin (see its train.log)."])
-        )
+        said = next((e for e in reversed(run.events(before)) if e["event"] == "error"), {})
+        raise TunerError(*said.get("problems", [f"Training of run {run.id} could not begin. Try again."]))
 
 
 def _deaths(run: Run) -> int:

@@ -18,6 +18,7 @@ from tuner.tasks import TASKS
 # What a base model's folder on the Hub may hold that we need: never pickles, never code.
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 KEPT = 3  # models that stay loaded for the next job
+KEPT_SHARE = 0.1  # of a GPU's memory that they may take when another is loaded
 
 _kept: OrderedDict[tuple, object] = OrderedDict()
 
@@ -173,11 +174,26 @@ def shared(folder: Path, model: recipe.Model, *, quantization: str | None = None
         compute_dtype(model)[0],
     )
     if key not in _kept:
-        while len(_kept) >= KEPT:
+        while len(_kept) >= KEPT or (_kept and _is_full()):
             _kept.popitem(last=False)
         _kept[key] = load(folder, model, quantization=quantization)
     _kept.move_to_end(key)
     return _kept[key]
+
+
+def forget() -> None:
+    """Drop the kept models, because one may have been left changed or the device is full."""
+    _kept.clear()
+
+
+def _is_full() -> bool:
+    """Whether the kept models take so much of a GPU that a run that was promised its memory might not get it."""
+    if device() == "cpu":
+        return False
+    import torch
+
+    held = sum(model.get_memory_footprint() for model in _kept.values())
+    return held > KEPT_SHARE * torch.cuda.get_device_properties(0).total_memory
 
 
 def _quantization(kind: str, dtype):

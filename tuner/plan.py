@@ -71,6 +71,7 @@ def check(
         batch |= {"value": fitting, "reason": "as many as the device's memory holds"}
         foreseen = foresee()
     _attempt(problems, lambda: forecast.check_memory(foreseen, recipe, settings["batch_size"]))
+    _attempt(problems, lambda: forecast.check_budget(foreseen, recipe))
     if not local:
         _attempt(problems, lambda: forecast.check_limits(foreseen, train.total_tokens))
     plan = _plan(recipe, folder, shape, table, split, train, heldout, settings)

@@ -23,7 +23,7 @@ from tuner.recipe import Recipe
 
 RUNS = Path(os.environ.get("TUNER_RUNS", "runs"))
 ENDINGS = {"steps": "finished", "clock": "finished", "stopped": "stopped", "window": "paused"}
-OTHER_ENDINGS = {"start": "interrupted", "evaluation": "finished", "died": "paused", "error": "failed"}
+OTHER_ENDINGS = {"start": "interrupted", "died": "paused", "error": "failed"}
 FORMAT = 2  # of the folder; told in plan.json, where it is missing it is 1
 
 
@@ -55,12 +55,13 @@ class Run:
     @property
     def ending(self) -> str:
         """How the last window ended; interrupted while one is open."""
-        last = self.last_event("start", "end", "unscored", "evaluation", "died", "error")
+        if self.is_trained and (self.path / "evaluation.json").is_file():
+            return "finished"
+        last = self.last_event("start", "end", "unscored", "died", "error")
         if last is None:
             return "prepared"
-        if "reason" in last:
-            return ENDINGS[last["reason"]]
-        return OTHER_ENDINGS[last["event"]]
+        ending = ENDINGS[last["reason"]] if "reason" in last else OTHER_ENDINGS[last["event"]]
+        return "interrupted" if ending == "finished" else ending  # trained, and not scored
 
     @property
     def is_trained(self) -> bool:
@@ -101,8 +102,17 @@ class Run:
                             f"Run {self.id} is in training already. Watch it, or stop it first."
                         ) from None
                     time.sleep(0.02)
-            (self.path / "stop").unlink(missing_ok=True)
-            yield
+            self._forget_old_stop()
+            try:
+                yield
+            finally:
+                (self.path / "stop").unlink(missing_ok=True)
+
+    def _forget_old_stop(self) -> None:
+        """A stop that was asked for since the run was to start counts; one that is left over does not."""
+        stop, starting = self.path / "stop", self.last_event("starting")
+        if stop.exists() and (starting is None or stop.stat().st_mtime < starting["time"]):
+            stop.unlink()
 
     def stop(self) -> None:
         """Ask the process that trains to stop after its step; what was learned is kept."""
@@ -128,7 +138,9 @@ class Run:
             lines = (self.path / "events.jsonl").read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return []
-        return [event for line in lines[start:] if (event := _event(line))]
+        # A torn line is no event, and must not move the numbers of those behind it.
+        whole = [line for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+        return [event for line in whole[start:] if (event := _event(line))]
 
     def last_event(self, *kinds: str) -> dict | None:
         """The newest event of one of these kinds."""

@@ -1,6 +1,7 @@
 """One window of training: yields events, and leaves a checkpoint from which the next window goes on bit for bit."""
 
 import logging
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -56,24 +57,25 @@ def train(run: Run, window: float | None = None, opened: float | None = None) ->
 
 
 def _work(run: Run, window: float | None, opened: float, put) -> None:
-    try:
-        with run.training():
-            halt = Halt(run, None if window is None else opened + window - max(MARGIN, 0.05 * window))
-            one = Window(run, lambda event: put(run.append(event)), window, opened)
-            try:
-                loaded = None if run.is_trained else one.train()
-                if run.is_trained and run.read_json("evaluation.json") is None:
-                    for event in evaluate.evaluate(run, loaded, halt):
-                        put(event)
-            finally:
-                one.leave()
-    except Exception as error:
-        known = _explain(error, run)
-        _write_down(run, known)
-        raise known from error
+    with run.training():
+        one = Window(run, lambda event: put(run.append(event)), window, opened)
+        try:
+            loaded = None if run.is_trained else one.train()
+            if run.is_trained and run.read_json("evaluation.json") is None:
+                halt = Halt(run, None if window is None else opened + window - max(MARGIN, 0.05 * window))
+                for event in evaluate.evaluate(run, loaded, halt):
+                    put(event)
+        except Exception as error:
+            known = _explain(error, run)
+            _write_down(run, known)
+            raise known from error
+        finally:
+            one.leave()
 
 
 def _explain(error: Exception, run: Run) -> TunerError:
+    if not isinstance(error, TunerError):
+        models.forget()  # a base may be left half changed, or the device full
     if isinstance(error, torch.OutOfMemoryError):
         return TunerError(
             f"The device ran out of memory in run {run.id}. What it learned is kept. Train a smaller base model, hold "
@@ -117,7 +119,8 @@ class Window(TrainerCallback):
         self.tokens, self.random = counters.get("tokens", 0), counters.get("random")
         self.clock.spent = counters.get("seconds", 0.0)
         self.clock.paces.extend(map(tuple, counters.get("paces", [])))
-        self.heldout_cost, self.save_cost = 0.0, 12 * self.plan["trainable_parameters"] / WRITING
+        self.heldout_cost = counters.get("heldout_cost", 0.0)
+        self.save_cost = 12 * self.plan["trainable_parameters"] / WRITING
         self.start_up = round(time.monotonic() - self.opened, 3)
         self.emit(
             {
@@ -136,10 +139,12 @@ class Window(TrainerCallback):
         self.reason = self.clock.is_time_to_leave(self.step)
         if not self.reason:
             self.trainer.train()
-        if self.reason == "window" and self.step == self.first:
+        if self.step == 0 or (self.reason == "window" and self.step == self.first):
+            what = "budget" if self.reason == "clock" else "window"
+            seconds = self.recipe.budget.seconds if what == "budget" else self.window
             raise TunerError(
-                f"The window of {self.window:g} seconds was over before one step was done: loading alone took "
-                f"{self.start_up:.1f}. Take a smaller base model, shorter rows or fewer rows a step."
+                f"The {what} of {seconds:g} seconds was over before one step was done: loading alone took "
+                f"{self.start_up:.1f}. Take more seconds, a smaller base model, shorter rows or fewer rows a step."
             )
         self._finish()
         return generate.Loaded(self.trainer.processing_class, self.model.eval())
@@ -178,9 +183,9 @@ class Window(TrainerCallback):
     def _rate(self, step: int) -> float:
         """The learning rate's share of its peak at a step of this window."""
         step += self.first
-        if step < self.clock.warmup:
-            return (step + 1) / (self.clock.warmup + 1)
-        return trainer.decay(self.recipe.training.scheduler, self.clock.rate_progress(step))
+        # A budget in seconds may begin to fall before its warm-up is over.
+        warmed = min(1.0, (step + 1) / (self.clock.warmup + 1))
+        return warmed * trainer.decay(self.recipe.training.scheduler, self.clock.rate_progress(step))
 
     def on_train_begin(self, args, state, control, **kwargs):
         # The scheduler computed its first rate before the checkpoint's step was known.
@@ -199,7 +204,9 @@ class Window(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs:
             return
-        if not torch.isfinite(torch.tensor([logs["loss"], logs["grad_norm"]])).all():
+        # In float16 a step whose gradients overflow is skipped, and the loss scaled down for the next.
+        told = [logs["loss"]] if self.settings["dtype"] == "float16" else [logs["loss"], logs["grad_norm"]]
+        if not torch.isfinite(torch.tensor(told)).all():
             raise TunerError(
                 f"The loss stopped being a number at step {self.step + 1}. The learning rate "
                 f"{self.settings['learning_rate']:g} is too high for this model: try a third of it."
@@ -242,11 +249,13 @@ class Window(TrainerCallback):
             or (self.step % every == 0 and now - self.heldout_at >= self.heldout_cost / SMALL_SHARE)
         ):
             self._report_heldout()
+            self.reason = self.reason or self.clock.is_time_to_leave(self.step)
         patience = self.recipe.training.checkpoint_seconds
         if patience == "auto":
             patience = max(CHECKPOINT_SECONDS, self.save_cost / SMALL_SHARE)
         if self.reason or now - self.saved_at >= patience:
             self._save()
+            self.reason = self.reason or self.clock.is_time_to_leave(self.step)
         if self.reason:
             control.should_training_stop = True
         # Not counted as the next step's time.
@@ -263,7 +272,8 @@ class Window(TrainerCallback):
 
     def _save(self) -> None:
         began = time.monotonic()
-        counters = {"seconds": self.clock.seconds, "tokens": self.tokens, "paces": list(self.clock.paces)[-8:]}
+        counters = {"seconds": self.clock.seconds, "tokens": self.tokens, "heldout_cost": self.heldout_cost}
+        counters["paces"] = list(self.clock.paces)[-8:]
         checkpoint.save(self.run, self.step, counters, self.model, self.trainer.optimizer)
         self.saved_at = time.monotonic()
         self.save_cost = self.saved_at - began
@@ -275,6 +285,10 @@ class Window(TrainerCallback):
         self.clock.leaving = 1.5 * self.save_cost + self.heldout_cost
 
     def _finish(self) -> None:
+        # What was made of an earlier adapter of this run does not hold for this one.
+        shutil.rmtree(self.run.merged, ignore_errors=True)
+        for made in ("merge_check.json", "evaluation.json", evaluate.ANSWERS):
+            (self.run.path / made).unlink(missing_ok=True)
         with self.run.folder("adapter") as folder:
             # A local path means nothing to whoever loads the adapter.
             self.model.peft_config["default"].base_model_name_or_path = self.recipe.model.name

@@ -141,22 +141,21 @@ def prepare(asked: Recipe, visitor: str, table: tables.Table | None = None, *, s
     from tuner import plan
 
     gpu.import_core()
-    if gone := disk.make_room(keep=frozenset({EXAMPLE})):
+    if gone := disk.make_room(keep=frozenset({EXAMPLE, *turns.line.held()})):
         log.info("old runs made room for new ones: %s", len(gone))
     run = plan.prepare(asked, table, local=False)
-    run.append({"event": "queued", "signed_in": signed_in})
-    turns.start(run, visitor)
+    turns.start(run, visitor, {"event": "queued", "signed_in": signed_in})
     return run
 
 
 def resume(run: str, visitor: str) -> Run:
     """Let a run wait for its turn again. Raises TunerError where there is nothing to go on with."""
     opened = own_run(run)
-    phase = progress.read(opened).phase
-    if phase in ("starting", "training", "scoring", "finished"):
-        raise TunerError(f"Run {run} {'has finished' if phase == 'finished' else 'is in training already'}.")
-    opened.append({"event": "queued"})
-    turns.start(opened, visitor)
+    if progress.read(opened).phase == "finished":
+        raise TunerError(f"Run {run} has finished.")
+    if opened.is_training or turns.line.holds(run):
+        raise TunerError(f"Run {run} is in training already, or waits for its turn.")
+    turns.start(opened, visitor, {"event": "queued"})
     return opened
 
 
@@ -167,17 +166,11 @@ def watch(run: str, visitor: str) -> Run:
     return opened
 
 
-def come_back(run: str, visitor: str) -> None:
-    """Put a run back in line that lost its place when the app was started anew."""
-    opened = open_run(run)
-    if progress.read(opened).phase == "waiting":
-        turns.start(opened, visitor)
-
-
 def stop(run: str) -> str:
     """Stop after the step at hand; what was learned is kept. Raises TunerError."""
     opened = own_run(run)
-    if not opened.is_training:
+    starting = turns.line.holds(run) and not turns.line.place(run)
+    if not opened.is_training and not starting:
         if turns.withdraw(opened):
             return "withdrawn"
         raise TunerError(f"Run {run} is not in training, so there is nothing to stop.")
@@ -188,7 +181,7 @@ def stop(run: str) -> str:
 def delete(run: str) -> None:
     """Take the run away for good. Raises TunerError while it trains."""
     opened = own_run(run)
-    if progress.read(opened).phase in ("starting", "training", "scoring"):
+    if opened.is_training or turns.line.holds(run):
         raise TunerError(f"Run {run} is in training. Stop it first, then delete it.")
     shutil.rmtree(opened.path)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from tuner.recipe import Recipe
-from tuner.ui import actions, progress, turns
+from tuner.ui import actions, turns
 from tuner.ui.actions import VARIANTS
 from tuner.ui.wiring import MODELS
 
@@ -135,7 +135,7 @@ def status(run: str) -> dict:
     """
     try:
         opened = actions.open_run(run)
-        now = progress.read(opened)
+        now = turns.look(opened)
         return {
             **actions.summary(opened),
             "phase": now.phase,

@@ -89,7 +89,7 @@ def build() -> gr.Blocks:
         def arrive(kept: dict | None, request: gr.Request) -> list:
             # The run that the link names, or the one that this browser looked at last.
             shown = request.query_params.get("run") or (kept or {}).get("shown", "")
-            return train_tab.attach(train, shown, kept, request.session_hash)
+            return train_tab.attach(train, shown, kept)
 
         arrived = page.load(arrive, browser, train_tab.attached(train), **PRIVATE)
         train.look_again(arrived)
@@ -105,12 +105,12 @@ def _lead(tabs, train, playground, mine, browser) -> None:
     def to_push(run: str, kept: dict) -> list:
         return [gr.Tabs(selected="runs"), gr.update(open=True), *runs_tab.refresh(kept, run)]
 
-    def to_train(run: str, kept: dict, request: gr.Request) -> list:
-        return [gr.Tabs(selected="train"), *train_tab.attach(train, run, kept, request.session_hash)]
+    def to_train(run: str, kept: dict) -> list:
+        return [gr.Tabs(selected="train"), *train_tab.attach(train, run, kept)]
 
     def to_resume(run: str, kept: dict, request: gr.Request) -> list:
         train_tab.resume(run, request)
-        return to_train(run, kept, request)
+        return to_train(run, kept)
 
     train.chat.click(to_playground, [train.shown, browser], [tabs, playground.run], **PRIVATE)
     train.push.click(to_push, [train.shown, browser], [tabs, mine.push_fold, *mine.picked], **PRIVATE)

@@ -121,7 +121,7 @@ def recipe_name(asked: recipe.Recipe) -> str:
 
 def view(run: Run, now: progress.Progress | None = None) -> str:
     """The run as its folder tells it."""
-    now = now or progress.read(run)
+    now = now or turns.look(run)
     scores = run.read_json("evaluation.json")
     content = _finished(run, now, scores) if now.phase == "finished" and scores else _going(run, now)
     return f'<div class="t-card t-run" data-phase="{now.phase}">{content}{chosen(run.plan)}</div>'
@@ -149,7 +149,7 @@ def _title(now: progress.Progress, place: int | None) -> tuple[str, str]:
     of = f" of {now.steps:,}" if now.steps else ""
     kept = "What was learned is kept." if now.step else ""
     scored = f" ({now.scored[0]} of {now.scored[1]} answered)" if now.scored[1] else ""
-    cut = f"Training ended before its time, after step {now.step:,}{of}. {kept} Press Go on."
+    cut = f"It ended before its time. {_so_far(now, of)} {kept} Press Go on."
     return {
         "prepared": ("Ready to start", "Everything is prepared. Press Go on to train it."),
         "waiting": ("Waiting for its turn", f"{_place(place)} It starts by itself."),

@@ -9,7 +9,7 @@ import gradio as gr
 from tuner import gpu
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
-from tuner.ui import actions, form, progress, show
+from tuner.ui import actions, form, progress, show, turns
 from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE
 
 TO_URL = """(id) => {
@@ -217,31 +217,30 @@ def panel(run: str) -> list:
         return [gr.skip(), gr.Timer(active=False), ready, hidden, hidden, hidden, hidden, hidden]
     try:
         opened = actions.open_run(run)
-        now = progress.read(opened)
+        now = turns.look(opened)
         card, phase = show.view(opened, now), now.phase
         has_adapter = (opened.adapter / "adapter_config.json").is_file()
     except Exception as error:
         card, phase, has_adapter = show.problems(actions.problems_of(error)), "gone", False
-    live = phase in progress.LIVE
+    # Between a worker's death and the note of it the folder alone would say that all is over.
+    live = phase in progress.LIVE or turns.line.holds(run)
     return [
         card,
         gr.Timer(active=live),
         gr.update(visible=False),
         gr.update(visible=phase in ("waiting", "training", "scoring", "continuing")),
-        gr.update(visible=phase in progress.CAN_GO_ON),
+        gr.update(visible=phase in progress.CAN_GO_ON and not live),
         gr.update(visible=has_adapter and not live),
         gr.update(visible=has_adapter and not live),
         gr.update(visible=not live),
     ]
 
 
-def attach(tab, run: str, browser: dict | None, visitor: str) -> list:
+def attach(tab, run: str, browser: dict | None) -> list:
     """Values of shown, browser, panel and form for a visitor who comes back, or opens a run."""
     browser = {**NOBODY, **(browser or {})}
     try:
         opened = actions.open_run(run) if run else None
-        if opened:
-            actions.come_back(run, visitor)
     except TunerError:
         opened = None
     if not opened:

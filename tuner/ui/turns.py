@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import replace
 
 from tuner import gpu
 from tuner.errors import TunerError
@@ -50,6 +51,11 @@ class Line:
         with self._changed:
             return run in self._waiting or run in self._training
 
+    def held(self) -> list[str]:
+        """The runs that wait or train."""
+        with self._changed:
+            return [*self._waiting, *self._training]
+
     def place(self, run: str) -> int | None:
         """How many are served before the run, itself included; None where it does not wait."""
         with self._changed:
@@ -78,7 +84,8 @@ class Line:
             yield is_served
         finally:
             with self._changed:
-                self._training.pop(run, None)
+                if is_served:
+                    del self._training[run]
                 self._changed.notify_all()
 
     def _is_next(self, run: str) -> bool:
@@ -88,12 +95,14 @@ class Line:
 line = Line(PLACES)
 
 
-def start(run: Run, visitor: str) -> None:
+def start(run: Run, visitor: str, event: dict | None = None) -> None:
     """Let the run wait for its turn and train for a window, by itself; nothing happens where it does already.
 
-    Called in an event's handler, whose request tells ZeroGPU whose quota counts.
+    `event` is written down with it. Called in an event's handler, whose request tells ZeroGPU whose quota counts.
     """
     if line.join(run.id, visitor):
+        if event:
+            run.append(event)
         threading.Thread(target=copy_context().run, args=(_take_turn, run), daemon=True).start()
 
 
@@ -120,12 +129,19 @@ def follow(run: Run, visitor: str, seen: int = 0) -> Iterator[dict]:
 
 
 def goes_on(run: Run, visitor: str) -> bool:
-    """Start the next window where the run waits for one; tells whether it did."""
-    if progress.read(run).phase != "continuing":
+    """Start the next window where the run waits for one, or for a turn that an app's restart took; tells whether."""
+    if line.holds(run.id):
         return False
-    run.append({"event": "continued"})
-    start(run, visitor)
-    return True
+    phase = progress.read(run).phase
+    if phase in ("continuing", "waiting"):
+        start(run, visitor, {"event": "continued"})
+    return phase in ("continuing", "waiting")
+
+
+def look(run: Run) -> progress.Progress:
+    """The run's progress, as its folder and the line tell it."""
+    now = progress.read(run)
+    return replace(now, phase="waiting") if line.place(run.id) else now
 
 
 def withdraw(run: Run) -> bool:
@@ -144,10 +160,9 @@ def _take_turn(run: Run) -> None:
             run.append({"event": "starting"})
             for _ in gpu.train(run):
                 pass
-        except FileNotFoundError:
-            pass  # the run was deleted while it waited
         except Exception as error:
-            _write_down(run, error)
+            if run.path.exists():  # or it was deleted while it waited
+                _write_down(run, error)
 
 
 def _write_down(run: Run, error: Exception) -> None:
