@@ -139,9 +139,9 @@ def test_on_zerogpu_a_run_goes_on_in_the_next_window_while_its_tab_is_open(chrom
         page.goto(url)
         expect(page.locator("#card .t-parts").first).to_be_visible()
         page.get_by_label("Seconds", exact=True).check()
-        page.locator("#amount input").fill("16")
-        expect(page.locator("#card")).to_contain_text("The budget is 16 seconds")
-        expect(page.locator("#card .t-parts-names").first).to_contain_text("training 16 s")
+        page.locator("#amount input").fill("13")
+        expect(page.locator("#card")).to_contain_text("The budget is 13 seconds")
+        expect(page.locator("#card .t-parts-names").first).to_contain_text("training 13 s")
         page.locator("#train").click()
         expect(page.locator("#card .t-run")).to_have_attribute("data-phase", "training")
         link = page.url

@@ -151,7 +151,7 @@ def test_a_budget_in_seconds_is_kept_across_windows_and_the_rate_lands(stage, dr
 
 def test_a_budget_longer_than_a_window_goes_on_in_the_next_with_the_same_worker(stage, make):
     driver = Driver(stage, TUNER_WINDOW_SECONDS="10")
-    run = make(budget__seconds=16)
+    run = make(budget__seconds=13)
     before = len(stage.windows)
     assert driver.do("train", run)[-1] == {"event": "done"}
     driver.end()
@@ -159,7 +159,7 @@ def test_a_budget_longer_than_a_window_goes_on_in_the_next_with_the_same_worker(
     assert len(windows) >= 2
     assert {w.how for w in windows} == {"released"}  # the platform never had to end one
     assert len({w.pid for w in windows}) == 1
-    assert 0.8 * 16 <= run.last_event("end")["seconds"] <= 16
+    assert 0.8 * 13 <= run.last_event("end")["seconds"] <= 13
 
 
 def test_training_answers_and_merges_share_one_warm_worker(stage, driver, make):
@@ -215,11 +215,11 @@ def test_a_spent_quota_says_how_much_is_left_when_it_returns_and_that_the_run_is
 
 def test_what_is_left_of_a_quota_is_used_when_a_whole_window_is_not(stage, driver, make):
     run = make(budget__seconds=30)
-    stage.quota = {TOKEN: 14}
+    stage.quota = {TOKEN: 11}
     (problem,) = driver.do("train", run, TOKEN)[-1]["problems"]
     assert "The run is safe" in problem
     assert run.status == "paused"
-    assert stage.windows[-1].requested == 14
+    assert stage.windows[-1].requested == 11
     assert run.last_event("step")["step"] > 1
 
 

@@ -165,7 +165,7 @@ def test_the_line_serves_the_visitor_with_fewest_runs_first_and_then_who_came_fi
 
 def test_a_look_between_a_windows_end_and_its_place_given_back_does_not_lose_the_run(tmp_path):
     run = create(Recipe(), path=tmp_path / "run")
-    run.append({"event": "start", "step": 0})
+    run.append({"event": "start", "step": 0, "steps": 9})
     run.append({"event": "end", "reason": "window"})
     assert turns.line.join(run.id, "ann")
     with turns.line.turn(run.id):

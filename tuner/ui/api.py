@@ -84,7 +84,9 @@ def preview(recipe: str, file: str | None = None, rows: str = "") -> dict:
 
 
 def train(recipe: str, file: str | None = None, rows: str = "", request: gr.Request = None) -> Iterator[dict]:
-    """Train a recipe and stream what happens; the first event names the run. It goes on when nobody listens any more.
+    """Train a recipe and stream what happens; the first event names the run.
+
+    Its window goes on when nobody listens any more; on ZeroGPU the next one begins only while somebody does.
 
     Args:
         recipe: Settings in YAML; what is left out takes its default.

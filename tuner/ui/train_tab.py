@@ -1,5 +1,6 @@
 """Train: the form, and beside it one card that says what will happen, how the run goes, and what came of it."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ from tuner.recipe import Recipe
 from tuner.ui import actions, form, progress, show, turns
 from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE
 
+MOST_VISITORS = 1000  # whose newest look at the form is known
+_looking: OrderedDict[str, object] = OrderedDict()  # visitor -> the newest look
 TO_URL = """(id) => {
     const url = new URL(window.location);
     id ? url.searchParams.set('run', id) : url.searchParams.delete('run');
@@ -88,15 +91,28 @@ def lookers(tab) -> tuple[Callable, Callable]:
     """Handlers that look at the form, without and with fetching what is missing."""
 
     def handler(fetch: bool) -> Callable:
-        def look(data: dict) -> Iterator[list]:
-            yield from _look(tab, data, fetch)
+        def look(data: dict, request: gr.Request) -> Iterator[list]:
+            yield from _newest(request.session_hash, _look(tab, data, fetch))
 
-        def look_signed_in(data: dict, signed_in: gr.OAuthToken | None) -> Iterator[list]:
-            yield from _look(tab, data, fetch, signed_in and signed_in.token)
+        def look_signed_in(data: dict, request: gr.Request, signed_in: gr.OAuthToken | None) -> Iterator[list]:
+            yield from _newest(request.session_hash, _look(tab, data, fetch, signed_in and signed_in.token))
 
         return look_signed_in if tab.has_oauth else look
 
     return handler(False), handler(True)
+
+
+def _newest(visitor: str, looks: Iterator[list]) -> Iterator[list]:
+    """The looks, until a newer one of the visitor's began: a slow look must not overwrite it."""
+    mine = _looking[visitor] = object()
+    _looking.move_to_end(visitor)
+    while len(_looking) > MOST_VISITORS:
+        _looking.popitem(last=False)
+    for values in looks:
+        if _looking.get(visitor, mine) is not mine:
+            yield [gr.skip()] * len(values)
+            return
+        yield values
 
 
 def _wire_run(tab) -> None:
