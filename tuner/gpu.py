@@ -185,6 +185,7 @@ def _deaths(run: Run) -> int:
 def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
     """Do the job in a window of so many seconds, or of what can be had. Raises TunerError and Died."""
     while True:
+        seconds = int(seconds)  # spaces drops the rest, and the worker must not count on it
         try:
             for value in _window(job, str(run.path), seconds, *arguments):
                 if isinstance(value, Refused):
@@ -315,6 +316,6 @@ JOBS = {"train": _train, "chat": _chat, "merge": _merge}
 if ZERO:
     import spaces
 
-    _window = spaces.GPU(duration=lambda job, path, seconds, *arguments: round(seconds))(_perform)
+    _window = spaces.GPU(duration=lambda job, path, seconds, *arguments: seconds)(_perform)
 else:
     _window = _perform
