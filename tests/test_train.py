@@ -12,7 +12,7 @@ from conftest import ROOT, small_recipe
 from safetensors import safe_open
 from safetensors.torch import save as serialize
 
-from tuner import export, plan, runs
+from tuner import export, gpu, plan, runs
 from tuner.batches import Batches
 from tuner.errors import TunerError
 from tuner.evaluate import evaluate
@@ -192,6 +192,20 @@ def test_a_run_of_the_first_version_goes_on(make, whole):
         file.write_bytes(serialize(tensors, metadata))
     list(train(run))
     assert weights(run) == weights(whole)
+
+
+def test_a_run_of_the_first_version_with_a_budget_in_seconds_goes_on(make):
+    """Its marks told no step, its windows no start-up."""
+    run = make(budget__seconds=5)
+    for event in train(run):
+        if event["event"] == "schedule":
+            run.stop()
+    run.write_json("plan.json", {k: v for k, v in run.plan.items() if k in FIRST_PLAN})
+    old = [{k: v for k, v in event.items() if k not in ("at", "start_up")} for event in run.events()]
+    run.write_text("events.jsonl", "".join(json.dumps(event) + "\n" for event in old))
+    assert gpu.seconds_needed(run) > 0
+    list(train(run))
+    assert run.status == "finished"
 
 
 def test_a_run_of_a_newer_version_is_refused_in_plain_words(make):

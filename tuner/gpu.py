@@ -74,15 +74,11 @@ def train(run: Run) -> Iterator[dict]:
 
 def chat(run: Run, conversations: dict[str, list[dict]], **sampling) -> Iterator[dict[str, str]]:
     """Answers to each variant's conversation, as they grow. Raises TunerError."""
-    if ZERO:
-        _make_ready(run)
     yield from filter(None, _through("chat", run, CHATTING, conversations, sampling))
 
 
 def merge(run: Run) -> dict:
     """Merge the run's adapter; returns the merge check. Raises TunerError."""
-    if ZERO:
-        _make_ready(run)
     return next(filter(None, _through("merge", run, CHATTING)))
 
 
@@ -121,7 +117,7 @@ def seconds_needed(run: Run) -> float:
     ended = run.last_event("checkpoint", "answered", "end", *TOO_SHORT)
     if ended and ended["event"] in TOO_SHORT:
         return WINDOW
-    start_up = (run.last_event("start") or foreseen)["start_up"]
+    start_up = (run.last_event("start") or {}).get("start_up", foreseen["start_up"])
     if run.is_trained:
         return BESIDE + start_up + foreseen["scoring"]
     last, budget = run.last_event("step"), run.plan["seconds"]
@@ -144,7 +140,6 @@ def _make_ready(run: Run) -> None:
 
 
 def _in_a_window(run: Run) -> Iterator[dict]:
-    _make_ready(run)
     yield from _through("train", run, max(LEAST, min(WINDOW, seconds_needed(run))))
 
 
@@ -184,6 +179,8 @@ def _deaths(run: Run) -> int:
 
 def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
     """Do the job in a window of so many seconds, or of what can be had. Raises TunerError and Died."""
+    if ZERO:
+        _make_ready(run)
     while True:
         seconds = int(seconds)  # spaces drops the rest, and the worker must not count on it
         try:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from tuner import checkpoint, estimate, evaluate, generate, hub_errors, models, runs, trainer
 from tuner.batches import Batches
 from tuner.beat import beating
-from tuner.clock import MARGIN, Clock
+from tuner.clock import MARGIN, PACE_STEPS, Clock
 from tuner.errors import TunerError
 from tuner.losses import heldout_loss
 from tuner.methods import METHODS
@@ -165,7 +165,8 @@ class Window(TrainerCallback):
         self.model = get_peft_model(base, METHODS[self.recipe.method.name].config(self.recipe))
         lengths = [len(ids) for ids in rows["input_ids"]]
         batches = Batches(lengths, self.settings["batch_size"], self.recipe.seed)
-        marks = [(e["at"], e["steps"]) for e in self.run.events() if e["event"] == "schedule"]
+        # The first version counted once, after the first steps, and did not say so.
+        marks = [(e.get("at", PACE_STEPS), e["steps"]) for e in self.run.events() if e["event"] == "schedule"]
         self.clock = Clock(
             batches.sizes,
             warmup=self.recipe.training.warmup_steps,
