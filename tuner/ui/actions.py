@@ -17,7 +17,6 @@ from tuner.errors import TunerError
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import progress, turns
-from tuner.ui.problems import problems_of  # noqa: F401  for the tabs and endpoints
 
 log = logging.getLogger(__name__)
 

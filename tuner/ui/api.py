@@ -11,6 +11,7 @@ import gradio as gr
 from tuner.recipe import Recipe
 from tuner.ui import actions, turns
 from tuner.ui.actions import VARIANTS
+from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS
 
 LAST_EVENTS = 20
@@ -40,7 +41,7 @@ def build() -> None:
 
 
 def _refused(error: Exception) -> gr.Error:
-    return gr.Error("\n".join(actions.problems_of(error)), title="Tuner", print_exception=False)
+    return gr.Error("\n".join(problems_of(error)), title="Tuner", print_exception=False)
 
 
 def _asked(recipe: str, file: str | None, rows: str):
@@ -62,7 +63,7 @@ def check(recipe: str, file: str | None = None, rows: str = "") -> dict:
     try:
         return {"plan": actions.check(*_asked(recipe, file, rows)).plan}
     except Exception as error:
-        return {"problems": actions.problems_of(error)}
+        return {"problems": problems_of(error)}
 
 
 def preview(recipe: str, file: str | None = None, rows: str = "") -> dict:
@@ -80,7 +81,7 @@ def preview(recipe: str, file: str | None = None, rows: str = "") -> dict:
     try:
         return actions.preview(*_asked(recipe, file, rows))
     except Exception as error:
-        return {"problems": actions.problems_of(error)}
+        return {"problems": problems_of(error)}
 
 
 def train(recipe: str, file: str | None = None, rows: str = "", request: gr.Request = None) -> Iterator[dict]:

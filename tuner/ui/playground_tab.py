@@ -8,6 +8,7 @@ import gradio as gr
 
 from tuner.ui import actions, show
 from tuner.ui.actions import VARIANTS
+from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS, PRIVATE
 
 TITLES = {"base": "Base model", "adapter": "Adapter", "merged": "Merged model"}
@@ -124,7 +125,7 @@ def pick(run: str | None) -> list:
         rows = [[row["messages"][-1]["content"]] for row in _heldout(opened)]
         return [gr.update(samples=rows), show.merge_check(opened.read_json("merge_check.json")), "", "", *empty]
     except Exception as error:
-        return [gr.update(samples=[]), "", "", show.problems(actions.problems_of(error)), *empty]
+        return [gr.update(samples=[]), "", "", show.problems(problems_of(error)), *empty]
 
 
 def _heldout(run) -> list[dict]:
@@ -184,7 +185,7 @@ def _answer(run: str, prompt: str, system: str, temperature, top_p, length, seed
             said = [[*turns, answer] for turns, answer in zip(asked, answers, strict=True)]
             yield [*said, "", show.merge_check(opened.read_json("merge_check.json"))]
     except Exception as error:
-        yield [*before, show.problems(actions.problems_of(error)), gr.skip()]
+        yield [*before, show.problems(problems_of(error)), gr.skip()]
 
 
 def plain(column: list | None) -> list[dict]:

@@ -6,6 +6,7 @@ import gradio as gr
 
 from tuner.errors import TunerError
 from tuner.ui import actions, progress, show
+from tuner.ui.problems import problems_of
 from tuner.ui.wiring import NOBODY, PRIVATE
 
 CLICKED = """element.addEventListener('click', (event) => {
@@ -110,7 +111,7 @@ def _push(run: str, repository: str, private: bool, token: str) -> list:
     try:
         return [show.pushed(actions.push(run, repository, token, private)), ""]
     except Exception as error:
-        return [show.problems(actions.problems_of(error), "It was not pushed"), gr.skip()]
+        return [show.problems(problems_of(error), "It was not pushed"), gr.skip()]
 
 
 def _push_signed_in(run: str, repository: str, private: bool, typed: str, signed_in: gr.OAuthToken | None) -> list:

@@ -11,6 +11,7 @@ from tuner import gpu
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
 from tuner.ui import actions, form, progress, show, turns
+from tuner.ui.problems import problems_of
 from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE
 
 MOST_VISITORS = 1000  # whose newest look at the form is known
@@ -165,7 +166,7 @@ def _look(tab, data: dict, fetch: bool, token: str | None = None) -> Iterator[li
     try:
         card = show.plan(actions.check(asked, table).plan, name, gpu.quota(token))
     except Exception as error:
-        card = show.problems(actions.problems_of(error))
+        card = show.problems(problems_of(error))
     yield [card, yaml, hidden]
 
 
@@ -178,7 +179,7 @@ def _preview(tab, data: dict):
             return show.note("It can be shown when base model and rows are fetched.")
         return show.preview(actions.preview(asked, table))
     except Exception as error:
-        return show.problems(actions.problems_of(error))
+        return show.problems(problems_of(error))
 
 
 def _take(tab, text: str) -> list:
@@ -195,7 +196,7 @@ def _prepare(tab, data: dict, visitor: str, signed_in: bool = False) -> list:
         asked, table = form.asked(tab.form, data)
         run = actions.prepare(asked, visitor, table, signed_in=signed_in)
     except Exception as error:
-        return [gr.skip(), gr.skip(), show.problems(actions.problems_of(error)), *panel("")[1:]]
+        return [gr.skip(), gr.skip(), show.problems(problems_of(error)), *panel("")[1:]]
     return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]
 
 
@@ -204,7 +205,7 @@ def resume(run: str, request: gr.Request) -> list:
     try:
         actions.resume(run, request.session_hash)
     except Exception as error:
-        return [show.problems(actions.problems_of(error)), *panel(run)[1:]]
+        return [show.problems(problems_of(error)), *panel(run)[1:]]
     return panel(run)
 
 
@@ -237,7 +238,7 @@ def panel(run: str) -> list:
         card, phase = show.view(opened, now), now.phase
         has_adapter = (opened.adapter / "adapter_config.json").is_file()
     except Exception as error:
-        card, phase, has_adapter = show.problems(actions.problems_of(error)), "gone", False
+        card, phase, has_adapter = show.problems(problems_of(error)), "gone", False
     # Between a worker's death and the note of it the folder alone would say that all is over.
     live = phase in progress.LIVE or turns.line.holds(run)
     return [
