@@ -91,6 +91,47 @@ def test_parquet(tmp_path):
     assert tables.read_file(tmp_path / "rows.parquet").rows == ROWS
 
 
+def test_parquet_that_datasets_wrote_holds_the_names_of_classes(tmp_path):
+    import datasets
+
+    classes = datasets.ClassLabel(names=["bad", "good"])
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": classes,
+            "tags": datasets.List(classes),
+            "stars": datasets.Value("int64"),
+        }
+    )
+    rows = {"text": ["a", "b", "c"], "label": [1, -1, None], "tags": [[0, 1], [], [-1, 1]], "stars": [1, 0, 1]}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "rows.parquet")
+    assert tables.read_file(tmp_path / "rows.parquet").rows == [
+        {"text": "a", "label": "good", "tags": ["bad", "good"], "stars": 1},
+        {"text": "b", "label": None, "tags": [], "stars": 0},
+        {"text": "c", "label": None, "tags": [None, "good"], "stars": 1},
+    ]
+
+
+def labelled_parquet(path, classes: list[int], names: str):
+    """A Parquet file of classes, with `names` as JSON in what datasets writes down of its columns."""
+    facts = '{"info": {"features": {"label": {"_type": "ClassLabel", "names": ' + names + "}}}}"
+    rows = pyarrow.table({"label": classes}).replace_schema_metadata({"huggingface": facts})
+    pyarrow.parquet.write_table(rows, path)
+    return path
+
+
+def test_classes_without_a_name_are_refused(tmp_path):
+    said = refused(labelled_parquet(tmp_path / "rows.parquet", [0, 1, 7], '["bad", "good"]'))
+    assert said.startswith('rows.parquet holds a class in "label" that has no name; there are names for 0 to 1. Write')
+
+
+def test_what_somebody_wrote_into_a_parquet_file_by_hand_does_not_hide_its_rows(tmp_path):
+    for names in ("7", '["a", "a"]', "[", '{"a": "b"}', '["a"], "names_file": "/etc/passwd"'):
+        table = tables.read_file(labelled_parquet(tmp_path / "rows.parquet", [0, 0], names))
+        assert len(table.rows) == 2
+        assert "root" not in str(table.rows)
+
+
 def test_pasted_rows_by_content():
     assert tables.read_pasted("\n" + CSV).rows == ROWS
     assert tables.read_pasted(json.dumps(ROWS)).rows == ROWS
@@ -322,6 +363,28 @@ def test_hub_datasets(hub, tmp_path):
     assert "has more than 50 rows" in answers[5]
     assert answers[6][:2] == [8, ["train"]]
     assert "'alice/tongues' has the configurations en, de. Set data.config" in answers[7]
+
+
+def test_hub_datasets_hold_the_names_of_classes(hub, tmp_path):
+    card = """---
+dataset_info:
+  features:
+  - {name: text, dtype: string}
+  - {name: label, dtype: {class_label: {names: {'0': bad, '1': good}}}}
+  - {name: tags, list: {class_label: {names: {'0': O, '1': PER}}}}
+---
+"""
+    known, unknown = {"text": "a", "label": 1, "tags": [1, 0]}, {"text": "b", "label": -1, "tags": []}
+    files = {
+        f"{split}.jsonl": f"{json.dumps(row)}\n".encode() * 4 for split, row in (("train", known), ("test", unknown))
+    }
+    hub.add_dataset("alice/moods", {"README.md": card.encode(), **files})
+    hub.add_dataset("alice/bare", files)
+    asked = ({"source": "alice/moods"}, {"source": "alice/moods", "split": "test", "heldout_split": "train"})
+    moods, unlabelled, bare = read_hub(hub, tmp_path, *((data, None) for data in (*asked, {"source": "alice/bare"})))
+    assert moods[2] == {"text": "a", "label": "good", "tags": ["PER", "O"]}
+    assert unlabelled[2] == {"text": "b", "label": None, "tags": []}
+    assert bare[2] == known
 
 
 def test_no_network(hub, tmp_path):

@@ -18,11 +18,15 @@ from tuner.runs import Run
 KEEP = 2  # the newest, and the one before it in case the newest can't be read
 
 
-def save(run: Run, step: int, counters: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the checkpoint of `step`, then drop all but the newest KEEP."""
+def save(
+    run: Run, step: int, counters: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule
+) -> None:
+    """Write the checkpoint of `step`, then drop all but the newest KEEP. `schedule` is the method's, or None."""
     tensors = {f"weight/{name}": p.data for name, p in _trainable(model)}
     for index, state in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer/{index}/{key}": value for key, value in state.items()})
+    if schedule:
+        tensors.update({f"schedule/{name}": tensor for name, tensor in schedule.state().items()})
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
@@ -40,8 +44,9 @@ def save(run: Run, step: int, counters: dict, model: torch.nn.Module, optimizer:
         old.unlink()
 
 
-def load(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
-    """Put the newest sound checkpoint into model and optimizer; its counters, or None where there is none."""
+def load(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule) -> dict | None:
+    """Put the newest sound checkpoint into model, optimizer and schedule; its counters, or None where there is
+    none."""
     for file in _files(run):
         try:
             counters, tensors = _read(file)
@@ -50,11 +55,15 @@ def load(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
         for name, p in _trainable(model):
             p.data.copy_(tensors[f"weight/{name}"])
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors)})
-        return {
-            **counters,
-            "random": {k.removeprefix("random/"): v for k, v in tensors.items() if k.startswith("random/")},
-        }
+        if schedule:
+            device = next(model.parameters()).device
+            schedule.load({k: v.to(device) for k, v in _under("schedule/", tensors).items()})
+        return {**counters, "random": _under("random/", tensors)}
     return None
+
+
+def _under(prefix: str, tensors: dict) -> dict:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _read(file: Path) -> tuple[dict, dict[str, torch.Tensor]]:

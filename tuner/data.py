@@ -80,7 +80,9 @@ def _pick(rows: list[dict], max_rows: int | None, draw: random.Random) -> tuple[
 
 def _leaks(train: list[dict], heldout: list[dict]) -> tuple[str, ...]:
     def prompt(row: dict) -> str:
-        return json.dumps(row.get("text") or [turn for turn in row["messages"][:-1] if turn["role"] != "system"])
+        if "messages" in row:
+            return json.dumps([turn for turn in row["messages"][:-1] if turn["role"] != "system"])
+        return json.dumps([row[key] for key in ("text", "tokens", "question", "context") if key in row])
 
     known = {prompt(row) for row in train}
     count = sum(prompt(row) in known for row in heldout)

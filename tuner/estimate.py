@@ -13,9 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from tuner import models
-from tuner.methods import METHODS
+from tuner.methods import METHODS, target
 from tuner.recipe import Recipe
-from tuner.tasks import TASKS
 
 CUDA_CONTEXT = 600 * 2**20  # bytes; kernels and cuBLAS's workspace, which differ by driver and GPU
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -35,28 +34,26 @@ PACES = "paces.json"  # beside the runs
 KEPT_PACES = 200
 
 
-def memory(folder: Path, recipe: Recipe, shape: models.Shape, settings: dict, length: int, columns: int) -> dict:
+def memory(base: models.Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict:
     """Bytes on the device at the peak of a training step: weights, adapter, activations, logits and their total.
 
     `settings` are the plan's (batch_size, dtype); rows are padded to `length` tokens, of which `columns` have a label.
     On CUDA there is "context" too.
     """
-    trainable, activations = _traced(
-        folder,
-        recipe.model_dump_json(include={"model", "method", "budget"}),
-        settings["dtype"],
-        settings["batch_size"],
-        length,
+    shape, batch = models.shape(base), settings["batch_size"]
+    activations = _traced(
+        base, method_key(recipe), settings["dtype"], batch, length, 1 if base.task == "generation" else columns,
         models.device() == "cuda",
-    )
+    )  # fmt: skip
+    choices = shape.vocabulary if base.row.generates else max(2, len(base.labels))
     parts = {
-        "weights": weights(shape, recipe.model.quantization, settings["dtype"]),
+        "weights": weights(shape, base.model.quantization, settings["dtype"]),
         # Float32 weights, their gradient and AdamW's two moments.
-        "adapter": trainable * 4 * FLOAT,
+        "adapter": trainable(base, method_key(recipe)) * 4 * FLOAT,
         "activations": activations,
         # The peak is in the backward pass of the loss, in float32 whatever the model computes in: the log-softmax that
         # was kept, the gradient that falls on it, and the gradient of the logits. The logits themselves are gone.
-        "logits": settings["batch_size"] * columns * shape.vocabulary * 3 * FLOAT,
+        "logits": batch * columns * choices * 3 * FLOAT,
     }
     if models.device() == "cuda":
         parts["context"] = CUDA_CONTEXT
@@ -81,17 +78,37 @@ def _groups(n: int, size: int) -> int:
     return -(-n // size)
 
 
-@lru_cache(maxsize=64)
-def _traced(folder: Path, recipe: str, dtype: str, batch: int, length: int, cuda: bool) -> tuple[int, int]:
-    """Trainable parameters, and the bytes that a forward pass keeps for the backward pass."""
+def method_key(recipe: Recipe) -> str:
+    """The part of a recipe that decides which parameters are trained, as a key."""
+    return recipe.model_dump_json(include={"model", "method"})
+
+
+@lru_cache(maxsize=256)
+def trainable(base: models.Base, method: str) -> int:
+    """Parameters that the method trains, counted on the model without storage; `method` is a recipe's JSON."""
+    return sum(p.numel() for p in _on_meta(base, method).parameters() if p.requires_grad)
+
+
+def _on_meta(base: models.Base, method: str, dtype=None, prepare=lambda model: None):
     import torch
-    import transformers
-    from peft import get_peft_model
+
+    from tuner import adapters
+
+    recipe = Recipe.model_validate_json(method)
+    asked = target(recipe, models.shape(base), base.row)
+    with torch.device("meta"), torch.random.fork_rng():
+        model = models.on_meta(base, dtype=dtype)
+        prepare(model)
+        return adapters.put_on(model, METHODS[recipe.method.name].parts(asked)).train()
+
+
+@lru_cache(maxsize=256)
+def _traced(base: models.Base, method: str, dtype: str, batch: int, length: int, columns: int, cuda: bool) -> int:
+    """The bytes that a forward pass keeps for the backward pass."""
+    import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._pytree import tree_map_only
 
-    recipe = Recipe.model_validate_json(recipe)
-    config = models.load_config(folder, recipe.model.name)
     compute = getattr(torch, dtype)
     saved, held = [], []
 
@@ -102,11 +119,11 @@ def _traced(folder: Path, recipe: str, dtype: str, batch: int, length: int, cuda
         saved.append(weakref.ref(tensor))
         return tensor
 
-    with torch.device("meta"):
-        model = getattr(transformers, TASKS["generation"].auto_class).from_config(config, dtype=compute)
-        if recipe.model.quantization != "none":
-            _as_if_quantised(model, recipe.model.quantization, lambda tensor: held.append(keep(tensor)))
-        model = get_peft_model(model, METHODS[recipe.method.name].config(recipe)).train()
+    def quantise(model) -> None:
+        if base.model.quantization != "none":
+            _as_if_quantised(model, base.model.quantization, lambda tensor: held.append(keep(tensor)))
+
+    model = _on_meta(base, method, compute, quantise)
     # Tensors on "meta" take PyTorch's plainest attention, which keeps every score; these fakes take the fused one, as
     # real ones do.
     with ExitStack() as stack:
@@ -120,7 +137,11 @@ def _traced(folder: Path, recipe: str, dtype: str, batch: int, length: int, cuda
             others = {k: v for k, v in vars(module).items() if isinstance(v, (dict, torch.Tensor)) and k[0] != "_"}
             vars(module).update(tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype), others))
         ids = torch.ones(batch, length, dtype=torch.long)
-        inputs = {"input_ids": ids, "attention_mask": ids.clone(), "logits_to_keep": 1, "use_cache": False}
+        inputs = {"input_ids": ids, "attention_mask": ids.clone()}
+        if base.task == "generation":
+            inputs |= {"logits_to_keep": 1, "use_cache": False}
+        elif base.task == "seq2seq":
+            inputs |= {"decoder_input_ids": torch.ones(batch, columns, dtype=torch.long), "use_cache": False}
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
         stack.enter_context(torch.autocast("cpu", dtype=compute, enabled=dtype != "float32"))
         stack.enter_context(_as_if_real(cuda))
@@ -130,7 +151,7 @@ def _traced(folder: Path, recipe: str, dtype: str, batch: int, length: int, cuda
         for tensor in tensors.values():
             storages.pop(tensor.untyped_storage()._cdata, None)
         del result
-    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(storages.values())
+    return sum(storages.values())
 
 
 def _as_if_quantised(model, quantization: str, hold) -> None:

@@ -1,26 +1,21 @@
-"""Held-out metrics with their uncertainty: did it help, and how sure is that?
+"""Held-out answers and their scores: did it help, and how sure is that?
 
-Every held-out prompt is answered by base and adapter in one batch. ROUGE-L is Lin's longest-common-subsequence
-F-measure (https://aclanthology.org/W04-1013) as computed by Google's `rouge_score`; intervals are 95% percentile
-bootstraps over the rows, and the gain's is paired.
+Every held-out prompt is answered by base and adapter, in one batch where PEFT can tell them apart row by row. What the
+metrics are stands in scoring.py.
 """
 
 import json
-import re
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 
-import numpy as np
 from datasets import load_from_disk
 
-from tuner import estimate, generate, models, runs
+from tuner import estimate, generate, models, runs, scoring
 from tuner.errors import TunerError
 from tuner.losses import heldout_loss
 from tuner.runs import Run
 
 BATCH = 32  # prompts answered together, by base and adapter
-RESAMPLES = 2000
 ANSWERS = "answers.json"  # of an evaluation that is not done
 SHOWN = 8  # rows kept with their answers for the page and the card
 
@@ -31,26 +26,24 @@ def evaluate(run: Run, loaded: generate.Loaded | None = None, halt=None) -> Iter
 
     Where `halt` (of train) is set before the end, the answers so far are kept, and the next call goes on with them.
     """
-    with generate.attached(run) if loaded is None else nullcontext(loaded) as loaded:
-        answers = run.read_json(ANSWERS) or {}
-        rows = heldout_rows(run)[: run.recipe.evaluation.rows]
-        yield from _answer_all(run, rows, answers, loaded, halt)
-        if halt and halt.is_set():
-            told = {"reason": halt.reason, "row": len(answers), "rows": len(rows)}
-            yield run.append({"event": "unscored", **told})
-            return
-        # Plain text has no prompts to answer: it is judged by its loss alone.
-        result = (
-            _score(rows, [answers[str(i)] for i in range(len(rows))])
-            if rows
-            else {"rows": 0, "base": {}, "adapter": {}, "gain": None, "examples": []}
-        )
-        tokenised = load_from_disk(str(run.data / "heldout"))
-        tokenised = tokenised.select(range(min(len(tokenised), run.recipe.evaluation.rows)))
-        size = run.plan["settings"]["batch_size"]  # what fits in training fits here
-        result["adapter"]["loss"] = round(heldout_loss(loaded.model, tokenised, size), 5)
-        with loaded.model.disable_adapter():
-            result["base"]["loss"] = round(heldout_loss(loaded.model, tokenised, size), 5)
+    loaded = loaded or generate.attached({"adapter": run})
+    answers = run.read_json(ANSWERS) or {}
+    rows = heldout_rows(run)[: run.recipe.evaluation.rows]
+    yield from _answer_all(run, rows, answers, loaded, halt)
+    if halt and halt.is_set():
+        told = {"reason": halt.reason, "row": len(answers), "rows": len(rows)}
+        yield run.append({"event": "unscored", **told})
+        return
+    result = _scored(loaded.base.row.metric, rows, [answers[str(i)] for i in range(len(rows))])
+    tokenised = load_from_disk(str(run.data / "heldout"))
+    tokenised = tokenised.select(range(min(len(tokenised), run.recipe.evaluation.rows)))
+    size = run.plan["settings"]["batch_size"]  # what fits in training fits here
+    for carrier in loaded.on_base:
+        for variant in carrier.variants:
+            with generate.as_variant(carrier, variant) as model:
+                padding = loaded.tokenizer.pad_token_id or 0
+                loss = heldout_loss(loaded.base.row.scores, model, tokenised, size, padding)
+            result[variant]["loss"] = round(loss, 5)
     run.write_json("evaluation.json", result)
     (run.path / ANSWERS).unlink(missing_ok=True)
     yield run.append({"event": "evaluation", **{k: v for k, v in result.items() if k != "examples"}})
@@ -105,59 +98,30 @@ def heldout_rows(run: Run) -> list[dict]:
 
 
 def _answer(rows: list[dict], loaded: generate.Loaded, max_new_tokens: int, halt) -> list[dict[str, str]]:
-    from tuner.data import render_prompt
-
-    prompts = [render_prompt(row["messages"], loaded.tokenizer) for row in rows]
-    names = [generate.ADAPTER_NAMES[v] for v in ("base", "adapter") for _ in rows]
     sampling = generate.Sampling(max_new_tokens=max_new_tokens)
-    texts = generate.generate(loaded.model, loaded.tokenizer, prompts * 2, sampling, adapter_names=names, stop=halt)
-    return [{"base": base, "adapter": adapter} for base, adapter in zip(texts[: len(rows)], texts[len(rows) :])]
+    found: list[dict[str, str]] = [{} for _ in rows]
+    for carrier in loaded.on_base:
+        variants = [v for v in carrier.variants for _ in rows]
+        asked = [row["messages"] for row in rows] * len(carrier.variants)
+        texts = generate.answer(loaded, carrier, variants, asked, sampling, stop=halt)
+        for number, (variant, text) in enumerate(zip(variants, texts)):
+            found[number % len(rows)][variant] = text
+    return found
 
 
-def _score(rows: list[dict], answers: list[dict[str, str]]) -> dict:
-    scores = {v: np.array([rouge_l(r["reference"], a[v]) for r, a in zip(rows, answers)]) for v in ("base", "adapter")}
-    result: dict = {"rows": len(rows)}
-    for variant, values in scores.items():
-        low, high = interval(values)
-        exact = np.mean([a[variant].strip() == r["reference"].strip() for r, a in zip(rows, answers)])
-        result[variant] = {
-            "rougeL": round(float(values.mean()), 4),
-            "rougeL_low": low,
-            "rougeL_high": high,
-            "exact_match": round(float(exact), 4),
-        }
-    gains = scores["adapter"] - scores["base"]
-    low, high = interval(gains)
-    result["gain"] = {"rougeL": round(float(gains.mean()), 4), "low": low, "high": high}
+def _scored(metric: str, rows: list[dict], answers: list[dict[str, str]]) -> dict:
+    if not rows:
+        # Plain text has no prompts to answer: it is judged by its loss alone.
+        return {"metric": metric, "rows": 0, "base": {}, "adapter": {}, "gain": None, "examples": []}
+    result = scoring.score(metric, [row["reference"] for row in rows], answers)
+    each = result.pop("each")
     result["examples"] = [
         {
             "prompt": row["messages"][-1]["content"],
             "reference": row["reference"],
             **answer,
-            "base_rougeL": round(float(scores["base"][i]), 4),
-            "adapter_rougeL": round(float(scores["adapter"][i]), 4),
+            **{f"{v}_{metric}": each[v][i] for v in each},
         }
         for i, (row, answer) in enumerate(zip(rows[:SHOWN], answers))
     ]
     return result
-
-
-def rouge_l(reference: str, answer: str) -> float:
-    """ROUGE-L F-measure, 0 to 1, over words in any script."""
-    from rouge_score import rouge_scorer
-
-    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=_Words()).score(reference, answer)["rougeL"].fmeasure
-
-
-class _Words:
-    """rouge_score's own tokenizer drops everything that is not a-z or 0-9, and with it most of the world's writing."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return re.findall(r"\w+", text.lower())
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The mean's 95% percentile bootstrap interval."""
-    means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return round(float(low), 4), round(float(high), 4)

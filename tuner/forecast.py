@@ -2,7 +2,6 @@
 
 import logging
 import os
-from pathlib import Path
 
 from tuner import estimate, models, runs
 from tuner.batches import Batches
@@ -28,11 +27,13 @@ PARTS = {
 }
 
 
-def forecast(recipe: Recipe, folder: Path, shape: models.Shape, settings: dict, rows, heldout, trainable: int) -> dict:
-    """Steps, seconds (start_up, a_step, training, scoring) and bytes of memory; `rows` and `heldout` are tokenised.
+def forecast(recipe: Recipe, base: models.Base, settings: dict, rows, heldout: int, trainable: int) -> dict:
+    """Steps, seconds (start_up, a_step, training, scoring) and bytes of memory; `rows` are tokenised, `heldout` is
+    their number.
 
     Memory is None where a method can't be told from its shape.
     """
+    shape = models.shape(base)
     lengths = [len(row["input_ids"]) for row in rows.rows]
     batches = Batches(lengths, settings["batch_size"], recipe.seed)
     sizes = list(batches.sizes_of(batches.epoch(0)))
@@ -50,9 +51,9 @@ def forecast(recipe: Recipe, folder: Path, shape: models.Shape, settings: dict, 
     found = {
         "start_up": start_up,
         "a_step": a_step,
-        "scoring": _scoring(recipe, min(heldout, recipe.evaluation.rows), pace.get("seconds_per_answer")),
+        "scoring": _scoring(recipe, base, min(heldout, recipe.evaluation.rows), pace.get("seconds_per_answer")),
         "measured": "seconds_per_token" in pace,
-        "memory": _memory(folder, recipe, shape, settings, length, columns),
+        "memory": _memory(base, recipe, settings, length, columns),
         "available": estimate.available(),
     }
     budget = recipe.budget
@@ -62,14 +63,15 @@ def forecast(recipe: Recipe, folder: Path, shape: models.Shape, settings: dict, 
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
 
 
-def _scoring(recipe: Recipe, rows: int, an_answer: float | None) -> float:
-    usual = -(-rows // ANSWERED_TOGETHER) * recipe.evaluation.max_new_tokens * A_TOKEN
+def _scoring(recipe: Recipe, base: models.Base, rows: int, an_answer: float | None) -> float:
+    tokens = recipe.evaluation.max_new_tokens if base.row.generates else 1
+    usual = -(-rows // ANSWERED_TOGETHER) * tokens * A_TOKEN
     return LOADING + (rows * an_answer if an_answer else usual)
 
 
-def _memory(folder, recipe, shape, settings, length: int, columns: int) -> dict | None:
+def _memory(base, recipe, settings, length: int, columns: int) -> dict | None:
     try:
-        return estimate.memory(folder, recipe, shape, settings, length, columns)
+        return estimate.memory(base, recipe, settings, length, columns)
     except Exception:
         # An estimate that can't be made must not stop a run that could be.
         log.exception("no estimate of memory for %s on %s", recipe.method.name, recipe.model.name)

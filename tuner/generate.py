@@ -1,14 +1,16 @@
-"""Text from base, adapter and merged model.
+"""Answers of a base, of adapters on it, and of merged models, side by side.
 
-Base and adapter share one set of weights and answer in one batch; the merged model has weights of its own and answers
-beside them.
+All adapters share one set of base weights. Those that PEFT can tell apart row by row answer in one batch with the base;
+others are put on in turn, which takes no loading of the base either. Merged models have weights of their own and
+answer beside them.
 """
 
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -21,13 +23,16 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from tuner import data, models
+from tuner import adapters, data, features, models
 from tuner.errors import TunerError
+from tuner.methods import METHODS
+from tuner.native import CONFIG
+from tuner.predict import predict
 from tuner.runs import Run
 
-# How PEFT names the rows of a batch that no adapter touches, and those that ours does.
-ADAPTER_NAMES = {"base": "__base__", "adapter": "default"}
-VARIANTS = ("base", "adapter", "merged")
+BASE, MERGED = "base", "merged"
+# How PEFT names the rows of a batch that no adapter touches.
+NO_ADAPTER = "__base__"
 
 
 @dataclass(frozen=True)
@@ -40,40 +45,103 @@ class Sampling:
     seed: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
+class Carrier:
+    """A model that answers for some variants; `names` are its adapters' names where one batch holds several."""
+
+    variants: tuple[str, ...]
+    enter: Callable[[], AbstractContextManager]  # -> the model, ready to answer
+    names: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
 class Loaded:
-    """A run's models on the device: base with adapter, and the merged one where there is one."""
+    """What answers: carriers that share the base's weights, and the merged models, which have their own."""
 
+    base: models.Base
     tokenizer: object
-    model: torch.nn.Module
-    merged: torch.nn.Module | None = None
+    on_base: list[Carrier]
+    beside: list[Carrier] = field(default_factory=list)
 
-    def holder(self, variant: str) -> torch.nn.Module:
-        return self.merged if variant == "merged" else self.model
+    def carrier(self, variant: str) -> AbstractContextManager:
+        """The model that answers for a variant, ready to."""
+        return as_variant(next(c for c in [*self.on_base, *self.beside] if variant in c.variants), variant)
+
+
+def just_trained(run: Run, base: models.Base, tokenizer, model) -> Loaded:
+    """Base and adapter of a model that still has its adapter on."""
+    if METHODS[run.recipe.method.name].beside_base and base.row.generates:
+        names = {BASE: NO_ADAPTER, "adapter": "default"}
+        return Loaded(base, tokenizer, [Carrier(tuple(names), lambda: nullcontext(model), names)])
+
+    @contextmanager
+    def without():
+        with adapters.disabled(model):
+            yield model
+
+    return Loaded(base, tokenizer, [Carrier((BASE,), without), Carrier(("adapter",), lambda: nullcontext(model))])
+
+
+def attached(runs: dict[str, Run], merged: dict[str, Path] | None = None) -> Loaded:
+    """The adapters of runs on the base that they share, by variant; and merged models, folders by variant.
+
+    Raises TunerError where a run has no adapter yet, or where their bases differ.
+    """
+    first = next(iter(runs.values()))
+    for run in runs.values():
+        if not (run.adapter / CONFIG).is_file():
+            raise TunerError(f"Run {run.id} has no adapter yet. Train it first, or wait until it has finished.")
+    base = models.base_of(first)
+    if other := next((run for run in runs.values() if models.base_of(run) != base), None):
+        raise TunerError(
+            f"Runs {first.id} and {other.id} stand on different bases ({_held(first)}; {_held(other)}), so they can't "
+            "be loaded side by side. Choose runs of one base model, held in the same way, with the same task."
+        )
+    mixing = {v: r for v, r in runs.items() if METHODS[r.recipe.method.name].beside_base and base.row.generates}
+    names = {BASE: NO_ADAPTER, **{v: f"run_{i}" for i, v in enumerate(mixing)}}
+    mixed = Carrier(tuple(names), lambda: _put_on(base, {names[v]: r.adapter for v, r in mixing.items()}), names)
+    alone = [
+        Carrier((v,), lambda r=r: _put_on(base, {"default": r.adapter})) for v, r in runs.items() if v not in mixing
+    ]
+    carriers = [mixed if mixing else Carrier((BASE,), lambda: nullcontext(models.shared(base))), *alone]
+    beside = [
+        Carrier((v,), lambda f=f: nullcontext(models.shared(replace(base, folder=f), quantization="none")))
+        for v, f in (merged or {}).items()
+    ]
+    return Loaded(base, models.load_tokenizer(base.folder), carriers, beside)
 
 
 @contextmanager
-def attached(run: Run) -> Iterator[Loaded]:
-    """The run's adapter on its base, and its merged model if it was merged; the base is left as it was found.
+def as_variant(carrier: Carrier, variant: str) -> Iterator[torch.nn.Module]:
+    """The carrier's model as it answers for one of its variants."""
+    with carrier.enter() as model:
+        if not carrier.names:
+            yield model
+        elif carrier.names[variant] == NO_ADAPTER:
+            with adapters.disabled(model):
+                yield model
+        else:
+            model.set_adapter(carrier.names[variant])
+            yield model
 
-    Raises TunerError before anything was learned.
-    """
-    from peft import PeftModel
 
-    if not (run.adapter / "adapter_config.json").is_file():
-        raise TunerError(f"Run {run.id} has no adapter yet. Train it first, or wait until it has finished.")
-    model = run.recipe.model
-    folder = models.fetch(model.model_copy(update={"revision": run.plan["revision"]}))
-    merged = models.shared(run.merged, model, quantization="none") if run.merged.is_dir() else None
+def _held(run: Run) -> str:
+    return f"{run.recipe.model.name}, {run.recipe.model.quantization}, {models.base_of(run).row.title}"
+
+
+@contextmanager
+def _put_on(base: models.Base, folders: dict[str, Path]) -> Iterator[torch.nn.Module]:
+    """The base with the adapters on, for a while; it is left as it was found."""
+    plain = models.shared(base)
     try:
-        adapted = PeftModel.from_pretrained(models.shared(folder, model), run.adapter).eval()
+        model = adapters.load(plain, folders)
     except Exception:
         models.forget()  # the base may be left half changed
         raise
     try:
-        yield Loaded(models.load_tokenizer(folder), adapted, merged)
+        yield model
     finally:
-        adapted.unload()
+        adapters.take_off(model)
 
 
 def stream(
@@ -82,11 +150,12 @@ def stream(
     """Answer each variant's conversation; yields the texts so far, by variant, whenever one has grown."""
     stop = stop or threading.Event()
     answers: queue.SimpleQueue = queue.SimpleQueue()
-    together = [v for v in conversations if v != "merged"]
-    groups = [g for g in (together, [v for v in conversations if v == "merged"]) if g]
+    # What shares the base's weights takes turns; each merged model has a thread of its own.
+    lanes = [
+        lane for lane in (loaded.on_base, *([carrier] for carrier in loaded.beside)) if _asked(lane, conversations)
+    ]
     threads = [
-        threading.Thread(target=_answer, args=(loaded, {v: conversations[v] for v in g}, sampling, stop, answers))
-        for g in groups
+        threading.Thread(target=_answer, args=(loaded, lane, conversations, sampling, stop, answers)) for lane in lanes
     ]
     for thread in threads:
         thread.start()
@@ -106,18 +175,44 @@ def stream(
             thread.join()
 
 
-def _answer(loaded: Loaded, conversations: dict, sampling: Sampling, stop: threading.Event, answers) -> None:
-    variants = list(conversations)
+def _asked(lane: list[Carrier], conversations: dict) -> list[str]:
+    return [v for carrier in lane for v in carrier.variants if v in conversations]
+
+
+def _answer(loaded: Loaded, lane: list[Carrier], conversations: dict, sampling: Sampling, stop, answers) -> None:
     try:
-        model = loaded.holder(variants[0])
-        prompts = [data.render_prompt(conversations[v], loaded.tokenizer) for v in variants]
-        streamer = Streamer(loaded.tokenizer, lambda texts: answers.put(dict(zip(variants, texts))))
-        names = None if variants == ["merged"] else [ADAPTER_NAMES[v] for v in variants]
-        generate(model, loaded.tokenizer, prompts, sampling, adapter_names=names, streamer=streamer, stop=stop)
+        for carrier in lane:
+            variants = _asked([carrier], conversations)
+            if not variants or stop.is_set():
+                continue
+            streamer = Streamer(loaded.tokenizer, lambda texts, vs=variants: answers.put(dict(zip(vs, texts))))
+            asked = [conversations[v] for v in variants]
+            texts = answer(loaded, carrier, variants, asked, sampling, streamer=streamer, stop=stop)
+            answers.put(dict(zip(variants, texts)))
     except Exception as error:
         answers.put(error)
     finally:
         answers.put(None)
+
+
+def answer(
+    loaded: Loaded, carrier: Carrier, variants: list[str], conversations: list, sampling: Sampling, *, streamer=None,
+    stop=None,
+) -> list[str]:  # fmt: skip
+    """The answers of a carrier to conversations, one for each of `variants`."""
+    with carrier.enter() as model:
+        if not loaded.base.row.generates:
+            texts = [features.source(messages[-1:]) for messages in conversations]
+            return predict(model, loaded.tokenizer, loaded.base, texts)
+        prompts = [_prompt(loaded, messages) for messages in conversations]
+        names = [carrier.names[v] for v in variants] if carrier.names else None
+        return generate(model, loaded.tokenizer, prompts, sampling, adapter_names=names, streamer=streamer, stop=stop)
+
+
+def _prompt(loaded: Loaded, messages: list[dict]) -> str:
+    if loaded.base.task == "seq2seq":
+        return features.source(messages)
+    return data.render_prompt(messages, loaded.tokenizer)
 
 
 @torch.inference_mode()
@@ -125,18 +220,29 @@ def generate(
     model, tokenizer, prompts: list[str], sampling: Sampling, *, adapter_names=None, streamer=None, stop=None
 ):
     """The answers to rendered prompts, as one left-padded batch; `adapter_names` says by row which adapter answers."""
-    batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    encoded = model.config.is_encoder_decoder
+    # A template has written a causal model's special tokens; an encoder's are the tokenizer's to put.
+    batch = tokenizer(
+        prompts,
+        return_tensors="pt",
+        padding=True,
+        padding_side="right" if encoded else "left",
+        add_special_tokens=encoded,
+        return_token_type_ids=False,
+    )
     batch = batch.to(next(model.parameters()).device)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = sampling.max_new_tokens if context is None else context - batch["input_ids"].shape[1]
+    taken = 0 if encoded else batch["input_ids"].shape[1] + _virtual_tokens(model)
+    room = sampling.max_new_tokens if context is None else context - taken
     if room < 1:
         raise TunerError(f"The conversation fills the model's context of {context} tokens. Start a new one.")
     config = GenerationConfig(
         max_new_tokens=min(room, sampling.max_new_tokens),
         do_sample=False,  # the noise that makes it sampling is ours, see Noise
-        eos_token_id=data.stop_ids(tokenizer),
+        eos_token_id=[tokenizer.eos_token_id] if encoded else data.stop_ids(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         disable_compile=True,  # ZeroGPU has no torch.compile
+        **({"decoder_start_token_id": model.config.decoder_start_token_id} if encoded else {}),
     )
     extra = {"adapter_names": adapter_names} if adapter_names else {}
     criteria = StoppingCriteriaList([_Stop(stop)] if stop else [])
@@ -149,7 +255,14 @@ def generate(
         streamer=streamer,
         **extra,
     )
-    return tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    written = out[:, 1:] if encoded else out[:, batch["input_ids"].shape[1] :]
+    return [text.strip() if encoded else text for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+
+def _virtual_tokens(model) -> int:
+    """Places of the context that a soft prompt takes."""
+    config = getattr(model, "active_peft_config", None)
+    return getattr(config, "num_virtual_tokens", None) or 0
 
 
 class Noise(LogitsProcessor):

@@ -72,9 +72,13 @@ def train(run: Run) -> Iterator[dict]:
     yield from run.events(start)
 
 
-def chat(run: Run, conversations: dict[str, list[dict]], **sampling) -> Iterator[dict[str, str]]:
-    """Answers to each variant's conversation, as they grow. Raises TunerError."""
-    yield from filter(None, _through("chat", run, CHATTING, conversations, sampling))
+def chat(
+    adapters: dict[str, Run], merged: dict[str, Path], conversations: dict[str, list[dict]], **sampling
+) -> Iterator[dict[str, str]]:
+    """Answers to each variant's conversation, as they grow: of the base, of runs' adapters on it and of merged models,
+    by variant. Raises TunerError."""
+    paths = ({variant: str(run.path) for variant, run in adapters.items()}, {v: str(f) for v, f in merged.items()})
+    yield from filter(None, _through("chat", next(iter(adapters.values())), CHATTING, *paths, conversations, sampling))
 
 
 def merge(run: Run) -> dict:
@@ -133,10 +137,9 @@ def _make_ready(run: Run) -> None:
     import_core()
     from tuner import models
 
-    model = run.recipe.model
-    folder = models.fetch(model.model_copy(update={"revision": run.plan["revision"]}))
-    models.shape(folder, model.name)
-    models.load_tokenizer(folder)
+    base = models.base_of(run)
+    models.shape(base)
+    models.load_tokenizer(base.folder)
 
 
 def _in_a_window(run: Run) -> Iterator[dict]:
@@ -289,15 +292,18 @@ def _train(run: Run, seconds: float, opened: float) -> Iterator[dict]:
     yield from train(run, seconds, opened)
 
 
-def _chat(run: Run, seconds: float, opened: float, conversations: dict, sampling: dict) -> Iterator[dict | None]:
+def _chat(
+    run: Run, seconds: float, opened: float, adapters: dict, merged: dict, conversations: dict, sampling: dict
+) -> Iterator[dict | None]:
     from tuner import generate
 
     stop = threading.Event()
 
     def answer(put) -> None:
-        with generate.attached(run) as loaded:
-            for texts in generate.stream(loaded, conversations, generate.Sampling(**sampling), stop):
-                put(texts)
+        runs = {variant: Run(Path(path)) for variant, path in adapters.items()}
+        loaded = generate.attached(runs, {variant: Path(path) for variant, path in merged.items()})
+        for texts in generate.stream(loaded, conversations, generate.Sampling(**sampling), stop):
+            put(texts)
 
     yield from beating(answer, stop.set)
 

@@ -1,59 +1,442 @@
 """METHODS: one row per fine-tuning method, with the facts that checks and the page need. No torch until a method is
-applied."""
+applied. A new method is a new row, and nothing else.
+
+The rows stand in this order on the page: by kind, the well-known first; those with `more` are folded away.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
+from tuner import method, parts
+from tuner.method import MethodRow, times_lora
+from tuner.parts import ALPHA, LORA, RANK, Target, peft_config, selected, setting, soft_prompt, unless_known
 from tuner.recipe import Recipe
+from tuner.tasks import TaskRow
+
+FLOAT = ("none",)
+LINEAR = {"target_modules": "all-linear"}
+LOW_RANK = {"rank": 16, "alpha": "twice the rank", "dropout": 0.0, **LINEAR}
 
 
-@dataclass(frozen=True)
-class MethodRow:
-    name: str
-    title: str
-    kind: str
-    paper: str
-    explanation: str
-    learning_rate: Callable[[int], float]  # hidden width -> peak rate
-    learning_rate_reason: str
-    mergeable: bool
-    quantizations: tuple[str, ...]  # the ways of holding the base that it works on
-    config: Callable[[Recipe], Any]  # -> peft.PeftConfig
-    parameters: Callable[[Recipe, list[tuple[int, int]]], int]  # target layers' (inputs, outputs) -> what is trained
-
-
-def _lora(recipe: Recipe):
-    from peft import LoraConfig
-
-    method = recipe.method
-    targets = method.target_modules if method.target_modules == "all-linear" else list(method.target_modules)
-    return LoraConfig(
-        r=method.rank,
-        lora_alpha=2 * method.rank if method.alpha == "auto" else method.alpha,
-        lora_dropout=method.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
-
-
-METHODS = {
-    row.name: row
-    for row in [
-        MethodRow(
-            name="lora",
-            title="LoRA",
-            kind="reparameterisation",
-            paper="https://arxiv.org/abs/2106.09685",
-            explanation="Leaves every weight of the model as it is and learns a small low-rank update beside each "
-            "linear layer. On a base held in 4 or 8 bits this is QLoRA (https://arxiv.org/abs/2305.14314).",
-            # Schulman et al., 'LoRA Without Regret' (2025): ten times full fine-tuning's 5e-5 at width 2000.
-            learning_rate=lambda width: round(5e-4 * (2000 / width) ** 0.78, 5),
-            learning_rate_reason="what suits LoRA at this model's width, a power law fitted in 'LoRA Without Regret'",
-            mergeable=True,
-            quantizations=("nf4", "int8", "none"),
-            config=_lora,
-            parameters=lambda recipe, layers: sum(recipe.method.rank * (a + b) for a, b in layers),
+_REPARAMETERISATIONS = [
+    MethodRow(
+        name="lora",
+        title="LoRA",
+        kind="reparameterisation",
+        paper="https://arxiv.org/abs/2106.09685",
+        explanation="Leaves every weight as it is and learns a small low-rank update beside each linear layer. The "
+        "safest first choice: close to full fine-tuning at a hundredth of the weights.",
+        trains="two thin matrices beside each linear layer",
+        parameters=r"\.lora_[AB]\.",
+        parts=peft_config("LoraConfig", **LORA),
+        settings=LOW_RANK,
+        beside_base=True,
+    ),
+    MethodRow(
+        name="qlora",
+        title="QLoRA",
+        kind="reparameterisation",
+        paper="https://arxiv.org/abs/2305.14314",
+        explanation="LoRA on a base held in 4 or 8 bits, so that a model four times the size fits. The rounding costs "
+        "a little accuracy, and the adapter learns around it.",
+        trains="two thin matrices beside each linear layer",
+        parameters=r"\.lora_[AB]\.",
+        parts=peft_config("LoraConfig", **LORA),
+        settings=LOW_RANK,
+        quantizations=("nf4", "int8"),
+        beside_base=True,
+    ),
+    MethodRow(
+        name="rslora",
+        title="rsLoRA",
+        kind="reparameterisation",
+        paper="https://arxiv.org/abs/2312.03732",
+        explanation="LoRA whose update is divided by the root of the rank instead of the rank, so that high ranks "
+        "still learn. Worth a try from rank 64 on; at low ranks it is LoRA with a larger step.",
+        trains="two thin matrices beside each linear layer",
+        parameters=r"\.lora_[AB]\.",
+        parts=peft_config("LoraConfig", use_rslora=True, **LORA),
+        settings=LOW_RANK | {"rank": 64, "alpha": 16},
+        beside_base=True,
+    ),
+    MethodRow(
+        name="dora",
+        title="DoRA",
+        kind="reparameterisation",
+        paper="https://arxiv.org/abs/2402.09353",
+        explanation="Splits each weight into its length and its direction, and lets LoRA turn the direction. Often a "
+        "little better than LoRA at low ranks, and slower.",
+        trains="LoRA's two matrices and a length for each output",
+        parameters=r"\.lora_([AB]|magnitude_vector)\.",
+        parts=peft_config("LoraConfig", use_dora=True, **LORA),
+        settings=LOW_RANK,
+    ),
+    MethodRow(
+        name="adalora",
+        title="AdaLoRA",
+        kind="reparameterisation",
+        paper="https://arxiv.org/abs/2303.10512",
+        explanation="Starts with a higher rank than it may keep and drops what matters least, layer by layer, while it "
+        "trains. It decides where the rank is needed; short runs give it little time to.",
+        trains="the three factors of an update beside each linear layer",
+        parameters=r"\.lora_[ABE]\.",
+        parts=peft_config(
+            "AdaLoraConfig",
+            init_r=lambda settings: settings["rank"] * 3 // 2,
+            target_r=RANK,
+            lora_alpha=ALPHA,
+            lora_dropout=setting("dropout"),
+            total_step=1,  # PEFT wants one; schedules.py goes by the run's own progress
         ),
-    ]
-}
+        settings=LOW_RANK,
+        learning_rate=times_lora(2),
+        learning_rate_reason="twice LoRA's: its update begins with a singular value of nought",
+        needs_total_steps=True,
+        schedule="AdaLoraSchedule",
+    ),
+    MethodRow(
+        name="unilora",
+        title="Uni-LoRA (intrinsic dimension)",
+        kind="reparameterisation",
+        paper="https://arxiv.org/abs/2506.00799",
+        explanation="Learns one short vector and spreads it over all layers by a fixed random projection, as Intrinsic "
+        "SAID (https://arxiv.org/abs/2012.13255) did. Shows how few numbers a task needs.",
+        trains="one vector for the whole model",
+        parameters=r"\.unilora_theta_d\.",
+        parts=peft_config("UniLoraConfig", r=RANK, theta_d_length=4096),
+        settings={"rank": 4, **LINEAR},
+        learning_rate=times_lora(4),
+        learning_rate_reason="each number moves many weights a little",
+        quantizations=FLOAT,
+    ),
+]
+
+_ADDITIVE = [
+    MethodRow(
+        name="ia3",
+        title="(IA)³",
+        kind="additive adapter",
+        paper="https://arxiv.org/abs/2205.05638",
+        explanation="Learns one factor for each key, value and feed-forward channel, and leaves the weights alone. A "
+        "few thousand numbers, made for few rows; it needs a high learning rate.",
+        trains="a factor a channel in attention and feed-forward",
+        parameters=r"\.ia3_l\.",
+        parts=parts.ia3,
+        learning_rate=times_lora(5),
+        learning_rate_reason="factors begin at 1 and have far to go: PEFT's own comparison gains most at such rates",
+        refuses=unless_known("key", "fused"),
+    ),
+    MethodRow(
+        name="bottleneck",
+        title="Bottleneck adapter",
+        kind="additive adapter",
+        paper="https://arxiv.org/abs/1902.00751",
+        explanation="Puts a small two-layer network behind attention and feed-forward of each block, as Houlsby et al. "
+        "did first. It stays in the model's way: slower answers, and no merging.",
+        trains="a narrow layer behind each sub-layer",
+        parameters=r"^bottlenecks\.",
+        parts=parts.bottleneck,
+        settings={"bottleneck": 64},
+        mergeable=False,
+        refuses=unless_known("attention_out"),
+    ),
+    MethodRow(
+        name="llama_adapter",
+        title="LLaMA-Adapter",
+        kind="additive adapter",
+        paper="https://arxiv.org/abs/2303.16199",
+        explanation="Gives the upper blocks' attention a few learned positions to look at, through a gate that begins "
+        "shut. It changes nothing at first, so it can't break the model.",
+        trains="learned positions and a gate in the upper blocks",
+        parameters=r"\.adaption_(prompt|gate)$",
+        parts=parts.llama_adapter,
+        settings={"virtual_tokens": 10, "layers": 30},
+        learning_rate=times_lora(3),
+        learning_rate_reason="nothing is learned until the gates open",
+        mergeable=False,
+        tasks=("generation",),
+        quantizations=FLOAT,
+        refuses=parts.llama_adapter_refuses,
+    ),
+]
+
+_SOFT_PROMPTS = [
+    MethodRow(
+        name="prompt_tuning",
+        title="Prompt tuning",
+        kind="soft prompt",
+        paper="https://arxiv.org/abs/2104.08691",
+        explanation="Learns a few vectors that are put before every prompt, as if there were words for them. The "
+        "smallest adapter of all; small models gain little from it.",
+        trains="vectors before the prompt",
+        parameters=r"^prompt_encoder\.",
+        parts=soft_prompt("PromptTuningConfig", prompt_tuning_init="SAMPLE_VOCAB"),
+        settings={"virtual_tokens": 20},
+        learning_rate=lambda width: 0.03,
+        learning_rate_reason="soft prompts need high rates; Lester et al. took 0.3 with another optimizer",
+        mergeable=False,
+        tasks=("generation", "seq2seq"),
+    ),
+    MethodRow(
+        name="prefix_tuning",
+        title="Prefix tuning",
+        kind="soft prompt",
+        paper="https://arxiv.org/abs/2101.00190",
+        explanation="Learns keys and values that every layer's attention sees before the prompt. It reaches deeper "
+        "than prompt tuning, and takes room in the context.",
+        trains="keys and values before the prompt, in every layer",
+        parameters=r"^prompt_encoder\.",
+        parts=soft_prompt("PrefixTuningConfig"),
+        settings={"virtual_tokens": 20},
+        learning_rate=lambda width: 0.01,
+        learning_rate_reason="soft prompts need high rates",
+        mergeable=False,
+        tasks=("generation", "seq2seq"),
+        gradient_checkpointing=False,
+    ),
+    MethodRow(
+        name="p_tuning",
+        title="P-tuning",
+        kind="soft prompt",
+        paper="https://arxiv.org/abs/2103.10385",
+        explanation="Prompt tuning whose vectors come out of a small network, which makes them easier to learn. Only "
+        "its vectors are kept in the end.",
+        trains="a small network that makes the vectors before the prompt",
+        parameters=r"^prompt_encoder\.",
+        parts=soft_prompt("PromptEncoderConfig", encoder_hidden_size=lambda target: target.shape.width),
+        settings={"virtual_tokens": 20},
+        learning_rate=lambda width: 0.003,
+        learning_rate_reason="a network stands between rate and vectors",
+        mergeable=False,
+        tasks=("generation", "seq2seq"),
+    ),
+]
+
+_SELECTIVE = [
+    MethodRow(
+        name="bitfit",
+        title="BitFit",
+        kind="selective",
+        paper="https://arxiv.org/abs/2106.10199",
+        explanation="Trains the bias terms alone, less than a thousandth of the weights. Models of today have few or "
+        "none: those get new ones, as in BEFT (https://arxiv.org/abs/2509.15974).",
+        trains="bias terms",
+        parameters=r"\.(bias|beft_bias\.\w+)$",
+        parts=parts.bitfit,
+        mergeable_on=lambda target: bool(parts.biases(target)),
+        learning_rate=times_lora(3),
+        learning_rate_reason="few numbers, each of little effect",
+    ),
+    MethodRow(
+        name="layernorm",
+        title="LayerNorm tuning",
+        kind="selective",
+        paper="https://arxiv.org/abs/2312.11420",
+        explanation="Trains the normalisation layers alone: one or two numbers a channel, twice or more a block. "
+        "Surprisingly good for so little.",
+        trains="the normalisation layers",
+        parameters=r"\.ln_tuning_layers\.",
+        parts=parts.layer_norm,
+        learning_rate=times_lora(3),
+        learning_rate_reason="few numbers, each of little effect",
+    ),
+    MethodRow(
+        name="upper_layers",
+        title="Upper layers",
+        kind="selective",
+        paper="https://arxiv.org/abs/1801.06146",
+        explanation="Trains the last blocks as in full fine-tuning and leaves those below, so that half of the "
+        "backward pass is saved. The oldest trick of transfer learning.",
+        trains="all weights of the last blocks",
+        parameters=r"^base\.(.*?)\.\d+\.",
+        parts=selected(parts.upper_blocks),
+        settings={"layers": 2},
+        learning_rate=times_lora(0.3),
+        learning_rate_reason="real weights move, so a third of LoRA's",
+        quantizations=FLOAT,
+        changes_base=True,
+    ),
+    MethodRow(
+        name="shira",
+        title="SHiRA (sparse)",
+        kind="selective",
+        paper="https://arxiv.org/abs/2406.13175",
+        explanation="Trains a few of each layer's own weights, picked at random, and leaves the rest: a sparse update "
+        "of high rank. Several such adapters get in each other's way less.",
+        trains="1 to 2% of each linear layer's weights",
+        parameters=r"\.shira_weight\.",
+        parts=peft_config("ShiraConfig", r=RANK, random_seed=0),
+        settings={"rank": 16, **LINEAR},
+        refuses=parts.only_plain_linear,
+    ),
+    MethodRow(
+        name="supertuning",
+        title="Super-Tuning (sparse)",
+        kind="selective",
+        paper="https://arxiv.org/abs/2607.09287",
+        explanation="Trains the largest weights of each layer and leaves the rest.",
+        trains="the largest 1% of each linear layer's weights",
+        parameters=r"\.super",
+        parts=peft_config("SupertuningConfig"),
+        settings=LINEAR,
+        quantizations=FLOAT,
+        refuses=parts.only_plain_linear,
+        more=True,
+    ),
+]
+
+_WHOLE = [
+    MethodRow(
+        name="lora_ia3",
+        title="LoRA with (IA)³",
+        kind="hybrid",
+        paper="https://arxiv.org/abs/2110.04366",
+        explanation="Both in one run: (IA)³ scales keys, values and what comes out of feed-forward, LoRA adds "
+        "to the other layers. Mixed adapters reach further than each alone, say He et al.",
+        trains="LoRA's matrices and (IA)³'s factors",
+        parameters=r"\.(lora_[AB]|ia3_l)\.",
+        parts=parts.lora_and_ia3,
+        settings={k: v for k, v in LOW_RANK.items() if k not in LINEAR},
+        refuses=unless_known("key", "fused"),
+    ),
+    MethodRow(
+        name="full",
+        title="Full fine-tuning",
+        kind="full",
+        paper="https://arxiv.org/abs/1801.06146",
+        explanation="Trains every weight. The yardstick for all others: sixteen bytes of memory a weight, and a file "
+        "as large as the model.",
+        trains="all weights",
+        parameters=r"^base\.",
+        parts=selected(lambda target: list(target.shape.weights)),
+        learning_rate=times_lora(0.1),
+        learning_rate_reason="a tenth of LoRA's, as fitted in 'LoRA Without Regret'",
+        quantizations=FLOAT,
+        changes_base=True,
+    ),
+]
+
+
+def _more(
+    name: str, title: str, paper: str, explanation: str, trains: str, parameters: str, config: Callable, **facts
+) -> MethodRow:
+    kind = "reparameterisation"
+    return MethodRow(name, title, kind, paper, explanation, trains, parameters, config, more=True, **facts)
+
+
+_MORE = [
+    _more(
+        "vera", "VeRA", "https://arxiv.org/abs/2310.11454",
+        "LoRA whose two matrices are random, fixed and shared by layers of one shape; only two vectors a layer are "
+        "learned.",
+        "two vectors a layer",
+        r"\.vera_lambda_[bd]\.",
+        peft_config("VeraConfig", r=RANK, save_projection=True),
+        settings={"rank": 256, **LINEAR}, learning_rate=times_lora(4), quantizations=FLOAT,
+        learning_rate_reason="vectors need a higher rate than matrices",
+    ),
+    _more(
+        "oft", "OFT", "https://arxiv.org/abs/2306.07280",
+        "Turns the weights by a learned rotation in small blocks, which keeps the angles between neurons.",
+        "a rotation a layer",
+        r"\.oft_R\.",
+        peft_config("OFTConfig", oft_block_size=RANK),
+        settings={"rank": 32, **LINEAR},
+        refuses=parts.only_plain_linear,
+    ),
+    _more(
+        "boft", "BOFT", "https://arxiv.org/abs/2311.06243",
+        "OFT whose rotation is a product of sparse ones, like the steps of a fast Fourier transform.",
+        "a rotation and a scale a layer",
+        r"\.boft_[Rs]\.",
+        peft_config("BOFTConfig", boft_block_size=RANK),
+        settings={"rank": 4, **LINEAR}, quantizations=FLOAT,
+        refuses=parts.only_plain_linear,
+    ),
+    _more(
+        "loha", "LoHa", "https://arxiv.org/abs/2108.06098",
+        "The update is the elementwise product of two low-rank ones, so its rank can be the square of theirs.",
+        "four thin matrices beside each linear layer",
+        r"\.hada_w\d_[ab]\.",
+        peft_config("LoHaConfig", r=RANK, alpha=ALPHA),
+        settings={"rank": 16, "alpha": "twice the rank", **LINEAR}, quantizations=FLOAT,
+        refuses=parts.only_plain_linear,
+    ),
+    _more(
+        "lokr", "LoKr", "https://arxiv.org/abs/2309.14859",
+        "The update is a Kronecker product: a small matrix repeated in the pattern of another.",
+        "the factors of a Kronecker product beside each linear layer",
+        r"\.lokr_w\d(_[ab])?\.",
+        peft_config("LoKrConfig", r=RANK, alpha=ALPHA),
+        settings={"rank": 16, "alpha": "twice the rank", **LINEAR}, quantizations=FLOAT,
+        refuses=parts.only_plain_linear,
+    ),
+    _more(
+        "miss", "MiSS", "https://arxiv.org/abs/2409.15371",
+        "One matrix a layer, shared by slices of the weight: less memory and fewer steps than LoRA's two.",
+        "one thin matrix a layer",
+        r"\.miss_block\.",
+        peft_config("MissConfig", r=RANK),
+        settings={"rank": 16, **LINEAR},
+        refuses=parts.only_plain_linear,
+    ),
+    _more(
+        "hra", "HRA", "https://arxiv.org/abs/2405.17484",
+        "Mirrors the weights at a few learned planes (Householder reflections), a rotation in few numbers.",
+        "a few reflections a layer",
+        r"\.hra_u\.",
+        peft_config("HRAConfig", r=RANK),
+        settings={"rank": 8, **LINEAR}, quantizations=FLOAT,
+        refuses=parts.only_plain_linear,
+    ),
+    _more(
+        "fourierft", "FourierFT", "https://arxiv.org/abs/2405.03003",
+        "Learns a handful of frequencies of the update's spectrum, picked at random.",
+        "a thousand spectral numbers a layer",
+        r"\.fourierft_spectrum\.",
+        peft_config("FourierFTConfig", n_frequency=lambda settings: 1000, scaling=150.0),
+        settings=LINEAR, learning_rate=times_lora(3), quantizations=FLOAT,
+        learning_rate_reason="a frequency is spread over the whole weight",
+    ),
+    _more(
+        "randlora", "RandLoRA", "https://arxiv.org/abs/2502.00987",
+        "A sum of many fixed random low-rank updates with learned scales: full rank in few numbers.",
+        "scales of random matrices",
+        r"\.randlora_(lambda|gamma)\.",
+        peft_config("RandLoraConfig", r=RANK),
+        settings={"rank": 32, **LINEAR}, quantizations=FLOAT,
+    ),
+    _more(
+        "delora", "DeLoRA", "https://arxiv.org/abs/2503.18225",
+        "LoRA whose update has a bounded length and a learned direction, so that it can't run away.",
+        "two thin matrices and a length a layer",
+        r"\.delora_(A|B|lambda)\.",
+        peft_config("DeloraConfig", r=RANK),
+        settings={"rank": 16, **LINEAR}, quantizations=FLOAT,
+        refuses=parts.only_plain_linear,
+    ),
+    _more(
+        "road", "RoAd", "https://arxiv.org/abs/2409.00119",
+        "Turns pairs of a layer's outputs in their plane, by a learned angle and length.",
+        "an angle and a length for each pair of outputs",
+        r"\.road_(theta|alpha)\.",
+        peft_config("RoadConfig", group_size=lambda settings: 2),
+        settings=LINEAR, learning_rate=times_lora(4), quantizations=FLOAT,
+        learning_rate_reason="few numbers, each of little effect",
+        refuses=parts.only_plain_linear,
+    ),
+    _more(
+        "hira", "HiRA", "https://openreview.net/forum?id=TwJrTz9cRS",
+        "LoRA whose update is multiplied by the weight itself, which makes its rank high.",
+        "two thin matrices beside each linear layer",
+        r"\.hira_[AB]\.",
+        peft_config("HiraConfig", r=RANK),
+        settings={"rank": 32, **LINEAR},
+    ),
+]  # fmt: skip
+
+METHODS = {row.name: row for row in [*_REPARAMETERISATIONS, *_ADDITIVE, *_SOFT_PROMPTS, *_SELECTIVE, *_WHOLE, *_MORE]}
+
+
+def target(recipe: Recipe, shape, task: TaskRow | None) -> Target:
+    """What the recipe's method is put on, with the method's own defaults where the recipe says nothing."""
+    return method.fill_in(METHODS[recipe.method.name], recipe, shape, task)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tuner import hub_errors, recipe
 from tuner.errors import TunerError
-from tuner.tasks import TASKS
+from tuner.runs import Run
+from tuner.tasks import TASKS, TaskRow
 
 # What a base model's folder on the Hub may hold that we need: never pickles, never code.
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -24,15 +25,42 @@ _kept: OrderedDict[tuple, object] = OrderedDict()
 
 
 @dataclass(frozen=True)
+class Base:
+    """A base model as a task needs it: its files, how it is held, and the labels of the head that it gets."""
+
+    folder: Path
+    model: recipe.Model
+    task: str = "generation"
+    labels: tuple[str, ...] = ()
+
+    @property
+    def row(self) -> TaskRow:
+        return TASKS[self.task]
+
+
+@dataclass(frozen=True)
 class Shape:
     """What can be told of a model without its weights."""
 
+    model_type: str
     parameters: int
     width: int
     layers: int
     vocabulary: int
     context: int  # tokens
-    linear_layers: tuple[tuple[str, int, int], ...]  # name, inputs, outputs; the head left out
+    linear_layers: tuple[tuple[str, int, int], ...]  # name, inputs, outputs; heads left out
+    modules: tuple[str, ...]  # names of all
+    weights: tuple[str, ...]  # names of all parameters, tied ones once
+    norms: tuple[str, ...]  # names of the normalisation layers
+    heads: tuple[str, ...]  # names of what is new in the model and has to be trained, whatever the method
+    conv1d: bool  # whether its linear layers are GPT-2's, with transposed weights
+
+
+def base_of(run: Run) -> Base:
+    """The run's base at the revision that it was prepared with, fetched if need be. Raises TunerError."""
+    model, plan = run.recipe.model, run.plan
+    folder = fetch(model.model_copy(update={"revision": plan["revision"]}))
+    return Base(folder, model, plan.get("task", "generation"), tuple(plan.get("labels", ())))
 
 
 def is_shipped(name: str) -> bool:
@@ -65,12 +93,11 @@ def fetch(model: recipe.Model) -> Path:
 
 
 def load_config(folder: Path, name: str):
-    """The model's configuration. Raises TunerError where it is not a model that this task can train."""
+    """The model's configuration. Raises TunerError where transformers does not know it."""
     from transformers import AutoConfig
-    from transformers.models.auto import modeling_auto
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         hint = (
             "It needs code of its own, which is not run here."
@@ -78,39 +105,100 @@ def load_config(folder: Path, name: str):
             else "Choose another model."
         )
         raise TunerError(f"'{name}' is of a kind that transformers does not know. {hint}") from None
-    fitting = set(getattr(modeling_auto, TASKS["generation"].architectures).values())
+
+
+def check_task(config, name: str, task: TaskRow) -> None:
+    """Raises TunerError where the model can't do the task."""
+    from transformers.models.auto import modeling_auto
+
+    known = getattr(modeling_auto, task.mapping)
     given = config.architectures or []
-    if not fitting & set(given):
+    fits = set(known.values()) & set(given) if task.architecture else config.model_type in known
+    if not fits:
         raise TunerError(
-            f"'{name}' is not a causal language model (it is {', '.join(given) or 'of no stated kind'}). "
-            "Choose one that continues text, such as Qwen/Qwen3-0.6B."
+            f"'{name}' is not {task.family} (it is {', '.join(given) or 'of no stated kind'}), and these rows ask for "
+            f"{task.title}. Choose {task.such_as}."
         )
+
+
+def _configure(base: Base):
+    config = load_config(base.folder, base.model.name)
+    check_task(config, base.model.name, base.row)
+    if base.labels:
+        config.id2label = dict(enumerate(base.labels))
+        config.label2id = {label: i for i, label in enumerate(base.labels)}
+    if base.row.has_labels and config.pad_token_id is None:
+        # A decoder's head reads the last token that is no padding.
+        config.pad_token_id = load_tokenizer(base.folder).pad_token_id
     return config
 
 
 @lru_cache(maxsize=8)
-def shape(folder: Path, name: str) -> Shape:
+def shape(base: Base) -> Shape:
     """The model's shape, from its configuration alone: no weight is read. Raises TunerError as `load_config` does."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    config = _configure(base)
+    model = on_meta(base, config)
+    text = config.get_text_config()
+    output = model.get_output_embeddings()
+    heads = [] if base.row.generates else _new_modules(base.folder, model)
+    modules = list(model.named_modules())
+    linear = [
+        (name, *((m.in_features, m.out_features) if isinstance(m, torch.nn.Linear) else m.weight.shape))
+        for name, m in modules
+        if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not output and not name.startswith(tuple(heads))
+    ]
+    return Shape(
+        model_type=config.model_type,
+        parameters=model.num_parameters(),
+        width=text.hidden_size,
+        layers=text.num_hidden_layers,
+        vocabulary=text.vocab_size,
+        context=_context(text),
+        linear_layers=tuple(linear),
+        modules=tuple(name for name, _ in modules),
+        weights=tuple(name for name, _ in model.named_parameters()),
+        norms=tuple(
+            name for name, m in modules if "norm" in type(m).__name__.lower() and any(True for _ in m.parameters())
+        ),
+        heads=tuple(heads),
+        conv1d=any(isinstance(m, Conv1D) for _, m in modules),
+    )
+
+
+def _new_modules(folder: Path, model) -> list[str]:
+    """What is beside the pretrained part, and BERT's pooler where the model was published without."""
+    from safetensors import safe_open
+
+    found = [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in child.parameters())
+    ]
+    if getattr(model.base_model, "pooler", None) is not None:
+        stored = [key for file in folder.glob("*.safetensors") for key in safe_open(file, "pt").keys()]  # noqa: SIM118
+        if not any("pooler." in key for key in stored):
+            found.append(f"{model.base_model_prefix}.pooler")
+    return found
+
+
+def on_meta(base: Base, config=None, dtype=None):
+    """The model without storage."""
     import torch
     import transformers
 
-    config = load_config(folder, name)
+    config = config or _configure(base)
     with torch.device("meta"):
-        model = getattr(transformers, TASKS["generation"].auto_class).from_config(config)
-    linear = torch.nn.Linear, transformers.pytorch_utils.Conv1D
-    head = model.get_output_embeddings()
-    return Shape(
-        parameters=model.num_parameters(),
-        width=config.get_text_config().hidden_size,
-        layers=config.get_text_config().num_hidden_layers,
-        vocabulary=config.get_text_config().vocab_size,
-        context=getattr(config.get_text_config(), "max_position_embeddings", 2048),
-        linear_layers=tuple(
-            (name, *((m.in_features, m.out_features) if isinstance(m, linear[0]) else m.weight.shape))
-            for name, m in model.named_modules()
-            if isinstance(m, linear) and m is not head
-        ),
-    )
+        return getattr(transformers, base.row.auto_class).from_config(config, **({"dtype": dtype} if dtype else {}))
+
+
+def _context(text) -> int:
+    """Tokens that the model was built for; T5 has relative positions and no such number."""
+    found = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2048
+    # RoBERTa's first two positions stand for padding.
+    return found - 2 if text.model_type in ("roberta", "xlm-roberta", "camembert") else found
 
 
 def load_tokenizer(folder: Path):
@@ -141,21 +229,27 @@ def compute_dtype(model: recipe.Model) -> tuple[str, str]:
     return "float16", "the GPU has no bfloat16"
 
 
-def load(folder: Path, model: recipe.Model, *, quantization: str | None = None):
-    """The base model on the device, in evaluation mode, quantised as the recipe says unless told otherwise."""
+def load(base: Base, *, quantization: str | None = None):
+    """The base model on the device, in evaluation mode, quantised as the recipe says unless told otherwise.
+
+    A new head is drawn by a fixed seed, so that it is the same wherever it is drawn.
+    """
     import torch
     import transformers
 
-    quantization = quantization or model.quantization
-    dtype = getattr(torch, compute_dtype(model)[0])
-    loaded = getattr(transformers, TASKS["generation"].auto_class).from_pretrained(
-        folder,
-        dtype=dtype,
-        quantization_config=_quantization(quantization, dtype),
-        device_map={"": 0} if device() == "cuda" else None,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    dtype = getattr(torch, compute_dtype(base.model)[0])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        loaded = getattr(transformers, base.row.auto_class).from_pretrained(
+            base.folder,
+            config=_configure(base),
+            dtype=dtype,
+            quantization_config=_quantization(quantization or base.model.quantization, dtype, shape(base).heads),
+            device_map={"": 0} if device() == "cuda" else None,
+            ignore_mismatched_sizes=base.row.has_labels,  # a head for other labels than ours is drawn anew
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     for module in loaded.modules():
         # On CPUs with AVX512-bf16 bitsandbytes repacks 4-bit weights in place at the first evaluation and rounds them
         # to
@@ -165,18 +259,20 @@ def load(folder: Path, model: recipe.Model, *, quantization: str | None = None):
     return loaded.eval()
 
 
-def shared(folder: Path, model: recipe.Model, *, quantization: str | None = None):
+def shared(base: Base, *, quantization: str | None = None):
     """The same model as `load` gives, kept for the next who asks: whoever changes it leaves it as it was found."""
     key = (
-        str(folder),
-        (folder / "config.json").stat().st_mtime_ns,
-        quantization or model.quantization,
-        compute_dtype(model)[0],
+        str(base.folder),
+        (base.folder / "config.json").stat().st_mtime_ns,
+        base.task,
+        base.labels,
+        quantization or base.model.quantization,
+        compute_dtype(base.model)[0],
     )
     if key not in _kept:
         while len(_kept) >= KEPT or (_kept and _is_full()):
             _kept.popitem(last=False)
-        _kept[key] = load(folder, model, quantization=quantization)
+        _kept[key] = load(base, quantization=quantization)
     _kept.move_to_end(key)
     return _kept[key]
 
@@ -196,14 +292,20 @@ def _is_full() -> bool:
     return held > KEPT_SHARE * torch.cuda.get_device_properties(0).total_memory
 
 
-def _quantization(kind: str, dtype):
+def _quantization(kind: str, dtype, heads: tuple[str, ...]):
     from transformers import BitsAndBytesConfig
 
+    # A new head has to be trained, which 4-bit weights can't be.
+    skipped = {"llm_int8_skip_modules": list(heads)} if heads else {}
     if kind == "nf4":
         return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            **skipped,
         )
-    return BitsAndBytesConfig(load_in_8bit=True) if kind == "int8" else None
+    return BitsAndBytesConfig(load_in_8bit=True, **skipped) if kind == "int8" else None
 
 
 def free_disk(path: Path) -> int:

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner import data, forecast, formats, models, parse, runs, tables
+from tuner import data, estimate, features, forecast, formats, method, methods, models, parse, runs, tables
 from tuner.errors import TunerError
 from tuner.methods import METHODS
+from tuner.parts import is_named
 from tuner.recipe import Recipe
 from tuner.runs import Run
+from tuner.tasks import TASKS, task_for
 
 USUAL_LENGTH = 1024  # tokens
 USUAL_BATCH = 16  # rows
@@ -42,26 +44,33 @@ def check(
     Raises TunerError with all problems.
     """
     problems: list[str] = []
-    folder, shape = _attempt(problems, lambda: _model(recipe, local)) or (None, None)
+    folder = _attempt(problems, lambda: models.fetch(recipe.model))
+    config = folder and _attempt(problems, lambda: models.load_config(folder, recipe.model.name))
     if recipe.method.name not in METHODS:
         problems.append(f"method.name: there is no method '{recipe.method.name}'. There are: {', '.join(METHODS)}.")
-    elif shape:
-        _attempt(problems, lambda: target_layers(recipe, shape))
     read = _attempt(problems, lambda: _rows(recipe, table, base, local))
+    if problems and not (config and read):
+        raise TunerError(*problems)
+    table, format, split = read
+    stands = _attempt(problems, lambda: _base(recipe, folder, config, format, split))
+    shape = stands and _attempt(problems, lambda: models.shape(stands))
+    if shape and recipe.method.name in METHODS:
+        row = METHODS[recipe.method.name]
+        problems += method.problems(row, recipe, methods.target(recipe, shape, stands.row))
+        _attempt(problems, lambda: _check_targets(recipe, shape))
+        _attempt(problems, lambda: _check_size(recipe, shape, local))
     if problems:
         raise TunerError(*problems)
 
-    table, format, split = read
     tokenizer = models.load_tokenizer(folder)
     chosen = _choose(recipe, shape, len(split.train))
     settings = {c["setting"]: c["value"] for c in chosen}
-    loss_on = recipe.training.loss_on
-    train = data.tokenise(split.train, tokenizer, settings["max_length"], loss_on)
-    heldout = data.tokenise(split.heldout, tokenizer, settings["max_length"], loss_on)
-    trainable = METHODS[recipe.method.name].parameters(recipe, target_layers(recipe, shape))
+    told = tokenizer, settings["max_length"], recipe.training.loss_on, stands.labels
+    train, heldout = (features.tokenise(stands.task, rows, *told) for rows in (split.train, split.heldout))
+    trainable = estimate.trainable(stands, estimate.method_key(recipe))
 
     def foresee() -> dict:
-        return forecast.forecast(recipe, folder, shape, settings, train, len(heldout.rows), trainable)
+        return forecast.forecast(recipe, stands, settings, train, len(heldout.rows), trainable)
 
     foreseen = foresee()
     fitting = forecast.rows_that_fit(foreseen, settings["batch_size"])
@@ -76,15 +85,17 @@ def check(
         _attempt(problems, lambda: forecast.check_limits(foreseen, train.total_tokens))
     plan = _plan(recipe, folder, shape, table, split, train, heldout, settings)
     plan |= {"trainable_parameters": trainable, "forecast": foreseen}
+    plan |= {"task": stands.task, "labels": list(stands.labels)}
     plan["chosen"] = [
         *chosen,
         {"setting": "format", "value": format.name, "reason": format.reason},
+        {"setting": "task", "value": stands.row.title, "reason": _why_task(recipe, format, stands)},
         {"setting": "held-out rows", "value": len(split.heldout), "reason": split.reason},
     ]
     _attempt(problems, lambda: _check_disk(plan, runs.RUNS))
     if problems:
         raise TunerError(*problems)
-    return Checked(recipe, plan, format, tokenizer, train, heldout, [r for r in split.heldout if "messages" in r])
+    return Checked(recipe, plan, format, tokenizer, train, heldout, split.heldout)
 
 
 def prepare(
@@ -106,31 +117,43 @@ def prepare(
     run = runs.create(recipe, root, path)
     for name, rows in (("train", checked.train.rows), ("heldout", checked.heldout.rows)):
         Dataset.from_list(rows).save_to_disk(str(run.data / name))
-    heldout = [
-        {"messages": r["messages"][:-1], "reference": r["messages"][-1]["content"]} for r in checked.heldout_rows
-    ]
+    heldout = filter(None, map(features.heldout_prompt, checked.heldout_rows))
     run.write_text("data/heldout.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in heldout))
     run.write_json("plan.json", checked.plan)
     return run
 
 
-def target_layers(recipe: Recipe, shape: models.Shape) -> list[tuple[int, int]]:
-    """Inputs and outputs of every layer that gets an adapter. Raises TunerError for a name that fits none."""
+def _check_targets(recipe: Recipe, shape: models.Shape) -> None:
+    """Raises TunerError for a target that no layer is named after."""
     targets = recipe.method.target_modules
-    if targets == "all-linear":
-        return [(a, b) for _, a, b in shape.linear_layers]
-    missing = [t for t in targets if not any(_is_named(name, t) for name, _, _ in shape.linear_layers)]
+    if isinstance(targets, str):
+        return
+    missing = [t for t in targets if not any(is_named(name, t) for name, _, _ in shape.linear_layers)]
     if missing or not targets:
         there = sorted({name.rpartition(".")[2] for name, _, _ in shape.linear_layers})
         raise TunerError(
             f"method.target_modules: {recipe.model.name} has no layer {parse.quoted(missing) or '(none given)'}. "
             f"It has {', '.join(there)}; or take all-linear."
         )
-    return [(a, b) for name, a, b in shape.linear_layers if any(_is_named(name, t) for t in targets)]
 
 
-def _is_named(name: str, target: str) -> bool:
-    return name == target or name.endswith("." + target)
+def _base(recipe: Recipe, folder: Path, config, format: formats.Format, split: data.Split) -> models.Base:
+    """The base with its task and its labels. Raises TunerError where rows and task, or model and task, don't fit."""
+    row = TASKS[task_for(recipe.task, format.name, bool(config.is_encoder_decoder))]
+    if format.name not in row.formats:
+        raise TunerError(
+            f"task: {row.title} learns from rows of {' or '.join(row.formats)}, and these are {format.name}. Leave "
+            "task out, or map the columns by hand (data.format, data.columns)."
+        )
+    models.check_task(config, recipe.model.name, row)
+    return models.Base(folder, recipe.model, row.name, features.labels_of(row.name, [*split.train, *split.heldout]))
+
+
+def _why_task(recipe: Recipe, format: formats.Format, base: models.Base) -> str:
+    if recipe.task != "auto":
+        return "as asked"
+    labels = f", with the labels {', '.join(base.labels[:8])}{' ...' if len(base.labels) > 8 else ''}"
+    return f"told by the rows ({format.name}) and the kind of model{labels if base.labels else ''}"
 
 
 def _attempt(problems: list[str], step: Callable):
@@ -140,15 +163,12 @@ def _attempt(problems: list[str], step: Callable):
         problems.extend(error.problems)
 
 
-def _model(recipe: Recipe, local: bool) -> tuple[Path, models.Shape]:
-    folder = models.fetch(recipe.model)
-    shape = models.shape(folder, recipe.model.name)
+def _check_size(recipe: Recipe, shape: models.Shape, local: bool) -> None:
     if not local and shape.parameters > forecast.MAX_PARAMETERS:
         raise TunerError(
             f"{recipe.model.name} has {shape.parameters / 1e9:.1f} billion parameters; this page takes "
             f"{forecast.MAX_PARAMETERS / 1e9:g} billion. Choose a smaller one, or run Tuner on a machine of yours."
         )
-    return folder, shape
 
 
 def _rows(recipe: Recipe, table, base, local) -> tuple[parse.Table, formats.Format, data.Split]:
@@ -160,7 +180,7 @@ def _rows(recipe: Recipe, table, base, local) -> tuple[parse.Table, formats.Form
 
 def _choose(recipe: Recipe, shape: models.Shape, rows: int) -> list[dict]:
     """Every setting that was left to us, with the value taken and why; settings that were given, as given."""
-    method, row = recipe.method, METHODS[recipe.method.name]
+    row, defaults = METHODS[recipe.method.name], recipe.method.model_dump()
     dtype, why = models.compute_dtype(recipe.model)
     batch = min(USUAL_BATCH, max(1, rows // 4))
     usual = {
@@ -175,8 +195,9 @@ def _choose(recipe: Recipe, shape: models.Shape, rows: int) -> list[dict]:
             min(USUAL_LENGTH, shape.context),
             "the model's context" if shape.context <= USUAL_LENGTH else "long enough for most rows, and affordable",
         ),
-        "alpha": (method.alpha, 2 * method.rank, "twice the rank"),
     }
+    settings = methods.target(recipe, shape, None).settings
+    usual |= {name: (defaults[name], value, f"{row.title}'s usual") for name, value in settings.items()}
     chosen = [
         {
             "setting": name,
@@ -185,16 +206,7 @@ def _choose(recipe: Recipe, shape: models.Shape, rows: int) -> list[dict]:
         }
         for name, (given, value, why) in usual.items()
     ]
-    targets = method.target_modules
-    return [
-        *chosen,
-        {"setting": "dtype", "value": dtype, "reason": why},
-        {
-            "setting": "target_modules",
-            "value": targets if targets == "all-linear" else list(targets),
-            "reason": "adapters on every linear layer learn best" if targets == "all-linear" else "as asked",
-        },
-    ]
+    return [*chosen, {"setting": "dtype", "value": dtype, "reason": why}]
 
 
 def _plan(recipe, folder, shape, table, split, train, heldout, settings) -> dict:

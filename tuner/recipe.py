@@ -53,9 +53,17 @@ class Data(Part):
     heldout: Annotated[float, Field(gt=0, lt=1)] | Count = Field(
         0.1, description="share of the rows (below 1) or number of rows held out where no split exists"
     )
-    format: Literal["auto", "prompt_completion", "instruction", "messages", "sharegpt", "text"] = Field(
-        "auto", description="how a row is read"
-    )
+    format: Literal[
+        "auto",
+        "prompt_completion",
+        "instruction",
+        "messages",
+        "sharegpt",
+        "text_label",
+        "tokens_tags",
+        "squad",
+        "text",
+    ] = Field("auto", description="how a row is read")
     columns: dict[str, str] = Field(default_factory=dict, description="part of the format -> column that holds it")
     system: str | None = Field(None, description="a system prompt put before every row")
     max_rows: Count | None = Field(None, description="use only so many rows, picked by the seed")
@@ -63,14 +71,25 @@ class Data(Part):
 
 
 class Method(Part):
-    """How the model is changed."""
+    """How the model is changed. A setting that is left out takes the method's own default."""
 
     name: str = Field("lora", description="a row of the method table")
-    rank: Annotated[int, Field(ge=1, le=512)] = Field(16, description="width of the low-rank update")
+    rank: Auto | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="width of the low-rank update")
     alpha: Auto | Positive = Field("auto", description="scale of the update; twice the rank if auto")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the adapter's inputs dropped")
-    target_modules: Literal["all-linear"] | list[str] = Field(
-        "all-linear", description="the layers that get an adapter: all linear ones, or their names"
+    dropout: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "auto", description="share of the adapter's inputs dropped; none if auto"
+    )
+    target_modules: Auto | Literal["all-linear"] | list[str] = Field(
+        "auto", description="the layers that get an adapter: all linear ones, or their names"
+    )
+    virtual_tokens: Auto | Annotated[int, Field(ge=1, le=512)] = Field(
+        "auto", description="tokens or positions whose vectors are learned"
+    )
+    bottleneck: Auto | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto", description="width of the small layers that are put in"
+    )
+    layers: Auto | Annotated[int, Field(ge=1, le=200)] = Field(
+        "auto", description="how many of the last blocks are changed"
     )
 
 
@@ -120,6 +139,9 @@ class Recipe(Part):
     """One run, whole."""
 
     name: str | None = Field(None, max_length=80, description="what you call the run")
+    task: Literal["auto", "generation", "seq2seq", "classification", "token_classification", "question_answering"] = (
+        Field("auto", description="what the model learns to do; told by its kind and by the rows if auto")
+    )
     model: Model = Model()
     data: Data = Data()
     method: Method = Method()

@@ -80,7 +80,9 @@ def read_file(path: str | Path, name: str | None = None, max_rows: int | None = 
                     "Give a sample of its rows, or put it on the Hub as a dataset and set data.max_rows."
                 )
             if start.startswith(b"PAR1"):
-                return parse.parquet(path, name, max_rows)
+                table = parse.parquet(path, name, max_rows)
+                _name_classes(table.rows, _parquet_features(path), name)
+                return table
             foreign = next((what for magic, what in _FOREIGN.items() if start.startswith(magic)), None)
             if foreign or suffix == ".parquet":
                 what = foreign or "no Parquet file, though its name says so"
@@ -154,6 +156,7 @@ def _stream(parts, data: recipe.Data) -> Table:
     # Ten times what is wanted, so that the seed has something to choose from: many datasets are sorted.
     limit = min(parse.MAX_ROWS, 10 * data.max_rows) if data.max_rows else parse.MAX_ROWS
     for split in filter(None, pick_splits(parts, data, data.source)):
+        first = len(rows)
         features = getattr(parts[split], "features", None) or {}
         media = [column for column, kind in features.items() if hasattr(kind, "decode_example")]
         for count, row in enumerate(parts[split].remove_columns(media) if media else parts[split]):
@@ -167,7 +170,53 @@ def _stream(parts, data: recipe.Data) -> Table:
                 break
             rows.append(row)
             splits.append(split)
+        _name_classes(rows[first:], features, data.source)
     return parse.make(data.source, parse.keys(rows), rows, splits=splits, joined=True, notes=tuple(notes))
+
+
+def _parquet_features(path: Path) -> dict:
+    """What `datasets` wrote down of the columns in a Parquet file of its own; nothing if it wrote none."""
+    import pyarrow.parquet
+
+    schema = pyarrow.parquet.read_schema(path)
+    if b"ClassLabel" not in (schema.metadata or {}).get(b"huggingface", b""):
+        return {}
+    import datasets
+
+    try:
+        return datasets.Features.from_arrow_schema(schema)
+    except Exception:  # whatever somebody wrote there by hand, the rows are still there
+        return {}
+
+
+def _name_classes(rows: list[dict], features: dict, name: str) -> None:
+    """Puts the names of classes where `datasets` holds their numbers. Raises TunerError for a class without a name."""
+    for column, kind in features.items():
+        if not (label := _class_label(kind)):
+            continue
+        for row in rows:
+            try:
+                row[column] = _named(row.get(column), label)
+            except ValueError:
+                raise TunerError(
+                    f'{name} holds a class in "{column}" that has no name; there are names for 0 to '
+                    f"{label.num_classes - 1}. Write the rows again with all the names, or with words for classes."
+                ) from None
+
+
+def _class_label(kind):
+    """The classes of a column, or of the lists in it; None if it has none."""
+    while hasattr(kind, "feature"):
+        kind = kind.feature
+    return kind if hasattr(kind, "int2str") else None
+
+
+def _named(value, label):
+    if isinstance(value, list):
+        return [_named(item, label) for item in value]
+    if not isinstance(value, int):
+        return value
+    return None if value == -1 else label.int2str(value)  # -1 is how datasets writes that there is no label
 
 
 def _explain(error: Exception, name: str, token) -> TunerError | None:

@@ -10,13 +10,13 @@ import torch
 from datasets import load_from_disk
 from transformers import TrainerCallback
 
-from tuner import checkpoint, estimate, evaluate, generate, hub_errors, models, runs, trainer
+from tuner import adapters, checkpoint, estimate, evaluate, generate, hub_errors, models, runs, trainer
 from tuner.batches import Batches
 from tuner.beat import beating
 from tuner.clock import MARGIN, PACE_STEPS, Clock
 from tuner.errors import TunerError
 from tuner.losses import heldout_loss
-from tuner.methods import METHODS
+from tuner.methods import METHODS, target
 from tuner.runs import Run
 
 log = logging.getLogger(__name__)
@@ -109,12 +109,12 @@ class Window(TrainerCallback):
 
     def train(self) -> generate.Loaded:
         """Train to the window's end and save the adapter; returns the models, still on the device."""
-        folder = models.fetch(self.recipe.model.model_copy(update={"revision": self.plan["revision"]}))
+        self.base = models.base_of(self.run)
         rows = load_from_disk(str(self.run.data / "train"))
         self.heldout = load_from_disk(str(self.run.data / "heldout"))
         self.heldout = self.heldout.select(range(min(HELDOUT_ROWS, self.plan["heldout_rows"])))
-        self._build(folder, rows)
-        counters = checkpoint.load(self.run, self.model, self.trainer.optimizer) or {}
+        self._build(rows)
+        counters = checkpoint.load(self.run, self.model, self.trainer.optimizer, self.trainer.schedule) or {}
         self.step = self.first = self.trainer.batches.start = counters.get("step", 0)
         self.tokens, self.random = counters.get("tokens", 0), counters.get("random")
         self.clock.spent = counters.get("seconds", 0.0)
@@ -147,22 +147,22 @@ class Window(TrainerCallback):
                 f"{self.start_up:.1f}. Take more seconds, a smaller base model, shorter rows or fewer rows a step."
             )
         self._finish()
-        return generate.Loaded(self.trainer.processing_class, self.model.eval())
+        return generate.just_trained(self.run, self.base, self.trainer.processing_class, self.model)
 
     def leave(self) -> None:
         """Leave the shared base as it was found."""
         if self.model is not None:
-            self.model.unload()
+            adapters.take_off(self.model)
             self.model = self.trainer = None
 
-    def _build(self, folder, rows) -> None:
+    def _build(self, rows) -> None:
         import transformers
-        from peft import get_peft_model
 
-        base = models.shared(folder, self.recipe.model)
+        row, shape = METHODS[self.recipe.method.name], models.shape(self.base)
+        base = models.shared(self.base)
         # After loading, which draws random numbers where a base is not loaded already.
         transformers.set_seed(self.recipe.seed)
-        self.model = get_peft_model(base, METHODS[self.recipe.method.name].config(self.recipe))
+        self.model = adapters.put_on(base, row.parts(target(self.recipe, shape, self.base.row)))
         lengths = [len(ids) for ids in rows["input_ids"]]
         batches = Batches(lengths, self.settings["batch_size"], self.recipe.seed)
         # The first version counted once, after the first steps, and did not say so.
@@ -177,9 +177,11 @@ class Window(TrainerCallback):
             marks=marks,
         )
         self.first = 0
-        tokenizer = models.load_tokenizer(folder)
-        self.trainer = trainer.build(self.model, tokenizer, rows, self.recipe, self.settings, self._rate, self)
+        tokenizer = models.load_tokenizer(self.base.folder)
+        task = self.base.row
+        self.trainer = trainer.build(self.model, tokenizer, rows, self.recipe, task, self.settings, self._rate, self)
         self.trainer.batches = batches
+        self.trainer.schedule = trainer.schedule_of(row.schedule, self.model)
 
     def _rate(self, step: int) -> float:
         """The learning rate's share of its peak at a step of this window."""
@@ -201,6 +203,10 @@ class Window(TrainerCallback):
             if "cuda" in self.random and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.random["cuda"])
             self.random = None
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        if self.trainer.schedule:
+            self.trainer.schedule.stepped(self.step + 1, self.clock.rate_progress(self.step + 1))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs:
@@ -265,7 +271,8 @@ class Window(TrainerCallback):
     def _report_heldout(self) -> None:
         began = time.monotonic()
         self.model.eval()
-        loss = heldout_loss(self.model, self.heldout, self.settings["batch_size"])
+        padding = self.trainer.processing_class.pad_token_id or 0
+        loss = heldout_loss(self.base.row.scores, self.model, self.heldout, self.settings["batch_size"], padding)
         self.model.train()
         self.emit({"event": "heldout", "step": self.step, "loss": round(loss, 5)})
         self.heldout_at = time.monotonic()
@@ -275,7 +282,7 @@ class Window(TrainerCallback):
         began = time.monotonic()
         counters = {"seconds": self.clock.seconds, "tokens": self.tokens, "heldout_cost": self.heldout_cost}
         counters["paces"] = list(self.clock.paces)[-8:]
-        checkpoint.save(self.run, self.step, counters, self.model, self.trainer.optimizer)
+        checkpoint.save(self.run, self.step, counters, self.model, self.trainer.optimizer, self.trainer.schedule)
         self.saved_at = time.monotonic()
         self.save_cost = self.saved_at - began
         self._keep_back()
@@ -292,11 +299,9 @@ class Window(TrainerCallback):
             (self.run.path / made).unlink(missing_ok=True)
         with self.run.folder("adapter") as folder:
             # A local path means nothing to whoever loads the adapter.
-            self.model.peft_config["default"].base_model_name_or_path = self.recipe.model.name
-            # PEFT would ask the Hub whether the base's vocabulary grew; ours never does.
-            self.model.save_pretrained(folder, save_embedding_layers=False)
+            adapters.save(self.model, folder, self.recipe.model.name)
             self.trainer.processing_class.save_pretrained(folder)
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours is written for the push
+        adapters.settle(self.model)
         self._remember()
         self.emit(
             {

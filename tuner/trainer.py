@@ -1,20 +1,27 @@
-"""TRL's SFTTrainer as a window drives it: our row order, our learning rate, and a loss over the trained tokens only.
+"""TRL's SFTTrainer, or transformers' own Trainer, as a window drives it: our row order, our learning rate, and a loss
+over what has a label only.
 
 Row order and learning rate are functions of the step alone, so that a resumed run needs no state for them.
 """
 
+from functools import partial
+
 import torch
+import transformers
 from torch.utils.data import DataLoader
-from trl import SFTConfig, SFTTrainer
 
-from tuner import models
+from tuner import adapters, losses, models
 from tuner.batches import ENDLESS
-from tuner.losses import completion_loss
 from tuner.recipe import Recipe
+from tuner.schedules import SCHEDULES
+from tuner.tasks import TaskRow
 
 
-class CompletionTrainer(SFTTrainer):
-    """SFTTrainer with our row order, and logits only where a token is trained: no entropy, accuracy or flop count."""
+class Driven:
+    """What we change in either trainer."""
+
+    scores = "next_token"
+    schedule = None  # of the method, where it has one
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
@@ -22,20 +29,20 @@ class CompletionTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.batch_tokens, self.padded_tokens = int(inputs["attention_mask"].sum()), inputs["input_ids"].numel()
-        return completion_loss(model, inputs)
+        loss = losses.mean_loss(self.scores, model, inputs)
+        return loss if self.schedule is None else loss + self.schedule.penalty()
 
     def floating_point_ops(self, inputs) -> int:
         return 0
 
 
-def build(model, tokenizer, rows, recipe: Recipe, settings: dict, rate, callback) -> CompletionTrainer:
-    """The trainer of a PEFT model on tokenised rows; `rate(step)` is the learning rate's share of its peak."""
-    import transformers
-
+def build(model, tokenizer, rows, recipe: Recipe, task: TaskRow, settings: dict, rate, callback):
+    """The trainer of an adapted model on tokenised rows; `rate(step)` is the learning rate's share of its peak."""
+    kind, config, extra = _classes(task)
     # In bfloat16, TRL's choice for a quantised base, Adam loses small steps and a resumed run would differ from a
     # whole one.
-    start = {name: p.detach().float() for name, p in model.named_parameters() if p.requires_grad}
-    arguments = SFTConfig(
+    start = adapters.start_values(model)
+    arguments = config(
         output_dir="unused",  # nothing is saved by the Trainer
         per_device_train_batch_size=settings["batch_size"],
         max_grad_norm=recipe.training.max_grad_norm,
@@ -50,26 +57,43 @@ def build(model, tokenizer, rows, recipe: Recipe, settings: dict, rate, callback
         fp16=settings["dtype"] == "float16",
         use_cpu=models.device() == "cpu",
         seed=recipe.seed,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        **extra,
     )
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=settings["learning_rate"], weight_decay=recipe.training.weight_decay, fused=True
     )
-    trainer = CompletionTrainer(
-        model,
-        arguments,
+    trainer = kind(
+        model=model,
+        args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
+        data_collator=partial(losses.collate, padding=tokenizer.pad_token_id or 0),
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)),
         callbacks=[callback],
     )
+    trainer.scores = task.scores
     for name, p in model.named_parameters():
         if p.requires_grad:
             p.data = start[name]
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
+
+
+def _classes(task: TaskRow):
+    """The trainer's class, that of its arguments, and what only these are told."""
+    if task.trainer == "trl.SFTTrainer":
+        from trl import SFTConfig, SFTTrainer
+
+        told = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+        return type("Trainer", (Driven, SFTTrainer), {}), SFTConfig, told
+    return type("Trainer", (Driven, transformers.Trainer), {}), transformers.TrainingArguments, {}
+
+
+def schedule_of(name: str | None, model):
+    """The method's schedule for this model, or None."""
+    return SCHEDULES[name](model) if name else None
 
 
 def decay(scheduler: str, progress: float) -> float:

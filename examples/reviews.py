@@ -1,0 +1,191 @@
+"""Product reviews with a label, and longer ones without for pre-training.
+
+Whether a word is praise depends on the thing: a fan should be quiet, a speaker should not. It may be negated or
+conceded, too: the main clause, or what comes after "but", decides. Where good and bad even out, or the text holds
+only facts, the review is neutral.
+"""
+
+import random
+
+from examples.words import words
+
+LABELS = ("positive", "negative", "neutral")
+
+# thing: part good bad, part good bad ...; the part "it" is the thing itself.
+THINGS = """
+fan: motor quiet loud, base steady wobbly, it small bulky; speaker: sound loud quiet, bass deep thin, it steady wobbly;
+lamp: light bright dim, arm firm loose, switch quick slow; night light: light dim bright, plug firm loose;
+tent: fabric thick thin, floor dry damp, it light heavy; raincoat: lining dry damp, it light heavy, zip smooth rough;
+winter blanket: it heavy light, fabric soft rough, weave thick thin; knife: blade sharp blunt, handle firm loose;
+baby spoon: edge blunt sharp, it light heavy, handle soft hard; chilli sauce: taste hot mild, texture thick thin;
+hand soap: scent mild strong, foam rich poor, it soft hard; coffee: taste strong weak, smell rich poor;
+glue: it sticky dry, hold strong weak; keyboard: keys quiet loud, keys smooth sticky, cable long short;
+mattress: middle firm soft, cover soft rough; cushion: middle soft firm, cover smooth rough, it thick thin;
+ice box: inside cold warm, lid firm loose, it light heavy; heater: air warm cold, motor quiet loud;
+alarm: bell loud quiet, screen bright dim, it small bulky; saw: blade long short, blade sharp blunt, it light heavy"""
+
+# Singular events, good and bad.
+GOOD = """it worked at once / it survived a fall / my whole family uses it / nothing broke / it has not let me down /
+I have yet to find a fault / it did not fail once / it does more than the box says / I did not need the manual /
+everybody asks me where I got it / it never gave me trouble"""
+BAD = """it broke within a week / it stopped working / half of the parts were missing / it let me down /
+nothing worked / I have yet to see it work / it did not last a month / it does less than the box says /
+nobody here wants to use it / the seam came apart / it never did what I wanted"""
+FACTS = """it came in a brown box / I bought it in {month} / it stands in the {room} / I use it on {day} /
+my {relative} has one, too / it replaces an old one / it comes in two sizes / the manual has {number} pages /
+it took {number} days to get here / I have had it for {number} weeks / the box holds one {thing} and a manual"""
+GOOD_END = """I would buy it again / I would not give it back / it is worth every cent / I have no complaints /
+I do not regret it / I can only recommend it / it has a place in my heart / I could not ask for more /
+I ordered a second one / no other {thing} comes close"""
+BAD_END = """I would not buy it again / I gave it back / it is not worth a cent / I have nothing but complaints /
+I regret it / I cannot recommend it / it has a place in the bin / I had asked for more than that /
+I ordered another make / any other {thing} does better"""
+EVEN_END = """it is neither good nor bad / I could take it or leave it / it is an average {thing} / it evens out /
+I have no strong feelings about it / it does its job and no more / I am in two minds about it / it is as one expects /
+I may or may not buy it again / there are better ones and worse ones"""
+
+SLOTS = {
+    "month": words("January February April June October December"),
+    "room": words("kitchen garage bedroom hall office"),
+    "day": words("Mondays Sundays Fridays weekends"),
+    "relative": words("mother brother aunt neighbour boss"),
+    "number": words("two three four five six eight ten twelve"),
+}
+
+
+def choices(text: str) -> list[str]:
+    return [" ".join(part.split()) for part in text.split("/")]
+
+
+def things() -> dict[str, list[tuple[str, str, str]]]:
+    found = {}
+    for entry in THINGS.split(";"):
+        thing, _, parts = entry.partition(":")
+        found[thing.strip()] = [tuple(part.split()) for part in parts.split(",")]
+    return found
+
+
+BY_THING = things()
+
+
+class Reviewer:
+    """Says things about one product."""
+
+    def __init__(self, rng: random.Random):
+        self.rng = rng
+        self.thing = rng.choice(list(BY_THING))
+        self.told: set[str] = set()  # parts and phrases that are used up
+
+    def pick(self, text: str) -> str:
+        phrase = self.rng.choice([phrase for phrase in choices(text) if phrase not in self.told])
+        self.told.add(phrase)
+        drawn = {slot: self.rng.choice(fillers) for slot, fillers in SLOTS.items()}
+        return phrase.format(thing=self.thing, **drawn)
+
+    def quality(self, good: bool) -> str | None:
+        """Of a part that is not yet spoken of, what it is, or what it is not."""
+        left = [entry for entry in BY_THING[self.thing] if entry[0] not in self.told]
+        if not left:
+            return None
+        part, praise, blame = self.rng.choice(left)
+        self.told.add(part)
+        subject = "it" if part == "it" else f"the {part}"
+        verb = "are" if part == "keys" else "is"
+        right, wrong = (praise, blame) if good else (blame, praise)
+        if self.rng.random() < 0.5:
+            return f"{subject} {verb} {self.rng.choice(['', '', 'very ', 'really ', 'always '])}{right}"
+        no = self.rng.choice(["not", "never", "not at all", "anything but", "far from", "by no means"])
+        return f"{subject} {verb} {no} {wrong}"
+
+    def clause(self, good: bool) -> str:
+        said = self.quality(good) if self.rng.random() < 0.65 else None
+        return said or self.pick(GOOD if good else BAD)
+
+    def end(self, good: bool) -> str:
+        return self.pick(GOOD_END if good else BAD_END)
+
+    def rumour(self, good: bool) -> str:
+        """Somebody said the opposite, and was wrong."""
+        said = self.clause(not good)
+        return self.rng.choice(
+            [
+                f"I had read that {said}, which is not true",
+                f"They say that {said}. They are wrong",
+                f"I was afraid that {said}, but that is not so" if good else f"I had hoped that {said}. No such luck",
+            ]
+        )
+
+    def sides(self, good: bool) -> str:
+        """Both sides, of which one weighs more."""
+        minor, major = self.clause(not good), self.clause(good)
+        return self.rng.choice(
+            [
+                f"{minor}, but {major}",
+                f"although {minor}, {major}",
+                f"{major}, although {minor}",
+                f"{minor}. Still, {self.end(good)}",
+                f"{minor}, but {self.end(good)}",
+            ]
+        )
+
+    def sentence(self, label: str) -> str:
+        if label == "neutral":
+            first, second = self.clause(side := self.rng.random() < 0.5), self.clause(not side)
+            return self.rng.choice(
+                [
+                    f"{first} and {second}, so {self.pick(EVEN_END)}",
+                    f"{first}. {second}. All in all, it evens out",
+                    self.pick(FACTS),
+                    f"{self.pick(FACTS)} and {self.pick(FACTS)}",
+                    self.pick(EVEN_END),
+                ]
+            )
+        good = label == "positive"
+        kind = self.rng.random()
+        if kind < 0.4:
+            return self.sides(good)
+        if kind < 0.55:
+            return self.rumour(good)
+        return self.clause(good)
+
+
+def written(parts: list[str]) -> str:
+    sentences = [sentence for part in parts for sentence in part.split(". ")]
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+
+
+def review(rng: random.Random, label: str, length: int = 0) -> str:
+    """One to three sentences; with a length, that many parts and a verdict."""
+    reviewer = Reviewer(rng)
+    parts = [reviewer.sentence(label)]
+    for _ in range(length - 1):
+        parts.append(reviewer.sentence(label) if label == "neutral" else reviewer.clause(label == "positive"))
+    closing = EVEN_END if label == "neutral" else GOOD_END if label == "positive" else BAD_END
+    if length or rng.random() < 0.3:
+        parts.append(reviewer.pick(closing))
+    if rng.random() < 0.3:
+        parts.insert(rng.randrange(len(parts)), reviewer.pick(FACTS))
+    text = written(parts)
+    if reviewer.thing in text:
+        return text
+    if text.startswith("It ") and not text.startswith("It evens"):
+        return f"The {reviewer.thing} {text[3:]}"  # it is named, as what is good depends on it
+    return rng.choice(["My new {}: ", "About the {}: ", "We got the {}. "]).format(reviewer.thing) + text
+
+
+def rows(seed: int, count: int) -> list[dict[str, str]]:
+    """As many of each label."""
+    rng, found = random.Random(f"reviews {seed}"), {}
+    while len(found) < count:
+        label = LABELS[len(found) % len(LABELS)]
+        text = review(rng, label)
+        if text.count(". ") < 3:
+            found.setdefault(text, label)
+    pairs = list(found.items())
+    rng.shuffle(pairs)
+    return [{"text": text, "label": label} for text, label in pairs]
+
+
+def text(rng: random.Random) -> str:
+    """For pre-training: longer, with a verdict, which a reader who has understood the rest can guess."""
+    return review(rng, rng.choice(LABELS), rng.choice([1, 1, 2, 2, 3]))

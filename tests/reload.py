@@ -1,0 +1,28 @@
+"""Load the adapters of runs in a process of its own, and write down what they answer: held against what the process
+that trained them saw. `python tests/reload.py EXAMPLES RUN...` writes logits.pt into each run's folder."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from tuner import generate, recipe, runs
+from tuner.losses import SCORES, collate
+
+
+def logits(run: runs.Run, model, scores: str) -> torch.Tensor:
+    """What the model says at every place of the run's held-out rows that has a label."""
+    from datasets import load_from_disk
+
+    batch = collate([dict(row) for row in load_from_disk(str(run.data / "heldout"))])
+    with torch.inference_mode():
+        return SCORES[scores](model, batch)[0].float()
+
+
+if __name__ == "__main__":
+    recipe.EXAMPLES = Path(sys.argv[1])
+    for path in sys.argv[2:]:
+        run = runs.Run(Path(path))
+        loaded = generate.attached({"adapter": run})
+        with loaded.carrier("adapter") as model:
+            torch.save(logits(run, model, loaded.base.row.scores), run.path / "logits.pt")

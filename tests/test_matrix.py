@@ -1,0 +1,155 @@
+"""Every method on every family of models, in 16 bits and in NF4: it learns, it changes what its row names and nothing
+else, it comes back in another process, it merges, or it is refused with a reason before anything is spent.
+
+`make matrix` walks it all; `make test` takes each method once.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import cycle, islice
+
+import pytest
+import torch
+from conftest import ROOT
+from reload import logits
+from tiny import FAMILIES, tiny_model
+
+from tuner import adapters, export, generate, models, plan, recipe, runs, tables
+from tuner.errors import TunerError
+from tuner.methods import METHODS
+from tuner.recipe import Recipe
+from tuner.train import Window, train
+
+WORDS = "report meeting friday help answer question thank great send please".split()
+TEXTS = [f"{a} the {b} by {c}" for a, b, c in zip(WORDS, WORDS[3:] + WORDS[:3], WORDS[5:] + WORDS[:5])] * 2
+ROWS = {
+    "generation": [{"prompt": t, "completion": t.upper()[:12]} for t in TEXTS],
+    "seq2seq": [{"dialogue": t, "summary": t[:14]} for t in TEXTS],
+    "classification": [{"text": t, "label": ("good", "bad")[i % 2]} for i, t in enumerate(TEXTS)],
+    "token_classification": [
+        {"tokens": t.split(), "tags": ["B-DOC" if w in WORDS[:5] else "O" for w in t.split()]} for t in TEXTS
+    ],
+    "question_answering": [
+        {"question": "what?", "context": t, "answers": {"text": [t.split()[2]], "answer_start": [t.index(t.split()[2])]}}
+        for t in TEXTS
+    ],
+}  # fmt: skip
+TASKS_OF = {
+    "llama": ["generation", "classification"],
+    "qwen3": ["generation"],
+    "gpt2": ["generation", "classification"],
+    "t5": ["seq2seq"],
+    "bart": ["seq2seq"],
+    "bert": ["classification", "token_classification", "question_answering"],
+    "roberta": ["classification", "token_classification"],
+    "distilbert": ["classification", "token_classification", "question_answering"],
+}
+PLACES = [(family, task) for family, tasks in TASKS_OF.items() for task in tasks]
+WHOLE = "TUNER_MATRIX" in os.environ
+# Each method once, on the next place of the round that its row allows.
+QUICK = [
+    (next(p for p in islice(cycle(PLACES), i, None) if p[1] in row.tasks), name, ("none", "nf4")[i % 2])
+    for i, (name, row) in enumerate(METHODS.items())
+]
+SOME = [(place, [(m, q) for p, m, q in QUICK if p == place]) for place in PLACES]
+ALL = [(place, [(m, q) for m in METHODS for q in ("none", "nf4")]) for place in PLACES]
+COUNT = {"run": 0, "refused": 0}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """A folder with a tiny model of each family, in the place of the shipped examples."""
+    folder = tmp_path_factory.mktemp("bases")
+    for family in FAMILIES:
+        tiny_model(folder / family, family)
+    before, recipe.EXAMPLES = recipe.EXAMPLES, folder
+    yield folder
+    recipe.EXAMPLES = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def count():
+    yield
+    print(f"\nmatrix: {COUNT['run']} combinations run, {COUNT['refused']} refused with a reason")
+
+
+def asked(family: str, method: str, quantization: str) -> Recipe:
+    settings = {"model": {"name": family, "quantization": quantization}, "method": {"name": method}}
+    settings |= {"training": {"batch_size": 16, "warmup_steps": 0, "scheduler": "constant"}, "budget": {"steps": 8}}
+    return Recipe.parse(settings | {"evaluation": {"rows": 2, "max_new_tokens": 2, "loss_every": 0}})
+
+
+@pytest.mark.parametrize(
+    ("place", "combinations"), ALL if WHOLE else SOME, ids=lambda x: "-".join(x) if isinstance(x, tuple) else ""
+)
+def test_each_method_learns_changes_what_it_names_comes_back_and_merges_or_is_refused(
+    place, combinations, bases, tmp_path
+):
+    family, task = place
+    table = tables.read_pasted("\n".join(map(json.dumps, ROWS[task])))
+    trained = {}
+    for method, quantization in combinations:
+        wanted = asked(family, method, quantization).with_settings({"task": task})
+        try:
+            run = plan.prepare(wanted, table, path=tmp_path / f"{method}-{quantization}")
+        except TunerError as refusal:
+            assert METHODS[method].title in str(refusal)
+            assert not (tmp_path / f"{method}-{quantization}").exists()
+            COUNT["refused"] += 1
+            continue
+        with torch.random.fork_rng():
+            trained[run] = trained_as_named(run)
+        COUNT["run"] += 1
+    again = [sys.executable, "tests/reload.py", str(bases), *(str(run.path) for run in trained)]
+    subprocess.run(again, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    for run, seen in trained.items():
+        there = torch.load(run.path / "logits.pt")
+        assert torch.allclose(seen, there, atol=1e-4), f"{run.id} answers otherwise in another process"
+        if export.is_mergeable(run):
+            check = export.merge(run)
+            assert check["max_logit_difference"] < 0.05 * max(1.0, seen.abs().max().item()), run.id
+
+
+def trained_as_named(run: runs.Run) -> torch.Tensor:
+    """Train the run; what it then answers. Fails where the loss does not fall or other weights than named move."""
+    row, base = METHODS[run.recipe.method.name], models.base_of(run)
+    before = {name: p.clone() for name, p in models.shared(base).state_dict().items() if torch.is_tensor(p)}
+    watch = Watch(run)
+    losses = [e["loss"] for e in train(run) if e["event"] == "step"]
+    assert min(losses[-2:]) < losses[0], f"{run.id}: the loss went from {losses[0]} to {losses[-1]}"
+    heads = models.shape(base).heads
+    for name, (start, end) in watch.moved.items():
+        is_head = any(f"{head}." in name for head in heads)
+        assert is_head or re.search(row.parameters, name), f"{run.id} trains {name}"
+        assert not torch.equal(start, end), f"{run.id}: {name} did not move"
+    assert sum(p.numel() for p, _ in watch.moved.values()) == run.plan["trainable_parameters"]
+    after = models.shared(base).state_dict()
+    assert before.keys() == {name for name, p in after.items() if torch.is_tensor(p)}
+    assert all(torch.equal(p, after[name]) for name, p in before.items()), f"{run.id} left the base changed"
+    with generate.attached({"adapter": run}).carrier("adapter") as model:
+        return logits(run, model, base.row.scores)
+
+
+class Watch:
+    """The trained parameters of a run's window, before its first step and after its last."""
+
+    def __init__(self, run: runs.Run):
+        self.moved: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        watch = self
+
+        class Watched(Window):
+            def on_train_begin(self, *args, **kwargs):
+                watch.start = adapters.start_values(self.model)
+                watch.start = {name: p.clone() for name, p in watch.start.items()}
+                super().on_train_begin(*args, **kwargs)
+
+            def _finish(self):
+                watch.moved = {n: (watch.start[n], p.clone()) for n, p in adapters.start_values(self.model).items()}
+                super()._finish()
+
+        import tuner.train
+
+        tuner.train.Window = Watched
