@@ -1,5 +1,5 @@
 # make run: the page. make test: everything that can break. make rehearsal: twenty runs on ZeroGPU's stage, killed at
-# random, and twenty visitors at once. make bench: against a plain TRL script, and the usual way on ZeroGPU.
+# random, and twenty visitors at once. make matrix: every method on every family of models. make bench: against a plain TRL script, and the usual way on ZeroGPU.
 # The machine's own Python where it is 3.10 to 3.13 and can make environments, else one of those beside it.
 FITS := import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.13 python3.11 python3.10,$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p))))
@@ -15,6 +15,9 @@ test: .venv/dev
 
 rehearsal: .venv/dev
 	TUNER_REHEARSALS=20 $(PY) -m pytest -s --timeout 1800 tests/test_rehearsal.py tests/test_visitors.py
+
+matrix: .venv/dev
+	TUNER_MATRIX=1 $(PY) -m pytest -s --timeout 3600 tests/test_matrix.py
 
 bench: .venv/dev
 	$(PY) benchmarks/bench.py
@@ -38,4 +41,4 @@ example: .venv/run
 	$(PY) -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-.PHONY: run test rehearsal bench install example
+.PHONY: run test rehearsal matrix bench install example

@@ -25,9 +25,9 @@ ROWS = 600
 PAD, END, UNKNOWN, START, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
 SENTINELS = [f"<extra_id_{place}>" for place in range(20)]
 
-SUMMARIZER_TASKS, READER_TEXTS = 45_000, 90_000
+SUMMARIZER_TASKS, READER_TEXTS = 45_000, 60_000
 SUMMARIZER_RATE, READER_RATE = 3e-3, 2e-3
-SUMMARIZER_BATCH, READER_BATCH = 1600, 1800  # tokens, the padding with them
+SUMMARIZER_BATCH, READER_BATCH = 1600, 1200  # tokens, the padding with them
 
 
 def write_rows() -> None:

@@ -86,6 +86,9 @@ def method_key(recipe: Recipe) -> str:
 @lru_cache(maxsize=256)
 def trainable(base: models.Base, method: str) -> int:
     """Parameters that the method trains, counted on the model without storage; `method` is a recipe's JSON."""
+    recipe, shape = Recipe.model_validate_json(method), models.shape(base)
+    if count := METHODS[recipe.method.name].count:
+        return count(target(recipe, shape, base.row)) + shape.head_parameters
     return sum(p.numel() for p in _on_meta(base, method).parameters() if p.requires_grad)
 
 

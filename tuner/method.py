@@ -42,6 +42,9 @@ class MethodRow:
     mergeable_on: Callable[[Target], bool] = lambda target: True  # if mergeable at all
     quantizations: tuple[str, ...] = ANY  # ways of holding the base that it works on
     tasks: tuple[str, ...] = tuple(TASKS)
+    count: Callable[[Target], int] | None = (
+        None  # what is trained, where PEFT can't make it on a model without storage
+    )
     refuses: Callable[[Target], str | None] = lambda target: None  # why not on this model
     gradient_checkpointing: bool = True
     needs_total_steps: bool = False

@@ -13,6 +13,7 @@ from tuner.recipe import Recipe
 from tuner.tasks import TaskRow
 
 FLOAT = ("none",)
+INTRINSIC = 4096  # numbers that Uni-LoRA learns in all
 LINEAR = {"target_modules": "all-linear"}
 LOW_RANK = {"rank": 16, "alpha": "twice the rank", "dropout": 0.0, **LINEAR}
 
@@ -102,7 +103,8 @@ _REPARAMETERISATIONS = [
         "SAID (https://arxiv.org/abs/2012.13255) did. Shows how few numbers a task needs.",
         trains="one vector for the whole model",
         parameters=r"\.unilora_theta_d\.",
-        parts=peft_config("UniLoraConfig", r=RANK, theta_d_length=4096),
+        parts=peft_config("UniLoraConfig", r=RANK, theta_d_length=INTRINSIC),
+        count=lambda target: INTRINSIC,
         settings={"rank": 4, **LINEAR},
         learning_rate=times_lora(4),
         learning_rate_reason="each number moves many weights a little",
@@ -265,6 +267,7 @@ _SELECTIVE = [
         trains="1 to 2% of each linear layer's weights",
         parameters=r"\.shira_weight\.",
         parts=peft_config("ShiraConfig", r=RANK, random_seed=0),
+        count=lambda target: sum(min(a * b, target.settings["rank"] * (a + b)) for _, a, b in target.sizes),
         settings={"rank": 16, **LINEAR},
         refuses=parts.only_plain_linear,
     ),
@@ -350,6 +353,7 @@ _MORE = [
         r"\.boft_[Rs]\.",
         peft_config("BOFTConfig", boft_block_size=RANK),
         settings={"rank": 4, **LINEAR}, quantizations=FLOAT,
+        count=lambda target: sum(a * target.settings["rank"] + b for _, a, b in target.sizes),
         refuses=parts.only_plain_linear,
     ),
     _more(

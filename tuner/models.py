@@ -52,6 +52,7 @@ class Shape:
     modules: tuple[str, ...]  # names of all
     weights: tuple[str, ...]  # names of all parameters, tied ones once
     norms: tuple[str, ...]  # names of the normalisation layers
+    head_parameters: int  # in what is new
     heads: tuple[str, ...]  # names of what is new in the model and has to be trained, whatever the method
     conv1d: bool  # whether its linear layers are GPT-2's, with transposed weights
 
@@ -164,6 +165,7 @@ def shape(base: Base) -> Shape:
             name for name, m in modules if "norm" in type(m).__name__.lower() and any(True for _ in m.parameters())
         ),
         heads=tuple(heads),
+        head_parameters=sum(p.numel() for name in heads for p in model.get_submodule(name).parameters()),
         conv1d=any(isinstance(m, Conv1D) for _, m in modules),
     )
 

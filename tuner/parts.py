@@ -37,11 +37,16 @@ class Target:
     task: TaskRow
 
     @property
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """Name, inputs and outputs of the layers that get an adapter."""
+        asked = self.settings.get("target_modules", "all-linear")
+        all_of_them = self.shape.linear_layers
+        return [x for x in all_of_them if asked == "all-linear" or any(is_named(x[0], a) for a in asked)]
+
+    @property
     def layers(self) -> list[str]:
         """Names of the layers that get an adapter: short ones where those mean no other layer."""
-        asked = self.settings.get("target_modules", "all-linear")
-        names = [name for name, _, _ in self.shape.linear_layers]
-        wanted = names if asked == "all-linear" else [n for n in names if any(is_named(n, a) for a in asked)]
+        wanted = [name for name, _, _ in self.sizes]
         shared = {n.rpartition(".")[2] for n in set(self.shape.modules) - set(wanted)}
         return sorted({leaf if (leaf := n.rpartition(".")[2]) not in shared else n for n in wanted})
 
