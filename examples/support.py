@@ -141,7 +141,7 @@ def case(rng: random.Random) -> Case:
         first, second = rng.sample(OUTCOME_TABLE[:-1], 2)
     outcome, called = drawn(first), first[1].partition("|")[2].strip()
     name = f"{rng.choice(FIRST)} {rng.choice(LAST)}"
-    number = "".join(rng.sample("123456789", 4))
+    number = str(rng.randrange(1000, 10000))
     return Case(name, product, number, problem, turn, fix, drawn(second), called, outcome, facts)
 
 
@@ -211,7 +211,7 @@ def rows(seed: int, count: int) -> list[dict[str, str]]:
 def task(rng: random.Random) -> tuple[str, str]:
     """An exercise in copying for pre-training, from one conversation or one note: what goes in, what comes out."""
     kind = rng.random()
-    if kind < 0.3:  # a note from its words, some of them lost, out of order
+    if kind < 0.35:  # a note from its words, some of them lost, out of order
         note = summary(case(rng))
         small = {"The", "the", "that", "so", "of", "a", "was", "did", "not", "agent", "customer", "reported"}
         kept = [word for word in note.replace(".", "").split() if word not in small or rng.random() < 0.3]
@@ -221,22 +221,17 @@ def task(rng: random.Random) -> tuple[str, str]:
             rng.shuffle(pieces)
             kept = [word for piece in pieces for word in piece]
         return f"Write out: {' '.join(kept)}", note
-    if kind < 0.5:  # a list said back
-        cases = [case(rng) for _ in range(rng.choice([1, 2, 3]))]
-        facts = [fact for one in cases for fact in rng.sample([one.name, one.number, one.product, one.problem[0]], 3)]
-        return f"Repeat: {', '.join(facts)}", ", ".join(facts)
     text = conversation(one := case(rng), rng)
     lines = [line.partition(": ")[2] for line in text.split("\n")]
-    if kind < 0.65:  # the sentence with some words in it
+    if kind < 0.55:  # the sentence with a word in it
         sentences = [sentence.strip(".!?") for line in lines for sentence in line.replace("? ", ". ").split(". ")]
-        spoken = rng.choice([sentence for sentence in sentences if len(sentence.split()) > 3]).split()
-        place = rng.randrange(len(spoken) - 1)
-        return f"Find {spoken[place]} {spoken[place + 1]}: {text}", " ".join(spoken) + "."
-    if kind < 0.82:  # what is what
+        sentence = rng.choice([sentence for sentence in sentences if len(sentence.split()) > 3])
+        return f"Find {rng.choice(sentence.split())}: {text}", sentence + "."
+    if kind < 0.75:  # what is what
         facts = {"Customer": one.name, "Order": one.number, "Product": one.product}
         keys = rng.sample(list(facts), rng.choice([1, 2, 3]))
         return f"{', '.join(keys)}: {text}", ", ".join(facts[key] for key in keys)
-    if kind < 0.92:
+    if kind < 0.85:
         place = rng.choice(["first", "second", "third", "last"])
         return f"Say the {place} turn: {text}", lines[{"first": 0, "second": 1, "third": 2, "last": -1}[place]]
     return text, ""  # spans of it are to be taken out

@@ -26,7 +26,8 @@ FAMILIES = {
     "qwen3": ("Qwen3ForCausalLM", {**DECODER, **GROUPED, "head_dim": 12}),
     "gpt2": (
         "GPT2LMHeadModel",
-        {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 512, "attn_pdrop": 0, "resid_pdrop": 0, "embd_pdrop": 0},
+        {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 512,
+         "attn_pdrop": 0, "resid_pdrop": 0, "embd_pdrop": 0},
     ),
     "t5": (
         "T5ForConditionalGeneration",

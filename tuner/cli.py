@@ -9,7 +9,9 @@ import os
 import sys
 from pathlib import Path
 
+from tuner import terminal
 from tuner.errors import TunerError
+from tuner.tasks import METRICS, metric_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,19 +62,30 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as budget.steps=100")
     sub.add_argument("--out", type=Path, metavar="RUN", help="the run's folder; if it is there, the run goes on")
     command("evaluate", _evaluate, "Score base and adapter on the held-out rows.", a_run)
-    chat = command("chat", _chat, "Talk to base, adapter and merged model side by side.", a_run)
+    chat = command("chat", _chat, "Talk to base, adapters and merged model side by side.", a_run)
+    chat.add_argument("others", nargs="*", metavar="RUN", help="further runs of the same base, a line each")
     chat.add_argument("--prompt", help="one message instead of a conversation")
     chat.add_argument("--system", help="a system prompt")
     chat.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token every time")
     chat.add_argument("--top-p", type=float, default=1.0)
     chat.add_argument("--max-new-tokens", type=int, default=96)
     chat.add_argument("--seed", type=int, default=0)
-    command("merge", _merge, "Merge the adapter into the 16-bit base, and check the result.", a_run)
+    merge = command("merge", _merge, "Merge the adapter into the 16-bit base, and check the result.", a_run)
+    merge.add_argument("others", nargs="*", metavar="RUN", help="further runs of the same base, for a weighted sum")
+    merge.add_argument("--weights", help="the share of each run, such as 0.7,0.3; equal ones if left out")
+    merge.add_argument("--out", type=Path, help="the folder of a weighted sum")
     push = command(
         "push", _push, "Push the adapter with its card to the Hub.", a_run, ("repo", "owner/name, or a name")
     )
     push.add_argument("--public", action="store_true", help="let everybody see it; private otherwise")
     command("runs", _runs, "List the runs.")
+    command("methods", _methods, "List the methods with their facts.")
+    several = command(
+        "compare", _compare, "Train several methods for the same seconds, and hold them against each other.", a_recipe
+    )
+    several.add_argument("--methods", required=True, help="their names, with commas between them")
+    several.add_argument("--seconds", type=float, default=30, help="of training for each")
+    several.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as evaluation.rows=20")
     return parser
 
 
@@ -112,23 +125,7 @@ def _check(options) -> None:
     from tuner import plan
 
     result = plan.check(_recipe(options), base=_base(options.recipe)).plan
-    print(json.dumps(result) if options.json else _plan_text(result))
-
-
-def _plan_text(plan: dict) -> str:
-    from tuner import forecast
-
-    budget = f"{plan['steps']} steps ({plan['epochs']} epochs)" if plan["steps"] else f"{plan['seconds']:g} seconds"
-    lines = [
-        f"{plan['rows']} rows to train on, {plan['heldout_rows']} held out",
-        f"{plan['tokens']} tokens an epoch, {plan['trained_tokens']} of them trained",
-        f"{plan['steps_per_epoch']} steps an epoch; the budget is {budget}",
-        f"{plan['trainable_parameters']:,} of {plan['model_parameters']:,} parameters are trained",
-        *(forecast.sentences(plan["forecast"]) if "forecast" in plan else []),
-        *(f"{c['setting']}: {c['value']} ({c['reason']})" for c in plan["chosen"]),
-        *(f"Warning: {w}" for w in plan["warnings"]),
-    ]
-    return "\n".join(lines)
+    print(json.dumps(result) if options.json else terminal.plan_text(result))
 
 
 def _open_or_prepare(options):
@@ -153,8 +150,8 @@ def _train(options) -> None:
     from tuner.train import train
 
     if not options.json:
-        print(f"run {run.path}\n{_plan_text(run.plan)}")
-    show = (lambda event: print(json.dumps(event), flush=True)) if options.json else _Progress()
+        print(f"run {run.path}\n{terminal.plan_text(run.plan)}")
+    show = (lambda event: print(json.dumps(event), flush=True)) if options.json else terminal.Progress()
     events = train(run)
     try:
         for event in events:
@@ -163,53 +160,7 @@ def _train(options) -> None:
     finally:
         events.close()
     if not options.json:
-        print(_verdict(run.read_json("evaluation.json")))
-
-
-class _Progress:
-    """A bar for a person."""
-
-    def __init__(self):
-        self.bar, self.heldout = None, None
-
-    def __call__(self, event: dict) -> None:
-        from tqdm import tqdm
-
-        kind = event["event"]
-        if kind == "start":
-            self.bar = tqdm(total=event["steps"], initial=event["step"], unit="step", disable=False)
-        elif kind == "schedule":
-            self.bar.total = event["steps"]
-        elif kind == "heldout":
-            self.heldout = event["loss"]
-        elif kind == "step":
-            parts = {"loss": f"{event['loss']:.3f}", "tokens/s": f"{event['tokens_per_second']:.0f}"}
-            if self.heldout is not None:
-                parts["held-out"] = f"{self.heldout:.3f}"
-            self.bar.set_postfix(parts, refresh=False)
-            self.bar.update(event["step"] - self.bar.n)
-        elif kind == "evaluating":
-            if event["row"] == 0:
-                self.bar = tqdm(total=event["rows"], unit="answer", desc="held-out rows", disable=False)
-            self.bar.update(event["row"] - self.bar.n)
-        elif kind == "evaluation":
-            self.bar.update(self.bar.total - self.bar.n)
-            self.bar.close()
-        elif kind == "end":
-            self.bar.close()
-
-
-def _verdict(scores: dict | None) -> str:
-    if not scores:
-        return "Not scored: the run was stopped before its end. `evaluate` scores what it learned."
-    base, adapter, gain = scores["base"], scores["adapter"], scores["gain"]
-    if gain is None:
-        return f"Held-out loss: base {base['loss']:.3f}, adapter {adapter['loss']:.3f}."
-    sure = "it helped" if gain["low"] > 0 else "it made things worse" if gain["high"] < 0 else "no clear difference"
-    return (
-        f"On {scores['rows']} held-out rows, ROUGE-L: base {base['rougeL']:.2f}, adapter {adapter['rougeL']:.2f}; "
-        f"gain {gain['rougeL']:+.2f} (95% interval {gain['low']:+.2f} to {gain['high']:+.2f}): {sure}."
-    )
+        print(terminal.verdict(run.read_json("evaluation.json")))
 
 
 def _evaluate(options) -> None:
@@ -220,30 +171,34 @@ def _evaluate(options) -> None:
     if scores is None:
         from tuner import evaluate
 
-        show = (lambda event: None) if options.json else _Progress()
+        show = (lambda event: None) if options.json else terminal.Progress()
         for event in evaluate.evaluate(run):
             show(event)
         scores = run.read_json("evaluation.json")
-    print(json.dumps(scores) if options.json else _verdict(scores))
+    print(json.dumps(scores) if options.json else terminal.verdict(scores))
 
 
 def _chat(options) -> None:
     from tuner import export, generate, runs
 
-    run = runs.open_run(options.run)
+    opened = [runs.open_run(name) for name in (options.run, *options.others)]
     if not options.json:
         print("Loading and merging...", file=sys.stderr)
-    check = export.merge(run)
-    with generate.attached(run) as loaded:
-        _converse(options, loaded, check)
+    adapters, merged, check = {run.id: run for run in opened}, {}, None
+    if len(opened) == 1:
+        adapters = {"adapter": opened[0]}
+        if export.is_mergeable(opened[0]):
+            check = export.merge(opened[0])
+            merged = {"merged": opened[0].merged}
+    _converse(options, generate.attached(adapters, merged), check)
 
 
-def _converse(options, loaded, check: dict) -> None:
+def _converse(options, loaded, check: dict | None) -> None:
     from tuner import generate
 
     system = [{"role": "system", "content": options.system}] if options.system else []
     sampling = generate.Sampling(options.temperature, options.top_p, options.max_new_tokens, options.seed)
-    conversations = {v: list(system) for v in generate.VARIANTS}
+    conversations = {v: list(system) for v in loaded.variants}
     while True:
         prompt = options.prompt if options.prompt is not None else _ask()
         if not prompt:
@@ -251,28 +206,14 @@ def _converse(options, loaded, check: dict) -> None:
         for messages in conversations.values():
             messages.append({"role": "user", "content": prompt})
         stream = generate.stream(loaded, conversations, sampling)
-        *_, answers = stream if options.json else _shown(stream)
+        *_, answers = stream if options.json else terminal.shown(stream)
         for variant, messages in conversations.items():
             messages.append({"role": "assistant", "content": answers[variant]})
         if options.json:
-            print(json.dumps({"prompt": prompt, **answers, "merge_check": check}), flush=True)
+            told = {"merge_check": check} if check else {}
+            print(json.dumps({"prompt": prompt, **answers, **told}), flush=True)
         if options.prompt is not None:
             return
-
-
-def _shown(stream):
-    """The same answers, drawn as they grow, a line a variant."""
-    from rich.live import Live
-    from rich.table import Table
-    from rich.text import Text  # an answer may hold square brackets, which are markup elsewhere
-
-    with Live(refresh_per_second=8) as live:
-        for answers in stream:
-            table = Table.grid(padding=(0, 2))
-            for variant, text in answers.items():
-                table.add_row(f"[bold]{variant}", Text(text))
-            live.update(table)
-            yield answers
 
 
 def _ask() -> str:
@@ -286,6 +227,9 @@ def _merge(options) -> None:
     from tuner import export, runs
 
     run = runs.open_run(options.run)
+    if options.others:
+        _merge_weighted(options, [run, *map(runs.open_run, options.others)])
+        return
     check = export.merge(run)
     if options.json:
         print(json.dumps({"merged": str(run.merged), **check}))
@@ -295,6 +239,24 @@ def _merge(options) -> None:
         f"{check['top1_agreement']:.1%}, with the adapter on the base as trained in "
         f"{check['top1_agreement_quantized']:.1%}."
     )
+
+
+def _merge_weighted(options, opened: list) -> None:
+    from tuner import export
+
+    if not options.out:
+        raise TunerError("Say where the sum is to lie: --out FOLDER.")
+    try:
+        shares = [float(w) for w in options.weights.split(",")] if options.weights else [1 / len(opened)] * len(opened)
+    except ValueError:
+        raise TunerError(
+            f"--weights {options.weights}: give numbers with commas between them, such as 0.7,0.3."
+        ) from None
+    if len(shares) != len(opened):
+        raise TunerError(f"--weights gives {len(shares)} shares for {len(opened)} runs. Give one a run.")
+    export.merge_weighted(dict(zip(opened, shares)), options.out)
+    told = dict(zip((run.id for run in opened), shares))
+    print(json.dumps({"merged": str(options.out), "shares": told}) if options.json else options.out)
 
 
 def _push(options) -> None:
@@ -318,7 +280,7 @@ def _runs(options) -> None:
     rows = []
     for run in runs.list_runs():
         scores = run.read_json("evaluation.json")
-        answered = scores and scores["gain"]
+        answered = scores and scores["gain"] and metric_of(scores).name
         rows.append(
             {
                 "id": run.id,
@@ -326,7 +288,8 @@ def _runs(options) -> None:
                 "model": run.recipe.model.name,
                 "data": run.recipe.data.source,
                 "method": run.recipe.method.name,
-                "rougeL": answered and {"base": scores["base"]["rougeL"], "adapter": scores["adapter"]["rougeL"]},
+                "metric": answered,
+                "scores": answered and {v: scores[v][answered] for v in ("base", "adapter")},
             }
         )
     if options.json:
@@ -334,5 +297,32 @@ def _runs(options) -> None:
     elif not rows:
         print("No runs yet. Try: python -m tuner train corporate")
     for row in [] if options.json else rows:
-        score = f"  ROUGE-L {row['rougeL']['base']:.2f} -> {row['rougeL']['adapter']:.2f}" if row["rougeL"] else ""
+        told = row["scores"]
+        score = f"  {METRICS[row['metric']].title} {told['base']:.2f} -> {told['adapter']:.2f}" if told else ""
         print(f"{row['id']}  {row['status']:11}  {row['method']} on {row['model']}, {row['data']}{score}")
+
+
+def _methods(options) -> None:
+    from tuner.method import facts
+    from tuner.methods import METHODS
+
+    if options.json:
+        print(json.dumps({"methods": [facts(row) for row in METHODS.values()]}))
+        return
+    terminal.print_table(terminal.methods())
+
+
+def _compare(options) -> None:
+    from tuner import compare
+
+    runs = compare.prepare(_recipe(options), options.methods.split(","), options.seconds, _base(options.recipe))
+    rows = []
+    for event in compare.compare(runs):
+        if event["event"] == "row":
+            rows.append({k: v for k, v in event.items() if k != "event"})
+        if not options.json:
+            terminal.say(event)
+    if options.json:
+        print(json.dumps({"rows": rows}))
+        return
+    terminal.print_table(terminal.comparison(rows))

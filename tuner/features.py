@@ -1,7 +1,7 @@
 """Rows of every task as tokens and labels, and as held-out prompts with their references.
 
-A tokenised row is {"input_ids": [...], "labels": [...]} whatever the task: labels are target tokens, one class, one tag
-a token, or the first and last token of an answer. Text to write goes through data.py's templates.
+A tokenised row is {"input_ids": [...], "labels": [...]} whatever the task: labels are target tokens, one class, one
+tag a token, or the first and last token of an answer. Text to write goes through data.py's templates.
 """
 
 from collections.abc import Callable

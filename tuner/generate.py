@@ -1,8 +1,8 @@
 """Answers of a base, of adapters on it, and of merged models, side by side.
 
-All adapters share one set of base weights. Those that PEFT can tell apart row by row answer in one batch with the base;
-others are put on in turn, which takes no loading of the base either. Merged models have weights of their own and
-answer beside them.
+All adapters share one set of base weights. Those that PEFT can tell apart row by row answer in one batch with the
+base; others are put on in turn, which takes no loading of the base either. Merged models have weights of their own
+and answer beside them.
 """
 
 import queue
@@ -62,6 +62,10 @@ class Loaded:
     tokenizer: object
     on_base: list[Carrier]
     beside: list[Carrier] = field(default_factory=list)
+
+    @property
+    def variants(self) -> list[str]:
+        return [v for carrier in [*self.on_base, *self.beside] for v in carrier.variants]
 
     def carrier(self, variant: str) -> AbstractContextManager:
         """The model that answers for a variant, ready to."""

@@ -1,7 +1,7 @@
 """What a row of the method table holds, and what a recipe comes to on it. No torch until a method is applied."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tuner.parts import Target
@@ -10,6 +10,8 @@ from tuner.tasks import TASKS, TaskRow
 
 KINDS = ("reparameterisation", "additive adapter", "soft prompt", "selective", "hybrid", "full")
 ANY = ("nf4", "int8", "none")
+FLOAT = ("none",)
+LINEAR = {"target_modules": "all-linear"}
 
 
 def lora_rate(width: int) -> float:
@@ -52,6 +54,13 @@ class MethodRow:
     beside_base: bool = False  # PEFT answers with and without it in one batch
     changes_base: bool = False  # it trains the base's own weights, so the adapter's file is a model's
     more: bool = False
+
+
+def facts(row: MethodRow) -> dict:
+    """The row's facts as plain values, for a table or a program."""
+    told = {f.name: getattr(row, f.name) for f in fields(row)}
+    plain = {k: v for k, v in told.items() if not callable(v) and v is not None and k != "schedule"}
+    return plain | {"learning_rate_at_width_2048": row.learning_rate(2048)}
 
 
 def fill_in(row: MethodRow, recipe: Recipe, shape, task: TaskRow | None) -> Target:

@@ -1,8 +1,8 @@
 """Methods that PEFT has none for: weights of the base trained in place, and bottlenecks put behind its sub-layers.
 
 Both answer to the calls of a PeftModel that the house makes: forward, generate, disable_adapter, save_pretrained. The
-base is left as it was found: what is trained are copies, put in the originals' place and taken out again. What is saved
-is `adapter_model.safetensors`, under the base's own names, and `adapter_config.json`.
+base is left as it was found: what is trained are copies, put in the originals' place and taken out again. Saved are
+`adapter_model.safetensors`, under the base's own names, and `adapter_config.json`.
 """
 
 import json

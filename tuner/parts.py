@@ -1,4 +1,4 @@
-"""What methods put on a base: PEFT's configurations and ours, made for the base at hand. No torch until one is made."""
+"""What methods put on a base: PEFT's configurations and ours, made for the base at hand. No torch until then."""
 
 import re
 from collections.abc import Callable

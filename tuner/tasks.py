@@ -125,6 +125,11 @@ METRICS = {
 }
 
 
+def metric_of(scores: dict) -> Metric:
+    """What an evaluation was scored by; runs of the first version don't say."""
+    return METRICS[scores.get("metric", "rougeL")]
+
+
 def task_for(asked: str, format: str, is_encoder_decoder: bool) -> str:
     """The task meant by a recipe's `task`: by the rows' format where it is auto, then by the kind of model."""
     if asked != "auto":
