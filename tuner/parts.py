@@ -54,9 +54,9 @@ class Target:
         """Names of the layers that do this in their block."""
         return [name for name, _, _ in self.shape.linear_layers if _role(name) in roles]
 
-    def common(self, with_heads: bool = True) -> dict:
+    def common(self) -> dict:
         """What every configuration of PEFT's is told."""
-        heads = list(self.shape.heads) if with_heads else []
+        heads = list(self.shape.heads)
         return {"task_type": self.task.peft_type, **({"modules_to_save": heads} if heads else {})}
 
 
@@ -90,13 +90,15 @@ RANK, ALPHA = setting("rank"), setting("alpha")
 LORA = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": setting("dropout")}
 
 
-def ia3(target: Target, with_heads: bool = True) -> list:
+def ia3(target: Target, is_second: bool = False) -> list:
     from peft import IA3Config
 
     feedforward = target.role("feedforward_out")
     attention = target.role("key", "value") or target.role("fused")
     layers = attention + feedforward
-    return [IA3Config(target_modules=layers, feedforward_modules=feedforward, **target.common(with_heads))]
+    # Told the task, PEFT would train a head of its own on top of the first part's.
+    common = {} if is_second else target.common()
+    return [IA3Config(target_modules=layers, feedforward_modules=feedforward, **common)]
 
 
 def soft_prompt(name: str, **fixed) -> Callable[[Target], list]:
@@ -106,7 +108,7 @@ def soft_prompt(name: str, **fixed) -> Callable[[Target], list]:
         values = {k: v(target) if callable(v) else v for k, v in fixed.items()}
         number = target.settings["virtual_tokens"]
         # In an encoder-decoder the encoder alone is prompted, as in Lester et al.
-        common = target.common(with_heads=False) | {"num_transformer_submodules": 1}
+        common = {"task_type": target.task.peft_type, "num_transformer_submodules": 1}
         return [getattr(peft, name)(num_virtual_tokens=number, **common, **values)]
 
     return parts
@@ -172,7 +174,7 @@ def layer_norm(target: Target) -> list:
 
 def lora_and_ia3(target: Target) -> list:
     """(IA)3 on the layers that it is made for, LoRA on the others: two on one layer can't be merged apart."""
-    (factors,) = ia3(target, with_heads=False)
+    (factors,) = ia3(target, is_second=True)
     left = [name for name, _, _ in target.shape.linear_layers if name not in factors.target_modules]
     (low_rank,) = peft_config("LoraConfig", **LORA)(
         replace(target, settings=target.settings | {"target_modules": left})

@@ -68,7 +68,10 @@ def verdict(scores: dict | None) -> str:
     sure = "it helped" if gain["low"] > 0 else "it made things worse" if gain["high"] < 0 else "no clear difference"
     metric = metric_of(scores)
     name = metric.name
-    return f"On {scores['rows']} held-out rows, {metric.title}: base {base[name]:.2f}, adapter {adapter[name]:.2f}; gain {gain[name]:+.2f} (95% interval {gain['low']:+.2f} to {gain['high']:+.2f}): {sure}."
+    return (
+        f"On {scores['rows']} held-out rows, {metric.title}: base {base[name]:.2f}, adapter {adapter[name]:.2f}; "
+        f"gain {gain[name]:+.2f} (95% interval {gain['low']:+.2f} to {gain['high']:+.2f}): {sure}."
+    )
 
 
 def shown(stream):

@@ -8,6 +8,7 @@ from html import escape
 from tuner import recipe
 from tuner.forecast import PARTS, duration, gigabytes
 from tuner.runs import Run
+from tuner.tasks import metric_of
 from tuner.ui import chart, progress, turns
 
 SHOWN_CHARACTERS = 600  # of a prompt or an answer
@@ -231,7 +232,8 @@ def verdict(scores: dict) -> str:
         base, adapter = scores["base"]["loss"], scores["adapter"]["loss"]
         said = f"On unseen text the loss went from <b>{base:.3f}</b> to <b>{adapter:.3f}</b> (lower is better)."
         return tag("h3", "Held-out loss", "t-verdict unsure") + tag("p", said)
-    base, adapter = scores["base"]["rougeL"], scores["adapter"]["rougeL"]
+    metric = metric_of(scores)
+    base, adapter = (scores[v][metric.name] for v in ("base", "adapter"))
     kind, said = "unsure", "No clear difference."
     if gain["low"] > 0:
         kind, said = "good", "It helped."
@@ -240,19 +242,20 @@ def verdict(scores: dict) -> str:
     moved = f"went from <b>{base:.2f}</b> to <b>{adapter:.2f}</b>"
     few = " These are few rows, so take it as a hint." if scores["rows"] < FEW_ROWS else ""
     text = (
-        f"On {scores['rows']} rows that it never saw, the overlap of its answers with the reference {moved} "
-        f"(ROUGE-L; 1 is word for word). With 95% confidence the gain lies between "
-        f"{gain['low']:+.2f} and {gain['high']:+.2f}.{few}"
+        f"On {scores['rows']} rows that it never saw, {metric.title} {moved} ({metric.explanation}). With 95% "
+        f"confidence the gain lies between {gain['low']:+.2f} and {gain['high']:+.2f}.{few}"
     )
     return tag("h3", said, f"t-verdict {kind}") + tag("p", text)
 
 
 def bars(scores: dict) -> str:
-    """ROUGE-L of base and adapter with their intervals."""
-    keys = ("rougeL", "rougeL_low", "rougeL_high")
+    """The metric of base and adapter with their intervals."""
+    metric = metric_of(scores)
+    keys = (metric.name, f"{metric.name}_low", f"{metric.name}_high")
     drawn = chart.score_bars([(v, name, *(scores[v][key] for key in keys)) for v, name in NAMES.items()])
     exact = ", ".join(f"{v} {scores[v]['exact_match']:.0%}" for v in NAMES)
-    return drawn + tag("p", f"Word for word right: {exact}", "t-sub")
+    # Of a label the two are the same.
+    return drawn if metric.name == "accuracy" else drawn + tag("p", f"Word for word right: {exact}", "t-sub")
 
 
 def before_and_after(examples: list[dict]) -> str:
@@ -309,12 +312,13 @@ def runs_list(rows: list[dict], selected: str, example: str) -> str:
 def _run_row(row: dict, selected: bool, shared: bool) -> str:
     scores, picture = row["scores"], ""
     if scores and scores["gain"]:
+        metric = metric_of(scores)
         minis = "".join(
-            f'<span class="t-mini {v}" title="{name}: ROUGE-L {scores[v]["rougeL"]:.2f}">'
-            f'<i style="width:{scores[v]["rougeL"]:.0%}"></i></span>'
+            f'<span class="t-mini {v}" title="{name}: {metric.title} {scores[v][metric.name]:.2f}">'
+            f'<i style="width:{scores[v][metric.name]:.0%}"></i></span>'
             for v, name in NAMES.items()
         )
-        picture = tag("span", minis, "t-minis") + tag("span", f"{scores['gain']['rougeL']:+.2f}", "t-gain")
+        picture = tag("span", minis, "t-minis") + tag("span", f"{scores['gain'][metric.name]:+.2f}", "t-gain")
     title = row["name"] or f"{row['method']} on {row['model']}"
     below = row["data"] + (" · the shipped example" if shared else "")
     name = tag("b", escape(title)) + tag("small", escape(below))
