@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 
@@ -25,9 +25,17 @@ def put_on(base, parts: list):
     model = get_peft_model(base, parts[0])
     below = [p for p in model.parameters() if p.requires_grad]
     for part in parts[1:]:
-        model = get_peft_model(model, part, adapter_name=SECOND)
+        model = _with_head(get_peft_model(model, part, adapter_name=SECOND))
         for parameter in below:
             parameter.requires_grad_(True)
+    return model
+
+
+def _with_head(model):
+    """A second part switches the first part's head off."""
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.set_adapter("default")
     return model
 
 
@@ -39,7 +47,7 @@ def load(base, folders: dict[str, Path]):
         return native.load(base, folder).eval()
     model = PeftModel.from_pretrained(base, folder, adapter_name=name)
     if (folder / SECOND).is_dir():
-        model = PeftModel.from_pretrained(model, folder / SECOND, adapter_name=SECOND)
+        model = _with_head(PeftModel.from_pretrained(model, folder / SECOND, adapter_name=SECOND))
     for name, folder in others:
         model.load_adapter(folder, name)
     return model.eval()
@@ -124,9 +132,13 @@ def settle(model) -> None:
         model.match_base_type()
 
 
-def trained(model) -> int:
-    """Parameters that are trained, tied ones once."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def stored_bytes(model) -> int:
+    """Bytes that `save` would write, without a tensor's storage being there."""
+    found = {}
+    for level in _levels(model):
+        ours = isinstance(level, native.NativeModel)
+        found |= level.tensors() if ours else get_peft_model_state_dict(level, adapter_name=level.active_adapter)
+    return sum(tensor.numel() * tensor.element_size() for tensor in found.values())
 
 
 def start_values(model) -> dict[str, torch.Tensor]:

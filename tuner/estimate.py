@@ -92,6 +92,16 @@ def trainable(base: models.Base, method: str) -> int:
     return sum(p.numel() for p in _on_meta(base, method).parameters() if p.requires_grad)
 
 
+@lru_cache(maxsize=256)
+def stored_bytes(base: models.Base, method: str) -> int:
+    """Bytes of the adapter's file; what is trained in float32 where that can't be told without storage."""
+    from tuner import adapters
+
+    if METHODS[Recipe.model_validate_json(method).method.name].count:
+        return trainable(base, method) * FLOAT
+    return adapters.stored_bytes(_on_meta(base, method))
+
+
 def _on_meta(base: models.Base, method: str, dtype=None, prepare=lambda model: None):
     import torch
 

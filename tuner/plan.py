@@ -27,6 +27,7 @@ class Checked:
     """What a recipe comes to."""
 
     recipe: Recipe
+    base: models.Base
     plan: dict
     format: formats.Format
     tokenizer: object
@@ -95,7 +96,7 @@ def check(
     _attempt(problems, lambda: _check_disk(plan, runs.RUNS))
     if problems:
         raise TunerError(*problems)
-    return Checked(recipe, plan, format, tokenizer, train, heldout, split.heldout)
+    return Checked(recipe, stands, plan, format, tokenizer, train, heldout, split.heldout)
 
 
 def prepare(

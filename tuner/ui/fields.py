@@ -83,7 +83,7 @@ def to_settings(values: dict[str, Any]) -> dict:
         value = value.strip() if isinstance(value, str) else value
         if value is None or value == "" or value == {}:
             continue
-        if path == "method.target_modules" and value != "all-linear":
+        if path == "method.target_modules" and value not in ("all-linear", "auto"):
             value = [name.strip() for name in str(value).split(",") if name.strip()]
         # The page's numbers are floats; 300.0 steps read better as they were typed.
         value = int(value) if isinstance(value, float) and value.is_integer() else value

@@ -11,13 +11,24 @@ from tuner.formats import FORMATS
 from tuner.methods import METHODS
 from tuner.recipe import Recipe
 from tuner.tables import SUFFIXES
-from tuner.ui import fields, show
+from tuner.ui import chooser, fields, show
 
 BASES = [
-    ("tiny-office · shipped, for a CPU", "tiny-office"),
+    ("tiny-office · shipped, writes", "tiny-office"),
+    ("tiny-summarizer · shipped, reads and writes", "tiny-summarizer"),
+    ("tiny-reader · shipped, reads: labels and entities", "tiny-reader"),
     ("Qwen/Qwen3-0.6B · from the Hub", "Qwen/Qwen3-0.6B"),
     ("TinyLlama/TinyLlama-1.1B-Chat-v1.0 · from the Hub", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+    ("google/flan-t5-base · from the Hub", "google/flan-t5-base"),
+    ("distilbert/distilbert-base-uncased · from the Hub", "distilbert/distilbert-base-uncased"),
 ]
+# What the shipped rows are, and the shipped base that they are made for.
+EXAMPLES = {
+    "corporate.jsonl": ("casual messages and how a manager would write them", "tiny-office"),
+    "support.jsonl": ("customer-support dialogues and their summaries", "tiny-summarizer"),
+    "reviews.jsonl": ("product reviews and their sentiment", "tiny-reader"),
+    "entities.jsonl": ("sentences and the people, places, firms and dates in them", "tiny-reader"),
+}
 QUANTIZATIONS = {"nf4": "4-bit (NF4)", "int8": "8-bit", "none": "16-bit"}
 SOURCES = [("Shipped example", "example"), ("Upload a file", "file"), ("Paste rows", "paste"), ("Hub dataset", "hub")]
 PASTED = "pasted rows"
@@ -71,7 +82,7 @@ def _rows_card(form, start: Recipe) -> None:
             shipped,
             value=start.data.source,
             label="Example",
-            info="casual messages and how a manager would write them",
+            info=EXAMPLES[start.data.source][0],
         )
         form.file = gr.File(label=f"A file of rows ({', '.join(SUFFIXES)})", visible=False, height=130, elem_id="file")
         form.pasted = gr.Textbox(
@@ -105,11 +116,13 @@ def _how_card(form, start: Recipe) -> None:
     kind = next(k for k in BUDGETS if getattr(start.budget, k))
     with gr.Column(elem_classes="t-group"):
         gr.HTML("<h2><b>3</b> How</h2>")
-        with gr.Row():
-            form.settings["method.name"] = gr.Dropdown(
-                [(m.title, m.name) for m in METHODS.values()], value=start.method.name, label="Method", min_width=140
-            )
-            form.settings["method.rank"] = fields.component("method.rank", start, min_width=140)
+        form.settings["method.name"] = gr.Dropdown(
+            chooser.choices(), value=start.method.name, label="Method", elem_id="method"
+        )
+        form.explained = gr.HTML(chooser.explained(start.method.name))
+        with gr.Accordion("All methods, and what each would take here", open=False) as form.methods_fold:
+            form.methods = gr.HTML(chooser.drawn({}, start.method.name), js_on_load=chooser.CLICKED, elem_id="methods")
+            form.is_surveyed = gr.State(False)
         with gr.Row():
             form.kind = gr.Radio(
                 [(k.capitalize(), k) for k in BUDGETS], value=kind, label="Budget", min_width=200, elem_id="kind"
@@ -123,13 +136,42 @@ def _how_card(form, start: Recipe) -> None:
             )
         with gr.Accordion("More settings", open=False):
             form.settings["name"] = fields.component("name", start)
-            for part in ("model", "method", "training", "evaluation"):
+            for part in ("method", "training", "evaluation", "model"):
                 left = [p for p in fields.paths(part) if p not in fields.OWN and p not in form.settings]
                 gr.HTML(f'<h3 class="t-part">{part.capitalize()}</h3>')
                 with gr.Row():
                     for path in left:
-                        form.settings[path] = fields.component(path, start, min_width=180)
-            form.settings["seed"] = fields.component("seed", start)
+                        hidden = {} if is_taken(path, start.method.name) else {"visible": False}
+                        form.settings[path] = fields.component(path, start, min_width=180, **hidden)
+            with gr.Row():
+                for path in ("task", "seed"):
+                    form.settings[path] = fields.component(path, start, min_width=180)
+
+
+def is_taken(path: str, method: str) -> bool:
+    """Whether a setting means something for the method; all that are not a method's own do."""
+    part, _, leaf = path.rpartition(".")
+    return part != "method" or leaf == "name" or method not in METHODS or leaf in METHODS[method].settings
+
+
+def method_inputs(form, method: str) -> list:
+    """Updates for another method: its explanation, and which settings are shown."""
+    own = [path for path in form.settings if path.startswith("method.") and path != "method.name"]
+    return [chooser.explained(method), *(gr.update(visible=is_taken(path, method)) for path in own)]
+
+
+def method_outputs(form) -> list:
+    """What `method_inputs` has values for."""
+    own = [form.settings[path] for path in form.settings if path.startswith("method.") and path != "method.name"]
+    return [form.explained, *own]
+
+
+def example_inputs(name: str) -> list:
+    """Updates for other shipped rows: what they are, the base that they are made for, and how it is held."""
+    said, base = EXAMPLES.get(name, ("", None))
+    known = base is not None
+    held = "nf4" if base == "tiny-office" else "none"
+    return [gr.update(info=said), base if known else gr.skip(), held if known else gr.skip()]
 
 
 def meaning(kind: str) -> str:
@@ -159,7 +201,9 @@ def asked(form, data: dict) -> tuple[Recipe, tables.Table | None]:
 
 
 def _values(form, data: dict) -> dict:
-    values = {path: data[component] for path, component in form.settings.items()}
+    method = data[form.settings["method.name"]]
+    taken = {path: component for path, component in form.settings.items() if is_taken(path, method)}
+    values = {path: data[component] for path, component in taken.items()}
     where, file = data[form.where], data[form.file]
     sources = {"example": data[form.example], "file": file and Path(file).name, "paste": PASTED, "hub": data[form.hub]}
     values["data.source"] = sources[where] or "rows"

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from tuner import gpu
+from tuner import gpu, survey
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
-from tuner.ui import actions, form, progress, show, turns
+from tuner.ui import actions, chooser, form, progress, show, turns
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE
 
@@ -36,6 +36,7 @@ def build(browser: gr.BrowserState, *, has_oauth: bool) -> SimpleNamespace:
     # In the order in which `panel` returns their values.
     tab.panel = [tab.card, tab.timer, tab.train, tab.stop, tab.resume, tab.chat, tab.push, tab.again]
     _wire_form(tab)
+    _wire_methods(tab)
     _wire_run(tab)
     return tab
 
@@ -86,6 +87,23 @@ def _wire_form(tab) -> None:
     taken = tab.take.click(lambda text: _take(tab, text), tab.yaml, [*form.filled(f), tab.taken], **PRIVATE)
     taken.then(look, everything, looked, **CHECKS, **PRIVATE)
     tab.look_again = lambda event: event.then(look, everything, looked, **CHECKS, **PRIVATE)
+
+
+def _wire_methods(tab) -> None:
+    f, everything = tab.form, {*tab.form.inputs, tab.form.is_surveyed}
+    name = f.settings["method.name"]
+    name.change(lambda method: form.method_inputs(f, method), name, form.method_outputs(f), queue=False, **PRIVATE)
+    f.methods.click(_choose, None, name, queue=False, **PRIVATE)
+    opened = f.methods_fold.expand(lambda: True, None, f.is_surveyed, queue=False, **PRIVATE)
+    f.methods_fold.collapse(lambda: False, None, f.is_surveyed, queue=False, **PRIVATE)
+
+    def fill(data: dict) -> Iterator:
+        yield from _survey(tab, data)
+
+    for event in (opened, tab.looking):
+        event.then(fill, everything, f.methods, **CHECKS, **PRIVATE)
+    made_for = [f.example, f.settings["model.name"], f.settings["model.quantization"]]
+    f.example.input(form.example_inputs, f.example, made_for, queue=False, **PRIVATE)
 
 
 def lookers(tab) -> tuple[Callable, Callable]:
@@ -180,6 +198,28 @@ def _preview(tab, data: dict):
         return show.preview(actions.preview(asked, table))
     except Exception as error:
         return show.problems(problems_of(error))
+
+
+def _choose(event: gr.EventData) -> str:
+    """The method that was clicked on."""
+    return event.method
+
+
+def _survey(tab, data: dict) -> Iterator:
+    """The method chooser as it is filled in; methods are only counted while it is open."""
+    chosen = data[tab.form.settings["method.name"]]
+    if not data[tab.form.is_surveyed]:
+        yield gr.skip()
+        return
+    try:
+        asked, table = form.asked(tab.form, data)
+        if table is None and not actions.is_at_hand(asked):
+            yield chooser.drawn({}, chosen)
+            return
+        gpu.import_core()
+        yield from chooser.growing(survey.survey(asked, table, local=False), chosen)
+    except Exception as error:
+        yield show.problems(problems_of(error)) + chooser.drawn({}, chosen)
 
 
 def _take(tab, text: str) -> list:
