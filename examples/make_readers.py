@@ -25,7 +25,7 @@ ROWS = 600
 PAD, END, UNKNOWN, START, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
 SENTINELS = [f"<extra_id_{place}>" for place in range(20)]
 
-SUMMARIZER_TASKS, READER_TEXTS = 60_000, 60_000
+SUMMARIZER_TASKS, READER_TEXTS = 60_000, 120_000
 SUMMARIZER_RATE, READER_RATE = 3e-3, 2e-3
 SUMMARIZER_BATCH, READER_BATCH = 2400, 1200  # tokens, the padding with them
 
@@ -204,7 +204,7 @@ def make_summarizer(count: int) -> None:
 def masked(ids: list[int], stops: set[int], mask: int, vocabulary: range, rng: random.Random) -> tuple[list, list]:
     """A fifth of the tokens hidden, or the whole last sentence; and what they were."""
     ends = [place for place, token in enumerate(ids) if token in stops]
-    whole = range(ends[-2] + 1, ends[-1]) if len(ends) > 1 and rng.random() < 0.3 else ()
+    whole = range(ends[-2] + 1, ends[-1]) if len(ends) > 1 and rng.random() < 0.4 else ()
     chosen = [place for place in range(1, len(ids) - 1) if place in whole or rng.random() < (0.05 if whole else 0.2)]
     chosen = chosen or [rng.randrange(1, len(ids) - 1)]
     labels = [-100] * len(ids)

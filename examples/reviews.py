@@ -1,7 +1,7 @@
 """Product reviews with a label, and longer ones without for pre-training.
 
-Whether a word is praise depends on the thing: a fan should be quiet, a speaker should not. It may be negated or
-conceded, too: the main clause, or what comes after "but", decides. Where good and bad even out, or the text holds
+Whether a word is praise depends on the thing: a fan should be quiet, a speaker should not. It may be negated, or
+conceded, and then what comes after "but" or "still" decides. Where good and bad even out, or the text holds
 only facts, the review is neutral.
 """
 
@@ -94,7 +94,7 @@ class Reviewer:
         right, wrong = (praise, blame) if good else (blame, praise)
         if self.rng.random() < 0.5:
             return f"{subject} {verb} {self.rng.choice(['', '', 'very ', 'really ', 'always '])}{right}"
-        no = self.rng.choice(["not", "never", "not at all", "anything but", "far from", "by no means"])
+        no = self.rng.choice(["not", "never", "not at all"])
         return f"{subject} {verb} {no} {wrong}"
 
     def clause(self, good: bool) -> str:
@@ -104,27 +104,14 @@ class Reviewer:
     def end(self, good: bool) -> str:
         return self.pick(GOOD_END if good else BAD_END)
 
-    def rumour(self, good: bool) -> str:
-        """Somebody said the opposite, and was wrong."""
-        said = self.clause(not good)
-        return self.rng.choice(
-            [
-                f"I had read that {said}, which is not true",
-                f"They say that {said}. They are wrong",
-                f"I was afraid that {said}, but that is not so" if good else f"I had hoped that {said}. No such luck",
-            ]
-        )
-
     def sides(self, good: bool) -> str:
         """Both sides, of which one weighs more."""
         minor, major = self.clause(not good), self.clause(good)
         return self.rng.choice(
             [
                 f"{minor}, but {major}",
-                f"although {minor}, {major}",
-                f"{major}, although {minor}",
-                f"{minor}. Still, {self.end(good)}",
                 f"{minor}, but {self.end(good)}",
+                f"{minor}. Still, {self.end(good)}",
             ]
         )
 
@@ -141,12 +128,7 @@ class Reviewer:
                 ]
             )
         good = label == "positive"
-        kind = self.rng.random()
-        if kind < 0.4:
-            return self.sides(good)
-        if kind < 0.55:
-            return self.rumour(good)
-        return self.clause(good)
+        return self.sides(good) if self.rng.random() < 0.4 else self.clause(good)
 
 
 def written(parts: list[str]) -> str:

@@ -27,7 +27,7 @@ def train(run: Run) -> None:
 def chat(run: Run) -> None:
     """One message to base and adapter."""
     asked = [{"role": "user", "content": "need that report asap"}]
-    *_, texts = gpu.chat(run, {"base": asked, "adapter": asked}, max_new_tokens=8)
+    *_, texts = gpu.chat({"adapter": run}, {}, {"base": asked, "adapter": asked}, max_new_tokens=8)
     say({"event": "answer", **texts})
 
 

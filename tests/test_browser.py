@@ -70,6 +70,15 @@ def wait_for_more(page: Page, than: int) -> int:
     return points(page)
 
 
+def answered(page: Page, titles: list[str]) -> None:
+    """Wait until the columns with these titles, and no others, have their answers."""
+    for number, title in enumerate(titles):
+        expect(page.locator(f"#chat-{number}")).to_contain_text(title)
+        expect(page.locator(f"#chat-{number} .bot.message").first).not_to_be_empty()
+    expect(page.locator(".t-columns [id^=chat-]:visible")).to_have_count(len(titles))
+    expect(page.locator("#send")).to_be_visible()
+
+
 def test_the_way_through(visit, tmp_path):
     page = visit()
     expect(page.locator("#card")).to_contain_text("steps a pass")
@@ -93,11 +102,18 @@ def test_the_way_through(visit, tmp_path):
     expect(page.locator(".t-reference")).to_be_visible()
     expect(page.locator("#prompt textarea")).not_to_have_value("")
     page.locator("#send").click()
-    for variant in ("base", "adapter", "merged"):
-        expect(page.locator(f"#chat-{variant} .bot.message").first).not_to_be_empty()
-    expect(page.locator("#send")).to_be_visible()
+    answered(page, ["Base model", "Adapter", "Merged model"])
     expect(page.locator(".t-merge")).to_contain_text("%")
     page.screenshot(path=tmp_path / "playground.png", full_page=True)
+
+    prompt = page.locator("#chat-0 .user.message").inner_text()
+    page.locator("#chat-run input").click()
+    page.get_by_role("option", name="corporate example").click()
+    expect(page.locator("#prompt textarea")).to_have_value(prompt.strip())
+    page.locator("#send").click()
+    answered(page, ["Base model", "lora · corporate", "corporate · corporate example"])
+    expect(page.locator(".t-merge")).to_be_hidden()
+    page.screenshot(path=tmp_path / "compared.png", full_page=True)
 
     stranger = visit()
     stranger.get_by_role("tab", name="My runs").click()

@@ -5,7 +5,6 @@ import json
 import shutil
 import threading
 
-import numpy as np
 import pytest
 import torch
 from conftest import small_recipe
@@ -13,6 +12,7 @@ from conftest import small_recipe
 from tuner import evaluate, export, generate, plan, runs
 from tuner.errors import TunerError
 
+VARIANTS = ("base", "adapter", "merged")
 PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw cuz my kid is sick"}]
 
 
@@ -26,8 +26,7 @@ def merged(finished, tmp_path_factory):
 
 @pytest.fixture
 def loaded(merged):
-    with generate.attached(merged) as loaded:
-        yield loaded
+    return generate.attached({"adapter": merged}, {"merged": merged.merged})
 
 
 def answers(loaded, variants, **sampling) -> dict[str, str]:
@@ -36,14 +35,12 @@ def answers(loaded, variants, **sampling) -> dict[str, str]:
 
 
 def test_three_variants_stream_together(loaded):
-    seen = list(
-        generate.stream(loaded, dict.fromkeys(generate.VARIANTS, PROMPT), generate.Sampling(max_new_tokens=12))
-    )
+    seen = list(generate.stream(loaded, dict.fromkeys(VARIANTS, PROMPT), generate.Sampling(max_new_tokens=12)))
     assert len(seen) > 3
-    assert set(seen[-1]) == set(generate.VARIANTS)
+    assert set(seen[-1]) == set(VARIANTS)
     assert all(seen[-1].values())
     for before, after in itertools.pairwise(seen):
-        assert all(after[v].startswith(before[v]) for v in generate.VARIANTS)
+        assert all(after[v].startswith(before[v]) for v in VARIANTS)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -54,7 +51,7 @@ def test_base_and_adapter_answer_in_one_batch_as_each_does_alone(loaded, tempera
 
 
 def test_a_seed_fixes_a_sampled_answer_and_another_seed_changes_it(loaded):
-    texts = [answers(loaded, generate.VARIANTS, temperature=1.5, seed=s, max_new_tokens=16) for s in (1, 1, 2)]
+    texts = [answers(loaded, VARIANTS, temperature=1.5, seed=s, max_new_tokens=16) for s in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
 
@@ -77,9 +74,7 @@ def test_top_p_leaves_unlikely_tokens_out():
 def test_stop_ends_the_answers(loaded):
     stop = threading.Event()
     seen = 0
-    for _ in generate.stream(
-        loaded, dict.fromkeys(generate.VARIANTS, PROMPT), generate.Sampling(max_new_tokens=400), stop
-    ):
+    for _ in generate.stream(loaded, dict.fromkeys(VARIANTS, PROMPT), generate.Sampling(max_new_tokens=400), stop):
         seen += 1
         stop.set()
     assert seen < 20
@@ -95,8 +90,8 @@ def test_chatting_before_training_says_so(tmp_path):
     run = plan.prepare(small_recipe(), path=tmp_path / "run")
     with pytest.raises(TunerError, match="Train it first"):
         export.merge(run)
-    with pytest.raises(TunerError, match="Train it first"), generate.attached(run):
-        pass
+    with pytest.raises(TunerError, match="Train it first"):
+        generate.attached({"adapter": run})
 
 
 def test_the_merged_model_is_a_plain_16_bit_model_that_agrees_with_the_adapter(merged):
@@ -135,36 +130,6 @@ def test_scores_are_recomputed_to_the_same_figures(finished, loaded):
     before = finished.read_json("evaluation.json")
     list(evaluate.evaluate(finished, loaded))
     assert finished.read_json("evaluation.json") == before
-
-
-@pytest.mark.parametrize(
-    ("reference", "answer", "score"),
-    [
-        ("the cat sat", "the cat sat", 1.0),
-        ("the cat sat on the mat", "the cat", 2 * 1 * (2 / 6) / (1 + 2 / 6)),
-        ("a b c d", "d c b a", 0.25),
-        ("yes", "no", 0.0),
-        ("", "", 0.0),
-        ("Привет мир", "привет мир", 1.0),
-    ],
-)
-def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence(reference, answer, score):
-    assert evaluate.rouge_l(reference, answer) == pytest.approx(score)
-
-
-def test_the_interval_covers_the_mean_and_narrows_with_rows():
-    draw = np.random.default_rng(1)
-    few, many = draw.random(10), draw.random(1000)
-    for values in (few, many):
-        low, high = evaluate.interval(values)
-        assert low < values.mean() < high
-    assert np.diff(evaluate.interval(many)) < np.diff(evaluate.interval(few)) / 3
-
-
-def test_the_interval_holds_the_true_mean_about_as_often_as_it_says():
-    draw = np.random.default_rng(0)
-    hits = sum(low <= 0.5 <= high for low, high in (evaluate.interval(draw.random(60)) for _ in range(200)))
-    assert 0.90 <= hits / 200 <= 0.99
 
 
 def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from conftest import ROOT
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model
 
 from tuner import models, recipe
 
@@ -34,31 +34,11 @@ def run_commands(hub, home, *commands: list[str]) -> list[tuple[int, str, str]]:
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
-def tiny_qwen(folder):
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    tokenizer = tiny_tokenizer()
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=512,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 FEW = ["--set", "data.max_rows=40", "--set", "budget={steps: 2}", "--set", "evaluation={rows: 2, max_new_tokens: 4}"]
 
 
 def test_models_of_the_hub_train_by_their_real_names_and_the_shipped_recipe_runs_unmodified(hub, tmp_path):
-    hub.add_model("Qwen/Qwen3-0.6B", tiny_qwen(tmp_path / "qwen"))
+    hub.add_model("Qwen/Qwen3-0.6B", tiny_model(tmp_path / "qwen", "qwen3"))
     hub.add_model("TinyLlama/TinyLlama-1.1B-Chat-v1.0", tiny_model(tmp_path / "llama"))
     qwen = ["train", "corporate", "--out", str(tmp_path / "q"), "--set", "model.name=Qwen/Qwen3-0.6B", *FEW]
     llama = ["train", "tinyllama-corporate", "--out", str(tmp_path / "t"), *FEW]
@@ -71,7 +51,7 @@ def test_models_of_the_hub_train_by_their_real_names_and_the_shipped_recipe_runs
 
 
 def test_a_prepared_run_needs_the_hub_no_more(hub, tmp_path):
-    hub.add_model("Qwen/Qwen3-0.6B", tiny_qwen(tmp_path / "qwen"))
+    hub.add_model("Qwen/Qwen3-0.6B", tiny_model(tmp_path / "qwen", "qwen3"))
     command = ["train", "corporate", "--out", str(tmp_path / "q"), "--set", "model.name=Qwen/Qwen3-0.6B", *FEW]
     ((status, _, error),) = run_commands(hub, tmp_path / "home", command)
     assert status == 0, error
@@ -84,11 +64,7 @@ def test_a_prepared_run_needs_the_hub_no_more(hub, tmp_path):
 
 
 def test_what_cannot_be_trained_is_refused_before_any_training(hub, tmp_path):
-    from transformers import BertConfig, BertForMaskedLM
-
-    bert = BertConfig(vocab_size=99, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    BertForMaskedLM(bert).save_pretrained(tmp_path / "bert")
-    hub.add_model("google-bert/bert-base-uncased", tmp_path / "bert")
+    hub.add_model("google-bert/bert-base-uncased", tiny_model(tmp_path / "bert", "bert"))
     llama = tiny_model(tmp_path / "llama")
     config = json.loads((llama / "config.json").read_text())
     hub.add_model("old/pickled", {"config.json": json.dumps(config).encode(), "pytorch_model.bin": b"\x80\x02"})
@@ -117,9 +93,9 @@ def test_what_cannot_be_trained_is_refused_before_any_training(hub, tmp_path):
 
 def test_the_shape_is_read_without_weights_and_agrees_with_the_loaded_model():
     tiny = recipe.Model(name="tiny-office")
-    folder = models.fetch(tiny)
-    shape = models.shape(folder, "tiny-office")
-    model = models.load(folder, tiny, quantization="none")
+    base = models.Base(models.fetch(tiny), tiny)
+    shape = models.shape(base)
+    model = models.load(base, quantization="none")
     assert shape.parameters == model.num_parameters()
     assert not any("lm_head" in name for name, _, _ in shape.linear_layers)
     assert len(shape.linear_layers) == 7 * shape.layers
@@ -127,7 +103,7 @@ def test_the_shape_is_read_without_weights_and_agrees_with_the_loaded_model():
 
 def test_nf4_weights_are_four_bits_with_nested_constants():
     tiny = recipe.Model(name="tiny-office")
-    model = models.load(models.fetch(tiny), tiny)
+    model = models.load(models.Base(models.fetch(tiny), tiny))
     layer = model.model.layers[0].mlp.up_proj
     assert type(layer).__name__ == "Linear4bit"
     assert layer.weight.quant_state.quant_type == "nf4"

@@ -9,15 +9,25 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorte
 # A module may import from earlier rows, and from its own row.
 ROWS = [
     {"tuner", "tuner.errors", "tuner.beat"},
-    {"tuner.recipe", "tuner.hub_errors"},
-    {"tuner.methods", "tuner.tasks", "tuner.runs", "tuner.parse", "tuner.losses", "tuner.clock", "tuner.batches"},
-    {"tuner.tables", "tuner.formats", "tuner.models", "tuner.disk"},
-    {"tuner.data", "tuner.checkpoint", "tuner.estimate", "tuner.trainer"},
-    {"tuner.forecast"},
-    {"tuner.plan", "tuner.generate"},
+    # Each of these knows one thing and nothing of the house.
+    {"tuner.recipe", "tuner.hub_errors", "tuner.tasks", "tuner.native", "tuner.losses", "tuner.schedules"},
+    {"tuner.scoring", "tuner.clock", "tuner.batches"},
+    # The method table, from what a row is made of to the whole; no model is loaded for it.
+    {"tuner.parts"},
+    {"tuner.method"},
+    {"tuner.more_methods"},
+    {"tuner.methods"},
+    # Rows and models on the disk.
+    {"tuner.runs", "tuner.parse", "tuner.adapters"},
+    {"tuner.tables", "tuner.formats", "tuner.models", "tuner.disk", "tuner.checkpoint"},
+    {"tuner.data", "tuner.estimate", "tuner.trainer"},
+    {"tuner.features", "tuner.forecast"},
+    # Before a run, and after it.
+    {"tuner.plan", "tuner.predict"},
+    {"tuner.survey", "tuner.generate"},
     {"tuner.evaluate", "tuner.export"},
     {"tuner.train"},
-    {"tuner.card", "tuner.hub"},
+    {"tuner.compare", "tuner.card", "tuner.hub", "tuner.terminal"},
     {"tuner.cli", "tuner.gpu"},
     {"tuner.__main__", "tuner.ui"},
 ]

@@ -9,14 +9,16 @@ import urllib.request
 
 import gradio as gr
 import pytest
+from conftest import small_recipe
 from gradio_client import Client, handle_file
 from hub_double import Hub
 from served import ROOT, serve
 
+from tuner import plan
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
 from tuner.runs import create
-from tuner.ui import actions, form, progress
+from tuner.ui import actions, form, playground_tab, progress
 
 SHORT = """
 method: {rank: 4}
@@ -57,6 +59,23 @@ def finished(url):
     job = Client(url, verbose=False).submit(recipe=SHORT % 5, rows=ROWS, api_name="/train")
     events = list(job)
     return events[0]["run"], events
+
+
+@pytest.fixture(scope="module")
+def trained(url, runs):
+    """Trains a small run with other settings among the app's, once; gives its id."""
+    from tuner.train import train
+
+    done: dict[str, str] = {}
+
+    def run_of(**settings) -> str:
+        if (key := str(settings)) not in done:
+            run = plan.prepare(small_recipe(evaluation__rows=2, **settings), root=runs)
+            list(train(run))
+            done[key] = run.id
+        return done[key]
+
+    return run_of
 
 
 def until(condition, seconds=90):
@@ -177,6 +196,59 @@ def test_chat_streams_three_variants_and_merges(client, finished):
     check = client.predict(run=run, api_name="/merge")
     assert check["top1_agreement"] >= 0.99
     assert 0 < check["top1_agreement_quantized"] <= 1
+
+
+def test_adapters_of_different_methods_answer_side_by_side_in_one_call(client, trained):
+    lora, ia3 = trained(), trained(method__name="ia3", method__rank="auto")
+    ask = {"message": "hey can u do task 3", "max_new_tokens": 6, "api_name": "/chat"}
+    *_, together = client.submit(run=f"{lora}, {ia3}", **ask)
+    assert list(together) == ["base", lora, ia3]
+    for run in (lora, ia3):
+        *_, alone = client.submit(run=run, **ask)
+        assert (alone["base"], alone["adapter"]) == (together["base"], together[run])
+    assert len(set(together.values())) > 1
+
+
+def test_runs_on_different_bases_are_refused_with_a_sentence(client, trained):
+    runs = [trained(), trained(model__quantization="none")]
+    with pytest.raises(Exception, match=f"Runs {runs[0]} and {runs[1]} stand on different bases"):
+        client.predict(run=",".join(runs), message="hello", api_name="/chat")
+    four = [
+        *runs,
+        trained(method__name="ia3", method__rank="auto"),
+        trained(method__name="prefix_tuning", method__rank="auto"),
+    ]
+    with pytest.raises(Exception, match="4 runs are too many"):
+        client.predict(run=",".join(four), message="hello", api_name="/chat")
+
+
+def test_a_run_that_cant_be_merged_answers_with_base_and_adapter(client, trained):
+    prefix = trained(method__name="prefix_tuning", method__rank="auto")
+    *_, answers = client.submit(run=prefix, message="hey can u do task 3", max_new_tokens=6, api_name="/chat")
+    assert list(answers) == ["base", "adapter"]
+    assert all(answers.values())
+
+
+def test_a_choice_that_cant_stand_side_by_side_leaves_what_is_there(trained, runs, monkeypatch):
+    monkeypatch.setattr("tuner.runs.RUNS", runs)
+    with gr.Blocks():
+        tab = playground_tab.build(gr.BrowserState())
+    first, other = trained(), trained(model__quantization="none")
+    changed = playground_tab.pick(tab, [first, other], [first], "half a prompt", [])
+    assert list(changed) == [tab.problem]
+    assert "different bases" in changed[tab.problem]
+    assert playground_tab.pick(tab, [first], [first], "", []) == {tab.problem: ""}
+
+
+def test_a_prompt_is_asked_for_as_the_task_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("tuner.runs.RUNS", tmp_path)
+    with gr.Blocks():
+        tab = playground_tab.build(gr.BrowserState())
+    for task, asked_for in playground_tab.PROMPTS.items():
+        create(Recipe(), path=tmp_path / task).write_json("plan.json", {"task": task})
+        changed = playground_tab.pick(tab, [task], [], "", [])
+        assert changed[tab.prompt]["placeholder"] == asked_for
+        assert changed[tab.system]["visible"] == (task == "generation")
 
 
 def test_chat_samples_and_refuses_what_is_no_number(client, finished):

@@ -14,8 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 
 from tuner import native
-
-SECOND = "second"  # the folder of a hybrid's second part, and its adapter's name on the way
+from tuner.adapter_files import SECOND, is_native
 
 
 def put_on(base, parts: list):
@@ -43,7 +42,7 @@ def load(base, folders: dict[str, Path]):
     """The base with saved adapters on it, in evaluation mode; several, by the names they get, where PEFT can hold
     them side by side."""
     (name, folder), *others = folders.items()
-    if native.is_native(folder):
+    if is_native(folder):
         return native.load(base, folder).eval()
     model = PeftModel.from_pretrained(base, folder, adapter_name=name)
     if (folder / SECOND).is_dir():

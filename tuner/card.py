@@ -9,10 +9,13 @@ import re
 from importlib import metadata
 from pathlib import PurePath
 
+from tuner.adapter_files import is_native
+from tuner.card_use import fence, use
 from tuner.methods import METHODS
 from tuner.recipe import EXAMPLES, Recipe
 from tuner.runs import Run
 from tuner.tables import HUB_NAME, SUFFIXES
+from tuner.tasks import TASKS, TaskRow, metric_of
 
 UNKNOWN = "not measured"
 SHOWN = 2  # rows before and after
@@ -29,15 +32,15 @@ def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
     parts = [
         f"# {_line(title)}",
         _summary(run, recipe, base),
-        _use(run, recipe, repo or "OWNER/" + re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII)),
-        _scores(scores, recipe),
+        use(run, recipe, base, repo or "OWNER/" + re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII)),
+        _scores(run, scores, recipe),
         _before_and_after(scores),
         _data(run, recipe),
         _settings(run, recipe),
         _training(run),
         _limits(run, recipe, scores),
     ]
-    return f"---\n{_front_matter(recipe, scores, title, base)}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+    return f"---\n{_front_matter(run, recipe, scores, title, base)}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"
 
 
 def public_recipe(recipe: Recipe) -> Recipe:
@@ -64,34 +67,38 @@ def _source(recipe: Recipe) -> str:
     return source if is_hub_dataset(source) else PurePath(source.replace("\\", "/")).name
 
 
-def _front_matter(recipe: Recipe, scores: dict, title: str, base: str | None) -> str:
+def _front_matter(run: Run, recipe: Recipe, scores: dict, title: str, base: str | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    hub_data = is_hub_dataset(recipe.data.source)
+    hub_data, task = is_hub_dataset(recipe.data.source), _task(run)
     quantized = ["qlora"] if recipe.model.quantization != "none" and recipe.method.name == "lora" else []
     name = base or (recipe.model.name if "/" in recipe.model.name else None)
+    metric = metric_of(scores)
+    is_scored = metric.name in scores.get("adapter", {})
     facts = {
         "base_model": name,
-        "base_model_relation": "adapter" if name else None,
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
-        "tags": ["tuner", recipe.method.name, *quantized, "sft", "text-generation"],
+        "base_model_relation": ("finetune" if METHODS[recipe.method.name].changes_base else "adapter")
+        if name
+        else None,
+        "library_name": "transformers" if run.adapter.is_dir() and is_native(run.adapter) else "peft",
+        "pipeline_tag": task.pipeline,
+        "tags": ["tuner", recipe.method.name, *quantized, *(["sft"] if task.generates else []), task.pipeline],
         "datasets": [recipe.data.source] if hub_data else None,
-        "metrics": ["rouge"] if "rougeL" in scores.get("adapter", {}) else None,
+        "metrics": [metric.hub] if is_scored else None,
     }
-    if facts["metrics"]:
+    if is_scored:
         facts["model_name"] = title
         facts["eval_results"] = [
             EvalResult(
-                task_type="text-generation",
-                task_name="Text generation",
+                task_type=task.pipeline,
+                task_name=task.title.capitalize(),
                 dataset_type=recipe.data.source if hub_data else "custom",
                 dataset_name=f"{_source(recipe)}, held-out rows",
                 dataset_config=recipe.data.config,
                 dataset_split=recipe.data.heldout_split,
-                metric_type="rouge",
-                metric_name="ROUGE-L (F-measure)",
-                metric_value=scores["adapter"]["rougeL"],
+                metric_type=metric.hub,
+                metric_name=metric.title,
+                metric_value=scores["adapter"][metric.name],
             )
         ]
     return ModelCardData(**facts).to_yaml()
@@ -103,48 +110,24 @@ def _summary(run: Run, recipe: Recipe, base: str | None) -> str:
     link = f"[{name}](https://huggingface.co/{name})" if "/" in name else f"{name}, a model that comes with Tuner"
     pinned = f", revision `{revision}`" if revision and not base else ""
     ours = f" (Tuner's example model {recipe.model.name}, unchanged)" if base and base != recipe.model.name else ""
-    title = METHODS[recipe.method.name].title if recipe.method.name in METHODS else recipe.method.name
+    title = METHODS[recipe.method.name].title
     return (
         f"A {title} adapter for {link}{ours}{pinned}, trained with Tuner on {_rows(run)} rows of {_link(recipe)}. "
-        "It holds the adapter only; the base model is loaded beside it."
+        "It holds what was trained only; the base model is loaded beside it."
     )
 
 
-def _use(run: Run, recipe: Recipe, repo: str) -> str:
-    template = _chat_template(run)
-    rows = run.data / "heldout.jsonl"
-    row = next(iter(rows.read_text(encoding="utf-8").splitlines()), None) if rows.is_file() else None
-    if template and row:
-        thinking = ", enable_thinking=False" if "enable_thinking" in template else ""
-        ask = (
-            f"messages = {json.dumps(json.loads(row)['messages'], indent=4, ensure_ascii=False)}\n"
-            "inputs = tokenizer.apply_chat_template(\n"
-            f'    messages, add_generation_prompt=True{thinking}, return_dict=True, return_tensors="pt"\n)'
-        )
-    else:
-        beginning = "".join(f"{m['content']}\n" for m in json.loads(row)["messages"]) if row else "Once"
-        ask = f'inputs = tokenizer({json.dumps(beginning, ensure_ascii=False)}, return_tensors="pt")'
-    code = f"""from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-
-model = AutoPeftModelForCausalLM.from_pretrained("{repo}")
-tokenizer = AutoTokenizer.from_pretrained("{repo}")
-{ask}
-output = model.generate(**inputs, max_new_tokens={recipe.evaluation.max_new_tokens}, do_sample=False)
-print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
-    return (
-        f"## How to use it\n\n{_fence(code, 'python')}\n\nIf the repository is private, log in first: `hf auth login`."
-    )
-
-
-def _scores(scores: dict, recipe: Recipe) -> str:
+def _scores(run: Run, scores: dict, recipe: Recipe) -> str:
     base, adapter, rows = scores.get("base", {}), scores.get("adapter", {}), scores.get("rows", 0)
     if not adapter:
         return f"## Did it help?\n\nHeld-out scores: {UNKNOWN}."
 
-    def rouge(part: dict) -> str:
-        interval = f" ({part['rougeL_low']:.3f} to {part['rougeL_high']:.3f})" if "rougeL_low" in part else ""
-        return f"{part['rougeL']:.3f}{interval}" if "rougeL" in part else UNKNOWN
+    metric = metric_of(scores)
+    name = metric.name
+
+    def measured(part: dict) -> str:
+        interval = f" ({part[name + '_low']:.3f} to {part[name + '_high']:.3f})" if f"{name}_low" in part else ""
+        return f"{part[name]:.3f}{interval}" if name in part else UNKNOWN
 
     def number(part: dict, key: str, form: str) -> str:
         return format(part[key], form) if key in part else UNKNOWN
@@ -155,22 +138,25 @@ def _scores(scores: dict, recipe: Recipe) -> str:
     lines = [
         "| on held-out rows | base model | with adapter |",
         "|---|---|---|",
-        f"| ROUGE-L, 0 to 1, higher is better (95% interval) | {rouge(base)} | {rouge(adapter)} |",
+        f"| {metric.title}, 0 to 1, higher is better (95% interval) | {measured(base)} | {measured(adapter)} |",
         f"| answers equal to the reference | {equal[0]} | {equal[1]} |",
-        f"| loss, nats a token, lower is better | {loss[0]} | {loss[1]} |",
+        f"| loss, nats, lower is better | {loss[0]} | {loss[1]} |",
     ]
     gain = scores.get("gain")
     said = (
-        f"Gain in ROUGE-L: {gain['rougeL']:+.3f} (95% interval {gain['low']:+.3f} to {gain['high']:+.3f}). "
+        f"Gain in {metric.title}: {gain[name]:+.3f} (95% interval {gain['low']:+.3f} to {gain['high']:+.3f}). "
         if gain
         else ""
     )
+    generated = f", the likeliest token each time, at most {recipe.evaluation.max_new_tokens} tokens"
+    generated = generated if _task(run).generates else ""
     how = (
-        f"{said}{rows} rows that training never saw were answered by the base model and by the adapter, the likeliest "
-        f"token each time, at most {recipe.evaluation.max_new_tokens} tokens, on the base as trained "
-        f"({_quantization(recipe)}). ROUGE-L is the F-measure of the longest common subsequence of words; the "
-        "intervals are percentile bootstraps over the rows, the gain's is paired."
+        f"{said}{rows} rows that training never saw were answered by the base model and by the adapter{generated}, on "
+        f"the base as trained ({_quantization(recipe)}). {metric.title}: {metric.explanation}. The intervals are "
+        "percentile bootstraps over the rows, the gain's is paired."
     )
+    if _task(run).has_labels:
+        how += " The base model's head is new and untrained, so the base's score is that of guessing."
     loss_only = "The rows are plain text without prompts, so only the loss on held-out rows was measured."
     return "## Did it help?\n\n" + "\n".join(lines) + "\n\n" + (how if rows else loss_only)
 
@@ -180,7 +166,7 @@ def _before_and_after(scores: dict) -> str | None:
     if not examples:
         return None
     shown = [
-        "\n\n".join(f"{said}\n\n{_fence(row[key])}" for said, key in (
+        "\n\n".join(f"{said}\n\n{fence(row[key])}" for said, key in (
             ("Prompt", "prompt"), ("Reference", "reference"), ("Base model", "base"), ("With adapter", "adapter")
         ))
         for row in examples
@@ -252,6 +238,8 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
         f"{check['top1_agreement_quantized']:.1%}."
         if check
         else f"How far a merged model is from the adapter: {UNKNOWN}."
+        if METHODS[recipe.method.name].mergeable
+        else "What it learned can't be merged into the base."
     )
     held = (
         f"It was trained and scored on the base held as {_quantization(recipe)}. The lines above load the base "
@@ -262,7 +250,7 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
     lines = [
         f"It learned one narrow task from {_rows(run)} rows; outside of it, expect the base model or worse.",
         f"The scores come from {scores.get('rows') or 'no'} answered rows of the same source: they say little about "
-        "other data. ROUGE-L compares words with one reference; it does not know if an answer is true, safe or kind.",
+        "other data, and no metric knows if an answer is true, safe or kind.",
         f"{held}{merged}",
         "One run with one seed: another seed can score otherwise.",
         "It can repeat rows it was trained on, and this repository shows some held-out rows: mind both before you "
@@ -270,15 +258,6 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
         "What holds for the base model holds here: its licence, its languages, its biases.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def _chat_template(run: Run) -> str | None:
-    """The template that the pushed tokenizer will have, in a file of its own or within its configuration."""
-    file = run.adapter / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = (run.read_json("adapter/tokenizer_config.json") or {}).get("chat_template")
-    return template if isinstance(template, str) else json.dumps(template) if template else None
 
 
 def _link(recipe: Recipe) -> str:
@@ -291,6 +270,10 @@ def _link(recipe: Recipe) -> str:
         else ", a file that is not published here"
     )
     return f"`{_line(_source(recipe))}`{shipped}"
+
+
+def _task(run: Run) -> TaskRow:
+    return TASKS[run.plan.get("task", "generation")]
 
 
 def _quantization(recipe: Recipe) -> str:
@@ -312,12 +295,6 @@ def _line(text: str) -> str:
 
 def _cell(value) -> str:
     return _line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).replace("|", "\\|")
-
-
-def _fence(text: str, language: str = "text") -> str:
-    """A code block that the text cannot end."""
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 3)
-    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _version(library: str) -> str | None:

@@ -13,10 +13,10 @@ import torch
 from datasets import load_from_disk
 
 from tuner import adapters, generate, models
+from tuner.adapter_files import CONFIG
 from tuner.errors import TunerError
 from tuner.losses import SCORES, UNTRAINED, collate
 from tuner.methods import METHODS, target
-from tuner.native import CONFIG
 from tuner.runs import Run
 
 CHECKED_TOKENS = 1024  # at a vocabulary of 150,000 their logits are 600 MB

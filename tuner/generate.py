@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from tuner import adapters, data, features, models
+from tuner.adapter_files import CONFIG
 from tuner.errors import TunerError
 from tuner.methods import METHODS
-from tuner.native import CONFIG
 from tuner.predict import predict
 from tuner.runs import Run
 

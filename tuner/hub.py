@@ -13,6 +13,8 @@ import logging
 from pathlib import Path
 
 from tuner import hub_errors, models
+from tuner.adapter_files import CONFIG, SECOND
+from tuner.adapter_files import WEIGHTS as ADAPTER
 from tuner.card import base_card, card, public_recipe
 from tuner.errors import TunerError
 from tuner.runs import Run
@@ -20,7 +22,6 @@ from tuner.runs import Run
 log = logging.getLogger(__name__)
 
 BASE_SUFFIX = "-base"
-ADAPTER = "adapter_model.safetensors"
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt",
@@ -109,19 +110,25 @@ def _pushes(run: Run, repo_id: str) -> dict[str, Files]:
 
 
 def _adapter_files(run: Run, repo_id: str, base: str | None) -> Files:
-    config = run.read_json("adapter/adapter_config.json")
-    config["base_model_name_or_path"] = base or run.recipe.model.name
-    # The very base that it was trained on, whatever its name comes to mean later.
-    config["revision"] = None if base else run.plan.get("revision") or run.recipe.model.revision
     scores = run.read_json("evaluation.json")
     files: Files = {
-        "adapter_config.json": _json(config),
-        ADAPTER: run.adapter / ADAPTER,
+        **_part(run, "", base),
         "README.md": card(run, repo_id, base).encode(),
         "recipe.yaml": public_recipe(run.recipe).to_yaml().encode(),
     }
+    if (run.adapter / SECOND).is_dir():
+        files |= _part(run, f"{SECOND}/", base)
     files |= {name: run.adapter / name for name in TOKENIZER if (run.adapter / name).is_file()}
     return files | ({"evaluation.json": _json(scores)} if scores else {})
+
+
+def _part(run: Run, place: str, base: str | None) -> Files:
+    """Weights and configuration of an adapter, or of one part of a hybrid."""
+    config = run.read_json(f"adapter/{place}{CONFIG}")
+    config["base_model_name_or_path"] = base or run.recipe.model.name
+    # The very base that it was trained on, whatever its name comes to mean later.
+    config["revision"] = None if base else run.plan.get("revision") or run.recipe.model.revision
+    return {place + CONFIG: _json(config), place + ADAPTER: run.adapter / place / ADAPTER}
 
 
 def _base_files(run: Run, adapter: str) -> Files:
@@ -174,7 +181,7 @@ def _look(api, repo_id: str, files: Files, private: bool) -> set[str] | None:
     there = {sibling.rfilename: sibling for sibling in info.siblings or []}
     for name in filter(lambda name: name.endswith(WEIGHTS), there):
         # An adapter may take an older one's place; a base is never changed.
-        if name not in files or (name != ADAPTER and not _is_same(there[name], files[name])):
+        if name not in files or (not name.endswith(ADAPTER) and not _is_same(there[name], files[name])):
             raise TunerError(f"{repo_id} exists already and holds another model ({name}). Choose another name.")
     return set(there)
 

@@ -8,13 +8,13 @@ base is left as it was found: what is trained are copies, put in the originals' 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+from tuner.adapter_files import CONFIG, WEIGHTS
 
 
 @dataclass
@@ -164,15 +164,11 @@ class NativeModel(torch.nn.Module):
 CONFIGS = {c.__name__: c for c in (SelectedConfig, BottleneckConfig)}
 
 
-def is_native(folder: Path) -> bool:
-    """Whether what is saved there is ours and not PEFT's."""
-    return "native" in json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-
-
 def load(base, folder: Path) -> NativeModel:
     """The saved weights on their base."""
     told = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-    model = NativeModel(base, CONFIGS[told.pop("native")](**told))
+    kind = CONFIGS[told["native"]]
+    model = NativeModel(base, kind(**{f.name: told[f.name] for f in fields(kind) if f.name in told}))
     model.put_in(load_file(Path(folder) / WEIGHTS))
     model.match_base_type()
     return model

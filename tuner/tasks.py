@@ -17,6 +17,7 @@ class TaskRow:
     formats: tuple[str, ...]  # rows that it learns from
     scores: str  # the function of losses.py that pairs the model's scores with the labels
     metric: str
+    pipeline: str  # the Hub's name of the task
     generates: bool = True  # answers are written token by token; else read off one forward pass
     has_labels: bool = False  # a new head gives one of the rows' labels
 
@@ -38,6 +39,7 @@ TASKS = {
             formats=(*GENERATED, "text"),
             scores="next_token",
             metric="rougeL",
+            pipeline="text-generation",
         ),
         TaskRow(
             name="seq2seq",
@@ -52,6 +54,7 @@ TASKS = {
             formats=GENERATED,
             scores="target_token",
             metric="rougeL",
+            pipeline="text2text-generation",
         ),
         TaskRow(
             name="classification",
@@ -66,6 +69,7 @@ TASKS = {
             formats=("text_label",),
             scores="whole_text",
             metric="accuracy",
+            pipeline="text-classification",
             generates=False,
             has_labels=True,
         ),
@@ -82,6 +86,7 @@ TASKS = {
             formats=("tokens_tags",),
             scores="each_token",
             metric="entity_f1",
+            pipeline="token-classification",
             generates=False,
             has_labels=True,
         ),
@@ -98,6 +103,7 @@ TASKS = {
             formats=("squad",),
             scores="span",
             metric="answer_f1",
+            pipeline="question-answering",
             generates=False,
         ),
     ]

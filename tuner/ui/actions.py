@@ -9,11 +9,14 @@ import math
 import secrets
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
 
 from tuner import disk, gpu, recipe, runs, tables
 from tuner.errors import TunerError
+from tuner.method import MethodRow
+from tuner.methods import METHODS
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import progress, turns
@@ -22,7 +25,8 @@ log = logging.getLogger(__name__)
 
 EXAMPLE = "example"  # the id of the shipped, finished run
 PREVIEWED = 3  # rows
-VARIANTS = ("base", "adapter", "merged")
+BASE, ADAPTER, MERGED = "base", "adapter", "merged"
+MOST_COMPARED = 3  # runs whose adapters answer beside the base
 # Kind, least and most of what a visitor may set; 0.01 because a top-p of 0 leaves no token.
 SAMPLING = {
     "temperature": (float, 0, 5),
@@ -192,14 +196,65 @@ def merge(run: str) -> dict:
     return gpu.merge(opened)
 
 
-def chat(run: str, conversations: dict[str, list[dict]], **sampling) -> Iterator[dict[str, str]]:
-    """The answers so far, by variant; the adapter is merged first, once. Raises TunerError."""
-    opened, sampling = open_run(run), _checked(sampling)
+@dataclass(frozen=True)
+class Party:
+    """Who answers side by side: a base, adapters on it, and the merged model of a run that is alone. By variant."""
+
+    adapters: dict[str, Run]
+    merged: dict[str, Run]
+
+    @property
+    def variants(self) -> list[str]:
+        return [BASE, *self.adapters, *self.merged]
+
+    @property
+    def task(self) -> str:
+        return next(iter(self.adapters.values())).plan.get("task", "generation")
+
+
+def party(ids: list[str]) -> Party:
+    """Base, adapter and merged model of one run, or the base and each adapter of several. Raises TunerError.
+
+    A run's own variants are "adapter" and, where it can be merged, "merged"; those of several are known by their ids.
+    """
+    chosen = {run.id: run for run in map(open_run, ids)}
+    if not chosen:
+        raise TunerError("No run is chosen. Train one first, or take the example.")
+    if len(chosen) > MOST_COMPARED:
+        raise TunerError(f"{len(chosen)} runs are too many to stand side by side. Choose at most {MOST_COMPARED}.")
+    if len(chosen) == 1:
+        (run,) = chosen.values()
+        return Party({ADAPTER: run}, {MERGED: run} if can_merge(run) else {})
+    gpu.import_core()
+    from tuner import generate
+
+    generate.attached(chosen)  # loads no weights, and says what does not fit before a GPU is asked for
+    return Party(chosen, {})
+
+
+def can_merge(run: Run) -> bool:
+    """Whether there can be a merged model of the run."""
+    row = METHODS[run.recipe.method.name]
+    # Only where it depends on the model need anything heavy be imported.
+    if not row.mergeable or row.mergeable_on is MethodRow.mergeable_on:
+        return row.mergeable
+    gpu.import_core()
+    from tuner import export
+
+    return export.is_mergeable(run)
+
+
+def chat(those: Party, conversations: dict[str, list[dict]], **sampling) -> Iterator[dict[str, str]]:
+    """The answers so far, by variant; what has to be merged for them is merged first, once. Raises TunerError."""
+    sampling = _checked(sampling)
     for turn in chain.from_iterable(conversations.values()):
         if turn.get("role") not in ("system", "user", "assistant") or not isinstance(turn.get("content"), str):
             raise TunerError('A turn is {"role": "user" or "assistant", "content": text}. Mend the history.')
-    merge(run)
-    return gpu.chat(opened, conversations, **sampling)
+    gpu.import_core()
+    for run in those.merged.values():
+        gpu.merge(run)
+    merged = {variant: run.merged for variant, run in those.merged.items()}
+    return gpu.chat(those.adapters, merged, conversations, **sampling)
 
 
 def _checked(sampling: dict) -> dict:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import gradio as gr
 
+from tuner.errors import TunerError
 from tuner.recipe import Recipe
+from tuner.tasks import TASKS
 from tuner.ui import actions, turns
-from tuner.ui.actions import VARIANTS
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS
 
@@ -199,27 +200,36 @@ def chat(
     max_new_tokens: int = 96,
     seed: int = 0,
 ) -> Iterator[dict]:
-    """Answer a message by base, adapter and merged model side by side, streamed as the answers grow.
+    """Answer a message by several models side by side, streamed as the answers grow.
+
+    Of one run those are base, adapter and merged model; of two or three on the same base, base and adapters. What is
+    no text to be written is told in words: a label, a line for each entity, or a piece of the text.
 
     Args:
-        run: The run's id; "example" is the shipped one.
-        message: What to answer.
+        run: The run's id, or up to three ids with commas between; "example" is the shipped run.
+        message: What to answer. Where an answer is to be found in a text: the question, a line break, the text.
         history: Earlier turns by variant, {"base": [{"role", "content"}, ...], "adapter": [...], "merged": [...]}.
-        system: A system prompt.
+        system: A system prompt, for models that write text.
         temperature: 0 takes the likeliest token each time.
         top_p: Only the likeliest tokens that make up this share are drawn from.
         max_new_tokens: The longest answer in tokens.
         seed: The same seed gives the same answers.
 
     Returns:
-        {"base": text, "adapter": text, "merged": text}
+        {"base": text, "adapter": text, "merged": text}, without "merged" where the method can't be merged; of several
+        runs {"base": text, id: text, ...}.
     """
     start = [{"role": "system", "content": system}] if system else []
     asked = {"role": "user", "content": message}
     try:
-        conversations = {v: [*start, *(history or {}).get(v, []), asked] for v in VARIANTS}
+        party = actions.party([name for name in map(str.strip, run.split(",")) if name])
+        if system and party.task != "generation":
+            raise TunerError(
+                f"system: there is no place for a system prompt in {TASKS[party.task].title}. Leave it out."
+            )
+        conversations = {v: [*start, *(history or {}).get(v, []), asked] for v in party.variants}
         sampling = {"temperature": temperature, "top_p": top_p}
-        yield from actions.chat(run, conversations, max_new_tokens=max_new_tokens, seed=seed, **sampling)
+        yield from actions.chat(party, conversations, max_new_tokens=max_new_tokens, seed=seed, **sampling)
     except Exception as error:
         raise _refused(error) from None
 

@@ -1,32 +1,56 @@
-"""Playground: one prompt, answered side by side by base, adapter and merged model of a run."""
+"""Playground: one prompt, answered side by side by the base and by what the chosen runs made of it."""
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 
+from tuner.methods import METHODS
+from tuner.tasks import TASKS
 from tuner.ui import actions, show
-from tuner.ui.actions import VARIANTS
+from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS, PRIVATE
 
-TITLES = {"base": "Base model", "adapter": "Adapter", "merged": "Merged model"}
+TITLES = {BASE: "Base model", ADAPTER: "Adapter", MERGED: "Merged model"}
+COLUMNS = 1 + actions.MOST_COMPARED
 MOST_EXAMPLES = 6
+NOTHING = "(nothing)"  # where a model found no answer in a text, or no entities
+PROMPTS = {
+    "generation": "Say something to all of them",
+    "seq2seq": "A text for all of them",
+    "classification": "Text to classify",
+    "token_classification": "A sentence",
+    "question_answering": "question on the first line, text below",
+}
 
 
 def build(browser: gr.BrowserState) -> SimpleNamespace:
     """The tab's inputs and outputs."""
-    tab = SimpleNamespace(browser=browser, asked=gr.State(""))
+    # `shown` are the runs whose columns stand there, `asked` is the prompt that is being answered.
+    tab = SimpleNamespace(browser=browser, shown=gr.State([]), asked=gr.State(""))
     with gr.Row(elem_classes="t-line"):
-        tab.run = gr.Dropdown([], label="Run", elem_id="chat-run", scale=3, min_width=280, filterable=False)
+        tab.run = gr.Dropdown(
+            [],
+            label="Runs",
+            info="one, to see its adapter and its merged model; or up to three on the same base, to compare them",
+            multiselect=True,
+            max_choices=actions.MOST_COMPARED,
+            filterable=False,
+            elem_id="chat-run",
+            scale=3,
+            min_width=280,
+        )
         tab.clear = gr.Button("New conversation", size="sm", scale=1, min_width=140)
-    tab.problem = gr.HTML()
+    tab.problem = gr.HTML(elem_id="chat-problem")
     with gr.Row(elem_classes="t-columns"):
         tab.columns = [
             gr.Chatbot(
-                label=TITLES[v],
-                elem_id=f"chat-{v}",
+                label=title,
+                visible=bool(title),
+                elem_id=f"chat-{number}",
                 min_width=240,
                 height=None,
                 min_height=200,
@@ -36,12 +60,12 @@ def build(browser: gr.BrowserState) -> SimpleNamespace:
                 feedback_options=None,
                 placeholder="",
             )
-            for v in VARIANTS
+            for number, title in enumerate([*TITLES.values(), ""])
         ]
     tab.reference = gr.HTML()
     with gr.Row(elem_classes="t-ask"):
         tab.prompt = gr.Textbox(
-            placeholder="Say something to all three",
+            placeholder=PROMPTS["generation"],
             show_label=False,
             label="Prompt",
             lines=1,
@@ -60,7 +84,7 @@ def build(browser: gr.BrowserState) -> SimpleNamespace:
         label="Rows that were held out, with their reference",
         elem_id="examples",
     )
-    with gr.Accordion("Sampling and system prompt", open=False):
+    with gr.Accordion("Sampling and system prompt", open=False) as tab.sampling_fold:
         with gr.Row():
             tab.temperature = gr.Slider(
                 0, 2, 0, step=0.05, label="Temperature", info="0 takes the likeliest token each time"
@@ -71,7 +95,7 @@ def build(browser: gr.BrowserState) -> SimpleNamespace:
             tab.length = gr.Slider(1, 512, 96, step=1, label="Length", info="tokens at most")
             tab.seed = gr.Number(0, precision=0, label="Seed", info="the same seed gives the same answer")
         tab.system = gr.Textbox(label="System prompt", placeholder="none", info="put before a new conversation")
-    with gr.Accordion("How far is merged from the adapter?", open=True):
+    with gr.Accordion("How far is merged from the adapter?", open=True) as tab.check_fold:
         tab.check = gr.HTML()
     _wire(tab)
     return tab
@@ -79,53 +103,114 @@ def build(browser: gr.BrowserState) -> SimpleNamespace:
 
 def _wire(tab) -> None:
     sampling = [tab.system, tab.temperature, tab.top_p, tab.length, tab.seed]
-    shown = [*tab.columns, tab.problem, tab.check]
+    answered = [*tab.columns, tab.problem, tab.check]
     busy = [tab.prompt, tab.asked, tab.send, tab.stop]
     answers = []
     for start in (tab.send.click, tab.prompt.submit):
         begun = start(_begin, [tab.prompt, tab.run], [*busy, tab.problem], queue=False, **PRIVATE)
-        answers.append(begun.then(_answer, [tab.run, tab.asked, *sampling, *tab.columns], shown, **MODELS, **PRIVATE))
+        given = [tab.run, tab.asked, *sampling, *tab.columns]
+        answers.append(begun.then(_answer, given, answered, **MODELS, **PRIVATE))
         answers[-1].then(_end, [tab.asked, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
     stopped = tab.stop.click(None, None, None, cancels=answers, api_visibility="private")
     stopped.then(_end, [tab.asked, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
-    tab.picked = [tab.examples, tab.check, tab.reference, tab.problem, *tab.columns]
-    tab.run.change(pick, tab.run, tab.picked, **PRIVATE)
-    tab.clear.click(lambda: [*[[]] * len(VARIANTS), ""], None, [*tab.columns, tab.problem], queue=False, **PRIVATE)
-    tab.examples.select(_take_example, tab.run, [tab.prompt, tab.reference, *tab.columns], queue=False, **PRIVATE)
+
+    def picked(chosen: list[str] | None, shown: list[str], prompt: str, first: list | None) -> dict:
+        return pick(tab, chosen or [], shown, prompt, first)
+
+    tab.picked = [tab.shown, tab.examples, tab.check, tab.check_fold, tab.system, tab.sampling_fold]
+    tab.picked += [tab.prompt, tab.reference, tab.problem, *tab.columns]
+    taken = [tab.prompt, tab.reference, *tab.columns]
+    # What empties the columns ends the answer that is being written into them.
+    ends = {"cancels": answers, **PRIVATE}
+    for emptied in (
+        tab.run.change(picked, [tab.run, tab.shown, tab.prompt, tab.columns[0]], tab.picked, **ends),
+        tab.clear.click(lambda: [*[[]] * COLUMNS, ""], None, [*tab.columns, tab.problem], queue=False, **ends),
+        tab.examples.select(_take_example, tab.shown, taken, queue=False, **ends),
+    ):
+        emptied.then(_rest, None, busy[1:], queue=False, **PRIVATE)
 
 
 def choices(browser: dict | None) -> list[tuple[str, str]]:
     """The visitor's runs that can be talked to, and the example, as (title, id)."""
     found = []
     for row in actions.summaries((browser or {}).get("runs", [])):
-        run = actions.open_run(row["run"])
-        if (run.adapter / "adapter_config.json").is_file():
-            title = row["name"] or f"{row['method']} on {row['model']}, {row['data']}"
-            shipped = row["run"] == actions.EXAMPLE
-            found.append(
-                (f"{title} · {'the shipped example' if shipped else row['status'] + ' ' + row['run'][:4]}", row["run"])
-            )
+        if (actions.open_run(row["run"]).adapter / "adapter_config.json").is_file():
+            status = "" if row["status"] == "finished" else f", {row['status']}"
+            found.append((f"{_title(row)} on {Path(row['model']).name}{status}", row["run"]))
     return found
 
 
-def offer(browser: dict | None, run: str | None = None):
-    """An update of the run's dropdown: this run, or the first that there is."""
-    offered = choices(browser)
+def _title(row: dict) -> str:
+    """A run in so few words that they fit above a column."""
+    which = "example" if row["run"] == actions.EXAMPLE else row["run"][:4]
+    return f"{row['name'] or row['method']} · {Path(row['data']).stem} {which}"
+
+
+def offer(browser: dict | None, chosen: str | list[str] | None = None):
+    """An update of the runs' dropdown: what is chosen, as far as it is there, or else the first run."""
+    chosen = [chosen] if isinstance(chosen, str) else chosen or []
+    # A run that came by its link is not among the browser's.
+    offered = choices({"runs": [*(browser or {}).get("runs", []), *chosen]})
     ids = [id for _, id in offered]
-    return gr.update(choices=offered, value=run if run in ids else ids[0] if ids else None)
+    kept = [id for id in chosen if id in ids]
+    return gr.update(choices=offered, value=kept or ids[:1])
 
 
-def pick(run: str | None) -> list:
-    """Examples, merge check and empty columns for a run."""
-    empty = [[]] * len(VARIANTS)
-    if not run:
-        return [gr.update(samples=[]), "", "", show.note("Train a run first; then you can talk to it here."), *empty]
+def pick(tab, chosen: list[str], shown: list[str], prompt: str, first: list | None) -> dict:
+    """What changes when other runs are chosen: columns, examples, merge check, and what a prompt is.
+
+    Where they can't stand side by side, or their columns are there already, nothing but the problem changes. The last
+    prompt comes back, to be put to the new choice.
+    """
+    if chosen and chosen == shown:
+        return {tab.problem: ""}
     try:
-        opened = actions.open_run(run)
-        rows = [[row["messages"][-1]["content"]] for row in _heldout(opened)]
-        return [gr.update(samples=rows), show.merge_check(opened.read_json("merge_check.json")), "", "", *empty]
+        party = actions.party(chosen) if chosen else None
+        titles, rows = [*TITLES.values()], []
+        if party:
+            titles, rows = _titles(party), _heldout(actions.open_run(chosen[0]))
+        check = _check(party)
     except Exception as error:
-        return [gr.update(samples=[]), "", "", show.problems(problems_of(error)), *empty]
+        return {tab.problem: show.problems(problems_of(error))}
+    task = TASKS[party.task if party else "generation"]
+    said = [turn["content"] for turn in plain(first, answered=False) if turn["role"] == "user"]
+    back = {"value": said[-1]} if said and not (prompt or "").strip() else {}
+    # A question and its text are two lines, so Enter must not send the first.
+    lines = 4 if task.name == "question_answering" else 1
+    return {
+        tab.shown: chosen,
+        tab.examples: gr.update(samples=[[row["messages"][-1]["content"]] for row in rows]),
+        tab.check: check,
+        tab.check_fold: gr.update(visible=bool(check)),
+        tab.system: gr.update(visible=task.name == "generation"),
+        tab.sampling_fold: gr.update(visible=task.generates),
+        tab.prompt: gr.update(placeholder=PROMPTS[task.name], lines=lines, **back),
+        tab.reference: "",
+        tab.problem: "" if party else show.note("Choose a run. Where there is none yet, train one first."),
+        **_emptied(tab.columns, titles),
+    }
+
+
+def _emptied(columns: list, titles: list[str]) -> dict:
+    """Empty columns under these titles, and those beyond them hidden."""
+    used = {column: gr.update(value=[], label=title, visible=True) for column, title in zip(columns, titles)}
+    return used | {column: gr.update(value=[], visible=False) for column in columns[len(titles) :]}
+
+
+def _titles(party: actions.Party) -> list[str]:
+    runs = {**party.adapters, **party.merged}
+    return [TITLES.get(v) or _title(actions.summary(runs[v])) for v in party.variants]
+
+
+def _check(party: actions.Party | None) -> str:
+    """How far the merged model is from the adapter, or why there is none; empty where several runs are compared."""
+    if not party or ADAPTER not in party.adapters:
+        return ""
+    run = party.adapters[ADAPTER]
+    if party.merged:
+        return show.merge_check(run.read_json("merge_check.json"))
+    method = METHODS[run.recipe.method.name].title
+    return show.note(f"{method} can't be merged into this model's weights, so base and adapter answer alone.")
 
 
 def _heldout(run) -> list[dict]:
@@ -136,15 +221,15 @@ def _heldout(run) -> list[dict]:
         return []
 
 
-def _take_example(run: str, event: gr.SelectData) -> list:
+def _take_example(shown: list[str], event: gr.SelectData) -> list:
     """Prompt and reference of a held-out row, for a new conversation."""
-    rows = _heldout(actions.open_run(run))
+    rows = _heldout(actions.open_run(shown[0]))
     row = rows[event.index if isinstance(event.index, int) else event.index[0]]
-    return [row["messages"][-1]["content"], show.reference(row["reference"]), *[[]] * len(VARIANTS)]
+    return [row["messages"][-1]["content"], show.reference(row["reference"]), *[[]] * COLUMNS]
 
 
-def _begin(prompt: str, run: str | None) -> list:
-    if not run:
+def _begin(prompt: str, chosen: list[str] | None) -> list:
+    if not chosen:
         return [gr.skip()] * 4 + [show.problems(["No run is chosen. Train one first, or take the example."])]
     if not (prompt or "").strip():
         return [
@@ -162,40 +247,61 @@ def _end(asked: str, prompt: str, problem: str) -> list:
     back = asked if problem and not prompt else gr.skip()
     # "Loading ..." has had its time; a problem stays.
     left = "" if 'class="t-note"' in (problem or "") else gr.skip()
-    return [back, "", gr.update(visible=True), gr.update(visible=False), left]
+    return [back, *_rest(), left]
 
 
-def _answer(run: str, prompt: str, system: str, temperature, top_p, length, seed, *columns) -> Iterator[list]:
-    """The three conversations as they grow, the problem if there is one, and the merge check."""
+def _rest() -> list:
+    """Nothing is being answered: the prompt in hand, and the buttons."""
+    return ["", gr.update(visible=True), gr.update(visible=False)]
+
+
+def _answer(chosen: list[str], prompt: str, system: str, temperature, top_p, length, seed, *columns) -> Iterator[list]:
+    """The conversations as they grow, the problem if there is one, and the merge check."""
     if not prompt:
-        yield [gr.skip()] * (len(VARIANTS) + 2)
+        yield [gr.skip()] * (COLUMNS + 2)
         return
     before = [plain(column) for column in columns]
-    asked = [[*turns, {"role": "user", "content": prompt}] for turns in before]
-    start = [{"role": "system", "content": system}] if system and system.strip() else []
     sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": length, "seed": seed or 0}
     try:
-        opened = actions.open_run(run)
-        is_merged = bool(opened.read_json("merge_check.json"))
-        what = "Loading the models" if is_merged else "Merging the adapter into the 16-bit base, once, and checking it"
-        yield [*asked, show.note(what + " …"), gr.skip()]
-        conversations = {v: start + turns for v, turns in zip(VARIANTS, asked, strict=True)}
-        for texts in actions.chat(run, conversations, **sampling):
-            answers = [{"role": "assistant", "content": texts[v]} for v in VARIANTS]
-            said = [[*turns, answer] for turns, answer in zip(asked, answers, strict=True)]
-            yield [*said, "", show.merge_check(opened.read_json("merge_check.json"))]
+        party = actions.party(chosen)
+        unused = [gr.skip()] * (COLUMNS - len(party.variants))
+        asked = [[*turns, {"role": "user", "content": prompt}] for turns in before[: len(party.variants)]]
+        yield [*asked, *unused, show.note(_preparing(party)), gr.skip()]
+        # Only a model that chats looks back; to others each text is a new one.
+        chats = party.task == "generation"
+        start = [{"role": "system", "content": system}] if chats and system and system.strip() else []
+        conversations = {v: start + turns if chats else turns[-1:] for v, turns in zip(party.variants, asked)}
+        said = [""] * len(asked)
+        for texts in actions.chat(party, conversations, **sampling):
+            said = [texts[v] for v in party.variants]
+            yield [*_said(asked, said), *unused, "", _check(party)]
+        if not chats:
+            yield [*_said(asked, [text or NOTHING for text in said]), *unused, "", _check(party)]
     except Exception as error:
         yield [*before, show.problems(problems_of(error)), gr.skip()]
 
 
-def plain(column: list | None) -> list[dict]:
-    """A column's answered turns as role and text; Gradio hands contents on as lists of parts."""
+def _preparing(party: actions.Party) -> str:
+    unmerged = [run for run in party.merged.values() if not run.read_json("merge_check.json")]
+    what = "Merging the adapter into the 16-bit base, once, and checking it" if unmerged else "Loading the models"
+    return what + " …"
+
+
+def _said(asked: list[list[dict]], texts: list[str]) -> list[list[dict]]:
+    return [[*turns, {"role": "assistant", "content": text}] for turns, text in zip(asked, texts)]
+
+
+def plain(column: list | None, *, answered: bool = True) -> list[dict]:
+    """A column's turns, only the answered ones unless told otherwise, as role and text.
+
+    Gradio hands contents on as lists of parts.
+    """
     turns = []
     for message in column or []:
         content = message["content"]
         if not isinstance(content, str):
             content = "".join(part.get("text", "") if isinstance(part, dict) else str(part) for part in content)
         turns.append({"role": message["role"], "content": content})
-    while turns and turns[-1]["role"] == "user":  # stopped before the answer began
+    while answered and turns and turns[-1]["role"] == "user":  # stopped before the answer began
         turns.pop()
     return turns
