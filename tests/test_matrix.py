@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from itertools import cycle, islice
 
 import pytest
@@ -82,7 +83,7 @@ def asked(family: str, method: str, quantization: str) -> Recipe:
 
 @pytest.mark.timeout(3600)
 def test_each_method_learns_changes_what_it_names_comes_back_and_merges_or_is_refused(bases, tmp_path):
-    trained, refused = {}, {}
+    trained, refused, failures = {}, {}, []
     for (family, task), method, quantization in ALL if "TUNER_MATRIX" in os.environ else QUICK:
         table = tables.read_pasted("\n".join(map(json.dumps, ROWS[task])))
         wanted = asked(family, method, quantization).with_settings({"task": task})
@@ -92,14 +93,28 @@ def test_each_method_learns_changes_what_it_names_comes_back_and_merges_or_is_re
         except TunerError as refusal:
             refused[path] = str(refusal), METHODS[method].title
             continue
-        trained[run] = trained_as_named(run)
+        # The walk goes on, so that one look tells all that is wrong.
+        with collected(failures, path.name):
+            trained[run] = trained_as_named(run)
     for path, (said, title) in refused.items():
         assert title in said
         assert not path.exists()
     again = [sys.executable, "tests/reload.py", str(bases), *(str(run.path) for run in trained)]
     subprocess.run(again, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
-    merged = [run for run, seen in trained.items() if comes_back_and_merges(run, seen)]
-    print(f"\n{len(trained)} combinations run, {len(merged)} of them merged; {len(refused)} refused with a reason")
+    merged = 0
+    for run, seen in trained.items():
+        with collected(failures, run.id):
+            merged += comes_back_and_merges(run, seen)
+    print(f"\n{len(trained)} combinations run, {merged} of them merged; {len(refused)} refused with a reason")
+    assert not failures, "\n".join(failures)
+
+
+@contextmanager
+def collected(failures: list[str], name: str):
+    try:
+        yield
+    except (AssertionError, TunerError) as failure:
+        failures.append(f"{name}: {str(failure)[:300]}")
 
 
 def comes_back_and_merges(run: runs.Run, seen: torch.Tensor) -> bool:

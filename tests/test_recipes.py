@@ -1,7 +1,7 @@
 """The shipped recipes: valid, and run as they stand on a Hub on loopback, but for the amount.
 
-The Hub holds, under the real names, tiny models with the configuration, the kind of tokenizer and the file names of the
-real ones, and tiny datasets with the columns, classes and splits of the real ones.
+The Hub holds, under the real names, tiny models with the configuration, the kind of tokenizer and the file names of
+the real ones, and tiny datasets with the columns, classes and splits of the real ones.
 """
 
 import csv
@@ -27,9 +27,9 @@ from tuner.runs import Run
 FILES = sorted(EXAMPLES.glob("*.yaml"))
 SENTENCES = [
     f"{a} {b} {c} ."
-    for a in ("I like", "She hates", "Agnes Yilmaz sent")
-    for b in ("this old printer", "the new film", "a report")
     for c in ("in Berlin", "at Acme Corp", "on Friday", "again")
+    for b in ("this old printer", "the new film", "a report")
+    for a in ("I like", "She hates", "Agnes Yilmaz sent")
 ]
 
 # -- tokenizers as the real models have them
@@ -126,7 +126,13 @@ T5_TOLD |= {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 T5_TOLD |= {"additional_special_tokens": [f"<extra_id_{i}>" for i in range(100)]}
 LLAMA_TOLD = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "model_max_length": 2048, "padding_side": "right"}
 LLAMA_TOLD |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
-BEAMS = {"num_beams": 4, "early_stopping": True, "no_repeat_ngram_size": 3, "forced_eos_token_id": 2}
+BEAMS = {
+    "num_beams": 4,
+    "early_stopping": True,
+    "no_repeat_ngram_size": 3,
+    "forced_bos_token_id": 0,
+    "forced_eos_token_id": 2,
+}
 
 
 def bases() -> dict[str, Base]:
