@@ -21,7 +21,7 @@ from examples import entities, reviews, support
 
 HERE = Path(__file__).resolve().parent
 SEED = 7
-ROWS = 600
+ROWS = {"support": 600, "reviews": 1200, "entities": 600}
 PAD, END, UNKNOWN, START, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
 SENTINELS = [f"<extra_id_{place}>" for place in range(20)]
 
@@ -32,7 +32,7 @@ SUMMARIZER_BATCH, READER_BATCH = 2400, 1200  # tokens, the padding with them
 
 def write_rows() -> None:
     for name, module in {"support": support, "reviews": reviews, "entities": entities}.items():
-        rows = module.rows(SEED, ROWS)
+        rows = module.rows(SEED, ROWS[name])
         fresh = HERE / f"{name}.jsonl.new"
         fresh.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         fresh.replace(HERE / f"{name}.jsonl")
@@ -162,7 +162,7 @@ def make_summarizer(count: int) -> None:
         specials,
         f"$A {END}",
         f"$A {END} $B {END}",
-        1280,
+        2048,
         eos_token=END,
         additional_special_tokens=SENTINELS,
     )
@@ -175,11 +175,11 @@ def make_summarizer(count: int) -> None:
         vocab_size=len(tokenizer),
         d_model=192,
         d_kv=32,
-        d_ff=384,
+        d_ff=576,
         num_layers=3,
         num_decoder_layers=2,
         num_heads=6,
-        feed_forward_proj="gated-gelu",
+        feed_forward_proj="relu",
         tie_word_embeddings=True,
         dropout_rate=0.0,
         decoder_start_token_id=tokenizer.pad_token_id,
@@ -223,8 +223,8 @@ def make_reader(count: int) -> None:
 
     torch.manual_seed(SEED)
     rng = random.Random(f"reader {SEED}")
-    shipped = {row["text"] for row in reviews.rows(SEED, ROWS)}
-    shipped |= {" ".join(row["tokens"]) for row in entities.rows(SEED, ROWS)}
+    shipped = {row["text"] for row in reviews.rows(SEED, ROWS["reviews"])}
+    shipped |= {" ".join(row["tokens"]) for row in entities.rows(SEED, ROWS["entities"])}
     texts = [(reviews if place % 2 else entities).text(rng) for place in range(count)]
     texts = [text for text in texts if text not in shipped]
     specials = [PAD, START, END, UNKNOWN, MASK]

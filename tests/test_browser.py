@@ -108,10 +108,10 @@ def test_the_way_through(visit, tmp_path):
 
     prompt = page.locator("#chat-0 .user.message").inner_text()
     page.locator("#chat-run input").click()
-    page.get_by_role("option", name="corporate example").click()
+    page.get_by_role("option", name="corporate · example").click()
     expect(page.locator("#prompt textarea")).to_have_value(prompt.strip())
     page.locator("#send").click()
-    answered(page, ["Base model", "lora · corporate", "corporate · corporate example"])
+    answered(page, ["Base model", "lora · corporate", "corporate · example"])
     expect(page.locator(".t-merge")).to_be_hidden()
     page.screenshot(path=tmp_path / "compared.png", full_page=True)
 

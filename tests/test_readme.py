@@ -42,7 +42,7 @@ def shell(command: str, folder: Path, **env: str) -> subprocess.CompletedProcess
 
 def test_the_commands_work_one_after_the_other(folder, hub):
     whole = [c for c in commands() if c.startswith("python -m tuner")]
-    assert len(whole) == 7
+    assert len(whole) == 9
     for command in whole:
         pushing = {}
         if " push " in command:

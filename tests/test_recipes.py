@@ -9,6 +9,7 @@ import io
 import json
 import subprocess
 import sys
+from string import ascii_letters, digits, printable
 from typing import NamedTuple
 
 import pytest
@@ -56,9 +57,12 @@ def word_piece(lowercase: bool) -> Tokenizer:
     made.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.decoder = decoders.WordPiece()
-    made.train_from_iterator(
-        SENTENCES, trainers.WordPieceTrainer(vocab_size=300, special_tokens=specials, show_progress=False)
+    # Each letter as the first of a word and within one.
+    letters = ascii_letters + digits
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=300, special_tokens=specials, initial_alphabet=[*printable], show_progress=False
     )
+    made.train_from_iterator([*SENTENCES, letters, letters[::-1]], trainer)
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -72,7 +76,8 @@ def unigram() -> Tokenizer:
     made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     made.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=specials, unk_token="<unk>", show_progress=False)
+    known = {"special_tokens": specials, "unk_token": "<unk>", "initial_alphabet": [*printable]}
+    trainer = trainers.UnigramTrainer(vocab_size=200, show_progress=False, **known)
     made.train_from_iterator(SENTENCES, trainer)
     made.add_special_tokens([f"<extra_id_{i}>" for i in range(100)])
     made.post_processor = processors.TemplateProcessing(
@@ -126,13 +131,9 @@ T5_TOLD |= {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 T5_TOLD |= {"additional_special_tokens": [f"<extra_id_{i}>" for i in range(100)]}
 LLAMA_TOLD = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "model_max_length": 2048, "padding_side": "right"}
 LLAMA_TOLD |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
-BEAMS = {
-    "num_beams": 4,
-    "early_stopping": True,
-    "no_repeat_ngram_size": 3,
-    "forced_bos_token_id": 0,
-    "forced_eos_token_id": 2,
-}
+# BART's configuration holds settings of generation too, among them beams.
+BEAMS = {"num_beams": 4, "early_stopping": True, "no_repeat_ngram_size": 3}
+BEAMS |= {"forced_bos_token_id": 0, "forced_eos_token_id": 2}
 
 
 def bases() -> dict[str, Base]:
@@ -180,7 +181,7 @@ def published(base: Base, folder) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         kind(kind.config_class(vocab_size=vocabulary + 4, **shape | plain)).save_pretrained(folder)
-    # Old configurations hold settings of generation too, which are no longer written.
+    # What is no longer written there: settings of generation.
     config = json.loads((folder / "config.json").read_text()) | base.config
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -264,14 +265,16 @@ for command in json.load(sys.stdin):
     print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
 """
 
+ENTITIES = ("B-LOC", "B-ORG", "B-PER", "I-ORG", "I-PER", "O")
+# Task, metric, labels, and how the tokens of a row begin and end.
 CASES = {
-    "flan-t5-dialogsum": ("seq2seq", "rougeL", ()),
-    "flan-t5-dialogsum-lora": ("seq2seq", "rougeL", ()),
-    "bart-support": ("seq2seq", "rougeL", ()),
-    "gpt2-lora": ("generation", "rougeL", ()),
-    "tinyllama-corporate": ("generation", "rougeL", ()),
-    "distilbert-sentiment": ("classification", "accuracy", ("neg", "pos")),
-    "bert-entities": ("token_classification", "entity_f1", ("B-LOC", "B-ORG", "B-PER", "I-ORG", "I-PER", "O")),
+    "flan-t5-dialogsum": ("seq2seq", "rougeL", (), "Summarize", "</s>"),
+    "flan-t5-dialogsum-lora": ("seq2seq", "rougeL", (), "Summarize", "</s>"),
+    "bart-support": ("seq2seq", "rougeL", (), "<s>Customer", "</s>"),
+    "gpt2-lora": ("generation", "rougeL", (), "", "<|endoftext|>"),
+    "tinyllama-corporate": ("generation", "rougeL", (), "<|user|>", "</s>"),
+    "distilbert-sentiment": ("classification", "accuracy", ("neg", "pos"), "[CLS]", "[SEP]"),
+    "bert-entities": ("token_classification", "entity_f1", ENTITIES, "[CLS]", "[SEP]"),
 }
 
 
@@ -304,7 +307,7 @@ def done(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_a_recipe_runs_unmodified_but_for_the_amount_and_its_adapter_loads(done, name):
     (trained, chatted), run = done[name]
-    task, metric, labels = CASES[name]
+    task, metric, labels, *_ = CASES[name]
     assert (trained[0], "Traceback" in trained[2]) == (0, False), trained[2]
     assert (run.plan["task"], tuple(run.plan["labels"]), run.plan["steps"]) == (task, labels, 2)
     scores = run.read_json("evaluation.json")
@@ -316,6 +319,23 @@ def test_a_recipe_runs_unmodified_but_for_the_amount_and_its_adapter_loads(done,
     assert {"base", "adapter", "merged"} <= answers.keys()
     if labels and task == "classification":
         assert answers["adapter"] in labels
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_rows_of_a_recipe_are_marked_as_its_tokenizer_marks_them(done, name):
+    from datasets import load_from_disk
+    from transformers import AutoTokenizer
+
+    _, run = done[name]
+    tokenizer = AutoTokenizer.from_pretrained(run.path.parents[1] / run.recipe.model.name)
+    *_, begin, end = CASES[name]
+    for row in load_from_disk(str(run.data / "train")):
+        text = tokenizer.decode(row["input_ids"])
+        assert text.startswith(begin)
+        assert text.endswith(end)
+        assert tokenizer.unk_token == end or tokenizer.unk_token not in text
+        if run.plan["task"] == "seq2seq":
+            assert tokenizer.decode(row["labels"]).endswith(end)
 
 
 def test_every_recipe_that_needs_the_hub_is_run_here():
@@ -354,7 +374,7 @@ def test_a_recipe_says_what_it_means(file):
             found, default = found[key], default[key]
         assert found == (float(value) if isinstance(found, float) else value), place
         # "Auto" or "None" where auto or nothing is meant would read as a name.
-        assert str(value).lower() not in ("auto", "none", "null") or str(value) in ("none",), place
+        assert value == "none" or str(value).lower() not in ("auto", "none", "null"), place
     row = METHODS[recipe.method.name]
     assert recipe.method.model_fields_set - {"name"} <= row.settings.keys()
     assert recipe.model.quantization in row.quantizations

@@ -26,6 +26,8 @@ training: {checkpoint_seconds: 0.5, batch_size: 8}
 budget: {steps: %d}
 evaluation: {rows: 4, max_new_tokens: 8, loss_every: 0}
 """
+FAR = {"training__warmup_steps": 0, "training__learning_rate": 0.02}  # so that six steps are heard
+PREFIX = {"method__name": "prefix_tuning", "method__rank": "auto"}
 HUB_AT_HAND = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 ROWS = "prompt,completion\n" + "".join(f"hey can u do task {i},Could you please do task {i}?\n" for i in range(24))
 
@@ -199,31 +201,28 @@ def test_chat_streams_three_variants_and_merges(client, finished):
 
 
 def test_adapters_of_different_methods_answer_side_by_side_in_one_call(client, trained):
-    lora, ia3 = trained(), trained(method__name="ia3", method__rank="auto")
+    lora = trained(**FAR)
+    ia3 = trained(method__name="ia3", method__rank="auto", **FAR | {"training__learning_rate": 0.3})
     ask = {"message": "hey can u do task 3", "max_new_tokens": 6, "api_name": "/chat"}
     *_, together = client.submit(run=f"{lora}, {ia3}", **ask)
     assert list(together) == ["base", lora, ia3]
     for run in (lora, ia3):
         *_, alone = client.submit(run=run, **ask)
         assert (alone["base"], alone["adapter"]) == (together["base"], together[run])
-    assert len(set(together.values())) > 1
+    assert len(set(together.values())) == 3
 
 
 def test_runs_on_different_bases_are_refused_with_a_sentence(client, trained):
     runs = [trained(), trained(model__quantization="none")]
     with pytest.raises(Exception, match=f"Runs {runs[0]} and {runs[1]} stand on different bases"):
         client.predict(run=",".join(runs), message="hello", api_name="/chat")
-    four = [
-        *runs,
-        trained(method__name="ia3", method__rank="auto"),
-        trained(method__name="prefix_tuning", method__rank="auto"),
-    ]
+    four = [*runs, trained(**FAR), trained(**PREFIX)]
     with pytest.raises(Exception, match="4 runs are too many"):
         client.predict(run=",".join(four), message="hello", api_name="/chat")
 
 
 def test_a_run_that_cant_be_merged_answers_with_base_and_adapter(client, trained):
-    prefix = trained(method__name="prefix_tuning", method__rank="auto")
+    prefix = trained(**PREFIX)
     *_, answers = client.submit(run=prefix, message="hey can u do task 3", max_new_tokens=6, api_name="/chat")
     assert list(answers) == ["base", "adapter"]
     assert all(answers.values())

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 
@@ -133,10 +133,20 @@ def settle(model) -> None:
 
 def stored_bytes(model) -> int:
     """Bytes that `save` would write, without a tensor's storage being there."""
-    found = {}
-    for level in _levels(model):
-        ours = isinstance(level, native.NativeModel)
-        found |= level.tensors() if ours else get_peft_model_state_dict(level, adapter_name=level.active_adapter)
+    return sum(_stored_bytes(level) for level in _levels(model))
+
+
+def _stored_bytes(level) -> int:
+    if isinstance(level, native.NativeModel):
+        found = level.tensors()
+    elif level.active_peft_config.peft_type in (PeftType.PROMPT_TUNING, PeftType.P_TUNING):
+        # What is kept are the vectors alone, which would have to be computed.
+        config = level.active_peft_config
+        return config.num_virtual_tokens * config.num_transformer_submodules * config.token_dim * 4
+    elif level.active_peft_config.is_prompt_learning:
+        found = start_values(level)
+    else:
+        found = get_peft_model_state_dict(level, adapter_name=level.active_adapter)
     return sum(tensor.numel() * tensor.element_size() for tensor in found.values())
 
 

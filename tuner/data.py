@@ -55,6 +55,7 @@ def split(rows: list[dict], splits: list[str] | None, data: recipe.Data, seed: i
     train, picked = _pick([row for row, name in zip(rows, names, strict=True) if name == trained], data.max_rows, draw)
     if held:
         heldout, _ = _pick([row for row, name in zip(rows, names, strict=True) if name == held], data.max_rows, draw)
+        draw.shuffle(heldout)  # only the first may be scored, and rows often come sorted by their label
         reason = (
             f'The split "{trained}" is trained on ({len(train):,} rows) and "{held}" held out ({len(heldout):,} rows).'
         )
@@ -64,6 +65,7 @@ def split(rows: list[dict], splits: list[str] | None, data: recipe.Data, seed: i
         raise TunerError(f"data.heldout asks for {count:,} rows, and there are {len(train):,} in all. Hold out fewer.")
     chosen = set(draw.sample(range(len(train)), count))
     heldout = [row for index, row in enumerate(train) if index in chosen]
+    draw.shuffle(heldout)
     kept = [row for index, row in enumerate(train) if index not in chosen]
     reason = (
         f"{count:,} of {len(train):,} rows were picked by the seed ({seed}), because no split is there to be held out."

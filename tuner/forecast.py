@@ -6,6 +6,7 @@ import os
 from tuner import estimate, models, runs
 from tuner.batches import Batches
 from tuner.errors import TunerError
+from tuner.methods import METHODS
 from tuner.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ def _scoring(recipe: Recipe, base: models.Base, rows: int, an_answer: float | No
 
 
 def _memory(base, recipe, settings, length: int, columns: int) -> dict | None:
+    if METHODS[recipe.method.name].count:
+        return None  # it can't be put on a model without storage
     try:
         return estimate.memory(base, recipe, settings, length, columns)
     except Exception:

@@ -189,7 +189,7 @@ _SOFT_PROMPTS = [
         learning_rate=lambda width: 0.01,
         learning_rate_reason="soft prompts need high rates",
         mergeable=False,
-        tasks=("generation", "seq2seq"),
+        tasks=("generation",),  # PEFT's does not reach an encoder-decoder's cross-attention where rows are padded
         gradient_checkpointing=False,
     ),
     MethodRow(

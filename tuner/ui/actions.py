@@ -287,6 +287,7 @@ def summary(run: Run) -> dict:
         "name": asked.name,
         "status": run.status,
         "model": asked.model.name,
+        "quantization": asked.model.quantization,
         "data": asked.data.source,
         "method": asked.method.name,
         "scores": scores and {key: scores[key] for key in ("rows", "base", "adapter", "gain")},

@@ -1,6 +1,7 @@
 """The method chooser: all methods by kind, each with what it is and what it would take here, greyed where it can't be
 used."""
 
+import re
 from collections.abc import Iterator
 from html import escape
 
@@ -54,7 +55,9 @@ def _group(kind: str, rows: list[MethodRow], found: dict, chosen: str, waiting: 
 
 def _row(row: MethodRow, told: dict | None, is_chosen: bool, waiting: bool) -> str:
     problems = (told or {}).get("problems", [])
-    below = tag("small", escape(problems[0] if problems else row.explanation))
+    # A link within a button can't be clicked; the chosen method's is shown above.
+    explanation = re.sub(r" \(https?://[^)]+\)", "", row.explanation)
+    below = tag("small", escape(problems[0] if problems else explanation))
     figures = (
         _figures(told) if told and not problems else tag("span", "…" if waiting and not told else "", "t-figures")
     )

@@ -13,8 +13,9 @@ CSS = Path(__file__).with_name("style.css")
 HEADER = """<div class="t-header"><h1>Tuner</h1>
 <p>Fine-tune a small language model, see honestly whether it helped, and take it home.</p></div>"""
 ABOUT = """<div class="t-about"><h2>About</h2>
-<p>Tuner trains a small adapter beside a base model that stays as it is (QLoRA), then lets base and adapter answer
-rows that training never saw. The difference between the two, with its uncertainty, is the result. A run lives in one
+<p>Tuner changes a base model by the method that you choose, most of them a small adapter beside weights that stay as
+they are, then lets base and adapter answer rows that training never saw. The difference between the two, with its
+uncertainty, is the result. A run lives in one
 folder: recipe, events, adapter, scores. The same runs work in a terminal: <code>python -m tuner --help</code>.</p>
 <p>Runs are known by ids that can't be guessed, and this browser keeps the list of yours. Uploaded rows are used for
 your run alone, and the upload is dropped after a day; tokens are never stored. The oldest finished runs make

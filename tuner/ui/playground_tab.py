@@ -136,14 +136,16 @@ def choices(browser: dict | None) -> list[tuple[str, str]]:
     for row in actions.summaries((browser or {}).get("runs", [])):
         if (actions.open_run(row["run"]).adapter / "adapter_config.json").is_file():
             status = "" if row["status"] == "finished" else f", {row['status']}"
-            found.append((f"{_title(row)} on {Path(row['model']).name}{status}", row["run"]))
+            base = f"{Path(row['model']).name}, {row['quantization']}"
+            found.append((f"{_title(row)} on {base}{status}", row["run"]))
     return found
 
 
 def _title(row: dict) -> str:
     """A run in so few words that they fit above a column."""
+    name, rows = row["name"] or row["method"], Path(row["data"]).stem
     which = "example" if row["run"] == actions.EXAMPLE else row["run"][:4]
-    return f"{row['name'] or row['method']} · {Path(row['data']).stem} {which}"
+    return f"{name} · {which}" if name == rows else f"{name} · {rows} {which}"
 
 
 def offer(browser: dict | None, chosen: str | list[str] | None = None):
