@@ -225,6 +225,7 @@ def generate(
 ):
     """The answers to rendered prompts, as one left-padded batch; `adapter_names` says by row which adapter answers."""
     encoded = model.config.is_encoder_decoder
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     # A template has written a causal model's special tokens; an encoder's are the tokenizer's to put.
     batch = tokenizer(
         prompts,
@@ -233,15 +234,17 @@ def generate(
         padding_side="right" if encoded else "left",
         add_special_tokens=encoded,
         return_token_type_ids=False,
+        # As in training; a causal model's prompt is the visitor's to shorten.
+        **({"truncation": True, "max_length": context} if encoded and context else {}),
     )
     batch = batch.to(next(model.parameters()).device)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     taken = 0 if encoded else batch["input_ids"].shape[1] + _virtual_tokens(model)
     room = sampling.max_new_tokens if context is None else context - taken
     if room < 1:
         raise TunerError(f"The conversation fills the model's context of {context} tokens. Start a new one.")
     config = GenerationConfig(
         max_new_tokens=min(room, sampling.max_new_tokens),
+        num_beams=1,  # models bring settings of their own, such as BART's four beams
         do_sample=False,  # the noise that makes it sampling is ours, see Noise
         eos_token_id=[tokenizer.eos_token_id] if encoded else data.stop_ids(tokenizer),
         pad_token_id=tokenizer.pad_token_id,

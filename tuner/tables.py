@@ -153,11 +153,13 @@ def read_hub(data: recipe.Data, token: str | bool | None = None) -> Table:
 
 def _stream(parts, data: recipe.Data) -> Table:
     rows, splits, notes, held = [], [], [], 0
-    # Ten times what is wanted, so that the seed has something to choose from: many datasets are sorted.
-    limit = min(parse.MAX_ROWS, 10 * data.max_rows) if data.max_rows else parse.MAX_ROWS
     for split in filter(None, pick_splits(parts, data, data.source)):
         first = len(rows)
         features = getattr(parts[split], "features", None) or {}
+        # Ten times what is wanted, so that the seed has something to choose from; where rows have classes all of them,
+        # because those are often sorted by class.
+        few = data.max_rows and not any(_class_label(kind) for kind in features.values())
+        limit = min(parse.MAX_ROWS, 10 * data.max_rows) if few else parse.MAX_ROWS
         media = [column for column, kind in features.items() if hasattr(kind, "decode_example")]
         for count, row in enumerate(parts[split].remove_columns(media) if media else parts[split]):
             held += len(str(row))

@@ -9,7 +9,7 @@ import gradio as gr
 
 from tuner.methods import METHODS
 from tuner.tasks import TASKS
-from tuner.ui import actions, show
+from tuner.ui import actions, form, show
 from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS, PRIVATE
@@ -136,7 +136,7 @@ def choices(browser: dict | None) -> list[tuple[str, str]]:
     for row in actions.summaries((browser or {}).get("runs", [])):
         if (actions.open_run(row["run"]).adapter / "adapter_config.json").is_file():
             status = "" if row["status"] == "finished" else f", {row['status']}"
-            base = f"{Path(row['model']).name}, {row['quantization']}"
+            base = f"{Path(row['model']).name}, {form.QUANTIZATIONS[row['quantization']]}"
             found.append((f"{_title(row)} on {base}{status}", row["run"]))
     return found
 
@@ -187,7 +187,7 @@ def pick(tab, chosen: list[str], shown: list[str], prompt: str, first: list | No
         tab.system: gr.update(visible=task.name == "generation"),
         tab.sampling_fold: gr.update(visible=task.generates),
         tab.prompt: gr.update(placeholder=PROMPTS[task.name], lines=lines, **back),
-        tab.reference: "",
+        tab.reference: gr.skip() if chosen[:1] == shown[:1] else "",
         tab.problem: "" if party else show.note("Choose a run. Where there is none yet, train one first."),
         **_emptied(tab.columns, titles),
     }

@@ -1,0 +1,380 @@
+"""The method table: each row trains as many numbers as its paper says, is refused where it can't work, and goes on bit
+for bit; and a new row is there everywhere by being in the table."""
+
+import json
+import math
+
+import gradio as gr
+import pytest
+import torch
+from conftest import small_recipe
+from safetensors.torch import load_file
+from tiny import tiny_model
+
+from tuner import adapters, cli, estimate, generate, models, plan, recipe, tables
+from tuner.errors import TunerError
+from tuner.method import KINDS, LINEAR, MethodRow
+from tuner.methods import INTRINSIC, METHODS, target
+from tuner.parts import LORA, peft_config
+from tuner.recipe import Recipe
+from tuner.tasks import TASKS
+from tuner.train import train
+from tuner.ui import form
+
+ASKED = {
+    *("lora", "qlora", "rslora", "dora", "adalora", "ia3", "prompt_tuning", "prefix_tuning", "p_tuning"),
+    *("llama_adapter", "bottleneck", "bitfit", "upper_layers", "layernorm", "shira", "unilora", "lora_ia3", "full"),
+    *("vera", "oft", "boft", "loha", "lokr", "miss", "hra", "fourierft", "randlora", "delora"),
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """A folder with tiny models, in the place of the shipped examples."""
+    folder = tmp_path_factory.mktemp("bases")
+    for family in ("llama", "qwen3", "gpt2", "distilbert", "t5"):
+        tiny_model(folder / family, family)
+    before, recipe.EXAMPLES = recipe.EXAMPLES, folder
+    yield folder
+    recipe.EXAMPLES = before
+
+
+# How many numbers each method learns, from its paper
+
+
+def square(n: int) -> tuple[int, int]:
+    """The two factors of n that are closest to its root, the smaller first."""
+    small = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
+    return small, n // small
+
+
+def kronecker(inputs: int, outputs: int, rank: int) -> int:
+    """LoKr: a small factor whole, a large one whole or of low rank, whichever is less."""
+    (a, b), (c, d) = square(outputs), square(inputs)
+    return a * c + (rank * (b + d) if rank < max(b, d) / 2 else b * d)
+
+
+def blocks(inputs: int, size: int) -> int:
+    """OFT: skew-symmetric blocks along the diagonal, of the size asked or the nearest one that divides."""
+    size = min((d for d in range(1, inputs + 1) if inputs % d == 0), key=lambda d: abs(d - size))
+    return inputs // size * size * (size - 1) // 2
+
+
+def scaled_bases(inputs: int, outputs: int, rank: int) -> int:
+    """RandLoRA: as many random matrices of this rank as make full rank, each with a scale a rank and a row."""
+    number = math.ceil(min(inputs, outputs) / rank)
+    return number * (rank + min(inputs, outputs))
+
+
+def each(count):
+    """A count of a layer's inputs, outputs and the rank, added up over all linear layers."""
+    return lambda m: sum(count(a, b, m.rank) for _, a, b in m.layers)
+
+
+class Measures:
+    """A Llama's sizes by the names that papers give them, and a method's settings."""
+
+    def __init__(self, shape, settings: dict):
+        self.layers, self.width, self.depth, self.vocabulary = (
+            *(shape.linear_layers, shape.width, shape.layers, shape.vocabulary),
+        )
+        self.rank, self.tokens = settings.get("rank"), settings.get("virtual_tokens")
+        self.blocks, self.size = settings.get("layers"), settings.get("bottleneck")
+        self.kv = self.named("k_proj")[0][2]
+        self.block = sum(a * b for name, a, b in self.layers if ".0." in name) + 2 * self.width
+
+    def named(self, *ends: str) -> list:
+        return [layer for layer in self.layers if layer[0].endswith(ends)]
+
+
+def low_rank(a, b, r):
+    return r * (a + b)
+
+
+FORMULAS = {
+    "lora": each(low_rank),
+    "qlora": each(low_rank),
+    "rslora": each(low_rank),
+    "dora": each(lambda a, b, r: r * (a + b) + b),
+    "adalora": each(lambda a, b, r: r * 3 // 2 * (a + b + 1)),
+    "unilora": lambda m: INTRINSIC,
+    "ia3": lambda m: m.depth * 2 * m.kv + sum(a for _, a, _ in m.named("down_proj")),
+    "bottleneck": lambda m: m.depth * 2 * (2 * m.width * m.size + m.size + m.width),
+    "llama_adapter": lambda m: min(m.blocks, m.depth) * (m.tokens * m.width + 1),
+    "prompt_tuning": lambda m: m.tokens * m.width,
+    "prefix_tuning": lambda m: m.tokens * 2 * m.depth * m.kv,
+    "p_tuning": lambda m: m.tokens * m.width + 3 * (m.width * m.width + m.width),
+    "bitfit": each(lambda a, b, r: b),  # a Llama has no bias terms, so it gets one for each output
+    "layernorm": lambda m: (2 * m.depth + 1) * m.width,
+    "upper_layers": lambda m: min(m.blocks, m.depth) * m.block,
+    "shira": each(lambda a, b, r: min(r * (a + b), a * b)),
+    "supertuning": each(lambda a, b, r: a * b // 100),
+    "lora_ia3": lambda m: (
+        sum(low_rank(a, b, m.rank) for _, a, b in set(m.layers) - set(m.named("k_proj", "v_proj", "down_proj")))
+        + FORMULAS["ia3"](m)
+    ),
+    "full": lambda m: m.vocabulary * m.width + m.depth * m.block + m.width,
+    "vera": each(lambda a, b, r: r + b),
+    "oft": each(lambda a, b, r: blocks(a, r)),
+    "boft": each(lambda a, b, r: a // r * r * r + b),
+    "loha": each(lambda a, b, r: 2 * r * (a + b)),
+    "lokr": each(kronecker),
+    "miss": each(lambda a, b, r: r * b),
+    "hra": each(lambda a, b, r: r * a),
+    "fourierft": each(lambda a, b, r: 1000),
+    "randlora": each(scaled_bases),
+    "delora": each(lambda a, b, r: r * (a + b) + 1),
+    "road": each(lambda a, b, r: 2 * (b // 2)),
+    "hira": each(low_rank),
+}
+# Each with its own settings, and those that have one with another.
+OTHERWISE = {"rank": 4, "virtual_tokens": 7, "bottleneck": 5, "layers": 1}
+COUNTED = [(name, {}) for name in METHODS]
+COUNTED += [
+    (name, other)
+    for name, row in METHODS.items()
+    if (other := {k: OTHERWISE[k] for k in OTHERWISE if k in row.settings})
+]
+
+
+def on_llama(bases, name: str, settings: dict) -> tuple[Recipe, models.Base]:
+    held = "nf4" if name == "qlora" else "none"
+    asked = Recipe.parse({"model": {"name": "llama", "quantization": held}, "method": {"name": name, **settings}})
+    return asked, models.Base(bases / "llama", asked.model)
+
+
+@pytest.mark.parametrize(("name", "settings"), COUNTED)
+def test_a_method_trains_as_many_numbers_as_its_paper_says_and_as_are_made(bases, name, settings):
+    asked, base = on_llama(bases, name, settings)
+    shape, row = models.shape(base), METHODS[name]
+    told = estimate.trainable(base, estimate.method_key(asked))
+    assert told == FORMULAS[name](Measures(shape, row.settings | settings))
+    model = adapters.put_on(models.load(base), row.parts(target(asked, shape, base.row)))
+    assert told == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_bias_terms_that_a_model_has_are_trained_themselves(bases):
+    asked = Recipe.parse({"model": {"name": "gpt2", "quantization": "none"}, "method": {"name": "bitfit"}})
+    base = models.Base(bases / "gpt2", asked.model)
+    shape = models.shape(base)
+    linear = sum(outputs for _, _, outputs in shape.linear_layers)
+    assert estimate.trainable(base, estimate.method_key(asked)) == linear + (2 * shape.layers + 1) * shape.width
+
+
+# What the table tells
+
+
+def test_every_method_asked_for_is_listed_with_its_facts(capsys):
+    assert cli.main(["methods", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["methods"]}
+    assert rows.keys() >= ASKED
+    assert list(rows) == list(METHODS)
+    for name, row in rows.items():
+        assert row["kind"] in KINDS, name
+        assert row["paper"].startswith("https://"), name
+        assert row["explanation"].endswith("."), name
+        assert len(row["explanation"].split()) > 6, name
+        assert row["title"], name
+        assert row["trains"], name
+        assert set(row["quantizations"]) <= {"nf4", "int8", "none"}, name
+        assert row["quantizations"], name
+        assert set(row["tasks"]) <= set(TASKS), name
+        assert row["tasks"], name
+        assert isinstance(row["mergeable"], bool), name
+        assert 0 < row["learning_rate_at_width_2048"] < 1, name
+    assert {rows[name]["kind"] for name in ASKED} == set(KINDS)
+
+
+def test_the_table_of_methods_is_printed_for_a_person(capsys):
+    assert cli.main(["methods"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in METHODS)
+
+
+MADE_UP = MethodRow(
+    name="made_up",
+    title="Made up",
+    kind="reparameterisation",
+    paper="https://example.org/made-up",
+    explanation="A row that no other module has heard of.",
+    trains="two thin matrices beside each linear layer",
+    parameters=r"\.lora_[AB]\.",
+    parts=peft_config("LoraConfig", init_lora_weights="orthogonal", **LORA),
+    settings={"rank": 2, "alpha": 4, "dropout": 0.0, **LINEAR},
+)
+
+
+def test_a_new_row_is_all_that_a_new_method_takes(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(METHODS, "made_up", MADE_UP)
+    assert cli.main(["methods", "--json"]) == 0
+    assert "made_up" in {row["name"] for row in json.loads(capsys.readouterr().out)["methods"]}
+    asked = small_recipe(method__name="made_up", method__rank="auto")
+    checked = plan.check(asked)
+    assert {"setting": "rank", "value": 2, "reason": "Made up's usual"} in checked.plan["chosen"]
+    run = plan.prepare(asked, path=tmp_path / "run")
+    assert [e["step"] for e in train(run) if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert run.status == "finished"
+    assert run.read_json("evaluation.json")["rows"] == 4
+    stored = load_file(run.adapter / "adapter_model.safetensors")
+    assert sum(t.numel() for t in stored.values()) == run.plan["trainable_parameters"]
+    assert cli.main(["chat", str(run.path), "--prompt", "yo", "--json", "--max-new-tokens", "4"]) == 0
+    assert {"base", "adapter", "merged"} <= json.loads(capsys.readouterr().out).keys()
+    with gr.Blocks():
+        page = form.build(small_recipe())
+    assert ("Made up", "made_up") in page.settings["method.name"].choices
+    assert 'data-method="made_up"' in page.methods.value
+
+
+# What can't work is said before anything is spent
+
+PROMPTS = [{"prompt": f"hello {n}", "completion": f"good day {n}"} for n in range(20)]
+LABELLED = [{"text": f"a text {n}", "label": ("good", "bad")[n % 2]} for n in range(20)]
+SAME = [{"text": f"a text {n}", "label": "good"} for n in range(20)]
+MANY = [{"text": f"a text {n}", "label": f"label {n % 501}"} for n in range(1002)]
+
+
+def held(base: str, how: str, method: str, **settings) -> dict:
+    return {"model": {"name": base, "quantization": how}, "method": {"name": method, **settings}}
+
+
+REFUSED = {
+    "full on 4 bits": (held("llama", "nf4", "full"), PROMPTS, ["Full fine-tuning", "held as none", "take qlora"]),
+    "full on 8 bits": (held("llama", "int8", "full"), PROMPTS, ["Full fine-tuning", "held as none", "take qlora"]),
+    "upper layers on 4 bits": (
+        held("llama", "nf4", "upper_layers"),
+        PROMPTS,
+        ["Upper layers", "held as none", "take qlora"],
+    ),
+    "QLoRA on 16 bits": (held("llama", "none", "qlora"), PROMPTS, ["QLoRA", "held as nf4 or int8", "take lora"]),
+    "a soft prompt for labels": (
+        held("distilbert", "none", "prompt_tuning"),
+        LABELLED,
+        ["Prompt tuning", "text classification", "Take lora"],
+    ),
+    "LLaMA-Adapter on another family": (
+        held("qwen3", "none", "llama_adapter"),
+        PROMPTS,
+        ["LLaMA-Adapter", "this one is qwen3", "Take lora"],
+    ),
+    "LLaMA-Adapter on an encoder-decoder": (
+        held("t5", "none", "llama_adapter"),
+        PROMPTS,
+        ["LLaMA-Adapter", "text to text", "Take lora"],
+    ),
+    "SHiRA on Conv1D": (held("gpt2", "none", "shira"), PROMPTS, ["SHiRA", "Conv1D", "Take lora"]),
+    "a setting of another method": (
+        held("llama", "nf4", "ia3", rank=8),
+        PROMPTS,
+        ["method.rank", "(IA)³ has no such setting", "leave this one out"],
+    ),
+    "a setting that is not the method's": (
+        held("llama", "nf4", "lora", virtual_tokens=8),
+        PROMPTS,
+        ["method.virtual_tokens", "It takes rank, alpha, dropout, target_modules", "leave this one out"],
+    ),
+    "a layer that is not there": (
+        held("llama", "nf4", "lora", target_modules=["q_prj"]),
+        PROMPTS,
+        ["method.target_modules", '"q_prj"', "or take all-linear"],
+    ),
+    "an unknown method": (held("llama", "nf4", "magic"), PROMPTS, ["method.name", "'magic'", "There are: lora"]),
+    "labels all the same": (held("distilbert", "none", "lora"), SAME, ["same label (good)", "Add others"]),
+    "too many labels": (held("distilbert", "none", "lora"), MANY, ["501 different labels", "prompt and completion"]),
+    "labels on a task that has none": (
+        held("llama", "none", "lora") | {"task": "question_answering"},
+        LABELLED,
+        ["task:", "squad", "Leave task out"],
+    ),
+    "a task that the model can't do": (
+        held("distilbert", "none", "lora"),
+        PROMPTS,
+        ["'distilbert' is not a causal language model", "Qwen/Qwen3-0.6B"],
+    ),
+}
+
+
+def lines(rows: list[dict]):
+    return tables.read_pasted("\n".join(map(json.dumps, rows)))
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_work_is_refused_with_its_name_and_a_way_out(bases, case, tmp_path):
+    settings, rows, says = REFUSED[case]
+    with pytest.raises(TunerError) as refused:
+        plan.prepare(Recipe.parse(settings | {"data": {"heldout": 4}}), lines(rows), path=tmp_path / "run")
+    (problem,) = refused.value.problems
+    assert all(part in problem for part in says), problem
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_that_is_wrong_with_a_method_is_said_together(bases):
+    asked = Recipe.parse(held("distilbert", "nf4", "llama_adapter", rank=4, dropout=0.1))
+    with pytest.raises(TunerError) as refused:
+        plan.check(asked, lines(LABELLED))
+    said = [problem.partition(":")[0] for problem in refused.value.problems]
+    assert said == ["method.rank", "method.dropout", "method.name", "model.quantization"]
+
+
+# A run that is cut in two ends as one that is not
+
+OFTEN = {"training__checkpoint_seconds": 0.01, "evaluation__loss_every": 0, "evaluation__rows": 2}
+
+
+def whole_and_parted(tmp_path, at: int, **settings) -> tuple:
+    """Two runs of one recipe: one in one go, one stopped after step `at` and started again."""
+    runs = [plan.prepare(small_recipe(**OFTEN, **settings), path=tmp_path / name) for name in ("whole", "parted")]
+    list(train(runs[0]))
+    for event in train(runs[1]):
+        if event["event"] == "step" and event["step"] == at:
+            runs[1].stop()
+    assert runs[1].status == "stopped"
+    models.forget()
+    list(train(runs[1]))
+    assert [run.status for run in runs] == ["finished", "finished"]
+    assert [e["step"] for e in runs[1].events() if e["event"] == "start"] == [0, at]
+    return tuple(runs)
+
+
+def files(run) -> dict[str, bytes]:
+    """All that was saved of the adapter, by name."""
+    return {str(f.relative_to(run.adapter)): f.read_bytes() for f in run.adapter.rglob("*") if f.is_file()}
+
+
+def singular_values(run) -> torch.Tensor:
+    stored = load_file(run.adapter / "adapter_model.safetensors")
+    return torch.cat([t.flatten() for name, t in stored.items() if "lora_E" in name])
+
+
+RESUMED = ["prefix_tuning", "bottleneck", "ia3", "full", "lora_ia3", "p_tuning", "bitfit"]
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_stopped_run_of_any_method_ends_with_the_same_adapter_bit_for_bit(tmp_path, name):
+    settings = {"method__name": name, "method__rank": "auto", "model__quantization": "none"}
+    whole, parted = whole_and_parted(tmp_path, 3, **settings)
+    assert files(parted) == files(whole)
+    assert any(name.endswith(".safetensors") for name in files(whole))
+
+
+def test_adalora_drops_ranks_and_goes_on_bit_for_bit_in_the_midst_of_it(tmp_path):
+    whole, parted = whole_and_parted(tmp_path, 12, method__name="adalora", budget__steps=20)
+    assert files(parted) == files(whole)
+    assert_ranks_were_dropped(whole)
+
+
+def test_adalora_drops_its_ranks_where_the_steps_are_not_known_beforehand(tmp_path):
+    run = plan.prepare(small_recipe(**OFTEN, method__name="adalora", budget__seconds=8), path=tmp_path / "run")
+    assert run.plan["steps"] is None
+    list(train(run))
+    assert_ranks_were_dropped(run)
+
+
+def assert_ranks_were_dropped(run) -> None:
+    layers = len(models.shape(models.base_of(run)).linear_layers)
+    rank = run.recipe.method.rank
+    kept = singular_values(run)
+    assert int((kept != 0).sum()) == layers * rank  # of layers x rank x 3/2 at the start
+    loaded = generate.attached({"adapter": run})
+    with loaded.carrier("adapter") as model:
+        there = [p for name, p in model.named_parameters() if "lora_E" in name]
+        assert sum(int((p != 0).sum()) for p in there) == layers * rank
