@@ -82,7 +82,8 @@ def test_runs_lists_them_with_their_scores(capsys, mine):
     assert main(["runs", "--json"]) == 0
     (row,) = said(capsys)["runs"]
     assert (row["id"], row["status"]) == ("mine", "finished")
-    assert set(row["rougeL"]) == {"base", "adapter"}
+    assert (row["method"], row["metric"]) == ("lora", "rougeL")
+    assert set(row["scores"]) == {"base", "adapter"}
     assert main(["evaluate", "mine"]) == 0
     assert "held-out rows, ROUGE-L" in capsys.readouterr().out
 

@@ -125,8 +125,8 @@ def test_activations_where_only_some_layers_have_an_adapter(folders):
         assert said == pytest.approx(real, rel=0.15)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_activations_of_every_method(folders, method):
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.count])
+def test_activations_of_every_method_that_can_be_made_without_storage(folders, method):
     recipe, base = made(folders["llama"], "llama", "none", method__name=method, **OWN)
     real, _ = measured(base, recipe, 4, 48, 5)
     assert estimated(base, recipe, 4, 48, 5)["activations"] == pytest.approx(real, rel=0.15)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import tiny_model
 
 from tuner import adapters, cli, estimate, generate, models, plan, recipe, tables
+from tuner.clock import Clock
 from tuner.errors import TunerError
 from tuner.method import KINDS, LINEAR, MethodRow
 from tuner.methods import INTRINSIC, METHODS, target
@@ -29,14 +30,19 @@ ASKED = {
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory):
-    """A folder with tiny models, in the place of the shipped examples."""
+def tiny_ones(tmp_path_factory):
+    """A folder with a tiny model of some families."""
     folder = tmp_path_factory.mktemp("bases")
     for family in ("llama", "qwen3", "gpt2", "distilbert", "t5"):
         tiny_model(folder / family, family)
-    before, recipe.EXAMPLES = recipe.EXAMPLES, folder
-    yield folder
-    recipe.EXAMPLES = before
+    return folder
+
+
+@pytest.fixture
+def bases(tiny_ones, monkeypatch):
+    """The same in the place of the shipped examples, so that a recipe can name them."""
+    monkeypatch.setattr(recipe, "EXAMPLES", tiny_ones)
+    return tiny_ones
 
 
 # How many numbers each method learns, from its paper
@@ -75,9 +81,8 @@ class Measures:
     """A Llama's sizes by the names that papers give them, and a method's settings."""
 
     def __init__(self, shape, settings: dict):
-        self.layers, self.width, self.depth, self.vocabulary = (
-            *(shape.linear_layers, shape.width, shape.layers, shape.vocabulary),
-        )
+        self.layers, self.width, self.depth = shape.linear_layers, shape.width, shape.layers
+        self.vocabulary = shape.vocabulary
         self.rank, self.tokens = settings.get("rank"), settings.get("virtual_tokens")
         self.blocks, self.size = settings.get("layers"), settings.get("bottleneck")
         self.kv = self.named("k_proj")[0][2]
@@ -127,13 +132,12 @@ FORMULAS = {
     "road": each(lambda a, b, r: 2 * (b // 2)),
     "hira": each(low_rank),
 }
-# Each with its own settings, and those that have one with another.
+# Each is counted with its own settings, and with others where it has any.
 OTHERWISE = {"rank": 4, "virtual_tokens": 7, "bottleneck": 5, "layers": 1}
-COUNTED = [(name, {}) for name in METHODS]
-COUNTED += [
-    (name, other)
+COUNTED = [
+    (name, settings)
     for name, row in METHODS.items()
-    if (other := {k: OTHERWISE[k] for k in OTHERWISE if k in row.settings})
+    for settings in ({}, {k: v for k, v in OTHERWISE.items() if k in row.settings})
 ]
 
 
@@ -320,19 +324,26 @@ def test_all_that_is_wrong_with_a_method_is_said_together(bases):
 OFTEN = {"training__checkpoint_seconds": 0.01, "evaluation__loss_every": 0, "evaluation__rows": 2}
 
 
-def whole_and_parted(tmp_path, at: int, **settings) -> tuple:
-    """Two runs of one recipe: one in one go, one stopped after step `at` and started again."""
-    runs = [plan.prepare(small_recipe(**OFTEN, **settings), path=tmp_path / name) for name in ("whole", "parted")]
-    list(train(runs[0]))
-    for event in train(runs[1]):
-        if event["event"] == "step" and event["step"] == at:
-            runs[1].stop()
-    assert runs[1].status == "stopped"
-    models.forget()
-    list(train(runs[1]))
-    assert [run.status for run in runs] == ["finished", "finished"]
-    assert [e["step"] for e in runs[1].events() if e["event"] == "start"] == [0, at]
-    return tuple(runs)
+@pytest.fixture
+def whole_and_parted(tmp_path, monkeypatch):
+    """Two runs of one recipe: one in one go, one that leaves after step `at` and goes on with the base loaded anew."""
+    goes_on = Clock.is_time_to_leave
+
+    def made(at: int, **settings) -> tuple:
+        asked = small_recipe(**OFTEN, **settings)
+        whole, parted = (plan.prepare(asked, path=tmp_path / name) for name in ("whole", "parted"))
+        list(train(whole))
+        with monkeypatch.context() as patch:
+            patch.setattr(Clock, "is_time_to_leave", lambda c, step: "window" if step == at else goes_on(c, step))
+            list(train(parted))
+        assert (whole.status, parted.status) == ("finished", "paused")
+        models.forget()
+        list(train(parted))
+        assert parted.status == "finished"
+        assert [e["step"] for e in parted.events() if e["event"] == "start"] == [0, at]
+        return whole, parted
+
+    return made
 
 
 def files(run) -> dict[str, bytes]:
@@ -349,15 +360,15 @@ RESUMED = ["prefix_tuning", "bottleneck", "ia3", "full", "lora_ia3", "p_tuning",
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_stopped_run_of_any_method_ends_with_the_same_adapter_bit_for_bit(tmp_path, name):
+def test_a_run_of_any_method_that_is_cut_in_two_ends_with_the_same_adapter_bit_for_bit(whole_and_parted, name):
     settings = {"method__name": name, "method__rank": "auto", "model__quantization": "none"}
-    whole, parted = whole_and_parted(tmp_path, 3, **settings)
+    whole, parted = whole_and_parted(3, **settings)
     assert files(parted) == files(whole)
     assert any(name.endswith(".safetensors") for name in files(whole))
 
 
-def test_adalora_drops_ranks_and_goes_on_bit_for_bit_in_the_midst_of_it(tmp_path):
-    whole, parted = whole_and_parted(tmp_path, 12, method__name="adalora", budget__steps=20)
+def test_adalora_drops_ranks_and_goes_on_bit_for_bit_in_the_midst_of_it(whole_and_parted):
+    whole, parted = whole_and_parted(12, method__name="adalora", budget__steps=20)
     assert files(parted) == files(whole)
     assert_ranks_were_dropped(whole)
 

@@ -66,7 +66,7 @@ def _load(run: Run, recipe: Recipe, task: TaskRow, base: str, repo: str) -> str:
 
 # The second part switches the first part's head off.
 _HEAD_ON = """for module in model.modules():
-    if hasattr(module, "modules_to_save"):
+    if "ModulesToSave" in type(module).__name__:
         module.set_adapter("default")
 """
 

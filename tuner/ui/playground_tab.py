@@ -119,15 +119,13 @@ def _wire(tab) -> None:
 
     tab.picked = [tab.shown, tab.examples, tab.check, tab.check_fold, tab.system, tab.sampling_fold]
     tab.picked += [tab.prompt, tab.reference, tab.problem, *tab.columns]
-    taken = [tab.prompt, tab.reference, *tab.columns]
-    # What empties the columns ends the answer that is being written into them.
-    ends = {"cancels": answers, **PRIVATE}
-    for emptied in (
-        tab.run.change(picked, [tab.run, tab.shown, tab.prompt, tab.columns[0]], tab.picked, **ends),
-        tab.clear.click(lambda: [*[[]] * COLUMNS, ""], None, [*tab.columns, tab.problem], queue=False, **ends),
-        tab.examples.select(_take_example, tab.shown, taken, queue=False, **ends),
-    ):
-        emptied.then(_rest, None, busy[1:], queue=False, **PRIVATE)
+    tab.run.change(picked, [tab.run, tab.shown, tab.prompt, tab.columns[0]], tab.picked, **PRIVATE)
+    tab.clear.click(lambda: "", None, tab.problem, queue=False, **PRIVATE)
+    tab.examples.select(_take_example, tab.shown, [tab.prompt, tab.reference], queue=False, **PRIVATE)
+    # What empties the columns first ends the answer that is being written into them.
+    others = [tab.shown.change, tab.clear.click, tab.examples.select]
+    ended = gr.on(others, None, None, None, cancels=answers, api_visibility="private")
+    ended.then(_empty, None, [*tab.columns, *busy[1:]], queue=False, **PRIVATE)
 
 
 def choices(browser: dict | None) -> list[tuple[str, str]]:
@@ -159,10 +157,10 @@ def offer(browser: dict | None, chosen: str | list[str] | None = None):
 
 
 def pick(tab, chosen: list[str], shown: list[str], prompt: str, first: list | None) -> dict:
-    """What changes when other runs are chosen: columns, examples, merge check, and what a prompt is.
+    """What changes when other runs are chosen: the columns' titles, examples, merge check, and what a prompt is.
 
     Where they can't stand side by side, or their columns are there already, nothing but the problem changes. The last
-    prompt comes back, to be put to the new choice.
+    prompt comes back, to be put to the new choice. The columns are emptied because `shown` changes.
     """
     if chosen and chosen == shown:
         return {tab.problem: ""}
@@ -189,14 +187,9 @@ def pick(tab, chosen: list[str], shown: list[str], prompt: str, first: list | No
         tab.prompt: gr.update(placeholder=PROMPTS[task.name], lines=lines, **back),
         tab.reference: gr.skip() if chosen[:1] == shown[:1] else "",
         tab.problem: "" if party else show.note("Choose a run. Where there is none yet, train one first."),
-        **_emptied(tab.columns, titles),
+        **{column: gr.update(label=title, visible=True) for column, title in zip(tab.columns, titles)},
+        **{column: gr.update(visible=False) for column in tab.columns[len(titles) :]},
     }
-
-
-def _emptied(columns: list, titles: list[str]) -> dict:
-    """Empty columns under these titles, and those beyond them hidden."""
-    used = {column: gr.update(value=[], label=title, visible=True) for column, title in zip(columns, titles)}
-    return used | {column: gr.update(value=[], visible=False) for column in columns[len(titles) :]}
 
 
 def _titles(party: actions.Party) -> list[str]:
@@ -227,7 +220,11 @@ def _take_example(shown: list[str], event: gr.SelectData) -> list:
     """Prompt and reference of a held-out row, for a new conversation."""
     rows = _heldout(actions.open_run(shown[0]))
     row = rows[event.index if isinstance(event.index, int) else event.index[0]]
-    return [row["messages"][-1]["content"], show.reference(row["reference"]), *[[]] * COLUMNS]
+    return [row["messages"][-1]["content"], show.reference(row["reference"])]
+
+
+def _empty() -> list:
+    return [*[[]] * COLUMNS, *_rest()]
 
 
 def _begin(prompt: str, chosen: list[str] | None) -> list:

@@ -1,0 +1,70 @@
+"""The lines on a model card load what was trained, whatever the task and the kind of adapter."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from test_matrix import ROWS, asked
+from tiny import tiny_model
+
+from tuner import generate, plan, recipe, tables
+from tuner.hub import push
+from tuner.train import train
+
+# Each task, and each way in which what was trained lies in its folder.
+PUSHED = [
+    ("llama", "generation", "full"),
+    ("llama", "generation", "bottleneck"),
+    ("llama", "generation", "prompt_tuning"),
+    ("llama", "generation", "lora_ia3"),
+    ("t5", "seq2seq", "lora"),
+    ("bart", "seq2seq", "bitfit"),
+    ("distilbert", "classification", "lora_ia3"),
+    ("bert", "classification", "lora"),
+    ("roberta", "token_classification", "ia3"),
+    ("distilbert", "question_answering", "upper_layers"),
+]
+LOAD = """
+import json, re, sys, torch
+for place, card in json.load(sys.stdin).items():
+    loaded = {}
+    exec(re.search(r"```python\\n(.*?)\\n```", card, re.DOTALL)[1], loaded)
+    model, inputs = loaded["model"].eval(), dict(loaded["inputs"])
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.zeros(1, 3, dtype=torch.long)
+    with torch.inference_mode():
+        torch.save((inputs, model(**inputs)[0]), place)
+"""
+
+
+@pytest.fixture
+def bases(tmp_path, monkeypatch):
+    for family in {family for family, _, _ in PUSHED}:
+        tiny_model(tmp_path / "bases" / family, family)
+    monkeypatch.setattr(recipe, "EXAMPLES", tmp_path / "bases")
+
+
+def test_the_cards_lines_load_every_kind_of_adapter_for_every_task_in_a_fresh_process(hub, bases, tmp_path):
+    token, cards, made = hub.user("alice"), {}, {}
+    for number, (family, task, method) in enumerate(PUSHED):
+        table = tables.read_pasted("\n".join(map(json.dumps, ROWS[task])))
+        wanted = asked(family, method, "none").with_settings({"task": task, "budget.steps": 3})
+        run = plan.prepare(wanted, table, path=tmp_path / f"run{number}")
+        list(train(run))
+        name = f"{family}-{task}-{method}".replace("_", "-")
+        push(run, name, token=token, endpoint=hub.url)
+        seen = str(tmp_path / f"seen{number}")
+        cards[seen], made[seen] = hub.repo(f"alice/{name}").files["README.md"].decode(), run
+    env = {**hub.env(tmp_path / "home"), "HF_TOKEN": token, "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD], input=json.dumps(cards), env=env, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for seen, run in made.items():
+        inputs, there = torch.load(seen)
+        with generate.attached({"adapter": run}).carrier("adapter") as model, torch.inference_mode():
+            assert torch.allclose(model(**inputs)[0], there, atol=1e-4), run.recipe.method.name
