@@ -9,7 +9,8 @@ from tuner.recipe import Recipe
 from tuner.tasks import TASKS, TaskRow
 
 KINDS = ("reparameterisation", "additive adapter", "soft prompt", "selective", "hybrid", "full")
-ANY = ("nf4", "int8", "none")
+HELD = {"nf4": "4 bits (nf4)", "int8": "8 bits (int8)", "none": "16 bits (none)"}
+ANY = tuple(HELD)
 FLOAT = ("none",)
 LINEAR = {"target_modules": "all-linear"}
 
@@ -89,10 +90,10 @@ def problems(row: MethodRow, recipe: Recipe, target: Target) -> list[str]:
     elif why := row.refuses(target):
         found.append(f"method.name: {row.title} can't be used here: {why}. Take lora, which works on any model.")
     if recipe.model.quantization not in row.quantizations:
-        ways = " or ".join(row.quantizations)
+        ways, held = " or ".join(HELD[way] for way in row.quantizations), HELD[recipe.model.quantization]
         instead = "lora" if recipe.model.quantization == "none" else "qlora"
         found.append(
-            f"model.quantization: {row.title} works on a base held as {ways}, not as {recipe.model.quantization}. "
-            f"Hold it so, or take {instead}."
+            f"model.quantization: {row.title} works on a base held in {ways}, not in {held}. Hold it so, or take "
+            f"{instead}."
         )
     return found

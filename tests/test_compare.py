@@ -1,0 +1,121 @@
+"""Methods held against each other, and several runs' adapters side by side and merged together."""
+
+import json
+
+import pytest
+import torch
+from conftest import small_recipe
+from transformers import AutoModelForCausalLM
+
+from tuner import compare, export, generate, plan, runs
+from tuner.cli import main
+from tuner.errors import TunerError
+from tuner.methods import METHODS
+from tuner.train import train
+
+FEW = ["data.max_rows=40", "evaluation={rows: 4, max_new_tokens: 4, loss_every: 0}", "training.batch_size=4"]
+PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw"}]
+
+
+def test_compare_trains_each_method_for_the_same_seconds_on_the_same_base_with_its_own_defaults(
+    capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    asked = ["compare", "corporate", "--methods", "lora,ia3,full", "--seconds", "4", "--json"]
+    assert main([*asked, *(part for setting in FEW for part in ("--set", setting))]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["method"] for row in rows] == ["lora", "ia3", "full"]
+    for row in rows:
+        run = runs.open_run(row["run"])
+        # Full fine-tuning works on 16 bits only, so all stand on them.
+        assert run.recipe.model.quantization == "none"
+        assert run.recipe.budget.seconds == 4
+        width = 256
+        assert run.plan["settings"]["learning_rate"] == METHODS[row["method"]].learning_rate(width)
+        assert row["seconds"] <= 4.5
+        assert row["steps"] > 0
+        assert row["score"] is not None
+        assert row["base"] == rows[0]["base"]
+        assert row["adapter_bytes"] > 0
+    assert rows[1]["trainable_parameters"] < rows[0]["trainable_parameters"] < rows[2]["trainable_parameters"]
+
+
+def test_a_comparison_is_refused_with_the_problems_of_all_methods_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    with pytest.raises(TunerError, match="no method 'lorra'"):
+        compare.prepare(small_recipe(), ["lora", "lorra"], 5)
+    with pytest.raises(TunerError) as refusal:
+        compare.prepare(small_recipe(model__quantization="none"), ["qlora", "lora", "unilora", "supertuning"], 5)
+    assert str(refusal.value).count("qlora") >= 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A run of each kind of adapter on one base: mixed in one batch, put on in turn, unmergeable."""
+    folder, made = tmp_path_factory.mktemp("several"), {}
+    for name in ("lora", "rslora", "ia3", "prefix_tuning"):
+        rate = METHODS[name].learning_rate(256)
+        wanted = small_recipe(method__name=name, method__rank="auto", training__learning_rate=rate)
+        made[name] = plan.prepare(wanted, path=folder / name)
+        list(train(made[name]))
+    return made
+
+
+def answers(adapters: dict, *variants: str) -> dict[str, str]:
+    loaded = generate.attached(adapters)
+    sampling = generate.Sampling(max_new_tokens=12)
+    *_, last = generate.stream(loaded, dict.fromkeys(variants or loaded.variants, PROMPT), sampling)
+    return last
+
+
+def test_any_number_of_adapters_answer_on_one_base_as_each_does_alone(several):
+    together = answers(several)
+    assert set(together) == {"base", *several}
+    for name, run in several.items():
+        assert answers({"adapter": run}, "adapter")["adapter"] == together[name]
+
+
+def test_switching_adapters_does_not_load_the_base_again(several):
+    from tuner import models
+
+    answers({"adapter": several["lora"]})
+    before = models.shared(models.base_of(several["lora"]))
+    answers(several)
+    assert models.shared(models.base_of(several["ia3"])) is before
+
+
+def test_adapters_of_different_bases_are_refused_side_by_side(several, tmp_path):
+    other = plan.prepare(small_recipe(model__quantization="none", budget__steps=1), path=tmp_path / "other")
+    list(train(other))
+    with pytest.raises(TunerError, match="different bases"):
+        generate.attached({"a": several["lora"], "b": other})
+
+
+def test_a_weighted_merge_lies_between_what_it_is_made_of(several, tmp_path, capsys):
+    def weights(folder) -> dict[str, torch.Tensor]:
+        return {n: p.float() for n, p in AutoModelForCausalLM.from_pretrained(folder).named_parameters()}
+
+    one, other = several["lora"], several["ia3"]
+    for run in (one, other):
+        export.merge(run)
+    export.merge_weighted({one: 1.0, other: 0.0}, tmp_path / "one")
+    alone = weights(one.merged)
+    assert all(torch.equal(p, alone[n]) for n, p in weights(tmp_path / "one").items())
+    assert (
+        main(["merge", str(one.path), str(other.path), "--weights", "0.5,0.5", "--out", str(tmp_path / "half")]) == 0
+    )
+    second, half = weights(other.merged), weights(tmp_path / "half")
+    base = weights(one.recipe.model.name if "/" in one.recipe.model.name else "examples/tiny-office")
+    moved = 0
+    for name, p in half.items():
+        expected = base[name] + 0.5 * (alone[name] - base[name]) + 0.5 * (second[name] - base[name])
+        assert torch.allclose(p, expected, atol=0.01)
+        moved += int(not torch.equal(p, base[name]))
+    assert moved > 10
+
+
+def test_what_stands_beside_the_weights_is_not_merged(several, tmp_path):
+    with pytest.raises(TunerError, match="can't be merged"):
+        export.merge_weighted({several["lora"]: 0.5, several["prefix_tuning"]: 0.5}, tmp_path / "sum")
+    assert not (tmp_path / "sum").exists()
