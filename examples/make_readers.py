@@ -25,9 +25,9 @@ ROWS = {"support": 600, "reviews": 1200, "entities": 600}
 PAD, END, UNKNOWN, START, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
 SENTINELS = [f"<extra_id_{place}>" for place in range(20)]
 
-SUMMARIZER_TASKS, READER_TEXTS = 60_000, 120_000
-SUMMARIZER_RATE, READER_RATE = 3e-3, 2e-3
-SUMMARIZER_BATCH, READER_BATCH = 2400, 1200  # tokens, the padding with them
+SUMMARIZER_TASKS, READER_TEXTS = 24_000, 60_000
+SUMMARIZER_RATE, READER_RATE = 2e-3, 2e-3
+SUMMARIZER_BATCH, READER_BATCH = 1200, 1200  # tokens, the padding with them
 
 
 def write_rows() -> None:

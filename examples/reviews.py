@@ -14,15 +14,12 @@ LABELS = ("positive", "negative", "neutral")
 # thing: part good bad, part good bad ...; the part "it" is the thing itself.
 THINGS = """
 fan: motor quiet loud, base steady wobbly, it small bulky; speaker: sound loud quiet, bass deep thin, it steady wobbly;
-lamp: light bright dim, arm firm loose, switch quick slow; night light: light dim bright, plug firm loose;
-tent: fabric thick thin, floor dry damp, it light heavy; raincoat: lining dry damp, it light heavy, zip smooth rough;
-winter blanket: it heavy light, fabric soft rough, weave thick thin; knife: blade sharp blunt, handle firm loose;
-baby spoon: edge blunt sharp, it light heavy, handle soft hard; chilli sauce: taste hot mild, texture thick thin;
-hand soap: scent mild strong, foam rich poor, it soft hard; coffee: taste strong weak, smell rich poor;
-glue: it sticky dry, hold strong weak; keyboard: keys quiet loud, keys smooth sticky, cable long short;
-mattress: middle firm soft, cover soft rough; cushion: middle soft firm, cover smooth rough, it thick thin;
-ice box: inside cold warm, lid firm loose, it light heavy; heater: air warm cold, motor quiet loud;
-alarm: bell loud quiet, screen bright dim, it small bulky; saw: blade long short, blade sharp blunt, it light heavy"""
+lamp: light bright dim, arm firm loose; night light: light dim bright, plug firm loose;
+tent: fabric thick thin, floor dry damp, it light heavy; winter blanket: it heavy light, fabric soft rough;
+knife: blade sharp blunt, handle firm loose; baby spoon: edge blunt sharp, it light heavy;
+chilli sauce: taste hot mild, texture thick thin; mattress: middle firm soft, cover soft rough;
+cushion: middle soft firm, it thick thin; ice box: inside cold warm, lid firm loose;
+heater: air warm cold, motor quiet loud"""
 
 # Singular events, good and bad.
 GOOD = """it worked at once / it survived a fall / my whole family uses it / nothing broke / it has not let me down /
@@ -90,15 +87,14 @@ class Reviewer:
         part, praise, blame = self.rng.choice(left)
         self.told.add(part)
         subject = "it" if part == "it" else f"the {part}"
-        verb = "are" if part == "keys" else "is"
         right, wrong = (praise, blame) if good else (blame, praise)
         if self.rng.random() < 0.5:
-            return f"{subject} {verb} {self.rng.choice(['', '', 'very ', 'really ', 'always '])}{right}"
+            return f"{subject} is {self.rng.choice(['', '', 'very ', 'really ', 'always '])}{right}"
         no = self.rng.choice(["not", "never", "not at all"])
-        return f"{subject} {verb} {no} {wrong}"
+        return f"{subject} is {no} {wrong}"
 
     def clause(self, good: bool) -> str:
-        said = self.quality(good) if self.rng.random() < 0.65 else None
+        said = self.quality(good) if self.rng.random() < 0.5 else None
         return said or self.pick(GOOD if good else BAD)
 
     def end(self, good: bool) -> str:

@@ -222,7 +222,7 @@ def task(rng: random.Random) -> tuple[str, str]:
         text = "\n".join(some)
         told = [line.partition(": ")[2] for line in some]
         sentences = [sentence.strip(".!?") for line in told for sentence in line.replace("? ", ". ").split(". ")]
-        sentence = rng.choice([sentence for sentence in sentences if len(sentence.split()) > 2])
+        sentence = rng.choice([sentence for sentence in sentences if sentence])
         rare = [word for word in sentence.split() if text.count(word) == 1]
         return f"Find {rng.choice(rare or sentence.split())}: {text}", f"{sentence}."
     if kind < 0.6:  # who and what

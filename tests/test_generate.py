@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import small_recipe
 
-from tuner import evaluate, export, generate, plan, runs
+from tuner import evaluate, export, generate, models, plan, runs
 from tuner.errors import TunerError
+from tuner.train import train
 
 VARIANTS = ("base", "adapter", "merged")
 PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw cuz my kid is sick"}]
@@ -50,6 +51,25 @@ def test_base_and_adapter_answer_in_one_batch_as_each_does_alone(loaded, tempera
     assert together == answers(loaded, ("base",), **sampling) | answers(loaded, ("adapter",), **sampling)
 
 
+def test_runs_of_several_methods_answer_beside_their_base_as_each_does_alone(finished, merged, tmp_path):
+    other = plan.prepare(small_recipe(method__name="ia3", method__rank="auto"), path=tmp_path / "ia3")
+    list(train(other))
+    several = generate.attached({"one": finished, "factors": other, "two": merged})
+    assert sorted(several.variants) == ["base", "factors", "one", "two"]
+    together = answers(several, several.variants, max_new_tokens=12)
+    assert together["one"] == together["two"]
+    for name, run in (("one", finished), ("factors", other)):
+        alone = answers(generate.attached({name: run}), ("base", name), max_new_tokens=12)
+        assert alone == {variant: together[variant] for variant in ("base", name)}
+
+
+def test_runs_on_different_bases_are_not_loaded_side_by_side(finished, tmp_path):
+    other = plan.prepare(small_recipe(model__quantization="none"), path=tmp_path / "other")
+    shutil.copytree(finished.adapter, other.adapter)
+    with pytest.raises(TunerError, match=r"stand on different bases \(tiny-office, nf4.*tiny-office, none"):
+        generate.attached({"one": finished, "two": other})
+
+
 def test_a_seed_fixes_a_sampled_answer_and_another_seed_changes_it(loaded):
     texts = [answers(loaded, VARIANTS, temperature=1.5, seed=s, max_new_tokens=16) for s in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
@@ -69,6 +89,13 @@ def test_top_p_leaves_unlikely_tokens_out():
     noise = generate.Noise(generate.Sampling(temperature=1.0, top_p=0.7))
     noise.streams = [torch.Generator().manual_seed(i) for i in range(500)]
     assert 2 not in noise(None, scores).argmax(-1)
+
+
+def test_merged_and_adapter_answer_together_when_nothing_is_loaded_yet(merged):
+    for _ in range(3):
+        models.forget()
+        loaded = generate.attached({"adapter": merged}, {"merged": merged.merged})
+        assert all(answers(loaded, VARIANTS, max_new_tokens=4).values())
 
 
 def test_stop_ends_the_answers(loaded):
@@ -135,7 +162,6 @@ def test_scores_are_recomputed_to_the_same_figures(finished, loaded):
 def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, capsys):
     from tuner.cli import main
     from tuner.tables import read_pasted
-    from tuner.train import train
     from tuner.ui import actions, progress, show
 
     monkeypatch.setattr(runs, "RUNS", tmp_path)

@@ -157,6 +157,15 @@ def test_a_method_trains_as_many_numbers_as_its_paper_says_and_as_are_made(bases
     assert told == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_an_adapters_file_is_as_large_as_foretold(bases, name, tmp_path):
+    asked, base = on_llama(bases, name, {})
+    parts = METHODS[name].parts(target(asked, models.shape(base), base.row))
+    adapters.save(adapters.put_on(models.load(base), parts), tmp_path, "llama")
+    stored = [t for file in tmp_path.rglob("*.safetensors") for t in load_file(file).values()]
+    assert estimate.stored_bytes(base, estimate.method_key(asked)) == sum(t.nbytes for t in stored)
+
+
 def test_bias_terms_that_a_model_has_are_trained_themselves(bases):
     asked = Recipe.parse({"model": {"name": "gpt2", "quantization": "none"}, "method": {"name": "bitfit"}})
     base = models.Base(bases / "gpt2", asked.model)
@@ -203,7 +212,7 @@ MADE_UP = MethodRow(
     explanation="A row that no other module has heard of.",
     trains="two thin matrices beside each linear layer",
     parameters=r"\.lora_[AB]\.",
-    parts=peft_config("LoraConfig", init_lora_weights="orthogonal", **LORA),
+    parts=peft_config("LoraConfig", init_lora_weights="gaussian", **LORA),
     settings={"rank": 2, "alpha": 4, "dropout": 0.0, **LINEAR},
 )
 

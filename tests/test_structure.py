@@ -10,8 +10,9 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorte
 ROWS = [
     {"tuner", "tuner.errors", "tuner.beat"},
     # Each of these knows one thing and nothing of the house.
-    {"tuner.recipe", "tuner.hub_errors", "tuner.tasks", "tuner.native", "tuner.losses", "tuner.schedules"},
-    {"tuner.scoring", "tuner.clock", "tuner.batches"},
+    {"tuner.recipe", "tuner.hub_errors", "tuner.tasks", "tuner.losses", "tuner.schedules"},
+    {"tuner.scoring", "tuner.clock", "tuner.batches", "tuner.adapter_files"},
+    {"tuner.native"},
     # The method table, from what a row is made of to the whole; no model is loaded for it.
     {"tuner.parts"},
     {"tuner.method"},
@@ -27,7 +28,7 @@ ROWS = [
     {"tuner.survey", "tuner.generate"},
     {"tuner.evaluate", "tuner.export"},
     {"tuner.train"},
-    {"tuner.compare", "tuner.card", "tuner.hub", "tuner.terminal"},
+    {"tuner.compare", "tuner.card", "tuner.card_use", "tuner.hub", "tuner.terminal"},
     {"tuner.cli", "tuner.gpu"},
     {"tuner.__main__", "tuner.ui"},
 ]

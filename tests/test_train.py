@@ -14,6 +14,7 @@ from safetensors.torch import save as serialize
 
 from tuner import export, gpu, plan, runs
 from tuner.batches import Batches
+from tuner.clock import Clock
 from tuner.errors import TunerError
 from tuner.evaluate import evaluate
 from tuner.train import train
@@ -281,18 +282,31 @@ def test_a_resumed_budget_walks_by_the_marks_that_were_written_down(make):
     assert again[: len(marks)] == marks
 
 
-def test_a_run_longer_than_its_windows_goes_on_in_the_next_to_the_same_end(make):
-    settings = {"budget__steps": 60, "training__batch_size": 2, "evaluation__loss_every": 0}
+def test_a_run_longer_than_its_windows_goes_on_in_the_next_to_the_same_end(make, monkeypatch):
+    settings = {"budget__steps": 30, "training__batch_size": 2, "evaluation__loss_every": 0}
     whole, parted = make(**settings), make(**settings)
     list(train(whole))
-    list(train(parted, window=1.2))
-    assert parted.status == "paused"
-    list(train(parted, window=1.2))
-    list(train(parted))
+    leave = Clock.is_time_to_leave
+    with monkeypatch.context() as patch:
+        # However fast the machine is, a window is over after twelve steps.
+        patch.setattr(Clock, "is_time_to_leave", lambda c, step: "window" if c.done == 12 else leave(c, step))
+        for done in (12, 24):
+            list(train(parted, window=60))
+            assert (parted.status, newest(parted)) == ("paused", done)
+        list(train(parted, window=60))
     assert parted.status == "finished"
-    assert len([e for e in parted.events() if e["event"] == "start"]) > 1
+    assert [e["step"] for e in parted.events() if e["event"] == "start"] == [0, 12, 24]
     assert weights(parted) == weights(whole)
     assert parted.read_json("evaluation.json")["rows"] == 4
+
+
+def test_a_window_in_seconds_is_left_in_mid_run(make):
+    run = make(budget__steps=5000, evaluation__loss_every=0)
+    list(train(run, window=6))
+    end = run.last_event("end")
+    assert (run.status, end["reason"]) == ("paused", "window")
+    assert 0 < end["step"] < 5000
+    assert newest(run) == end["step"]
 
 
 def test_a_window_too_short_for_one_step_is_said_plainly_and_the_run_can_go_on(make):

@@ -101,17 +101,17 @@ def attached(runs: dict[str, Run], merged: dict[str, Path] | None = None) -> Loa
             f"Runs {first.id} and {other.id} stand on different bases ({_held(first)}; {_held(other)}), so they can't "
             "be loaded side by side. Choose runs of one base model, held in the same way, with the same task."
         )
+    # All loading is done here, one after the other: in two threads at once transformers leaves a model without data.
+    plain = models.shared(base)
+    held = {v: models.shared(replace(base, folder=f), quantization="none") for v, f in (merged or {}).items()}
     mixing = {v: r for v, r in runs.items() if METHODS[r.recipe.method.name].beside_base and base.row.generates}
     names = {BASE: NO_ADAPTER, **{v: f"run_{i}" for i, v in enumerate(mixing)}}
-    mixed = Carrier(tuple(names), lambda: _put_on(base, {names[v]: r.adapter for v, r in mixing.items()}), names)
+    mixed = Carrier(tuple(names), lambda: _put_on(plain, {names[v]: r.adapter for v, r in mixing.items()}), names)
     alone = [
-        Carrier((v,), lambda r=r: _put_on(base, {"default": r.adapter})) for v, r in runs.items() if v not in mixing
+        Carrier((v,), lambda r=r: _put_on(plain, {"default": r.adapter})) for v, r in runs.items() if v not in mixing
     ]
-    carriers = [mixed if mixing else Carrier((BASE,), lambda: nullcontext(models.shared(base))), *alone]
-    beside = [
-        Carrier((v,), lambda f=f: nullcontext(models.shared(replace(base, folder=f), quantization="none")))
-        for v, f in (merged or {}).items()
-    ]
+    carriers = [mixed if mixing else Carrier((BASE,), lambda: nullcontext(plain)), *alone]
+    beside = [Carrier((v,), lambda model=model: nullcontext(model)) for v, model in held.items()]
     return Loaded(base, models.load_tokenizer(base.folder), carriers, beside)
 
 
@@ -134,9 +134,8 @@ def _held(run: Run) -> str:
 
 
 @contextmanager
-def _put_on(base: models.Base, folders: dict[str, Path]) -> Iterator[torch.nn.Module]:
+def _put_on(plain: torch.nn.Module, folders: dict[str, Path]) -> Iterator[torch.nn.Module]:
     """The base with the adapters on, for a while; it is left as it was found."""
-    plain = models.shared(base)
     try:
         model = adapters.load(plain, folders)
     except Exception:

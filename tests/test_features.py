@@ -1,0 +1,313 @@
+"""Rows of every task as tokens: labels, tags and spans stand where the words do, and what is cut is said."""
+
+import pytest
+import torch
+from tiny import encoder_tokenizer, tiny_model, tiny_tokenizer
+
+from tuner import features, models
+from tuner.data import UNTRAINED
+from tuner.errors import TunerError
+from tuner.features import entities, heldout_prompt, labels_of, source, tokenise
+from tuner.losses import collate
+from tuner.predict import predict
+from tuner.recipe import Model
+
+TAGS = ("B-LOC", "B-PER", "I-PER", "O")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """An encoder's, whose words are several tokens each; spaces begin a token, as RoBERTa has them."""
+    return encoder_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def splitter(tmp_path_factory):
+    """One that takes words by themselves, as BERT's does."""
+    from tokenizers import pre_tokenizers
+
+    tokenizer = encoder_tokenizer()
+    split = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = split
+    tokenizer.add_prefix_space = True
+    return tokenizer
+
+
+def words(text: str, tags: str) -> dict:
+    return {"tokens": text.split(), "tags": tags.split()}
+
+
+def asked(question: str, context: str, answer: str) -> dict:
+    start = context.index(answer) if answer else -1
+    return {"question": question, "context": context, "answer": answer, "start": start}
+
+
+# Text to text
+
+
+def chat(prompt: str, answer: str, system: str = "") -> dict:
+    turns = [{"role": "system", "content": system}] if system else []
+    turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return {"messages": turns}
+
+
+def test_a_target_is_the_answer_and_the_source_all_before_it(tokenizer):
+    rows = [chat("hello there", "good day", "be polite"), chat("thx", "thank you")]
+    found = tokenise("seq2seq", rows, tokenizer, 64)
+    for row, read, written in zip(found.rows, ["be polite\nhello there", "thx"], ["good day", "thank you"]):
+        assert tokenizer.decode(row["input_ids"], skip_special_tokens=True) == read
+        assert tokenizer.decode(row["labels"], skip_special_tokens=True) == written
+        assert row["labels"][-1] == tokenizer.eos_token_id
+    assert found.truncated == 0
+    assert found.trained_tokens == sum(len(row["labels"]) for row in found.rows)
+
+
+def test_a_long_source_is_cut_and_a_long_target_keeps_its_end(tokenizer):
+    rows = [chat("a meeting " * 30, "fine"), chat("short", "a report " * 30)]
+    found = tokenise("seq2seq", rows, tokenizer, 16)
+    assert len(found.rows[0]["input_ids"]) == len(found.rows[1]["labels"]) == 16
+    assert found.rows[1]["labels"][-1] == tokenizer.eos_token_id
+    assert found.rows[0]["input_ids"][-1] == tokenizer.eos_token_id
+    assert (found.truncated, found.cut_answers) == (2, 1)
+
+
+def test_rows_of_which_no_answer_fits_are_refused(tokenizer):
+    rows = [chat("short", "a report " * 30)] * 3
+    with pytest.raises(TunerError, match=r"None of 3 answers fits into 16 tokens.*data\.max_length"):
+        tokenise("seq2seq", rows, tokenizer, 16)
+
+
+# Labels
+
+
+def test_a_texts_label_is_its_number_in_sorted_order(tokenizer):
+    rows = [{"text": "great", "label": "good"}, {"text": "no", "label": "bad"}, {"text": "so so", "label": "mixed"}]
+    labels = labels_of("classification", rows)
+    assert labels == ("bad", "good", "mixed")
+    found = tokenise("classification", rows, tokenizer, 64, labels=labels)
+    assert [row["labels"] for row in found.rows] == [[1], [0], [2]]
+    assert [tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in found.rows] == [
+        *("great", "no", "so so"),
+    ]
+
+
+def test_a_label_that_was_not_learned_is_left_out_of_the_loss(tokenizer):
+    (row,) = tokenise("classification", [{"text": "a", "label": "new"}], tokenizer, 64, labels=("bad", "good")).rows
+    assert row["labels"] == [UNTRAINED]
+
+
+def test_a_long_text_is_cut_between_its_marks(tokenizer):
+    long = {"text": "meeting " * 50, "label": "a"}
+    (row,) = tokenise("classification", [long], tokenizer, 16, labels=("a", "b")).rows
+    ids = row["input_ids"]
+    marks = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    assert (len(ids), [ids[0], ids[-1]], row["labels"]) == (16, marks, [0])
+
+
+def test_labels_must_be_several_but_not_as_many_as_texts():
+    def rows(number: int) -> list[dict]:
+        return [{"text": "a", "label": f"{n:04}"} for n in range(number)]
+
+    assert len(labels_of("classification", rows(features.MOST_LABELS))) == 500
+    with pytest.raises(TunerError, match=r"501 different labels, such as '0000'.*prompt and completion"):
+        labels_of("classification", rows(501))
+    with pytest.raises(TunerError, match=r"All rows have the same label \(0000\).*Add others"):
+        labels_of("classification", rows(1))
+    assert labels_of("token_classification", [words("a b", "B-X O")]) == ("B-X", "O")
+    with pytest.raises(TunerError, match=r"same label \(O\)"):
+        labels_of("token_classification", [words("a b", "O O")])
+    for task in ("generation", "seq2seq", "question_answering"):
+        assert labels_of(task, [chat("a", "b")]) == ()
+
+
+# Tags
+
+
+def test_a_words_tag_stands_at_its_first_token_and_nowhere_else(splitter):
+    row = words("Ada Lovelace met Babbage in Marylebone , they say", "B-PER I-PER O B-PER O B-LOC O O O")
+    (found,) = tokenise("token_classification", [row], splitter, 128, labels=TAGS).rows
+    ids, labels = found["input_ids"], found["labels"]
+    assert len(ids) == len(labels)
+    starts = [i for i, label in enumerate(labels) if label != UNTRAINED]
+    assert [TAGS[labels[i]] for i in starts] == row["tags"]
+    # From one tag to the next the tokens spell the word.
+    ends = [*starts[1:], len(ids) - 1]
+    assert [splitter.decode(ids[a:b]).strip() for a, b in zip(starts, ends)] == row["tokens"]
+    assert len(ids) > len(row["tokens"]) + 2  # some words are several tokens
+    assert labels[0] == labels[-1] == UNTRAINED
+
+
+def test_tags_beyond_the_cut_are_gone_and_those_before_it_stay(splitter):
+    row = words("Ada met Babbage in Marylebone and they talked", "B-PER O B-PER O B-LOC O O O")
+    whole = tokenise("token_classification", [row], splitter, 128, labels=TAGS)
+    cut = tokenise("token_classification", [row], splitter, 12, labels=TAGS)
+    assert len(cut.rows[0]["input_ids"]) == len(cut.rows[0]["labels"]) == 12
+    assert cut.rows[0]["labels"][:11] == whole.rows[0]["labels"][:11]
+    assert cut.rows[0]["labels"][11] == UNTRAINED
+    assert cut.lengths == whole.lengths
+
+
+# Spans
+
+
+def spelled(tokenizer, row: dict) -> str:
+    first, last = row["labels"]
+    return tokenizer.decode(row["input_ids"][first : last + 1]).strip()
+
+
+CONTEXT = "The Eiffel Tower was finished in 1889, and it was the tallest of its time."
+
+
+@pytest.mark.parametrize("answer", ["1889", "Eiffel Tower", "The Eiffel Tower", "of its time.", "tallest"])
+def test_a_span_spells_the_answer(tokenizer, answer):
+    (row,) = tokenise("question_answering", [asked("what, the 1889 tower?", CONTEXT, answer)], tokenizer, 128).rows
+    assert answer in spelled(tokenizer, row)
+    assert len(spelled(tokenizer, row)) <= len(answer) + 8  # the tokens that hold it, and no more
+    assert row["input_ids"][: row["labels"][0]].count(tokenizer.eos_token_id) == 1  # behind the question
+
+
+def test_an_answer_that_stands_twice_is_taken_where_the_row_says(tokenizer):
+    context = "red or blue or red again"
+    row = {"question": "which?", "context": context, "answer": "red", "start": context.rindex("red")}
+    first = tokenise("question_answering", [row | {"start": 0}], tokenizer, 128).rows[0]["labels"]
+    second = tokenise("question_answering", [row], tokenizer, 128).rows[0]["labels"]
+    assert second[0] > first[1]
+
+
+def test_a_question_without_an_answer_points_to_the_first_token_and_counts_as_nothing_lost(tokenizer):
+    rows = [asked("who?", CONTEXT, ""), asked("when?", CONTEXT, "1889")]
+    found = tokenise("question_answering", rows, tokenizer, 128)
+    assert found.rows[0]["labels"] == [0, 0]
+    assert found.rows[1]["labels"] != [0, 0]
+    assert found.cut_answers == 0
+
+
+def test_an_answer_that_was_cut_off_is_said_and_the_question_is_never_cut(tokenizer):
+    rows = [asked("what?", CONTEXT, "Eiffel"), asked("what is it of?", CONTEXT, "of its time")]
+    whole = tokenise("question_answering", rows, tokenizer, 128)
+    found = tokenise("question_answering", rows, tokenizer, 32)
+    assert (whole.truncated, whole.cut_answers) == (0, 0)
+    assert (found.truncated, found.cut_answers) == (2, 1)
+    assert found.rows[0]["labels"] == whole.rows[0]["labels"]
+    assert found.rows[1]["labels"] == [0, 0]
+    for row, asked_for in zip(found.rows, rows):
+        assert len(row["input_ids"]) == 32
+        assert asked_for["question"] in tokenizer.decode(row["input_ids"])
+
+
+# Held-out prompts
+
+
+def test_source_is_the_turns_texts_a_line_each():
+    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi\nthere"}]
+    assert source(turns) == "be brief\nhi\nthere"
+    assert source([]) == ""
+
+
+HELDOUT = {
+    "messages": (chat("hi", "good day", "be polite"), "be polite\nhi", "good day"),
+    "text_label": ({"text": "great", "label": "good"}, "great", "good"),
+    "tokens_tags": (words("Ada Lovelace slept", "B-PER I-PER O"), "Ada Lovelace slept", "PER: Ada Lovelace [1-2]"),
+    "squad": (asked("when?", CONTEXT, "1889"), f"when?\n{CONTEXT}", "1889"),
+    "squad, no answer": (asked("who?", CONTEXT, ""), f"who?\n{CONTEXT}", ""),
+}
+
+
+@pytest.mark.parametrize("format", HELDOUT)
+def test_a_held_out_row_is_a_prompt_and_its_reference(format):
+    row, prompt, reference = HELDOUT[format]
+    found = heldout_prompt(row)
+    assert source(found["messages"]) == prompt
+    assert found["messages"][-1]["role"] == "user"
+    assert found["reference"] == reference
+
+
+def test_plain_text_has_nothing_to_be_asked():
+    assert heldout_prompt({"text": "once upon a time"}) is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [
+        ("O O O O", []),
+        ("B-PER I-PER O B-LOC", ["PER: a b [1-2]", "LOC: d [4-4]"]),
+        ("B-PER B-PER O O", ["PER: a [1-1]", "PER: b [2-2]"]),  # two that touch
+        ("O I-PER I-PER O", ["PER: b c [2-3]"]),  # begun by an I-
+        ("B-PER I-LOC O O", ["PER: a [1-1]", "LOC: b [2-2]"]),  # an I- of another kind continues nothing
+        ("B-PER O I-PER O", ["PER: a [1-1]", "PER: c [3-3]"]),  # nor one behind a gap
+        ("B-PER I-PER I-PER I-PER", ["PER: a b c d [1-4]"]),
+        ("PER O LOC LOC", ["PER: a [1-1]", "LOC: c [3-3]", "LOC: d [4-4]"]),  # tags without B- and I-
+        ("B-my-kind I-my-kind O O", ["my-kind: a b [1-2]"]),
+        ("O O O I-PER", ["PER: d [4-4]"]),
+    ],
+)
+def test_entities_of_tags(tags, found):
+    assert entities(["a", "b", "c", "d"], tags.split()) == found
+
+
+def test_an_empty_tag_is_no_entity():
+    assert entities(["a", "b"], ["", "B-X"]) == ["X: b [2-2]"]
+    assert entities([], []) == []
+
+
+# What is read back off a model
+
+
+class Knowing(torch.nn.Module):
+    """Says what it is told to, whatever it reads: logits by row and token."""
+
+    def __init__(self, **logits):
+        super().__init__()
+        self.told, self.there = logits, torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, **inputs):
+        return type("Output", (), self.told)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("distilbert"), "distilbert")
+
+
+def test_tags_that_were_learned_are_read_back_as_the_entities_of_the_reference(folder, splitter):
+    """What tokenise writes at each token, and predict reads there, are one and the same."""
+    rows = [
+        words("Ada Lovelace met Babbage in Marylebone", "B-PER I-PER O B-PER O B-LOC"),
+        words("nobody met anybody", "O O O"),
+    ]
+    tokenised = tokenise("token_classification", rows, splitter, 128, labels=TAGS).rows
+    labels = collate(tokenised)["labels"]
+    logits = torch.nn.functional.one_hot(labels.clamp(min=0), len(TAGS)).float()
+    base = models.Base(folder, Model(name="distilbert"), "token_classification", TAGS)
+    prompts = [source(heldout_prompt(row)["messages"]) for row in rows]
+    found = predict(Knowing(logits=logits), splitter, base, prompts)
+    assert found == [heldout_prompt(row)["reference"] for row in rows]
+    assert found == ["PER: Ada Lovelace [1-2]\nPER: Babbage [4-4]\nLOC: Marylebone [6-6]", ""]
+
+
+def test_spans_that_were_learned_are_read_back_as_the_answers(folder, tokenizer):
+    pairs = [("when?", "1889"), ("who built it?", ""), ("what?", "of its time")]
+    rows = [asked(question, CONTEXT, answer) for question, answer in pairs]
+    batch = collate(tokenise("question_answering", rows, tokenizer, 128).rows)
+    length = batch["input_ids"].shape[1]
+    starts, ends = (torch.nn.functional.one_hot(batch["labels"][:, i], length).float() for i in (0, 1))
+    base = models.Base(folder, Model(name="distilbert"), "question_answering")
+    prompts = [source(heldout_prompt(row)["messages"]) for row in rows]
+    found = predict(Knowing(start_logits=starts, end_logits=ends), tokenizer, base, prompts)
+    assert found[1] == ""
+    for answer, row in zip(found, rows):
+        assert row["answer"] in answer
+        assert len(answer) <= len(row["answer"]) + 8
+
+
+def test_labels_are_read_back_by_name(folder, tokenizer):
+    base = models.Base(folder, Model(name="distilbert"), "classification", ("bad", "good", "mixed"))
+    logits = torch.tensor([[0.0, 2, 1], [3, 2, 1], [0, 0, 1]])
+    assert predict(Knowing(logits=logits), tokenizer, base, ["a", "b", "c"]) == ["good", "bad", "mixed"]
+
+
+def test_generation_goes_by_the_chat_template():
+    tokenizer = tiny_tokenizer()
+    (row,) = tokenise("generation", [chat("hello", "good day")], tokenizer, 128).rows
+    trained = [label for label in row["labels"] if label != UNTRAINED]
+    assert tokenizer.decode(trained).strip() == "good day<|im_end|>"
