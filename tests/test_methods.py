@@ -251,14 +251,26 @@ def held(base: str, how: str, method: str, **settings) -> dict:
 
 
 REFUSED = {
-    "full on 4 bits": (held("llama", "nf4", "full"), PROMPTS, ["Full fine-tuning", "held as none", "take qlora"]),
-    "full on 8 bits": (held("llama", "int8", "full"), PROMPTS, ["Full fine-tuning", "held as none", "take qlora"]),
+    "full on 4 bits": (
+        held("llama", "nf4", "full"),
+        PROMPTS,
+        ["Full fine-tuning", "held in 16 bits (none)", "take qlora"],
+    ),
+    "full on 8 bits": (
+        held("llama", "int8", "full"),
+        PROMPTS,
+        ["Full fine-tuning", "held in 16 bits (none)", "take qlora"],
+    ),
     "upper layers on 4 bits": (
         held("llama", "nf4", "upper_layers"),
         PROMPTS,
-        ["Upper layers", "held as none", "take qlora"],
+        ["Upper layers", "held in 16 bits (none)", "take qlora"],
     ),
-    "QLoRA on 16 bits": (held("llama", "none", "qlora"), PROMPTS, ["QLoRA", "held as nf4 or int8", "take lora"]),
+    "QLoRA on 16 bits": (
+        held("llama", "none", "qlora"),
+        PROMPTS,
+        ["QLoRA", "held in 4 bits (nf4) or 8 bits (int8)", "take lora"],
+    ),
     "a soft prompt for labels": (
         held("distilbert", "none", "prompt_tuning"),
         LABELLED,
