@@ -97,8 +97,10 @@ def stored_bytes(base: models.Base, method: str) -> int:
     """Bytes of the adapter's file; what is trained in float32 where that can't be told without storage."""
     from tuner import adapters
 
-    if METHODS[Recipe.model_validate_json(method).method.name].count:
-        return trainable(base, method) * FLOAT
+    row = METHODS[Recipe.model_validate_json(method).method.name]
+    if row.count:
+        heads = models.shape(base).head_parameters
+        return (row.stored * (trainable(base, method) - heads) + heads) * FLOAT
     return adapters.stored_bytes(_on_meta(base, method))
 
 
@@ -120,10 +122,10 @@ def _traced(base: models.Base, method: str, dtype: str, batch: int, length: int,
     """The bytes that a forward pass keeps for the backward pass."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils._pytree import tree_map_only
+    from torch.utils._pytree import tree_leaves, tree_map_only
 
     compute = getattr(torch, dtype)
-    saved, held = [], []
+    saved, held, there = [], [], []
 
     def keep(tensor):
         # Detached, lest a saved result and its graph keep each other for ever; a weak reference, because part of the
@@ -148,7 +150,9 @@ def _traced(base: models.Base, method: str, dtype: str, batch: int, length: int,
         # Some methods hold tensors that are neither, such as the numbers of virtual tokens.
         for module in model.modules():
             others = {k: v for k, v in vars(module).items() if isinstance(v, (dict, torch.Tensor)) and k[0] != "_"}
-            vars(module).update(tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype), others))
+            faked = tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype), others)
+            vars(module).update(faked)
+            there += [t for t in tree_leaves(faked) if isinstance(t, torch.Tensor)]
         ids = torch.ones(batch, length, dtype=torch.long)
         inputs = {"input_ids": ids, "attention_mask": ids.clone()}
         if base.task == "generation":
@@ -161,7 +165,7 @@ def _traced(base: models.Base, method: str, dtype: str, batch: int, length: int,
         # The result keeps the graph, and with it what is counted below.
         result = torch.func.functional_call(model, tensors, kwargs=inputs)
         storages = {s._cdata: s.nbytes() for ref in saved if ref() is not None for s in [ref().untyped_storage()]}
-        for tensor in tensors.values():
+        for tensor in [*tensors.values(), *there]:
             storages.pop(tensor.untyped_storage()._cdata, None)
         del result
     return sum(storages.values())

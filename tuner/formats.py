@@ -95,7 +95,8 @@ def read_words(cell, column: str) -> list[str]:
     if not words:
         raise Unfit(f'an empty list in "{column}"', FILL_IN)
     part = f"words of {column}"
-    return [word if isinstance(word, str) and word.strip() else read_label(word, part) for word in words]
+    texts = [word if isinstance(word, str) and word.strip() else read_label(word, part) for word in words]
+    return ["".join(text.split()) for text in texts]  # as one word, or the numbers of those behind it would be off
 
 
 def read_answers(cell, column: str) -> tuple[str, int]:
@@ -178,7 +179,8 @@ def _located(cells: dict) -> dict:
         start = context.find(answer)
     if start < 0:
         raise Unfit("an answer that does not occur in its context", "Write it as it stands there, or drop the row.")
-    return {"question": cells["question"], "context": context, "answer": answer, "start": start if answer else -1}
+    question = " ".join(cells["question"].split())  # a held-out prompt is the question's line, then the text
+    return {"question": question, "context": context, "answer": answer, "start": start if answer else -1}
 
 
 def _spelled(text: str) -> tuple[tuple[str, ...], ...]:

@@ -48,6 +48,7 @@ class MethodRow:
     count: Callable[[Target], int] | None = (
         None  # what is trained, where PEFT can't make it on a model without storage
     )
+    stored: int = 1  # numbers in the file for each that is trained, where `count` is needed
     refuses: Callable[[Target], str | None] = lambda target: None  # why not on this model
     gradient_checkpointing: bool = True
     needs_total_steps: bool = False

@@ -265,6 +265,7 @@ _SELECTIVE = [
         parameters=r"\.shira_weight\.",
         parts=peft_config("ShiraConfig", r=RANK, random_seed=0),
         count=lambda target: sum(min(a * b, target.settings["rank"] * (a + b)) for _, a, b in target.sizes),
+        stored=3,  # each with its row and column
         settings={"rank": 16, **LINEAR},
         refuses=parts.only_plain_linear,
     ),

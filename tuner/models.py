@@ -108,17 +108,23 @@ def load_config(folder: Path, name: str):
         raise TunerError(f"'{name}' is of a kind that transformers does not know. {hint}") from None
 
 
-def check_task(config, name: str, task: TaskRow) -> None:
-    """Raises TunerError where the model can't do the task."""
+def can_do(config, task: TaskRow) -> bool:
+    """Whether transformers has the task for a model of this kind."""
     from transformers.models.auto import modeling_auto
 
     known = getattr(modeling_auto, task.mapping)
-    given = config.architectures or []
-    fits = set(known.values()) & set(given) if task.architecture else config.model_type in known
-    if not fits:
+    return bool(
+        set(known.values()) & set(config.architectures or []) if task.architecture else config.model_type in known
+    )
+
+
+def check_task(config, name: str, task: TaskRow) -> None:
+    """Raises TunerError where the model can't do the task."""
+    if not can_do(config, task):
+        given = ", ".join(config.architectures or []) or "of no stated kind"
         raise TunerError(
-            f"'{name}' is not {task.family} (it is {', '.join(given) or 'of no stated kind'}), and these rows ask for "
-            f"{task.title}. Choose {task.such_as}."
+            f"'{name}' is not {task.family} (it is {given}), and these rows ask for {task.title}. Choose "
+            f"{task.such_as}."
         )
 
 

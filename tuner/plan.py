@@ -50,6 +50,8 @@ def check(
     if recipe.method.name not in METHODS:
         problems.append(f"method.name: there is no method '{recipe.method.name}'. There are: {', '.join(METHODS)}.")
     read = _attempt(problems, lambda: _rows(recipe, table, base, local))
+    if config and not read:
+        problems += _of_the_method_alone(recipe, folder, config)
     if problems and not (config and read):
         raise TunerError(*problems)
     table, format, split = read
@@ -122,6 +124,18 @@ def prepare(
     run.write_text("data/heldout.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in heldout))
     run.write_json("plan.json", checked.plan)
     return run
+
+
+def _of_the_method_alone(recipe: Recipe, folder: Path, config) -> list[str]:
+    """What is wrong with the method on this model, where the rows can't tell the task."""
+    row = TASKS[task_for(recipe.task, "", bool(config.is_encoder_decoder))]
+    problems: list[str] = []
+    if recipe.method.name not in METHODS or row.has_labels or not models.can_do(config, row):
+        return problems
+    shape = models.shape(models.Base(folder, recipe.model, row.name))
+    problems += method.problems(METHODS[recipe.method.name], recipe, methods.target(recipe, shape, row))
+    _attempt(problems, lambda: _check_targets(recipe, shape))
+    return problems
 
 
 def _check_targets(recipe: Recipe, shape: models.Shape) -> None:

@@ -34,12 +34,16 @@ class AdaLoraSchedule:
             if progress > WARMED and step % EVERY == 0:
                 left = (1 - (progress - WARMED) / (SETTLED - WARMED)) ** 3
                 self._keep(round(self.ranks.target_bgt + left * (self.ranks.init_bgt - self.ranks.target_bgt)))
-        elif self.config.rank_pattern is None:
+        elif self._kept() > self.ranks.target_bgt:
             if not self.ranks.exp_avg_ipt:
                 self.ranks.update_ipt(self.model)
             self._keep(self.ranks.target_bgt)
         else:
             self.ranks.mask_using_rank_pattern(self.model, self.config.rank_pattern)
+
+    def _kept(self) -> int:
+        pattern = self.config.rank_pattern
+        return self.ranks.init_bgt if pattern is None else sum(map(sum, pattern.values()))
 
     def _keep(self, budget: int) -> None:
         if budget < self.ranks.init_bgt:

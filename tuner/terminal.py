@@ -2,7 +2,6 @@
 
 import sys
 
-from tuner.methods import METHODS
 from tuner.tasks import METRICS, TASKS, metric_of
 
 WIDTH = 119  # columns of a table where the terminal tells none
@@ -92,6 +91,8 @@ def shown(stream):
 def methods():
     """All methods, by kind."""
     from rich.table import Table
+
+    from tuner.methods import METHODS
 
     table = Table("name", "method", "what it trains", "on 4 bits", "merges", "tasks")
     before = None
