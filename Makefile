@@ -1,4 +1,4 @@
-# make run: the page. make test: everything that can break. make rehearsal: twenty runs on ZeroGPU's stage, killed at
+# make run: the page. make test: everything that can break; what goes by the clock alone, the rest two at a time. make rehearsal: twenty runs on ZeroGPU's stage, killed at
 # random, and twenty visitors at once. make matrix: every method on every family of models. make bench: against a plain TRL script, and the usual way on ZeroGPU.
 # The machine's own Python where it is 3.10 to 3.13 and can make environments, else one of those beside it.
 FITS := import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -11,7 +11,8 @@ run: .venv/run
 
 test: .venv/dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
-	$(PY) -m pytest
+	$(PY) -m pytest -m alone
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not alone"
 
 rehearsal: .venv/dev
 	TUNER_REHEARSALS=20 $(PY) -m pytest -s --timeout 1800 tests/test_rehearsal.py tests/test_visitors.py

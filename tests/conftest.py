@@ -27,6 +27,15 @@ SMALL = {
     "budget.steps": 6,
 }
 
+# These go by the clock, or start many processes: `make test` runs them alone, the others two at a time.
+ALONE = {"test_stage", "test_rehearsal", "test_visitors", "test_browser"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in ALONE:
+            item.add_marker("alone")
+
 
 def small_recipe(**settings) -> Recipe:
     """The shipped task in a few seconds; settings are dotted, with "__" for the dot."""
