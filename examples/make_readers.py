@@ -6,7 +6,7 @@
 
 tiny-summarizer/ is a T5 for support.jsonl; tiny-reader/ is a DistilBERT for reviews.jsonl and entities.jsonl. Both are
 made of text of the same small worlds, drawn from other random numbers, without any label or summary of that text. On
-one CPU core the first takes five minutes, the second ten.
+one CPU core the first took five minutes; the second was last made on fewer texts, in four.
 """
 
 import argparse

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tuner import plan
+from tuner.recipe import Recipe
+from tuner.train import train
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MODEL = EXAMPLES / "tiny-office"
 CHAT = [
@@ -115,3 +119,26 @@ def test_pretraining_text_holds_neither_the_pairs_nor_the_answers(grammar):
     pairs = [(row["prompt"], row["completion"]) for row in shipped_rows()]
     for text in (writer.chat() for _ in range(500)):
         assert not any(prompt in text and completion in text for prompt, completion in pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "steps"),
+    [("reviews", "accuracy", 300), ("entities", "entity_f1", 80), ("support", "rougeL", 100)],
+)
+def test_each_family_has_an_example_that_learns_its_task_in_a_minute(name, metric, steps, tmp_path):
+    recipe = Recipe.load(name).with_settings({"budget.steps": steps, "evaluation.loss_every": 0})
+    run = plan.prepare(recipe, path=tmp_path / name)
+    list(train(run))
+    scores = run.read_json("evaluation.json")
+    assert scores["metric"] == metric
+    assert scores["gain"]["low"] > 0.25
+    assert scores["adapter"][f"{metric}_low"] > scores["base"][f"{metric}_high"]
+
+
+@pytest.mark.parametrize("name", ["reviews", "entities", "support"])
+def test_the_rows_of_an_example_differ_and_its_base_is_small(name):
+    rows = [json.loads(line) for line in (EXAMPLES / f"{name}.jsonl").read_text().splitlines()]
+    inputs = [json.dumps(row.get("text") or row.get("tokens") or row.get("dialogue")) for row in rows]
+    assert len(set(inputs)) == len(rows) >= 600
+    base = EXAMPLES / Recipe.load(name).model.name
+    assert sum(file.stat().st_size for file in base.iterdir()) <= 8 * 2**20
