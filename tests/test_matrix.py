@@ -20,6 +20,7 @@ from tiny import FAMILIES, tiny_model
 
 from tuner import adapters, export, generate, models, plan, recipe, runs, tables
 from tuner.errors import TunerError
+from tuner.evaluate import evaluate
 from tuner.methods import METHODS
 from tuner.recipe import Recipe
 from tuner.train import Window, train
@@ -169,3 +170,30 @@ class Watch:
         import tuner.train
 
         tuner.train.Window = Watched
+
+
+IN_16_BITS = [
+    ("llama", "generation", "layernorm", "nf4"),
+    ("llama", "generation", "upper_layers", "none"),
+    ("llama", "generation", "llama_adapter", "none"),
+    ("gpt2", "generation", "bitfit", "nf4"),
+    ("t5", "seq2seq", "ia3", "nf4"),
+    ("bert", "classification", "lora_ia3", "nf4"),
+    ("bert", "classification", "bitfit", "none"),
+]
+
+
+@pytest.mark.parametrize(("family", "task", "method", "quantization"), IN_16_BITS)
+def test_what_is_trained_in_float32_computes_on_a_16_bit_base_wherever_it_answers(
+    family, task, method, quantization, bases, tmp_path
+):
+    table = tables.read_pasted("\n".join(map(json.dumps, ROWS[task])))
+    settings = {"task": task, "model.dtype": "bfloat16", "budget.steps": 2, "evaluation.loss_every": 1}
+    run = plan.prepare(asked(family, method, quantization).with_settings(settings), table, path=tmp_path / "run")
+    list(train(run))
+    before = run.read_json("evaluation.json")
+    list(evaluate(run))
+    again = run.read_json("evaluation.json")
+    assert again["adapter"]["loss"] == pytest.approx(before["adapter"]["loss"], rel=0.02)
+    if export.is_mergeable(run):
+        assert export.merge(run)["tokens"] > 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
+from peft.tuners.ia3 import IA3Layer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 
@@ -27,6 +28,14 @@ def put_on(base, parts: list):
         model = _with_head(get_peft_model(model, part, adapter_name=SECOND))
         for parameter in below:
             parameter.requires_grad_(True)
+    return _in_type(model)
+
+
+def _in_type(model):
+    """PEFT's (IA)3 answers in float32 on a base in 4 bits, which a 16-bit normalisation behind it may not take."""
+    for module in model.modules():
+        if isinstance(module, IA3Layer):
+            module.register_forward_hook(lambda layer, inputs, output: output.to(inputs[0].dtype))
     return model
 
 
@@ -49,7 +58,7 @@ def load(base, folders: dict[str, Path]):
         model = _with_head(PeftModel.from_pretrained(model, folder / SECOND, adapter_name=SECOND))
     for name, folder in others:
         model.load_adapter(folder, name)
-    return model.eval()
+    return _in_type(model).eval()
 
 
 def save(model, folder: Path, base_name: str) -> None:

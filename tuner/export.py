@@ -37,7 +37,8 @@ def merge(run: Run) -> dict:
         with generate.attached({"adapter": run}).carrier("adapter") as model:
             on_quantized = _logits(base.row.scores, model, rows)
     adapted = adapters.load(models.load(base, quantization="none"), {"default": run.adapter})
-    on_16_bit = _logits(base.row.scores, adapted, rows)
+    with models.computing(base.model):
+        on_16_bit = _logits(base.row.scores, adapted, rows)
     _save(adapters.merge(adapted), base, run)
     del adapted
     gc.collect()

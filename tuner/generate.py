@@ -74,16 +74,21 @@ class Loaded:
 
 def just_trained(run: Run, base: models.Base, tokenizer, model) -> Loaded:
     """Base and adapter of a model that still has its adapter on."""
-    if METHODS[run.recipe.method.name].beside_base and base.row.generates:
-        names = {BASE: NO_ADAPTER, "adapter": "default"}
-        return Loaded(base, tokenizer, [Carrier(tuple(names), lambda: nullcontext(model), names)])
+
+    @contextmanager
+    def as_it_is():
+        with models.computing(base.model):
+            yield model
 
     @contextmanager
     def without():
         with adapters.disabled(model):
             yield model
 
-    return Loaded(base, tokenizer, [Carrier((BASE,), without), Carrier(("adapter",), lambda: nullcontext(model))])
+    if METHODS[run.recipe.method.name].beside_base and base.row.generates:
+        names = {BASE: NO_ADAPTER, "adapter": "default"}
+        return Loaded(base, tokenizer, [Carrier(tuple(names), as_it_is, names)])
+    return Loaded(base, tokenizer, [Carrier((BASE,), without), Carrier(("adapter",), as_it_is)])
 
 
 def attached(runs: dict[str, Run], merged: dict[str, Path] | None = None) -> Loaded:
@@ -106,9 +111,13 @@ def attached(runs: dict[str, Run], merged: dict[str, Path] | None = None) -> Loa
     held = {v: models.shared(replace(base, folder=f), quantization="none") for v, f in (merged or {}).items()}
     mixing = {v: r for v, r in runs.items() if METHODS[r.recipe.method.name].beside_base and base.row.generates}
     names = {BASE: NO_ADAPTER, **{v: f"run_{i}" for i, v in enumerate(mixing)}}
-    mixed = Carrier(tuple(names), lambda: _put_on(plain, {names[v]: r.adapter for v, r in mixing.items()}), names)
+    mixed = Carrier(
+        tuple(names), lambda: _put_on(base, plain, {names[v]: r.adapter for v, r in mixing.items()}), names
+    )
     alone = [
-        Carrier((v,), lambda r=r: _put_on(plain, {"default": r.adapter})) for v, r in runs.items() if v not in mixing
+        Carrier((v,), lambda r=r: _put_on(base, plain, {"default": r.adapter}))
+        for v, r in runs.items()
+        if v not in mixing
     ]
     carriers = [mixed if mixing else Carrier((BASE,), lambda: nullcontext(plain)), *alone]
     beside = [Carrier((v,), lambda model=model: nullcontext(model)) for v, model in held.items()]
@@ -134,7 +143,7 @@ def _held(run: Run) -> str:
 
 
 @contextmanager
-def _put_on(plain: torch.nn.Module, folders: dict[str, Path]) -> Iterator[torch.nn.Module]:
+def _put_on(base: models.Base, plain, folders: dict[str, Path]) -> Iterator[torch.nn.Module]:
     """The base with the adapters on, for a while; it is left as it was found."""
     try:
         model = adapters.load(plain, folders)
@@ -142,7 +151,8 @@ def _put_on(plain: torch.nn.Module, folders: dict[str, Path]) -> Iterator[torch.
         models.forget()  # the base may be left half changed
         raise
     try:
-        yield model
+        with models.computing(base.model):
+            yield model
     finally:
         adapters.take_off(model)
 

@@ -6,7 +6,7 @@ may use the network; everything behind it reads the disk.
 
 import shutil
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -235,6 +235,14 @@ def compute_dtype(model: recipe.Model) -> tuple[str, str]:
     if torch.cuda.is_bf16_supported():
         return "bfloat16", "the GPU has it, and it does not overflow"
     return "float16", "the GPU has no bfloat16"
+
+
+def computing(model: recipe.Model):
+    """A context in which trained parts, held in float32, compute in the base's type, as they did in training."""
+    import torch
+
+    dtype = compute_dtype(model)[0]
+    return torch.autocast(device(), getattr(torch, dtype), enabled=True) if dtype != "float32" else nullcontext()
 
 
 def load(base: Base, *, quantization: str | None = None):

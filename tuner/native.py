@@ -72,6 +72,14 @@ class NativeModel(torch.nn.Module):
             for leaf, p in module._parameters.items()
             if id(p) in named
         ]
+        # A normalisation layer takes its scale and its shift in one type only.
+        chosen = {(module, leaf) for module, leaf, _ in self.places}
+        self.beside = [
+            (module, leaf, p, torch.nn.Parameter(p.detach().float(), requires_grad=False))
+            for module in {module for module, _, _ in self.places if "norm" in type(module).__name__.lower()}
+            for leaf, p in module._parameters.items()
+            if p is not None and (module, leaf) not in chosen
+        ]
         self.bottlenecks, self.hooks, self.enabled = torch.nn.ModuleDict(), [], True
         if isinstance(config, BottleneckConfig):
             self._put_bottlenecks_in(config)
@@ -102,6 +110,8 @@ class NativeModel(torch.nn.Module):
     def _swap(self, parameters: dict) -> None:
         for module, leaf, name in self.places:
             module._parameters[leaf] = parameters[name]
+        for module, leaf, original, wide in self.beside:
+            module._parameters[leaf] = original if parameters is self.originals else wide
 
     def forward(self, *args, **kwargs):
         return self.base(*args, **kwargs)
@@ -142,6 +152,8 @@ class NativeModel(torch.nn.Module):
         """Hold the copies in the type of their originals, as generation outside of autocast needs it."""
         for name, old in self.originals.items():
             self.copies[name].data = self.copies[name].data.to(old.dtype)
+        for *_, original, wide in self.beside:
+            wide.data = wide.data.to(original.dtype)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What was trained, by name: the base's own for its weights."""

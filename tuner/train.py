@@ -272,7 +272,8 @@ class Window(TrainerCallback):
         began = time.monotonic()
         self.model.eval()
         padding = self.trainer.processing_class.pad_token_id or 0
-        loss = heldout_loss(self.base.row.scores, self.model, self.heldout, self.settings["batch_size"], padding)
+        with models.computing(self.recipe.model):
+            loss = heldout_loss(self.base.row.scores, self.model, self.heldout, self.settings["batch_size"], padding)
         self.model.train()
         self.emit({"event": "heldout", "step": self.step, "loss": round(loss, 5)})
         self.heldout_at = time.monotonic()
