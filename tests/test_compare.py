@@ -17,6 +17,7 @@ FEW = ["data.max_rows=40", "evaluation={rows: 4, max_new_tokens: 4, loss_every: 
 PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw"}]
 
 
+@pytest.mark.alone
 def test_compare_trains_each_method_for_the_same_seconds_on_the_same_base_with_its_own_defaults(
     capsys, monkeypatch, tmp_path
 ):

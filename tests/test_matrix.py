@@ -50,16 +50,17 @@ TASKS_OF = {
     "distilbert": ["classification", "token_classification", "question_answering"],
 }
 PLACES = [(family, task) for family, tasks in TASKS_OF.items() for task in tasks]
-ALL = [(place, method, quantization) for place in PLACES for method in METHODS for quantization in ("none", "nf4")]
-# Each method once, on the next place of the round that its row allows.
-QUICK = [
-    (
-        next(p for p in islice(cycle(PLACES), i, None) if p[1] in row.tasks),
-        name,
-        row.quantizations[i % len(row.quantizations)],
-    )
-    for i, (name, row) in enumerate(METHODS.items())
-]
+
+
+def combinations(whole: bool) -> list[tuple[tuple[str, str], str, str]]:
+    """Place, method and way of holding the base: all, or each method once, on the next place that its row allows."""
+    if whole:
+        return [(place, method, held) for place in PLACES for method in METHODS for held in ("none", "nf4")]
+    found = []
+    for i, (name, row) in enumerate(METHODS.items()):
+        place = next(p for p in islice(cycle(PLACES), i, None) if p[1] in row.tasks)
+        found.append((place, name, row.quantizations[i % len(row.quantizations)]))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def asked(family: str, method: str, quantization: str) -> Recipe:
 @pytest.mark.timeout(3600)
 def test_each_method_learns_changes_what_it_names_comes_back_and_merges_or_is_refused(bases, tmp_path):
     trained, refused, failures = {}, {}, []
-    for (family, task), method, quantization in ALL if "TUNER_MATRIX" in os.environ else QUICK:
+    for (family, task), method, quantization in combinations("TUNER_MATRIX" in os.environ):
         table = tables.read_pasted("\n".join(map(json.dumps, ROWS[task])))
         wanted = asked(family, method, quantization).with_settings({"task": task})
         path = tmp_path / f"{family}-{task}-{method}-{quantization}"

@@ -6,6 +6,7 @@ import math
 
 import gradio as gr
 import pytest
+import test_matrix
 import torch
 from conftest import small_recipe
 from safetensors.torch import load_file
@@ -236,6 +237,8 @@ def test_a_new_row_is_all_that_a_new_method_takes(monkeypatch, capsys, tmp_path)
         page = form.build(small_recipe())
     assert ("Made up", "made_up") in page.settings["method.name"].choices
     assert 'data-method="made_up"' in page.methods.value
+    assert "made_up" in {method for _, method, _ in test_matrix.combinations(whole=False)}
+    assert len([1 for _, method, _ in test_matrix.combinations(whole=True) if method == "made_up"]) == 30
 
 
 # What can't work is said before anything is spent
@@ -394,6 +397,7 @@ def test_adalora_drops_ranks_and_goes_on_bit_for_bit_in_the_midst_of_it(whole_an
     assert_ranks_were_dropped(whole)
 
 
+@pytest.mark.alone
 def test_adalora_drops_its_ranks_where_the_steps_are_not_known_beforehand(tmp_path):
     run = plan.prepare(small_recipe(**OFTEN, method__name="adalora", budget__seconds=8), path=tmp_path / "run")
     assert run.plan["steps"] is None

@@ -195,6 +195,7 @@ def test_a_run_of_the_first_version_goes_on(make, whole):
     assert weights(run) == weights(whole)
 
 
+@pytest.mark.alone
 def test_a_run_of_the_first_version_with_a_budget_in_seconds_goes_on(make):
     """Its marks told no step, its windows no start-up."""
     run = make(budget__seconds=5)
@@ -256,6 +257,7 @@ def test_a_learning_rate_that_blows_up_is_named_as_the_cause(make):
     assert run.status == "failed"
 
 
+@pytest.mark.alone
 def test_a_budget_in_seconds_becomes_steps_after_the_first_ones_and_the_rate_lands(make):
     run = make(budget__seconds=6)
     events = list(train(run))
@@ -268,6 +270,7 @@ def test_a_budget_in_seconds_becomes_steps_after_the_first_ones_and_the_rate_lan
     assert reported[-1]["learning_rate"] < 0.1 * max(e["learning_rate"] for e in reported)
 
 
+@pytest.mark.alone
 def test_a_resumed_budget_walks_by_the_marks_that_were_written_down(make):
     run = make(budget__seconds=6)
     for event in train(run):
@@ -300,6 +303,7 @@ def test_a_run_longer_than_its_windows_goes_on_in_the_next_to_the_same_end(make,
     assert parted.read_json("evaluation.json")["rows"] == 4
 
 
+@pytest.mark.alone
 def test_a_window_in_seconds_is_left_in_mid_run(make):
     run = make(budget__steps=5000, evaluation__loss_every=0)
     list(train(run, window=6))

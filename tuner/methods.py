@@ -66,6 +66,7 @@ _REPARAMETERISATIONS = [
         trains="LoRA's two matrices and a length for each output",
         parameters=r"\.lora_([AB]|magnitude_vector)\.",
         parts=peft_config("LoraConfig", use_dora=True, **LORA),
+        quantizations=("nf4", "none"),  # PEFT loses the scale of an 8-bit weight after an evaluation
         settings=LOW_RANK,
     ),
     MethodRow(
@@ -231,7 +232,7 @@ _SELECTIVE = [
         kind="selective",
         paper="https://arxiv.org/abs/2312.11420",
         explanation="Trains the normalisation layers alone: one or two numbers a channel, twice or more a block. "
-        "Surprisingly good for so little.",
+        "Its paper found it close to LoRA on models that also see.",
         trains="the normalisation layers",
         parameters=r"\.ln_tuning_layers\.",
         parts=parts.layer_norm,
