@@ -55,7 +55,7 @@ def test_the_commands_work_one_after_the_other(folder, hub):
     # The shipped task is one that the base can't do and that this run teaches it.
     scores = json.loads((folder / "my-run/evaluation.json").read_text())
     assert scores["base"]["rougeL"] <= 0.4
-    assert scores["adapter"]["rougeL"] >= 0.75
+    assert scores["adapter"]["rougeL"] >= 0.8
     assert json.loads((folder / "my-run/merge_check.json").read_text())["top1_agreement"] >= 0.99
 
 
