@@ -22,7 +22,7 @@ _REPARAMETERISATIONS = [
         kind="reparameterisation",
         paper="https://arxiv.org/abs/2106.09685",
         explanation="Leaves every weight as it is and learns a small low-rank update beside each linear layer. The "
-        "safest first choice: close to full fine-tuning at a hundredth of the weights.",
+        "safest first choice: often close to full fine-tuning with a small part of the weights.",
         trains="two thin matrices beside each linear layer",
         parameters=r"\.lora_[AB]\.",
         parts=peft_config("LoraConfig", **LORA),
@@ -244,8 +244,8 @@ _SELECTIVE = [
         title="Upper layers",
         kind="selective",
         paper="https://arxiv.org/abs/1801.06146",
-        explanation="Trains the last blocks as in full fine-tuning and leaves those below, so that half of the "
-        "backward pass is saved. The oldest trick of transfer learning.",
+        explanation="Trains the last blocks as in full fine-tuning and leaves those below, which the backward "
+        "pass then need not reach. The oldest trick of transfer learning.",
         trains="all weights of the last blocks",
         parameters=r"^base\.(.*?)\.\d+\.",
         parts=selected(parts.upper_blocks),
@@ -262,7 +262,7 @@ _SELECTIVE = [
         paper="https://arxiv.org/abs/2406.13175",
         explanation="Trains a few of each layer's own weights, picked at random, and leaves the rest: a sparse update "
         "of high rank. Several such adapters get in each other's way less.",
-        trains="1 to 2% of each linear layer's weights",
+        trains="as many of each linear layer's own weights as LoRA of that rank would add",
         parameters=r"\.shira_weight\.",
         parts=peft_config("ShiraConfig", r=RANK, random_seed=0),
         count=lambda target: sum(min(a * b, target.settings["rank"] * (a + b)) for _, a, b in target.sizes),
