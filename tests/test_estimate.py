@@ -166,6 +166,24 @@ def test_the_adapter_is_its_weights_gradients_and_moments(folders):
     assert estimated(base, recipe, 2, 16, 4)["adapter"] == real
 
 
+def test_counting_touches_no_gpu(folders, monkeypatch):
+    """On ZeroGPU the main process sees a card, and `spaces` forbids every real call to it."""
+
+    def touched(*args, **kwargs):
+        raise RuntimeError("Low-level CUDA init reached")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for module in (torch.cuda, torch.cuda.random):
+        monkeypatch.setattr(module, "_lazy_init", touched)
+    with pytest.raises(RuntimeError, match="CUDA init reached"):
+        torch.cuda.get_rng_state(0)
+    recipe, base = made(folders["qwen3"], "untouched", "nf4")
+    key = estimate.method_key(recipe)
+    assert estimate.trainable(base, key) > 0
+    assert estimate.stored_bytes(base, key) > 0
+
+
 def test_parts_add_up_and_grow_with_the_batch(folders):
     recipe, base = made(folders["llama"], "llama", "nf4")
     small, large = (estimated(base, recipe, rows, 32, 4) for rows in (2, 4))

@@ -111,7 +111,8 @@ def _on_meta(base: models.Base, method: str, dtype=None, prepare=lambda model: N
 
     recipe = Recipe.model_validate_json(method)
     asked = target(recipe, models.shape(base), base.row)
-    with torch.device("meta"), torch.random.fork_rng():
+    # Without `devices` CUDA would be asked for its state, and on ZeroGPU the main process may not touch CUDA.
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = models.on_meta(base, dtype=dtype)
         prepare(model)
         return adapters.put_on(model, METHODS[recipe.method.name].parts(asked)).train()
