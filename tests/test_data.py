@@ -165,8 +165,10 @@ def test_rows_become_messages():
 
 def test_a_system_prompt_comes_first_unless_the_row_has_one():
     rows = normal(["messages"], [ROW["messages"]], [TURNS["messages"]], system="Be brief.")
-    assert [row["messages"][0]["content"] for row in rows] == ["Be brief.", "Be kind."]
+    brief = {"role": "system", "content": "Be brief."}
+    assert [row["messages"] for row in rows] == [[brief, *ROW["messages"]], TURNS["messages"]]
     assert len(ROW["messages"]) == 2
+    assert normal(["prompt", "completion"], "ab", system="Be brief.")[0]["messages"][0] == brief
     with pytest.raises(TunerError, match="no place in rows of plain text"):
         normal(["text"], ["a"], system="Be brief.")
 
@@ -229,6 +231,10 @@ def test_conversations_that_can_not_be_trained_on(turns, said):
 ROWS = [{"messages": [{"role": "user", "content": f"{i}"}, ANSWER]} for i in range(100)]
 
 
+def in_order(rows: list[dict]) -> list[dict]:
+    return sorted(rows, key=ROWS.index)
+
+
 def test_a_share_is_held_out_by_the_seed():
     once, again, other = (data.split(ROWS, None, Data(), seed) for seed in (1, 1, 2))
     assert once == again
@@ -236,12 +242,26 @@ def test_a_share_is_held_out_by_the_seed():
     assert (len(once.train), len(once.heldout)) == (90, 10)
     assert sorted(map(str, once.train + once.heldout)) == sorted(map(str, ROWS))
     assert "10 of 100 rows were picked by the seed (1)" in once.reason
-    assert len(data.split(ROWS, None, Data(heldout=7), 0).heldout) == 7
     assert len(data.split(ROWS[:5], None, Data(), 0).heldout) == 1
 
 
-def in_order(rows: list[dict]) -> list[dict]:
-    return sorted(rows, key=ROWS.index)
+def test_held_out_rows_are_shuffled_and_the_rest_keep_their_order():
+    parts = data.split(ROWS, None, Data(heldout=40), 3)
+    assert in_order(parts.heldout) != parts.heldout  # as only the first may be scored
+    assert in_order(parts.train) == parts.train
+    names = ["train"] * 60 + ["test"] * 40
+    once, again, other = (data.split(ROWS, names, Data(), seed).heldout for seed in (1, 1, 2))
+    assert once == again != other
+    assert in_order(once) == in_order(other) == ROWS[60:] != once
+
+
+@pytest.mark.parametrize(
+    ("rows", "heldout", "count"),
+    [(100, 0.5, 50), (100, 0.99, 99), (26, 0.1, 3), (24, 0.1, 2), (4, 0.1, 1), (100, 1, 1), (100, 7, 7), (8, 7, 7)],
+)
+def test_how_many_are_held_out(rows, heldout, count):
+    parts = data.split(ROWS[:rows], None, Data(heldout=heldout), 0)
+    assert (len(parts.train), len(parts.heldout)) == (rows - count, count)
 
 
 def test_a_split_that_exists_is_kept():
@@ -252,9 +272,55 @@ def test_a_split_that_exists_is_kept():
     assert parts.reason == 'The split "train" is trained on (80 rows) and "validation" held out (8 rows).'
     assert in_order(data.split(ROWS, names, Data(heldout_split="test"), 0).heldout) == ROWS[80:92]
     assert len(data.split(ROWS, ["train"] * 100, Data(), 0).heldout) == 10
-    few = data.split(ROWS, names, Data(max_rows=10), 0)
-    assert (len(few.train), len(few.heldout)) == (10, 8)
-    assert "Only 10 of 80 rows are used (data.max_rows)." in few.reason
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "trained", "held"),
+    [
+        # Earlier names of held-out splits go before later ones, wherever they stand.
+        ("test train validation", {}, "train", "validation"),
+        ("train test dev val", {}, "train", "val"),
+        ("train test eval", {}, "train", "eval"),
+        ("train dev valid", {}, "train", "valid"),
+        ("train test held-out", {}, "train", "held-out"),
+        ("other training train test", {}, "train", "test"),
+        ("test other training", {}, "training", "test"),
+        ("test other another", {}, "other", "test"),
+        ("one two", {}, "one", None),
+        ("test validation", {}, "test", "validation"),
+        ("validation test", {}, "validation", "test"),
+        ("train validation test", {"split": "test"}, "test", "validation"),
+        ("train validation test", {"split": "validation"}, "validation", "test"),
+        ("train validation test", {"heldout_split": "test"}, "train", "test"),
+        ("one two test", {"heldout_split": "one"}, "two", "one"),
+        ("one two test", {"split": "two", "heldout_split": "one"}, "two", "one"),
+    ],
+)
+def test_which_split_is_trained_on_and_which_held_out(names, settings, trained, held):
+    cycle = names.split() * 100
+    by_name = {name: [row for row, own in zip(ROWS, cycle) if own == name] for name in names.split()}
+    parts = data.split(ROWS, cycle[:100], Data(**settings), 0)
+    if held:
+        assert parts.train == by_name[trained]
+        assert in_order(parts.heldout) == by_name[held]
+    else:
+        assert in_order(parts.train + parts.heldout) == by_name[trained]
+        assert len(parts.heldout) == round(len(by_name[trained]) / 10)
+
+
+def test_max_rows_are_picked_by_the_seed_and_count_for_either_split():
+    names = ["train"] * 80 + ["validation"] * 20
+    few, again, other = (data.split(ROWS, names, Data(max_rows=10), seed) for seed in (0, 0, 1))
+    assert few == again
+    assert (len(few.train), len(few.heldout)) == (10, 10)
+    assert few.train != other.train
+    assert few.train == in_order(few.train) != ROWS[:10]
+    assert in_order(few.heldout) != ROWS[80:90]
+    assert "10 of 80 rows" in few.reason
+    for most, count in ((79, 79), (80, 80), (81, 80)):
+        assert len(data.split(ROWS, names, Data(max_rows=most), 0).train) == count
+    alone = data.split(ROWS, None, Data(max_rows=20), 0)
+    assert (len(alone.train), len(alone.heldout)) == (18, 2)
 
 
 def test_splits_that_can_not_be_had():
@@ -272,8 +338,38 @@ def test_splits_that_can_not_be_had():
 
 def test_prompts_on_both_sides_are_counted():
     parts = data.split([*ROWS, *ROWS], ["train"] * 100 + ["test"] * 100, Data(), 0)
-    assert parts.warnings[0].startswith("100 of 100 held-out rows have a prompt that is trained on too")
+    assert parts.warnings[0].startswith("100 of 100 held-out rows")
     assert data.split(ROWS, None, Data(), 0).warnings == ()
+
+
+def said(user: str, answer: str = "Yes.", system: str = "") -> dict:
+    first = [{"role": "system", "content": system}] if system else []
+    return {"messages": [*first, {"role": "user", "content": user}, {"role": "assistant", "content": answer}]}
+
+
+FOLLOWED_UP = {"messages": [*said("other")["messages"], *said("0")["messages"]]}
+
+
+@pytest.mark.parametrize(
+    ("trained", "held", "leaks"),
+    [
+        ([said(f"{i}") for i in range(8)], [said("1", "No."), said("2"), said("9")], 2),  # whatever the answer is
+        ([said(f"{i}", system="A.") for i in range(8)], [said("1", system="B."), said("2"), said("9")], 2),
+        ([said(f"{i}") for i in range(8)], [FOLLOWED_UP], 0),  # the same last turn of another conversation
+        ([FOLLOWED_UP] * 4, [FOLLOWED_UP], 1),
+        ([{"text": "a", "label": "x"}] * 4, [{"text": "a", "label": "y"}, {"text": "b", "label": "x"}], 1),
+        ([{"tokens": ["a"], "tags": ["O"]}] * 4, [{"tokens": [word], "tags": ["B"]} for word in "ab"], 1),
+        (
+            [{"question": "q", "context": "c", "answer": "c", "start": 0}] * 4,
+            [{"question": q, "context": c, "answer": "", "start": -1} for q, c in ("qc", "rc", "qd")],
+            1,
+        ),
+    ],
+)  # fmt: skip
+def test_what_counts_as_the_same_prompt(trained, held, leaks):
+    names = ["train"] * len(trained) + ["test"] * len(held)
+    warnings = data.split([*trained, *held], names, Data(), 0).warnings
+    assert [warning.split()[:3] for warning in warnings] == [[f"{leaks}", "of", f"{len(held)}"]] * bool(leaks)
 
 
 # -- rendering and tokenising
@@ -324,9 +420,37 @@ def test_without_a_template_prompt_and_answer_are_lines():
     assert texts(data.tokenise([ROW], tokenizer, 1000).rows[0], tokenizer)[0] == "hi, what's up?\nGood day.<|im_end|>"
 
 
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        (tiny.CHATML, ["<|im_end|>"]),
+        (TWO_ENDS, ["<|im_end|>", "<|endoftext|>"]),
+        (NO_END, ["<|im_end|>"]),
+        (None, ["<|im_end|>"]),
+        (tiny.CHATML.replace("<|im_end|>", "[a mark of several tokens]"), ["<|im_end|>"]),
+    ],
+)
+def test_what_ends_an_answer(template, ends):
+    tokenizer = tiny.tiny_tokenizer(template)
+    assert data.stop_ids(tokenizer) == tokenizer.convert_tokens_to_ids(ends)
+
+
+def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, monkeypatch):
+    rows = [ROW, TURNS, {"text": "thank you"}, TURNS, {"messages": [{**USER, "content": "thx"}, ANSWER]}]
+    alone = [data.tokenise([row], tokenizer, 1000) for row in rows]
+    together = data.tokenise(rows, tokenizer, 1000)
+    monkeypatch.setattr(data, "CHUNK", 2)
+    chunked = data.tokenise(rows, tokenizer, 1000)
+    assert chunked.rows == together.rows == [row for one in alone for row in one.rows]
+    assert chunked.lengths == together.lengths == [length for one in alone for length in one.lengths]
+    assert together.total_tokens == sum(together.lengths)
+
+
 def test_loss_on_all_and_plain_text(tokenizer):
-    row = data.tokenise([ROW], tokenizer, 1000, loss_on="all").rows[0]
-    assert row["labels"] == row["input_ids"]
+    for row in (ROW, TURNS):
+        everything = data.tokenise([row], tokenizer, 1000, loss_on="all").rows[0]
+        assert everything["labels"] == everything["input_ids"]
+        assert everything["input_ids"] == data.tokenise([row], tokenizer, 1000).rows[0]["input_ids"]
     row = data.tokenise([{"text": "Good day."}], tokenizer, 1000).rows[0]
     assert row["labels"] == row["input_ids"]
     assert row["input_ids"][-1] == tokenizer.eos_token_id
@@ -343,8 +467,11 @@ def test_a_tokenizer_that_begins_every_text_with_a_token():
     for row in (ROW, {"text": "Good day."}):
         ids = data.tokenise([row], tokenizer, 1000).rows[0]["input_ids"]
         assert [ids[0], ids.count(tokenizer.bos_token_id)] == [tokenizer.bos_token_id, 1]
-    long = {"messages": [{"role": "user", "content": "a b c " * 100}, ANSWER]}
-    assert data.tokenise([long], tokenizer, 64).rows[0]["input_ids"][0] == tokenizer.bos_token_id
+    whole = data.tokenise([LONG_PROMPT], tokenizer, 10_000).rows[0]
+    cut = data.tokenise([LONG_PROMPT], tokenizer, 64).rows[0]
+    for key in ("input_ids", "labels"):
+        assert cut[key] == [whole[key][0], *whole[key][-63:]]
+    assert cut["input_ids"][0] == tokenizer.bos_token_id
 
 
 def test_borders_that_tokens_would_cross_are_kept():
@@ -368,13 +495,15 @@ def test_templates_that_refuse():
 
 # -- rows longer than the context
 
-LONG_PROMPT = {"messages": [{"role": "user", "content": "please " * 100}, ANSWER]}
-LONG_ANSWER = {"messages": [USER, {"role": "assistant", "content": "thank you " * 100}]}
+COUNTED = " ".join(map(str, range(1000, 1100)))  # so that each place can be told from the others
+LONG_PROMPT = {"messages": [{"role": "user", "content": f"please {COUNTED}"}, ANSWER]}
+LONG_ANSWER = {"messages": [USER, {"role": "assistant", "content": f"thank you {COUNTED}"}]}
 
 
 def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer):
     done = data.tokenise([ROW, LONG_PROMPT], tokenizer, 80)
-    assert len(done.rows[1]["input_ids"]) == 80
+    whole = data.tokenise([LONG_PROMPT], tokenizer, 10_000).rows[0]
+    assert done.rows[1] == {key: part[-80:] for key, part in whole.items()}
     assert texts(done.rows[1], tokenizer)[1] == ["Good day.<|im_end|>"]
     assert (done.truncated, done.cut_answers, done.lost_tokens) == (1, 0, done.lengths[1] - 80)
     assert done.warning == (
@@ -388,10 +517,11 @@ def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer)
 def test_a_long_answer_loses_its_end_and_keeps_some_prompt(tokenizer):
     both = {"messages": [LONG_PROMPT["messages"][0], LONG_ANSWER["messages"][1]]}
     done = data.tokenise([ROW, LONG_ANSWER, both], tokenizer, 80)
-    for row in done.rows[1:]:
-        assert len(row["input_ids"]) == len(row["labels"]) == 80
-        assert row["labels"].count(-100) >= 20
-        assert texts(row, tokenizer)[1][0].startswith("thank you")
+    whole = data.tokenise([LONG_ANSWER, both], tokenizer, 10_000).rows
+    prompts = [row["labels"].count(-100) for row in whole]
+    assert prompts[0] > 20  # tokens of a prompt that are kept: a quarter of 80
+    for cut, row, prompt in zip(done.rows[1:], whole, prompts):
+        assert cut == {key: part[prompt - 20 : prompt + 60] for key, part in row.items()}
     assert done.cut_answers == 2
     assert "and 2 of them lose the end of their answer" in done.warning
     assert done.trained_tokens == sum(label != -100 for row in done.rows for label in row["labels"])
