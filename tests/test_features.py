@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import encoder_tokenizer, tiny_model, tiny_tokenizer
 
-from tuner import features, models
+from tuner import data, features, models
 from tuner.data import UNTRAINED
 from tuner.errors import TunerError
 from tuner.features import entities, heldout_prompt, labels_of, source, tokenise
@@ -42,6 +42,8 @@ def asked(question: str, context: str, answer: str) -> dict:
     return {"question": question, "context": context, "answer": answer, "start": start}
 
 
+COUNTED = " ".join(map(str, range(1000, 1050)))  # so that each place can be told from the others
+
 # Text to text
 
 
@@ -63,12 +65,15 @@ def test_a_target_is_the_answer_and_the_source_all_before_it(tokenizer):
 
 
 def test_a_long_source_is_cut_and_a_long_target_keeps_its_end(tokenizer):
-    rows = [chat("a meeting " * 30, "fine"), chat("short", "a report " * 30)]
+    rows = [chat(COUNTED, "fine"), chat("short", COUNTED)]
+    whole = tokenise("seq2seq", rows, tokenizer, 10_000).rows
     found = tokenise("seq2seq", rows, tokenizer, 16)
-    assert len(found.rows[0]["input_ids"]) == len(found.rows[1]["labels"]) == 16
-    assert found.rows[1]["labels"][-1] == tokenizer.eos_token_id
-    assert found.rows[0]["input_ids"][-1] == tokenizer.eos_token_id
+    end = tokenizer.eos_token_id
+    # Both keep their beginning and their last mark.
+    assert found.rows[0] == whole[0] | {"input_ids": [*whole[0]["input_ids"][:15], end]}
+    assert found.rows[1] == whole[1] | {"labels": [*whole[1]["labels"][:15], end]}
     assert (found.truncated, found.cut_answers) == (2, 1)
+    assert found.lengths == [len(whole[0]["input_ids"]), len(whole[1]["labels"])]
 
 
 def test_rows_of_which_no_answer_fits_are_refused(tokenizer):
@@ -97,11 +102,19 @@ def test_a_label_that_was_not_learned_is_left_out_of_the_loss(tokenizer):
 
 
 def test_a_long_text_is_cut_between_its_marks(tokenizer):
-    long = {"text": "meeting " * 50, "label": "a"}
-    (row,) = tokenise("classification", [long], tokenizer, 16, labels=("a", "b")).rows
-    ids = row["input_ids"]
-    marks = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    assert (len(ids), [ids[0], ids[-1]], row["labels"]) == (16, marks, [0])
+    long = {"text": COUNTED, "label": "b"}
+    (whole,) = tokenise("classification", [long], tokenizer, 10_000, labels=("a", "b")).rows
+    found = tokenise("classification", [long], tokenizer, 16, labels=("a", "b"))
+    assert found.rows == [{"input_ids": [*whole["input_ids"][:15], tokenizer.eos_token_id], "labels": [1]}]
+    assert (found.truncated, found.cut_answers, found.lengths) == (1, 0, [len(whole["input_ids"])])
+
+
+def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, monkeypatch):
+    rows = [chat("b c d", "e"), chat(COUNTED, "thanks"), chat("d", COUNTED), chat("e", "f")]
+    together = tokenise("seq2seq", rows, tokenizer, 16)
+    monkeypatch.setattr(data, "CHUNK", 3)
+    assert tokenise("seq2seq", rows, tokenizer, 16) == together
+    assert together.cut_answers == 1
 
 
 def test_labels_must_be_several_but_not_as_many_as_texts():
@@ -150,20 +163,37 @@ def test_tags_beyond_the_cut_are_gone_and_those_before_it_stay(splitter):
 # Spans
 
 
-def spelled(tokenizer, row: dict) -> str:
-    first, last = row["labels"]
-    return tokenizer.decode(row["input_ids"][first : last + 1]).strip()
+def smallest_span(tokenizer, asked_for: dict) -> list[int]:
+    """The first and last token of the context that hold a character of the answer."""
+    pair = asked_for["question"], asked_for["context"]
+    read = tokenizer(*pair, return_offsets_mapping=True)
+    begin, end = asked_for["start"], asked_for["start"] + len(asked_for["answer"])
+    places = zip(read["offset_mapping"], read.sequence_ids())
+    holding = [i for i, ((a, b), part) in enumerate(places) if part == 1 and {*range(a, b)} & {*range(begin, end)}]
+    return [holding[0], holding[-1]]
 
 
 CONTEXT = "The Eiffel Tower was finished in 1889, and it was the tallest of its time."
 
 
 @pytest.mark.parametrize("answer", ["1889", "Eiffel Tower", "The Eiffel Tower", "of its time.", "tallest"])
-def test_a_span_spells_the_answer(tokenizer, answer):
-    (row,) = tokenise("question_answering", [asked("what, the 1889 tower?", CONTEXT, answer)], tokenizer, 128).rows
-    assert answer in spelled(tokenizer, row)
-    assert len(spelled(tokenizer, row)) <= len(answer) + 8  # the tokens that hold it, and no more
-    assert row["input_ids"][: row["labels"][0]].count(tokenizer.eos_token_id) == 1  # behind the question
+def test_a_span_is_the_fewest_tokens_that_hold_the_answer(tokenizer, answer):
+    asked_for = asked("what, the 1889 tower?", CONTEXT, answer)
+    (row,) = tokenise("question_answering", [asked_for], tokenizer, 128).rows
+    assert row["labels"] == smallest_span(tokenizer, asked_for)
+    first, last = row["labels"]
+    assert answer in tokenizer.decode(row["input_ids"][first : last + 1])
+    assert row["input_ids"][:first].count(tokenizer.eos_token_id) == 1  # behind the question
+    assert row.keys() == {"input_ids", "labels"}
+
+
+def test_question_and_text_are_told_apart_where_the_model_has_kinds_of_tokens():
+    tokenizer = encoder_tokenizer()  # BERT's has them
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    for length in (128, 32):
+        (row,) = tokenise("question_answering", [asked("when was it?", CONTEXT, "The")], tokenizer, length).rows
+        behind = row["input_ids"].index(tokenizer.eos_token_id) + 1
+        assert row["token_type_ids"] == [0] * behind + [1] * (len(row["input_ids"]) - behind)
 
 
 def test_an_answer_that_stands_twice_is_taken_where_the_row_says(tokenizer):
@@ -171,6 +201,7 @@ def test_an_answer_that_stands_twice_is_taken_where_the_row_says(tokenizer):
     row = {"question": "which?", "context": context, "answer": "red", "start": context.rindex("red")}
     first = tokenise("question_answering", [row | {"start": 0}], tokenizer, 128).rows[0]["labels"]
     second = tokenise("question_answering", [row], tokenizer, 128).rows[0]["labels"]
+    assert (first, second) == (smallest_span(tokenizer, row | {"start": 0}), smallest_span(tokenizer, row))
     assert second[0] > first[1]
 
 
@@ -190,9 +221,17 @@ def test_an_answer_that_was_cut_off_is_said_and_the_question_is_never_cut(tokeni
     assert (found.truncated, found.cut_answers) == (2, 1)
     assert found.rows[0]["labels"] == whole.rows[0]["labels"]
     assert found.rows[1]["labels"] == [0, 0]
-    for row, asked_for in zip(found.rows, rows):
-        assert len(row["input_ids"]) == 32
-        assert asked_for["question"] in tokenizer.decode(row["input_ids"])
+    for row, before in zip(found.rows, whole.rows):
+        assert row["input_ids"] == [*before["input_ids"][:31], tokenizer.eos_token_id]
+
+
+def test_an_answer_that_was_cut_in_two_counts_as_lost(tokenizer):
+    asked_for = asked("what?", CONTEXT, "tallest of its time")
+    first, last = smallest_span(tokenizer, asked_for)
+    for length, labels, lost in ((last + 2, [first, last], 0), (last + 1, [0, 0], 1), (first + 2, [0, 0], 1)):
+        rows = [asked("what?", CONTEXT, "The"), asked_for]
+        found = tokenise("question_answering", rows, tokenizer, length)
+        assert (found.rows[1]["labels"], found.cut_answers) == (labels, lost)
 
 
 # Held-out prompts
@@ -294,10 +333,13 @@ def test_spans_that_were_learned_are_read_back_as_the_answers(folder, tokenizer)
     base = models.Base(folder, Model(name="distilbert"), "question_answering")
     prompts = [source(heldout_prompt(row)["messages"]) for row in rows]
     found = predict(Knowing(start_logits=starts, end_logits=ends), tokenizer, base, prompts)
-    assert found[1] == ""
-    for answer, row in zip(found, rows):
-        assert row["answer"] in answer
-        assert len(answer) <= len(row["answer"]) + 8
+    # The fewest tokens that hold the answer, with what else stands in them.
+    expected = []
+    for row, (first, last) in zip(rows, batch["labels"].tolist()):
+        offsets = tokenizer(row["question"], row["context"], return_offsets_mapping=True)["offset_mapping"]
+        expected.append(row["context"][offsets[first][0] : offsets[last][1]].strip() if row["answer"] else "")
+    assert found == expected
+    assert all(row["answer"] in answer for row, answer in zip(rows, found))
 
 
 def test_labels_are_read_back_by_name(folder, tokenizer):
@@ -310,4 +352,8 @@ def test_generation_goes_by_the_chat_template():
     tokenizer = tiny_tokenizer()
     (row,) = tokenise("generation", [chat("hello", "good day")], tokenizer, 128).rows
     trained = [label for label in row["labels"] if label != UNTRAINED]
-    assert tokenizer.decode(trained).strip() == "good day<|im_end|>"
+    assert tokenizer.decode(trained) == "good day<|im_end|>"
+    (everything,) = tokenise("generation", [chat("hello", "good day")], tokenizer, 128, loss_on="all").rows
+    assert everything["labels"] == everything["input_ids"] == row["input_ids"]
+    (cut,) = tokenise("generation", [chat(COUNTED, "good day")], tokenizer, 32).rows
+    assert len(cut["input_ids"]) == 32

@@ -135,6 +135,34 @@ def test_labels_mapped_by_hand():
     assert "No column of rows.csv is mapped to the text" in problems(["a", "b"], "ab", columns={"label": "b"})
 
 
+# -- conversations
+
+TURNS = {
+    "system": ["system", "developer"],
+    "user": ["user", "human"],
+    "assistant": ["assistant", "gpt", "chatgpt", "model", "bot"],
+}
+
+
+@pytest.mark.parametrize(("role", "content"), [("role", "content"), ("from", "value")])
+def test_who_speaks_has_many_names_and_three_parts(role, content):
+    for asks in TURNS["user"]:
+        for answers in TURNS["assistant"]:
+            for instructs in TURNS["system"]:
+                turns = [{role: r, content: f"{i}"} for i, r in enumerate([instructs, asks, answers, asks, answers])]
+                assert normal(["conversations"], [turns])[0]["messages"] == [
+                    {"role": r, "content": f"{i}"}
+                    for i, r in enumerate(["system", "user", "assistant", "user", "assistant"])
+                ]
+    assert "tool" in problems(["conversations"], [[{role: "tool", content: "a"}]])
+
+
+def test_parts_of_a_message_are_joined_in_their_order():
+    parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]
+    assert normal(["messages"], [turns])[0]["messages"][0] == {"role": "user", "content": "a b"}
+
+
 # -- text and label
 
 
@@ -272,6 +300,13 @@ def test_answers_have_their_place_in_the_context():
     assert [row["start"] for row in rows] == [second, second, 4, 4, 4, 4, 4, 4, 4]
     assert all(row["context"][row["start"] :].startswith(row["answer"]) for row in rows)
     assert squad(given(["東京"], [0]), context="🗼 東京")[0]["start"] == 2
+    assert squad(given(["Ada"], [0]))[0]["start"] == 0
+    assert squad(given(["further."], [CONTEXT.index("further.")]))[0]["start"] == len(CONTEXT) - len("further.")
+
+
+def test_a_question_is_one_line_and_its_context_is_kept_as_it_is():
+    row = normal(["question", "context", "answers"], [" Who\n wrote ", " by\n Ada ", given(["Ada"], [5])])
+    assert row == [{"question": "Who wrote", "context": " by\n Ada ", "answer": "Ada", "start": 5}]
 
 
 def test_questions_without_an_answer():
