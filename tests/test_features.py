@@ -225,6 +225,14 @@ def test_an_answer_that_was_cut_off_is_said_and_the_question_is_never_cut(tokeni
         assert row["input_ids"] == [*before["input_ids"][:31], tokenizer.eos_token_id]
 
 
+def test_a_question_longer_than_the_text_is_not_cut_either(tokenizer):
+    rows = [asked("what was it that was finished in that year?", "the tower, in 1889", "the")]
+    (whole,) = tokenise("question_answering", rows, tokenizer, 128).rows
+    length = len(whole["input_ids"]) - 4
+    (cut,) = tokenise("question_answering", rows, tokenizer, length).rows
+    assert cut["input_ids"] == [*whole["input_ids"][: length - 1], tokenizer.eos_token_id]
+
+
 def test_an_answer_that_was_cut_in_two_counts_as_lost(tokenizer):
     asked_for = asked("what?", CONTEXT, "tallest of its time")
     first, last = smallest_span(tokenizer, asked_for)

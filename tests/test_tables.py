@@ -46,6 +46,26 @@ def test_csv_keeps_quoted_lines_blanks_and_numbers_as_text(tmp_path):
     assert table.lines == [2, 5]
 
 
+@pytest.mark.parametrize(
+    ("name", "mark"), [("rows.tsv", "\t"), ("rows.csv", "\t"), ("rows.csv", ";"), ("rows.csv", ",")]
+)
+def test_quoted_cells_may_hold_the_mark_a_line_break_and_quotes(tmp_path, name, mark):
+    cells = ['a "word"', f"one{mark}two", "two\nlines", "plain, with; every\tmark|"]
+    quoted = [f'"{cell}"' for cell in (c.replace('"', '""') for c in cells)]
+    text = "\n".join(["prompt" + mark + "completion", quoted[0] + mark + quoted[1], quoted[2] + mark + quoted[3], ""])
+    table = tables.read_file(write(tmp_path / name, text))
+    assert table.columns == ["prompt", "completion"]
+    assert [list(row.values()) for row in table.rows] == [cells[:2], cells[2:]]
+    assert table.lines == [2, 3]
+
+
+def test_the_mark_is_that_of_the_header_though_another_is_more_frequent(tmp_path):
+    text = "prompt;completion\n" + "a, b, c;d, e\n" * 5
+    assert (
+        tables.read_file(write(tmp_path / "rows.csv", text)).rows == [{"prompt": "a, b, c", "completion": "d, e"}] * 5
+    )
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_encodings_that_say_what_they_are(tmp_path, encoding):
     path = write(
@@ -265,6 +285,36 @@ def test_too_many_bytes(tmp_path):
     assert "rows.csv has 60 MB, and 50 MB is the most that is read." in refused(path)
 
 
+def test_the_last_byte_and_the_last_row_that_are_taken(tmp_path, monkeypatch):
+    files = [write(tmp_path / "rows.csv", CSV), write(tmp_path / "rows.jsonl", "\n".join(map(json.dumps, ROWS)))]
+    files.append(write(tmp_path / "rows.json", json.dumps(ROWS)))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    files.append(tmp_path / "rows.parquet")
+    monkeypatch.setattr(parse, "MAX_ROWS", len(ROWS))
+    for file in files:
+        table = tables.read_file(file)
+        assert (table.rows, table.notes) == (ROWS, ())
+    assert tables.read_pasted(CSV).rows == ROWS
+    monkeypatch.setattr(parse, "MAX_ROWS", len(ROWS) - 1)
+    for file in files:
+        assert "data.max_rows" in refused(file)
+        table = tables.read_file(file, max_rows=2)
+        assert table.rows == ROWS[:-1]
+        assert len(table.notes) == (file.suffix != ".parquet")  # whose rows come in batches, here one
+    with pytest.raises(TunerError, match=r"data\.max_rows"):
+        tables.read_pasted(CSV)
+    monkeypatch.setattr(parse, "MAX_ROWS", 100)
+    for file in files:
+        monkeypatch.setattr(parse, "MAX_FILE_BYTES", file.stat().st_size)
+        assert tables.read_file(file).rows == ROWS
+        monkeypatch.setattr(parse, "MAX_FILE_BYTES", file.stat().st_size - 1)
+        assert "MB" in refused(file)
+    monkeypatch.setattr(parse, "MAX_FILE_BYTES", len(CSV))
+    assert tables.read_pasted(CSV).rows == ROWS
+    with pytest.raises(TunerError, match="MB"):
+        tables.read_pasted(CSV + "\n")
+
+
 def test_other_kinds_of_files(tmp_path):
     assert "Give one of: .csv, .tsv" in refused(write(tmp_path / "rows.xlsx", "a"))
     assert "can't be read: No such file" in refused(tmp_path / "missing.csv")
@@ -274,17 +324,21 @@ def test_other_kinds_of_files(tmp_path):
 
 
 def test_a_visitor_reaches_no_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "rows.csv", CSV)
-    (tmp_path / "runs" / "1234").mkdir(parents=True)
-    write(tmp_path / "runs" / "1234" / "rows.csv", CSV)
-    write(tmp_path / "runs" / "rows", CSV)
-    for source in (
-        "rows.csv", "./rows.csv", str(tmp_path / "rows.csv"), "../rows.csv", "~/rows.csv", "runs/1234", "runs/rows",
-        "runs/1234/rows.csv", "runs/1234.csv", "../examples/corporate.jsonl", "..", "a/..", "x" * 5000, "a\0b",
-    ):  # fmt: skip
+    here = tmp_path / "here"
+    (here / "runs" / "1234").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for file in (tmp_path / "rows.csv", here / "rows.csv", here / "runs/1234/rows.csv", here / "runs/1234.csv"):
+        write(file, CSV)
+    write(here / "runs" / "rows", CSV)
+    (here / "examples").symlink_to(EXAMPLES)
+    files = ["rows.csv", "./rows.csv", str(here / "rows.csv"), "../rows.csv", "~/rows.csv", "runs/1234/rows.csv"]
+    files += ["runs/1234.csv", "examples/corporate.jsonl", str(EXAMPLES / "corporate.jsonl")]
+    for source in files:
+        assert tables.read(Data(source=source), here, local=True).rows  # they are there for who may read them
+    for source in (*files, "runs/1234", "runs/rows", "..", "a/..", "x" * 5000, "a\0b"):
         with pytest.raises(TunerError, match=r"can't be read here\. Upload a file") as caught:
-            tables.read(Data(source=source), tmp_path, local=False)
+            tables.read(Data(source=source), here, local=False)
         assert "corporate.jsonl" in str(caught.value)
 
 
@@ -317,16 +371,17 @@ from tuner.recipe import Data
 for data, token in json.loads(sys.argv[1]):
     try:
         table = tables.read(Data(**data), None, local=False, token=token)
-        print(json.dumps([len(table.rows), sorted(set(table.splits)), table.rows[0], table.place(6), table.notes]))
+        rows = table.rows[0], table.place(6), table.notes, table.rows[-1]
+        print(json.dumps([len(table.rows), sorted(set(table.splits)), *rows]))
     except TunerError as error:
         print(json.dumps(str(error)))
 """
 
 
-def read_hub(hub, home, *asked: tuple[dict, str | None]) -> list:
+def read_hub(hub, home, *asked: tuple[dict, str | None], **more: str) -> list:
     """What `tables.read` answers in a process whose Hub is `hub`: the endpoint is read when the client is imported."""
     command = [sys.executable, "-c", READ_HUB, json.dumps(asked)]
-    env = hub.env(home) | {"TUNER_MAX_ROWS": "50"}
+    env = hub.env(home) | {"TUNER_MAX_ROWS": "50"} | more
     done = subprocess.run(command, env=env, cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -354,7 +409,14 @@ def test_hub_datasets(hub, tmp_path):
         ({"source": "alice/tongues", "config": "de"}, None),
         ({"source": "alice/tongues"}, None),
     )
-    assert answers[0] == [10, ["train", "validation"], ROWS[0], [1, None, 'split "validation" of alice/mails'], []]
+    assert answers[0] == [
+        10,
+        ["train", "validation"],
+        ROWS[0],
+        [1, None, 'split "validation" of alice/mails'],
+        [],
+        ROWS[3],
+    ]
     assert answers[1][:2] == [9, ["test", "train"]]
     assert "has no split 'banana'. Its splits are: train, validation, test. Set data.split" in answers[2]
     assert answers[3][0] == 20
@@ -363,6 +425,15 @@ def test_hub_datasets(hub, tmp_path):
     assert "has more than 50 rows" in answers[5]
     assert answers[6][:2] == [8, ["train"]]
     assert "'alice/tongues' has the configurations en, de. Set data.config" in answers[7]
+
+
+def test_this_machines_own_token_opens_nothing_to_a_visitor(hub, tmp_path):
+    token = hub.user("owner", role="read")
+    hub.add_dataset("owner/hidden", {"train.csv": CSV.encode()}, private=True)
+    asked = ({"source": "owner/hidden"}, None), ({"source": "owner/hidden"}, token)
+    refused, read = read_hub(hub, tmp_path, *asked, HF_TOKEN=token)
+    assert "'owner/hidden'" in refused
+    assert read[0] == len(ROWS)
 
 
 def test_hub_datasets_hold_the_names_of_classes(hub, tmp_path):
@@ -382,9 +453,19 @@ dataset_info:
     hub.add_dataset("alice/bare", files)
     asked = ({"source": "alice/moods"}, {"source": "alice/moods", "split": "test", "heldout_split": "train"})
     moods, unlabelled, bare = read_hub(hub, tmp_path, *((data, None) for data in (*asked, {"source": "alice/bare"})))
-    assert moods[2] == {"text": "a", "label": "good", "tags": ["PER", "O"]}
-    assert unlabelled[2] == {"text": "b", "label": None, "tags": []}
+    named, unnamed = {"text": "a", "label": "good", "tags": ["PER", "O"]}, {"text": "b", "label": None, "tags": []}
+    assert [moods[2], moods[5]] == [named, unnamed]
+    assert [unlabelled[2], unlabelled[5]] == [unnamed, named]
     assert bare[2] == known
+
+
+def test_rows_sorted_by_class_are_read_whole_though_few_are_wanted(hub, tmp_path):
+    card = "---\ndataset_info:\n  features:\n  - {name: text, dtype: string}\n"
+    card += "  - {name: label, dtype: {class_label: {names: {'0': bad, '1': good}}}}\n---\n"
+    lines = [json.dumps({"text": "a", "label": int(i >= 20)}) for i in range(40)]
+    hub.add_dataset("alice/sorted", {"README.md": card.encode(), "train.jsonl": "\n".join(lines).encode()})
+    (answer,) = read_hub(hub, tmp_path, ({"source": "alice/sorted", "max_rows": 2}, None))
+    assert (answer[0], answer[2]["label"], answer[5]["label"]) == (40, "bad", "good")
 
 
 def test_no_network(hub, tmp_path):
