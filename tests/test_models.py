@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 from tiny import tiny_model
 
@@ -99,6 +100,18 @@ def test_the_shape_is_read_without_weights_and_agrees_with_the_loaded_model():
     assert shape.parameters == model.num_parameters()
     assert not any("lm_head" in name for name, _, _ in shape.linear_layers)
     assert len(shape.linear_layers) == 7 * shape.layers
+
+
+@pytest.mark.parametrize(
+    ("family", "context"),
+    [("llama", 512), ("gpt2", 512), ("bart", 512), ("bert", 512), ("roberta", 512), ("distilbert", 512), ("t5", 2048)],
+)
+def test_the_context_is_what_the_model_can_read(tmp_path, family, context):
+    """RoBERTa's two positions for padding are left out, and T5 has no bound of its own."""
+    task = {"t5": "seq2seq", "bart": "seq2seq", "llama": "generation", "gpt2": "generation"}.get(family)
+    labels = () if task else ("a", "b")
+    base = models.Base(tiny_model(tmp_path, family), recipe.Model(name=family), task or "classification", labels)
+    assert models.shape(base).context == context
 
 
 def test_nf4_weights_are_four_bits_with_nested_constants():

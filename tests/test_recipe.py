@@ -68,15 +68,22 @@ def test_numbers_written_as_3e_3_are_numbers():
 
 def test_naming_one_budget_takes_back_the_other():
     recipe = Recipe.load("corporate").with_settings({"budget.seconds": "20"})
-    assert (recipe.budget.steps, recipe.budget.seconds) == (None, 20.0)
+    assert (recipe.budget.steps, recipe.budget.epochs, recipe.budget.seconds) == (None, None, 20.0)
+    assert Recipe.from_yaml("budget: {epochs: 2}").budget.model_dump() == {"steps": None, "epochs": 2, "seconds": None}
+    kept = recipe.with_settings({"method.rank": 3, "seed": 4})
+    assert (kept.budget, kept.method.rank, kept.seed) == (recipe.budget, 3, 4)
+    assert kept.method.model_copy(update={"rank": "auto"}) == recipe.method
 
 
 def test_a_shipped_name_is_found_from_any_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("corporate", "corporate.yaml", "examples/corporate.yaml"):
         assert find(name) == EXAMPLES / "corporate.yaml"
-    with pytest.raises(TunerError, match=r"There is no recipe 'nowhere'.*corporate"):
+    with pytest.raises(TunerError, match=r"'nowhere'.*corporate"):
         find("nowhere")
+    (tmp_path / "corporate.yaml").write_text("seed: 7\n")  # one's own goes first
+    assert Recipe.load("corporate.yaml").seed == 7
+    assert Recipe.load("corporate").seed == Recipe.load(EXAMPLES / "corporate.yaml").seed != 7
 
 
 def test_reading_a_recipe_or_listing_methods_imports_nothing_heavy():

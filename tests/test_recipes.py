@@ -333,6 +333,9 @@ def test_the_rows_of_a_recipe_are_marked_as_its_tokenizer_marks_them(done, name)
         text = tokenizer.decode(row["input_ids"])
         assert text.startswith(begin)
         assert text.endswith(end)
+        # Neither mark stands there twice.
+        assert not text.removeprefix(begin).startswith(begin or tokenizer.bos_token)
+        assert not text.removesuffix(end).endswith(end)
         assert tokenizer.unk_token == end or tokenizer.unk_token not in text
         if run.plan["task"] == "seq2seq":
             assert tokenizer.decode(row["labels"]).endswith(end)

@@ -55,6 +55,21 @@ def test_imports_run_one_way(name):
     assert not {m for m in ours if row(m) > row(name)}
 
 
+def test_no_imports_go_in_a_circle():
+    left = {name: {m for m in imports(file) if m in MODULES} - {name} for name, file in MODULES.items()}
+    # "from tuner.ui import x" names the package too, which is not what is meant.
+    left = {name: {m for m in ours if MODULES[m].name != "__init__.py"} for name, ours in left.items()}
+    while free := [name for name, ours in left.items() if not ours & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
+def test_every_import_is_by_its_whole_name():
+    for file in MODULES.values():
+        assert not [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom) and n.level]
+
+
 @pytest.mark.parametrize("name", [m for m in MODULES if not m.startswith("tuner.ui") and m != "tuner.gpu"])
 def test_the_core_knows_neither_gradio_nor_spaces(name):
     assert not {m.split(".")[0] for m in imports(MODULES[name])} & {"gradio", "spaces"}
