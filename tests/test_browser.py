@@ -137,6 +137,20 @@ def test_problems_stand_in_place_and_nothing_typed_is_lost(visit):
     expect(page.locator("#card")).to_contain_text("steps a pass")
 
 
+def test_markup_in_rows_is_shown_as_text_wherever_it_is_shown(visit):
+    markup = "<b class=planted>x</b>"
+    page = visit()
+    page.get_by_label("Paste rows").check()
+    page.locator("#pasted textarea").fill(f"{markup},{markup}2\n" + "a,b\n" * 8)
+    page.locator("#train").click()
+    expect(page.locator("#card .t-problems")).to_contain_text(markup)
+    page.locator("#pasted textarea").fill("prompt,completion\n" + f"{markup} do it,{markup} Please do it.\n" * 8)
+    page.get_by_role("button", name="What the model will see").click()
+    expect(page.locator(".t-tokens").first).to_contain_text(f"{markup} do it")
+    expect(page.locator(".t-tokens").first).to_contain_text(f"{markup} Please do it.")
+    expect(page.locator(".planted")).to_have_count(0)
+
+
 def test_dark_and_a_phones_width(visit, tmp_path):
     page = visit("?__theme=dark", viewport=PHONE)
     expect(page.locator("#card")).to_contain_text("steps a pass")

@@ -172,6 +172,7 @@ def test_all_limits_are_told_together(monkeypatch):
 def test_a_visitors_recipe_names_no_file_and_no_folder_of_this_machine(tmp_path, monkeypatch):
     rows = tmp_path / "rows.csv"
     rows.write_text("prompt,completion\n" + "".join(f"do {i},Please do {i}.\n" for i in range(12)))
+    assert plan.check(small_recipe(data__source="rows.csv"), base=tmp_path).plan["rows"] == 11  # from its own folder
     monkeypatch.chdir(tmp_path)
     for source in ("rows.csv", "./rows.csv", str(rows)):
         recipe = small_recipe(data__source=source)
@@ -201,7 +202,7 @@ def test_a_prepared_run_holds_what_was_planned_and_asks_the_held_out_prompts(tmp
     assert run.recipe == recipe
     for name, tokenised in (("train", checked.train), ("heldout", checked.heldout)):
         assert load_from_disk(str(run.data / name)).to_list() == tokenised.rows
-    assert (run.plan["rows"], run.plan["heldout_rows"]) == (35, 5)
+    assert (run.plan["rows"], run.plan["heldout_rows"], run.plan["revision"]) == (35, 5, None)
     asked = [json.loads(line) for line in (run.data / "heldout.jsonl").read_text().splitlines()]
     assert len(asked) == 5
     for row, tokens in zip(asked, checked.heldout.rows):
