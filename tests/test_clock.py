@@ -1,6 +1,6 @@
 """The clock of a run in simulated time: what a budget buys, when a window is left, and where the learning rate lands."""
 
-from itertools import count, cycle, islice, repeat
+from itertools import count, cycle, islice, pairwise, repeat
 
 import pytest
 
@@ -74,7 +74,7 @@ def test_a_budget_in_seconds_is_counted_anew_when_the_pace_changes(machine, fact
     progress = [timer.rate_progress(number) for number in range(step + 1)]
     assert progress == sorted(progress)
     # No jump on the way: the rate falls a little with every step.
-    assert max(b - a for a, b in zip(progress, progress[1:])) < 0.1
+    assert max(b - a for a, b in pairwise(progress)) < 0.1
 
 
 def test_where_steps_are_slow_a_few_are_enough_to_count_them(machine):

@@ -46,7 +46,9 @@ def test_no_part_of_an_id_is_given_away_by_the_time_the_seed_or_another_id(tmp_p
     assert all(len(set(letters)) > 20 for letters in zip(*ids))
 
 
-@pytest.mark.parametrize("name", ["../beside", "..", ".", "inner/deeper", "{}/runs/mine", "../runs/mine", "mine/../mine"])
+@pytest.mark.parametrize(
+    "name", ["../beside", "..", ".", "inner/deeper", "{}/runs/mine", "../runs/mine", "mine/../mine"]
+)
 def test_a_visitors_path_is_never_followed(tmp_path, name):
     """Each of these leads to a run, as one's own machine shows, and to none for a visitor."""
     root = tmp_path / "runs"
@@ -60,7 +62,7 @@ def test_a_visitors_path_is_never_followed(tmp_path, name):
 
 
 def test_an_empty_name_is_no_run(tmp_path):
-    runs.create(small_recipe(), path=tmp_path)
+    runs.create(small_recipe(), root=tmp_path)
     with pytest.raises(TunerError, match="There is no run"):
         runs.open_run("", tmp_path, local=False)
 

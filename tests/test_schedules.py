@@ -26,7 +26,12 @@ def folder(tmp_path_factory):
 def schedule(folder):
     torch.manual_seed(0)
     config = AdaLoraConfig(
-        init_r=6, target_r=RANK, total_step=100, target_modules="all-linear", task_type="CAUSAL_LM", orth_reg_weight=0.5
+        init_r=6,
+        target_r=RANK,
+        total_step=100,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        orth_reg_weight=0.5,
     )
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config)
     with torch.no_grad():

@@ -85,7 +85,10 @@ def plain_loop(run) -> tuple[dict[str, torch.Tensor], list[dict]]:
         optimizer.step()
         tokens += int(mask.sum())
         figures.append({"loss": loss.item(), "grad_norm": norm.item(), "tokens": tokens})
-        figures[-1] |= {"learning_rate": rate(training, steps, step), "epoch": (step + 1) / -(-len(rows) // training.batch_size)}
+        figures[-1] |= {
+            "learning_rate": rate(training, steps, step),
+            "epoch": (step + 1) / -(-len(rows) // training.batch_size),
+        }
     return get_peft_model_state_dict(model), figures
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save as serialize
 
 from tuner import export, gpu, plan, runs
 from tuner.batches import Batches
-from tuner.clock import Clock
+from tuner.clock import PACE_STEPS, Clock
 from tuner.errors import TunerError
 from tuner.evaluate import evaluate
 from tuner.train import Window, train
@@ -292,13 +292,14 @@ def test_a_resumed_budget_walks_by_the_marks_that_were_written_down(make):
         if event["event"] == "schedule":
             run.stop()
     marks = [(e["at"], e["steps"]) for e in run.events() if e["event"] == "schedule"]
-    for event in train(run):
-        if event["event"] == "step":
-            assert event["steps"] is not None
-            break
-    again = [(e["at"], e["steps"]) for e in run.events() if e["event"] == "schedule"]
     assert marks
-    assert again[: len(marks)] == marks
+    first = next(e for e in train(run) if e["event"] == "step")
+    assert first["steps"] == marks[-1][1]
+    training, peak = run.recipe.training, run.plan["settings"]["learning_rate"]
+    assert training.scheduler == "linear"
+    left = 1 - Clock(None, warmup=0, seconds=6, marks=marks).rate_progress(first["step"] - 1)
+    warmed = min(1, first["step"] / (min(training.warmup_steps, PACE_STEPS) + 1))
+    assert first["learning_rate"] == pytest.approx(peak * warmed * left)
 
 
 def test_a_run_longer_than_its_windows_goes_on_in_the_next_to_the_same_end(make, monkeypatch):
