@@ -1,4 +1,4 @@
-"""The clock of a run in simulated time: what a budget buys, when a window is left, and where the learning rate lands."""
+"""The clock of a run in simulated time: what a budget buys, when a window is left, where the rate lands."""
 
 from itertools import count, cycle, islice, pairwise, repeat
 
@@ -32,11 +32,11 @@ def sizes(step: int):
     return islice(cycle(SIZES), step % len(SIZES), None)
 
 
-def walk(machine: Machine, timer: Clock, first: int = 0, start_up: float = 0.0, slow=repeat(1.0)) -> tuple[int, str]:
+def walk(machine: Machine, timer: Clock, first: int = 0, start_up: float = 0.0, slow=None) -> tuple[int, str]:
     """Steps until the clock says to leave: the last step, and the reason. `slow` makes each step so much longer."""
     machine.now += start_up
     timer.begin()
-    steps = zip(count(first + 1), sizes(first), slow)
+    steps = zip(count(first + 1), sizes(first), slow or repeat(1.0))
     if reason := timer.is_time_to_leave(first):
         return first, reason
     for step, tokens, factor in steps:

@@ -289,7 +289,7 @@ def test_the_check_of_a_broken_merge_is_clearly_below_that_of_a_sound_one(taught
     broken, sound = export.merge(run), merged.read_json("merge_check.json")
     assert broken["tokens"] == sound["tokens"]
     for against in ("", "_quantized"):
-        assert broken[f"top1_agreement{against}"] < 0.9
+        assert broken[f"top1_agreement{against}"] < min(0.95, sound[f"top1_agreement{against}"] - 0.03)
         assert broken[f"max_logit_difference{against}"] > 3 * sound[f"max_logit_difference{against}"]
 
 
