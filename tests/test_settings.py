@@ -72,6 +72,8 @@ def plain_loop(run) -> tuple[dict[str, torch.Tensor], list[dict]]:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1.0, weight_decay=training.weight_decay)
     order = iter(Batches([len(row["input_ids"]) for row in rows], training.batch_size, recipe.seed))
+    if training.loss_on == "all":
+        rows = [row | {"labels": row["input_ids"]} for row in rows]
     steps, tokens, figures = recipe.budget.steps, 0, []
     for step in range(steps):
         batch = [rows[number] for number in next(order)]
