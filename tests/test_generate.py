@@ -1,5 +1,6 @@
 """Playground, evaluation and merge on a small trained run."""
 
+import copy
 import itertools
 import json
 import shutil
@@ -7,9 +8,13 @@ import threading
 
 import pytest
 import torch
+import transformers
 from conftest import small_recipe
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 
-from tuner import evaluate, export, generate, models, plan, runs
+from tuner import adapters, evaluate, export, generate, models, plan, runs, scoring
 from tuner.errors import TunerError
 from tuner.train import train
 
@@ -18,11 +23,42 @@ PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw cuz my kid i
 
 
 @pytest.fixture(scope="module")
-def merged(finished, tmp_path_factory):
-    """The finished run with its merged model, in a folder of its own."""
-    run = runs.Run(shutil.copytree(finished.path, tmp_path_factory.mktemp("merged") / "run"))
+def taught(tmp_path_factory):
+    """A run whose adapter answers quite otherwise than its base, so that one can't pass for the other."""
+    settings = {"budget__steps": 16, "training__learning_rate": 2e-2, "evaluation__max_new_tokens": 24}
+    run = plan.prepare(small_recipe(**settings), path=tmp_path_factory.mktemp("taught") / "run")
+    list(train(run))
+    return run
+
+
+@pytest.fixture(scope="module")
+def merged(taught, tmp_path_factory):
+    """The same run with its merged model, in a folder of its own."""
+    run = runs.Run(shutil.copytree(taught.path, tmp_path_factory.mktemp("merged") / "run"))
     export.merge(run)
     return run
+
+
+@pytest.fixture(scope="module")
+def plainly(taught, merged):
+    """The answers of base, adapter and merged model as transformers and PEFT alone give them."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(taught.adapter)
+    base = models.base_of(taught)
+
+    def plainly(variant: str, messages: list[dict], tokens: int) -> str:
+        if variant == "merged":
+            model = transformers.AutoModelForCausalLM.from_pretrained(merged.merged, dtype=torch.float32)
+        else:
+            model = models.load(base)
+        if variant == "adapter":
+            model = PeftModel.from_pretrained(model, taught.adapter)
+        prompt = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        written = model.eval().generate(**prompt, do_sample=False, max_new_tokens=tokens)
+        return tokenizer.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    return plainly
 
 
 @pytest.fixture
@@ -49,6 +85,37 @@ def test_base_and_adapter_answer_in_one_batch_as_each_does_alone(loaded, tempera
     sampling = {"max_new_tokens": 12, "temperature": temperature, "top_p": 0.9, "seed": 3}
     together = answers(loaded, ("base", "adapter"), **sampling)
     assert together == answers(loaded, ("base",), **sampling) | answers(loaded, ("adapter",), **sampling)
+    assert together["base"] != together["adapter"]
+
+
+def test_each_variant_answers_with_its_own_weights(loaded, plainly):
+    together = answers(loaded, VARIANTS, max_new_tokens=24)
+    assert together == {variant: plainly(variant, PROMPT, 24) for variant in VARIANTS}
+    assert together["base"] != together["adapter"]
+
+
+def test_the_answers_that_were_scored_are_each_variants_own_to_the_row_they_stand_with(taught, plainly):
+    scores = taught.read_json("evaluation.json")
+    rows = evaluate.heldout_rows(taught)[:4]
+    for row, example in zip(rows, scores["examples"], strict=True):
+        assert (example["prompt"], example["reference"]) == (row["messages"][-1]["content"], row["reference"])
+        for variant in ("base", "adapter"):
+            assert example[variant] == plainly(variant, row["messages"], 24)
+            rouge = scoring.rouge_l(row["reference"], example[variant])
+            assert example[f"{variant}_rougeL"] == pytest.approx(rouge, abs=1e-4)
+    assert scores["gain"]["rougeL"] > 0.05
+    for variant in ("base", "adapter"):
+        mean = sum(example[f"{variant}_rougeL"] for example in scores["examples"]) / 4
+        assert scores[variant]["rougeL"] == pytest.approx(mean, abs=1e-4)
+
+
+def test_an_answer_ends_at_its_end_mark_and_not_before(loaded, plainly):
+    texts = answers(loaded, ("base", "adapter"), max_new_tokens=200)
+    tokenizer = loaded.tokenizer
+    for variant, text in texts.items():
+        assert text == plainly(variant, PROMPT, 200)
+        assert 3 < len(tokenizer(text)["input_ids"]) < 150
+        assert not set(tokenizer.all_special_tokens) & set(tokenizer.tokenize(text))
 
 
 def test_runs_of_several_methods_answer_beside_their_base_as_each_does_alone(finished, merged, tmp_path):
@@ -57,8 +124,8 @@ def test_runs_of_several_methods_answer_beside_their_base_as_each_does_alone(fin
     several = generate.attached({"one": finished, "factors": other, "two": merged})
     assert sorted(several.variants) == ["base", "factors", "one", "two"]
     together = answers(several, several.variants, max_new_tokens=12)
-    assert together["one"] == together["two"]
-    for name, run in (("one", finished), ("factors", other)):
+    assert together["base"] != together["two"] != together["one"]
+    for name, run in (("one", finished), ("factors", other), ("two", merged)):
         alone = answers(generate.attached({name: run}), ("base", name), max_new_tokens=12)
         assert alone == {variant: together[variant] for variant in ("base", name)}
 
@@ -75,20 +142,39 @@ def test_a_seed_fixes_a_sampled_answer_and_another_seed_changes_it(loaded):
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_sampling_follows_the_distribution_of_the_scores():
-    scores = torch.log(torch.tensor([[0.5, 0.3, 0.2]])).repeat(4000, 1)
-    noise = generate.Noise(generate.Sampling(temperature=1.0))
+def shares(scores: list[float], **sampling) -> list[float]:
+    """How often each token is drawn from such probabilities, in 4000 rows with a random stream each."""
+    noise = generate.Noise(generate.Sampling(**sampling))
     noise.streams = [torch.Generator().manual_seed(i) for i in range(4000)]
-    drawn = noise(None, scores).argmax(-1)
-    shares = torch.bincount(drawn, minlength=3) / 4000
-    assert shares.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
+    drawn = noise(None, torch.log(torch.tensor([scores])).repeat(4000, 1)).argmax(-1)
+    return (torch.bincount(drawn, minlength=len(scores)) / 4000).tolist()
 
 
-def test_top_p_leaves_unlikely_tokens_out():
-    scores = torch.log(torch.tensor([[0.6, 0.3, 0.1]])).repeat(500, 1)
-    noise = generate.Noise(generate.Sampling(temperature=1.0, top_p=0.7))
-    noise.streams = [torch.Generator().manual_seed(i) for i in range(500)]
-    assert 2 not in noise(None, scores).argmax(-1)
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({"temperature": 1.0}, [0.6, 0.3, 0.1]),
+        ({"temperature": 0.5}, [0.36 / 0.46, 0.09 / 0.46, 0.01 / 0.46]),
+        ({"temperature": 2.0}, [0.6**0.5 / 1.6385, 0.3**0.5 / 1.6385, 0.1**0.5 / 1.6385]),
+        ({"temperature": 1.0, "top_p": 0.7}, [2 / 3, 1 / 3, 0]),  # the fewest that make 0.7 together
+        ({"temperature": 1.0, "top_p": 0.5}, [1, 0, 0]),
+        ({"temperature": 2.0, "top_p": 0.7}, [0.5858, 0.4142, 0]),  # the share counts after the temperature
+    ],
+)
+def test_sampling_follows_the_distribution_of_the_scores(sampling, expected):
+    found = shares([0.6, 0.3, 0.1], **sampling)
+    assert found == pytest.approx(expected, abs=0.025)
+    assert [share == 0 for share in found] == [share == 0 for share in expected]
+
+
+def test_every_row_has_the_same_stream_of_its_own_which_moves_on_with_each_token():
+    noise, scores = generate.Noise(generate.Sampling(temperature=1.0, seed=5)), torch.zeros(3, 50)
+    first, second = noise(None, scores), noise(None, scores)
+    assert torch.equal(first[0], first[1])
+    assert torch.equal(first[0], first[2])
+    assert not torch.equal(first[0], second[0])
+    alone = generate.Noise(generate.Sampling(temperature=1.0, seed=5))(None, scores[:1])
+    assert torch.equal(alone[0], first[0])
 
 
 def test_merged_and_adapter_answer_together_when_nothing_is_loaded_yet(merged):
@@ -105,6 +191,23 @@ def test_stop_ends_the_answers(loaded):
         seen += 1
         stop.set()
     assert seen < 20
+
+
+def test_a_stop_is_seen_at_the_next_token(loaded):
+    stop, shown = threading.Event(), []
+
+    def show(texts: list[str]) -> None:
+        shown.append(texts)
+        if len(shown) == 3:
+            stop.set()
+
+    streamer = generate.Streamer(loaded.tokenizer, show)
+    texts = generate.answer(
+        loaded, loaded.on_base[0], ["base"], [PROMPT], generate.Sampling(max_new_tokens=400),
+        streamer=streamer, stop=stop,
+    )  # fmt: skip
+    assert len(shown) <= 4
+    assert texts == shown[-1]
 
 
 def test_a_conversation_longer_than_the_context_is_refused(loaded):
@@ -133,7 +236,61 @@ def test_the_merged_model_is_a_plain_16_bit_model_that_agrees_with_the_adapter(m
     assert check["top1_agreement"] >= 0.99
     assert check["top1_agreement_quantized"] <= check["top1_agreement"]
     assert check["max_logit_difference"] < check["max_logit_difference_quantized"]
+    assert check["max_logit_difference"] > 0  # two computations were held against each other, not one with itself
     assert check["tokens"] > 100
+
+
+def test_a_merged_weight_is_the_bases_plus_the_scaled_product_of_the_adapters(merged):
+    before = load_file(models.base_of(merged).folder / "model.safetensors")
+    after, adapter = (load_file(path) for path in (
+        merged.merged / "model.safetensors", merged.adapter / "adapter_model.safetensors",
+    ))  # fmt: skip
+    prefix, changed = "base_model.model.", 0
+    for name, weight in before.items():
+        key = prefix + name.removesuffix(".weight") + ".lora_{}.weight"
+        expected = weight.float()
+        if key.format("A") in adapter:
+            changed += 1
+            expected = expected + 8 / 4 * adapter[key.format("B")] @ adapter[key.format("A")]  # alpha over rank
+            assert (after[name] - weight).abs().max() > 0.01
+        assert torch.allclose(after[name].float(), expected, rtol=2**-8, atol=1e-4), name
+    assert changed == len(adapter) / 2
+
+
+def scaled(factor: float):
+    def merge(model):
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.scaling = {name: factor * scale for name, scale in module.scaling.items()}
+        return MERGE(model)
+
+    return merge
+
+
+def into_a_copy(model):
+    MERGE(copy.deepcopy(model))
+    return adapters.take_off(model)
+
+
+MERGE = adapters.merge
+BROKEN = {
+    "does nothing": adapters.take_off,
+    "into a copy": into_a_copy,
+    "at half the scale": scaled(0.5),
+    "at twice the scale": scaled(2.0),
+    "with the wrong sign": scaled(-1.0),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_the_check_of_a_broken_merge_is_clearly_below_that_of_a_sound_one(taught, merged, monkeypatch, tmp_path, how):
+    run = runs.Run(shutil.copytree(taught.path, tmp_path / "run"))
+    monkeypatch.setattr(adapters, "merge", BROKEN[how])
+    broken, sound = export.merge(run), merged.read_json("merge_check.json")
+    assert broken["tokens"] == sound["tokens"]
+    for against in ("", "_quantized"):
+        assert broken[f"top1_agreement{against}"] < min(0.95, sound[f"top1_agreement{against}"] - 0.03)
+        assert broken[f"max_logit_difference{against}"] > 3 * sound[f"max_logit_difference{against}"]
 
 
 def test_merging_again_reads_what_was_merged(merged):
@@ -153,10 +310,11 @@ def test_evaluation_scores_base_and_adapter_with_intervals_and_keeps_rows(finish
     assert scores["adapter"]["loss"] < scores["base"]["loss"]
 
 
-def test_scores_are_recomputed_to_the_same_figures(finished, loaded):
-    before = finished.read_json("evaluation.json")
-    list(evaluate.evaluate(finished, loaded))
-    assert finished.read_json("evaluation.json") == before
+def test_scores_are_recomputed_to_the_same_figures(merged, loaded):
+    before = merged.read_json("evaluation.json")
+    merged.write_json("evaluation.json", {})
+    list(evaluate.evaluate(merged, loaded))
+    assert merged.read_json("evaluation.json") == before
 
 
 def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """The run folder: whole files only, and a status that is true whatever happened to the process."""
 
 import os
+import random
 import subprocess
 import sys
 import time
@@ -29,17 +30,41 @@ def run(tmp_path):
 def test_ids_cannot_be_guessed_and_runs_are_found_by_them(tmp_path):
     made = [runs.create(small_recipe(), root=tmp_path) for _ in range(3)]
     assert len({r.id for r in made}) == 3
-    assert all(len(r.id) >= 16 for r in made)
     assert {r.id for r in runs.list_runs(tmp_path)} == {r.id for r in made}
     assert runs.open_run(made[0].id, tmp_path).recipe == small_recipe()
 
 
-@pytest.mark.parametrize("name", ["../x", "..", ".", "/etc", "a/b", ""])
+def test_no_part_of_an_id_is_given_away_by_the_time_the_seed_or_another_id(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    monkeypatch.setattr(time, "monotonic", lambda: 1e3)
+    ids = []
+    for _ in range(64):
+        random.seed(0)
+        ids.append(runs.create(small_recipe(), root=tmp_path).id)
+    assert all(len(id) >= 16 and id.isalnum() for id in ids)
+    # At each place at least a third of the letters and digits turn up in 64 draws: most of 62 would, few of a counter.
+    assert all(len(set(letters)) > 20 for letters in zip(*ids))
+
+
+@pytest.mark.parametrize(
+    "name", ["../beside", "..", ".", "inner/deeper", "{}/runs/mine", "../runs/mine", "mine/../mine"]
+)
 def test_a_visitors_path_is_never_followed(tmp_path, name):
-    runs.create(small_recipe(), path=tmp_path / "a" / "b")
-    runs.create(small_recipe(), path=tmp_path / "x")
+    """Each of these leads to a run, as one's own machine shows, and to none for a visitor."""
+    root = tmp_path / "runs"
+    for path in (tmp_path, root, tmp_path / "beside", root / "inner" / "deeper", root / "mine"):
+        runs.create(small_recipe(), path=path)
+    name = name.format(tmp_path)
+    assert (root / name / "recipe.yaml").is_file()
     with pytest.raises(TunerError, match="There is no run"):
-        runs.open_run(name, tmp_path / "a", local=False)
+        runs.open_run(name, root, local=False)
+    assert runs.open_run("mine", root, local=False).path == root / "mine"
+
+
+def test_an_empty_name_is_no_run(tmp_path):
+    runs.create(small_recipe(), root=tmp_path)
+    with pytest.raises(TunerError, match="There is no run"):
+        runs.open_run("", tmp_path, local=False)
 
 
 def test_half_a_line_left_by_a_kill_is_skipped_and_the_next_event_is_whole(run):

@@ -128,6 +128,34 @@ def test_the_interval_holds_the_true_mean_about_as_often_as_it_says():
     assert 0.90 <= hits / 200 <= 0.99
 
 
+def test_the_interval_is_as_wide_as_95_percent_of_a_normal_means():
+    """Of many rows the bootstrap's is the textbook's: 1.96 standard errors to each side."""
+    values = np.random.default_rng(4).random(800)
+    low, high = scoring.interval(mean_of(values))
+    error = values.std() / 800**0.5
+    assert (values.mean() - low) / error == pytest.approx(1.96, rel=0.06)
+    assert (high - values.mean()) / error == pytest.approx(1.96, rel=0.06)
+
+
+def test_the_interval_of_a_gain_is_as_wide_as_the_rows_differences_are():
+    draw = np.random.default_rng(5)
+    base = draw.random(800)
+    adapter = base + 0.1 + 0.05 * draw.standard_normal(800)
+    low, high = scoring.interval(mean_of(adapter), mean_of(base))
+    gain, error = (adapter - base).mean(), (adapter - base).std() / 800**0.5
+    assert (gain - low) / error == pytest.approx(1.96, rel=0.06)
+    assert (high - gain) / error == pytest.approx(1.96, rel=0.06)
+
+
+def test_base_and_adapter_keep_their_own_figures():
+    found = scoring.score("rougeL", ["a b", "c d"], said(("a b", "x"), ("c d", "c d")))
+    assert (found["base"]["rougeL"], found["base"]["exact_match"]) == (1, 1)
+    assert (found["adapter"]["rougeL"], found["adapter"]["exact_match"]) == (0.5, 0.5)
+    assert found["gain"]["rougeL"] == -0.5
+    assert found["gain"]["low"] == -1
+    assert found["gain"]["high"] == 0
+
+
 def test_the_interval_of_a_ratio_covers_it_where_rows_weigh_differently():
     draw = np.random.default_rng(2)
     wholes = draw.integers(0, 9, 200).astype(float)

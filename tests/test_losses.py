@@ -1,0 +1,116 @@
+"""The loss of each task against transformers' own, and the held-out loss as a mean over all that has a label."""
+
+import pytest
+import torch
+import transformers
+from tiny import tiny_model
+
+from tuner import losses
+from tuner.losses import SCORES, UNTRAINED, collate, heldout_loss, mean_loss
+
+# Rows of unequal length and with unequal numbers of labels, some of them in the middle of the row.
+ROWS = [
+    {"input_ids": [5, 6, 7, 8, 9, 10], "labels": [UNTRAINED, UNTRAINED, 7, UNTRAINED, 9, 10]},
+    {"input_ids": [11, 12, 13], "labels": [UNTRAINED, UNTRAINED, 13]},
+    {"input_ids": [14, 15, 16, 17, 18, 19, 20, 21], "labels": [14, 15, 16, 17, 18, 19, 20, 21]},
+]
+HEADS = {
+    "whole_text": ("bert", "AutoModelForSequenceClassification", [[2], [0], [1]]),
+    "each_token": ("bert", "AutoModelForTokenClassification", [[UNTRAINED, 1, 2, 0, UNTRAINED], [1, 0], [2, 2, 2]]),
+    "span": ("bert", "AutoModelForQuestionAnswering", [[1, 3], [0, 0], [2, 4]]),
+}
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("losses")
+
+    def load(family: str, auto_class: str, **settings):
+        if not (folder / family).is_dir():
+            tiny_model(folder / family, family)
+        torch.manual_seed(0)
+        return getattr(transformers, auto_class).from_pretrained(folder / family, **settings).eval()
+
+    return load
+
+
+def published(model, batch: dict) -> float:
+    """The loss that transformers computes from labels."""
+    with torch.inference_mode():
+        return model(**batch).loss.item()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_next_token_is_the_loss_of_a_causal_model(load, family):
+    model, batch = load(family, "AutoModelForCausalLM"), collate(ROWS)
+    assert mean_loss("next_token", model, batch).item() == pytest.approx(published(model, batch), rel=1e-5)
+    logits, labels = SCORES["next_token"](model, batch)
+    # A row's first token follows nothing, so its label counts nowhere.
+    assert sorted(labels[labels != UNTRAINED].tolist()) == [7, 9, 10, 13, 15, 16, 17, 18, 19, 20, 21]
+    assert len(logits) == len(labels)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_target_token_is_the_loss_of_an_encoder_decoder(load, family):
+    model = load(family, "AutoModelForSeq2SeqLM")
+    rows = [{**row, "labels": [30 + n, 40, 2][: n + 1]} for n, row in enumerate(ROWS)]
+    batch = collate(rows)
+    assert mean_loss("target_token", model, batch).item() == pytest.approx(published(model, batch), rel=1e-5)
+
+
+def test_whole_text_is_the_loss_of_a_classifier(load):
+    family, auto_class, labels = HEADS["whole_text"]
+    model = load(family, auto_class, num_labels=3)
+    batch = collate([{**row, "labels": label} for row, label in zip(ROWS, labels)])
+    expected = published(model, batch | {"labels": batch["labels"][:, 0]})
+    assert mean_loss("whole_text", model, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_token_is_the_loss_of_a_tagger(load):
+    family, auto_class, labels = HEADS["each_token"]
+    model = load(family, auto_class, num_labels=3)
+    rows = [{"input_ids": list(range(5, 5 + len(tags))), "labels": tags} for tags in labels]
+    batch = collate(rows)
+    assert mean_loss("each_token", model, batch).item() == pytest.approx(published(model, batch), rel=1e-5)
+
+
+def test_span_is_the_loss_of_a_reader_of_the_row_alone(load):
+    """transformers lets padding compete with the text, so rows are held against it one by one."""
+    family, auto_class, labels = HEADS["span"]
+    model = load(family, auto_class)
+    rows = [{**row, "labels": span} for row, span in zip(ROWS, labels)]
+    expected = []
+    for row in rows:
+        batch = collate([row])
+        start, end = batch.pop("labels").T
+        expected.append(published(model, batch | {"start_positions": start, "end_positions": end}))
+    assert mean_loss("span", model, collate(rows)).item() == pytest.approx(sum(expected) / 3, rel=1e-4)
+
+
+def test_every_loss_is_held_against_transformers():
+    assert SCORES.keys() == {"next_token", "target_token", *HEADS}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_heldout_loss_weighs_every_label_alike_however_rows_are_batched(load, batch_size):
+    model = load("llama", "AutoModelForCausalLM")
+    total = count = 0
+    for row in ROWS:
+        labels = sum(label != UNTRAINED for label in row["labels"][1:])
+        total += published(model, collate([row])) * labels
+        count += labels
+    assert heldout_loss("next_token", model, ROWS, batch_size) == pytest.approx(total / count, rel=1e-5)
+
+
+def test_padding_changes_no_loss(load):
+    model = load("bert", "AutoModelForSequenceClassification", num_labels=3)
+    rows = [{**row, "labels": [1]} for row in ROWS]
+    found = [heldout_loss("whole_text", model, rows, size, padding) for size, padding in ((1, 0), (3, 0), (3, 5))]
+    assert found[1:] == pytest.approx(found[:1] * 2, rel=1e-5)
+
+
+def test_rows_are_padded_on_the_right_with_a_mask():
+    batch = losses.collate([{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8], "labels": [8]}], 9)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert batch["labels"].tolist() == [[5, 6, 7], [8, UNTRAINED, UNTRAINED]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
