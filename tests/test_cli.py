@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALL
+from conftest import LEARNS, ROOT, SMALL
 
 from tuner import runs
 from tuner.cli import main
 
-SETTINGS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+SETTINGS = [word for key, value in (SMALL | LEARNS).items() for word in ("--set", f"{key}={value}")]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_whole_way_from_recipe_to_merged_model(capsys, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert main(["train", "corporate", "--out", "r", "--json", *SETTINGS]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert main(["evaluate", "r", "--json"]) == 0
     scores = said(capsys)
     assert {"rougeL"} <= set(scores["base"]) & set(scores["adapter"])
