@@ -88,6 +88,23 @@ def test_runs_lists_them_with_their_scores(capsys, mine):
     assert "held-out rows, ROUGE-L" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("options", "is_private"), [((), True), (("--public",), False)])
+def test_a_push_is_private_unless_asked_otherwise(options, is_private, mine, hub, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", hub.user("alice"))
+    assert main(["push", "mine", "office", "--json", *options]) == 0
+    assert said(capsys)["url"] == f"{hub.url}/alice/office"
+    assert hub.repo("alice/office").private == is_private
+
+
+def test_a_weighted_merge_refuses_shares_that_do_not_fit_the_runs(mine, capsys, tmp_path):
+    for shares, says in (("0.7", "1 shares for 2 runs"), ("a,b", "a,b"), ("0.5,0.5", "--out")):
+        folder = [] if says == "--out" else ["--out", str(tmp_path / "sum")]
+        assert main(["merge", "mine", "mine", "--weights", shares, *folder]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "sum").exists()
+
+
 def test_a_conversation_reads_from_the_terminal_until_it_ends(mine):
     command = [sys.executable, "-m", "tuner", "chat", str(mine.path), "--max-new-tokens", "4"]
     done = subprocess.run(command, cwd=ROOT, input="yo\nthx\n", capture_output=True, text=True, check=True)

@@ -174,7 +174,9 @@ def test_a_comparisons_row_is_the_adapters_and_the_best_method_comes_first(mine,
     Console(file=drawn, width=140).print(terminal.comparison([worse, row]))
     table = drawn.getvalue()
     assert f"{base['rougeL']:.3f}" in table.partition("method")[0]
-    assert in_order(table, f"{adapter['rougeL']:.3f}", f"{adapter['rougeL_low']:.2f}", f"{adapter['loss']:.3f}", "Worse")
+    assert in_order(
+        table, f"{adapter['rougeL']:.3f}", f"{adapter['rougeL_low']:.2f}", f"{adapter['loss']:.3f}", "Worse"
+    )
 
 
 def gains(low: float, high: float, rows: int = 40) -> dict:
