@@ -1,8 +1,10 @@
 """Shared by all tests: no network, one place for runs, and small real runs on the shipped model."""
 
 import os
+import re
 import sys
 import tempfile
+from html import unescape
 from pathlib import Path
 
 # Before anything reads them.
@@ -47,6 +49,16 @@ def pytest_collection_modifyitems(items):
 def small_recipe(**settings) -> Recipe:
     """The shipped task in a few seconds; settings are dotted, with "__" for the dot."""
     return Recipe.load("corporate").with_settings(SMALL | {k.replace("__", "."): v for k, v in settings.items()})
+
+
+def plain(html: str) -> str:
+    """The text of HTML."""
+    return unescape(re.sub(r"<[^>]+>", " ", html))
+
+
+def in_order(text: str, *parts: str) -> bool:
+    """Whether the parts stand in the text one behind the other, none of them in the middle of a word or a number."""
+    return re.search(".*".join(rf"(?<![\w.]){re.escape(part)}" for part in parts), text, re.DOTALL) is not None
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Text from outside, such as names, rows, answers, addresses and errors, is shown by the page and never obeyed by it."""
+"""Names, rows, answers, addresses and errors from outside are shown by the page as text, and never as markup."""
 
 import shutil
 from html import escape

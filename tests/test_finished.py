@@ -8,6 +8,7 @@ from html import unescape
 
 import gradio as gr
 import pytest
+from conftest import in_order, plain
 from rich.console import Console
 
 from tuner import compare, runs, terminal
@@ -29,15 +30,6 @@ def mine(finished, tmp_path, monkeypatch):
 @pytest.fixture
 def scores(finished) -> dict:
     return finished.read_json("evaluation.json")
-
-
-def plain(html: str) -> str:
-    return unescape(re.sub(r"<[^>]+>", " ", html))
-
-
-def in_order(text: str, *parts: str) -> bool:
-    """Whether the parts stand in the text one behind the other."""
-    return re.search(".*".join(map(re.escape, parts)), text, re.DOTALL) is not None
 
 
 def test_the_scores_are_those_of_the_answers_and_show_that_the_run_helped(scores):

@@ -5,7 +5,7 @@ import shutil
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from conftest import small_recipe
+from conftest import in_order, plain, small_recipe
 
 from tuner import estimate, forecast, gpu, plan, runs, terminal
 from tuner.errors import TunerError
@@ -137,15 +137,6 @@ PLANNED = {
     "settings": {"batch_size": 16}, "warnings": ["Mind the rows."], "forecast": FORESEEN,
     "chosen": [{"setting": "rank", "value": 7, "reason": "the usual"}],
 }  # fmt: skip
-
-
-def plain(html: str) -> str:
-    return re.sub(r"<[^>]+>", " ", html)
-
-
-def in_order(text: str, *parts: str) -> bool:
-    """Whether the parts stand in the text one behind the other, each as a word of its own."""
-    return re.search(".*".join(rf"(?<![\w.]){re.escape(part)}" for part in parts), text, re.DOTALL) is not None
 
 
 def test_the_estimate_stands_before_the_fact_each_with_its_own_figures(finished, tmp_path):

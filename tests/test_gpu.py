@@ -1,4 +1,4 @@
-"""The door to the GPU without a stage: the training process and its deaths, what is asked for, which refusal is told."""
+"""The door to the GPU without a stage: the training process and its deaths, seconds requested, refusals."""
 
 import os
 from itertools import pairwise

@@ -223,12 +223,12 @@ def test_a_waiting_run_is_told_how_many_are_before_it(before, said, mine, crowd)
 
 def test_progress_says_what_is_done_of_what_there_is():
     step = {"seconds_to_go": 75, "loss": 1.5, "tokens_per_second": 100, "step": 30}
-    title, told = show._title(progress.Progress("training", 30, 120, last=step), None)
+    told = show._title(progress.Progress("training", 30, 120, last=step), None)[1]
     assert "30" in told.partition("120")[0]
     assert "1 min 15 s" in told
-    title, told = show._title(progress.Progress("scoring", 120, 120, scored=(3, 40)), None)
+    told = show._title(progress.Progress("scoring", 120, 120, scored=(3, 40)), None)[1]
     assert "3 of 40" in told
-    title, told = show._title(progress.Progress("training", 30, 120, last=step, stopping=True), None)
+    told = show._title(progress.Progress("training", 30, 120, last=step, stopping=True), None)[1]
     assert "1 min 15 s" not in told
     for phase in ("paused", "interrupted"):
         assert "scoring" in show._title(progress.Progress(phase, 120, 120), None)[1]
