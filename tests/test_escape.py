@@ -1,5 +1,6 @@
 """Names, rows, answers, addresses and errors from outside are shown by the page as text, and never as markup."""
 
+import dataclasses
 import shutil
 from html import escape
 
@@ -10,7 +11,6 @@ from tuner import recipe, runs
 from tuner.card import card
 from tuner.method import KINDS
 from tuner.methods import METHODS
-from tuner.recipe import Recipe
 from tuner.ui import chooser, show, train_tab
 from tuner.ui.progress import Progress
 
@@ -75,8 +75,6 @@ def test_an_address_can_not_leave_its_attribute():
 
 @pytest.mark.parametrize("field", ["title", "explanation", "trains"])
 def test_a_methods_own_words_are_text_too(field, monkeypatch):
-    import dataclasses
-
     row = METHODS["lora"]
     assert row.kind in KINDS
     monkeypatch.setitem(METHODS, "lora", dataclasses.replace(row, **{field: MARKUP}))
@@ -125,4 +123,3 @@ def test_a_plans_reasons_and_warnings_neither_open_a_tag_nor_a_row_on_the_model_
     assert "\n# y" not in text
     rows = [line for line in text.partition("## Settings")[2].splitlines() if line.startswith("| ")]
     assert all(line.replace("\\|", "").count("|") == 4 for line in rows)
-    assert isinstance(run.recipe, Recipe)

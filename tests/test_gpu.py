@@ -47,6 +47,7 @@ def test_the_training_process_is_told_no_token(run, monkeypatch):
 
 def test_only_the_third_death_before_anything_was_learned_ends_a_run_and_it_is_counted_rightly(run):
     for deaths in (1, 2):
+        run.append({"event": "starting"})  # which is none
         _, said = train_until_killed(run)
         assert said[-1]["event"] == "died"
         assert [e["event"] for e in run.events()].count("died") == deaths
