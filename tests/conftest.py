@@ -1,8 +1,10 @@
 """Shared by all tests: no network, one place for runs, and small real runs on the shipped model."""
 
 import os
+import re
 import sys
 import tempfile
+from html import unescape
 from pathlib import Path
 
 # Before anything reads them.
@@ -26,6 +28,13 @@ SMALL = {
     "evaluation.max_new_tokens": 8,
     "budget.steps": 6,
 }
+# A few bold steps, after which no answer and no score of the adapter is the base's.
+LEARNS = {
+    "training.learning_rate": 0.02,
+    "training.warmup_steps": 0,
+    "budget.steps": 8,
+    "evaluation.max_new_tokens": 16,
+}
 
 # These go by the clock, or start many processes: `make test` runs them alone, the others two at a time.
 ALONE = {"test_stage", "test_rehearsal", "test_visitors", "test_browser"}
@@ -42,12 +51,22 @@ def small_recipe(**settings) -> Recipe:
     return Recipe.load("corporate").with_settings(SMALL | {k.replace("__", "."): v for k, v in settings.items()})
 
 
+def plain(html: str) -> str:
+    """The text of HTML."""
+    return unescape(re.sub(r"<[^>]+>", " ", html))
+
+
+def in_order(text: str, *parts: str) -> bool:
+    """Whether the parts stand in the text one behind the other, none of them in the middle of a word or a number."""
+    return re.search(".*".join(rf"(?<![\w.]){re.escape(part)}" for part in parts), text, re.DOTALL) is not None
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """One small run, trained to its end; tests only read it."""
+    """One small run that visibly helped, trained to its end; tests only read it."""
     from tuner import plan
     from tuner.train import train
 
-    run = plan.prepare(small_recipe(), path=tmp_path_factory.mktemp("finished") / "run")
+    run = plan.prepare(small_recipe().with_settings(LEARNS), path=tmp_path_factory.mktemp("finished") / "run")
     list(train(run))
     return run

@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALL
+from conftest import LEARNS, ROOT, SMALL
 
 from tuner import runs
 from tuner.cli import main
 
-SETTINGS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+SETTINGS = [word for key, value in (SMALL | LEARNS).items() for word in ("--set", f"{key}={value}")]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_whole_way_from_recipe_to_merged_model(capsys, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert main(["train", "corporate", "--out", "r", "--json", *SETTINGS]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert main(["evaluate", "r", "--json"]) == 0
     scores = said(capsys)
     assert {"rougeL"} <= set(scores["base"]) & set(scores["adapter"])
@@ -86,6 +86,23 @@ def test_runs_lists_them_with_their_scores(capsys, mine):
     assert set(row["scores"]) == {"base", "adapter"}
     assert main(["evaluate", "mine"]) == 0
     assert "held-out rows, ROUGE-L" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("options", "is_private"), [((), True), (("--public",), False)])
+def test_a_push_is_private_unless_asked_otherwise(options, is_private, mine, hub, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", hub.user("alice"))
+    assert main(["push", "mine", "office", "--json", *options]) == 0
+    assert said(capsys)["url"] == f"{hub.url}/alice/office"
+    assert hub.repo("alice/office").private == is_private
+
+
+def test_a_weighted_merge_refuses_shares_that_do_not_fit_the_runs(mine, capsys, tmp_path):
+    for shares, says in (("0.7", "1 shares for 2 runs"), ("a,b", "a,b"), ("0.5,0.5", "--out")):
+        folder = [] if says == "--out" else ["--out", str(tmp_path / "sum")]
+        assert main(["merge", "mine", "mine", "--weights", shares, *folder]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "sum").exists()
 
 
 def test_a_conversation_reads_from_the_terminal_until_it_ends(mine):

@@ -1,11 +1,13 @@
 """Before a run: what it will take, what would not finish and what would; afterwards, the estimate beside the fact."""
 
+import re
+import shutil
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from conftest import small_recipe
+from conftest import in_order, plain, small_recipe
 
-from tuner import estimate, forecast, gpu, plan, runs
+from tuner import estimate, forecast, gpu, plan, runs, terminal
 from tuner.errors import TunerError
 from tuner.train import train
 from tuner.ui import progress, show
@@ -49,8 +51,8 @@ def test_the_pace_of_an_earlier_run_corrects_the_next_estimate():
     )
     assert after["scoring"] != before["scoring"]
     card = show.view(run, progress.read(run))
-    assert "Foretold:" in card
-    assert "Taken:" in card
+    assert f"{1000 * run.plan['forecast']['a_step']:.0f} ms" in card
+    assert f"{1000 * taken:.0f} ms" in card
 
 
 def test_a_model_that_does_not_fit_is_refused_with_what_would(monkeypatch):
@@ -124,3 +126,78 @@ def test_the_quota_is_read_from_the_hub_with_the_visitors_token(hub, monkeypatch
     assert 3 * 3600 - 60 < found["resets_in"] <= 3 * 3600
     assert gpu.quota("hf_unknown") is None
     assert gpu.quota(None) is None
+
+
+FORESEEN = {"start_up": 2.0, "a_step": 0.2, "steps": 30, "training": 49.0, "scoring": 8.0, "measured": False}
+FORESEEN |= {"available": 8 * 2**30, "memory": {"weights": 2 * 2**30, "adapter": 2**29, "total": 3 * 2**30}}
+TAKEN = {"event": "end", "reason": "steps", "step": 30, "seconds": 27.0, "seconds_per_step": 0.1}
+PLANNED = {
+    "steps": 30, "steps_per_epoch": 15, "rows": 240, "heldout_rows": 24, "seconds": None, "epochs": 2.0,
+    "tokens": 9000, "trained_tokens": 3000, "trainable_parameters": 1234, "model_parameters": 98765,
+    "settings": {"batch_size": 16}, "warnings": ["Mind the rows."], "forecast": FORESEEN,
+    "chosen": [{"setting": "rank", "value": 7, "reason": "the usual"}],
+}  # fmt: skip
+
+
+def test_the_estimate_stands_before_the_fact_each_with_its_own_figures(finished, tmp_path):
+    run = runs.Run(shutil.copytree(finished.path, tmp_path / "run"))
+    run.write_json("plan.json", run.plan | {"forecast": FORESEEN})
+    run.append(TAKEN | {"peak_memory": 2 * 2**30})
+    html = show.view(run, progress.read(run))
+    (told,) = [line for line in re.findall(r'<p class="t-sub">(.*?)</p>', html) if "ms" in line]
+    assert in_order(told, "49 s", "200 ms", "27 s", "100 ms", "3.0 GB", "2.0 GB")
+    assert re.search(r"(?i)^(foretold|estimat).*49 s.*(taken|took).*27 s", told)
+    run.append(TAKEN)  # without a GPU there is no peak to tell
+    assert "GB" not in show.view(run, progress.read(run))
+    run.write_json("plan.json", run.plan | {"forecast": None})
+    assert "200 ms" not in show.view(run, progress.read(run))
+
+
+def test_a_plan_says_each_figure_for_what_it_is_on_the_page_and_in_the_terminal():
+    page, lines = plain(show.plan(PLANNED, "name")), terminal.plan_text(PLANNED)
+    for told in (page, lines):
+        assert in_order(told, "Mind the rows.")
+    for told in (re.sub(",", "", page.partition("240 ")[1] + page.partition("240 ")[2]), re.sub(",", "", lines)):
+        assert in_order(told, "240 ", "24 ", "9000", "3000", "15 ", "30 ", "1234", "98765", "7", "the usual")
+    assert in_order(page, "57 s", "49 s", "8 s", "3.0 GB", "8.0 GB", "2.0 GB", "512 MB")
+    assert in_order(lines, "57 s", "30 steps", "49 s", "8 s", "3.0 GB", "8.0 GB", "2.0 GB", "512 MB")
+    timed = PLANNED | {"steps": None, "epochs": None, "seconds": 45.0}
+    for told in (plain(show.plan(timed, "name")), terminal.plan_text(timed)):
+        assert re.search(r"45\s+seconds", told)
+
+
+def test_where_the_estimate_comes_from_is_told():
+    measured = PLANNED | {"forecast": FORESEEN | {"measured": True}}
+    for tell in (lambda facts: plain(show.plan(facts, "")), terminal.plan_text):
+        assert "earlier run" in tell(measured)
+        assert "earlier run" not in tell(PLANNED)
+
+
+@pytest.mark.parametrize(
+    ("left", "warned", "instead"), [(57, False, None), (56.9, True, 48), (11, True, 3), (10, True, None)]
+)
+def test_the_quota_is_held_against_training_and_scoring_together(left, warned, instead):
+    told = plain(show.plan(PLANNED, "", {"left": left, "resets_in": 7200}))
+    assert ("will not finish today" in told) == warned
+    assert ("2 h 00 min" in told) == warned
+    budgets = [int(n) for n in re.findall(r"budget of (\d+) seconds", told)]
+    assert budgets == ([] if instead is None else [instead])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (61, "1 min 01 s"),
+        (3599, "59 min 59 s"),
+        (3720, "1 h 02 min"),
+    ],
+)
+def test_a_duration_is_said_in_its_largest_units(seconds, said):
+    assert forecast.duration(seconds) == said
+
+
+def test_bytes_are_said_in_their_unit():
+    assert (forecast.gigabytes(2**30), forecast.gigabytes(2**30 - 2**20)) == ("1.0 GB", "1023 MB")

@@ -282,6 +282,9 @@ def test_two_visitors_train_at_once_and_a_stopped_run_goes_on(url, runs):
     assert ids[0] != ids[1]
     until(lambda: all(first.predict(run=id, api_name="/status")["phase"] == "training" for id in ids))
     until(lambda: all(first.predict(run=id, api_name="/status")["step"] >= 2 for id in ids))
+    with pytest.raises(Exception, match="in training"):
+        first.predict(run=ids[0], api_name="/delete")
+    assert (runs / ids[0] / "recipe.yaml").is_file()
     for visitor, id in zip((first, second), ids, strict=True):
         assert visitor.predict(run=id, api_name="/stop") == "stopping"
     stopped = [list(job)[-1] for job in (long, short)]
@@ -309,6 +312,8 @@ def test_a_push_takes_the_visitors_token_and_keeps_it_nowhere(client, finished, 
     pushed = hub.repo("alice/office")
     assert pushed.private
     assert {"README.md", "adapter_model.safetensors", "tokenizer.json"} <= set(pushed.files)
+    client.predict(run=run, repository="alice/shared", token=token, private=False, api_name="/push")
+    assert not hub.repo("alice/shared").private
     kept = [f for f in runs.parent.rglob("*") if f.is_file() and token.encode() in f.read_bytes()]
     assert kept == []
 

@@ -1,0 +1,213 @@
+"""What a finished run says of base and adapter is the same, and the right way round, wherever somebody reads it."""
+
+import io
+import json
+import re
+import shutil
+from html import unescape
+
+import gradio as gr
+import pytest
+from conftest import in_order, plain
+from rich.console import Console
+
+from tuner import compare, runs, terminal
+from tuner.card import card
+from tuner.cli import main
+from tuner.scoring import rouge_l
+from tuner.ui import actions, api, playground_tab, show
+
+LENGTH = 16  # tokens, as the run was scored
+
+
+@pytest.fixture
+def mine(finished, tmp_path, monkeypatch):
+    """A copy of the finished run among this visitor's runs."""
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    return runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
+
+
+@pytest.fixture
+def scores(finished) -> dict:
+    return finished.read_json("evaluation.json")
+
+
+def test_the_scores_are_those_of_the_answers_and_show_that_the_run_helped(scores):
+    for variant in ("base", "adapter"):
+        each = [rouge_l(e["reference"], e[variant]) for e in scores["examples"]]
+        assert [e[f"{variant}_rougeL"] for e in scores["examples"]] == pytest.approx(each, abs=1e-4)
+        assert scores[variant]["rougeL"] == pytest.approx(sum(each) / len(each), abs=1e-4)
+    # The other way round all of this would be negative.
+    assert scores["gain"]["rougeL"] > 0.05
+    assert scores["gain"]["low"] > 0
+    assert scores["adapter"]["loss"] < scores["base"]["loss"] - 0.1
+    assert all(e["base"] != e["adapter"] for e in scores["examples"])
+
+
+def test_in_the_playground_and_the_terminal_each_answers_as_it_did_when_it_was_scored(mine, scores, capsys):
+    first = scores["examples"][0]
+    *_, answers = api.chat("mine", first["prompt"], max_new_tokens=LENGTH)
+    assert (answers["base"], answers["adapter"]) == (first["base"], first["adapter"])
+    # The merged model stands on the 16-bit base, so a word may differ.
+    assert rouge_l(first["adapter"], answers["merged"]) > rouge_l(first["base"], answers["merged"])
+
+    assert main(["chat", "mine", "--prompt", first["prompt"], "--max-new-tokens", str(LENGTH), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {variant: told[variant] for variant in answers} == answers
+
+    empty = [[]] * playground_tab.COLUMNS
+    *_, columns = playground_tab._answer(["mine"], first["prompt"], "", 0, 1, LENGTH, 0, *empty)
+    shown = [column[-1]["content"] for column in columns[:3]]
+    assert shown == [answers[variant] for variant in ("base", "adapter", "merged")]
+    with gr.Blocks():
+        tab = playground_tab.build(gr.BrowserState())
+    picked = playground_tab.pick(tab, ["mine"], [], "", [])
+    titles = [picked[column]["label"] for column in tab.columns[:3]]
+    assert all(re.search(v, title, re.IGNORECASE) for v, title in zip(answers, titles, strict=True))
+
+
+def test_a_conversation_in_the_terminal_keeps_each_models_own_turns(mine, scores, monkeypatch, capsys):
+    first, said = scores["examples"][0], iter([scores["examples"][0]["prompt"], "thx", ""])
+    monkeypatch.setattr("builtins.input", lambda *_: next(said))
+    assert main(["chat", "mine", "--max-new-tokens", str(LENGTH), "--json"]) == 0
+    one, two = map(json.loads, capsys.readouterr().out.splitlines())
+    asked = {"role": "user", "content": first["prompt"]}
+    history = {v: [asked, {"role": "assistant", "content": one[v]}] for v in ("base", "adapter", "merged")}
+    *_, expected = api.chat("mine", "thx", history=history, max_new_tokens=LENGTH)
+    assert {v: two[v] for v in expected} == expected
+    assert len(set(expected.values())) > 1
+
+
+def test_the_page_shows_base_before_and_adapter_after(mine, scores):
+    scores["adapter"]["exact_match"] = 0.25  # so few steps make no answer equal to its reference
+    mine.write_json("evaluation.json", scores)
+    html = show.view(mine)
+    assert in_order(plain(html), "base 0%", "adapter 25%")
+    base, adapter, gain = (scores[part] for part in ("base", "adapter", "gain"))
+    verdict = plain(html.partition('class="t-sub"')[0])
+    assert in_order(verdict, f"{scores['rows']} rows", f"{base['rougeL']:.2f}", f"{adapter['rougeL']:.2f}")
+    assert in_order(verdict, f"{gain['low']:+.2f}", f"{gain['high']:+.2f}")
+    bars = re.findall(r'class="t-bar (\w+)">(.*?)</div>', html)
+    assert [kind for kind, _ in bars] == ["base", "adapter"]
+    for kind, bar in bars:
+        own = scores[kind]
+        low, high = own["rougeL_low"], own["rougeL_high"]
+        assert f"width:{own['rougeL']:.1%}" in bar
+        assert f"left:{low:.1%};width:{high - low:.1%}" in bar
+        assert re.search(kind, plain(bar), re.IGNORECASE)
+        assert in_order(plain(bar), f"{own['rougeL']:.2f}", f"{low:.2f}", f"{high:.2f}")
+    examples = html.split('class="t-example"')[1:]
+    assert len(examples) == 2
+    for example, part in zip(scores["examples"], examples, strict=False):
+        titles, texts = (re.findall(rf"<{name}[^>]*>(.*?)</{name}>", part) for name in ("dt", "dd"))
+        assert [unescape(text) for text in texts] == [example["base"], example["adapter"], example["reference"]]
+        for title, meaning in zip(titles, ("before|base", "after|adapter", "reference"), strict=True):
+            assert re.search(meaning, title, re.IGNORECASE)
+        assert plain(part).index(example["prompt"]) < plain(part).index(example["base"])
+
+
+def test_the_list_of_runs_shows_the_base_the_adapter_and_the_gain(mine, scores, capsys):
+    html = show.runs_list([actions.summary(mine)], "mine", "example")
+    minis = re.findall(r't-mini (\w+)" title="([^"]*)"><i style="width:([^"]*)"', html)
+    assert [kind for kind, *_ in minis] == ["base", "adapter"]
+    for kind, title, width in minis:
+        assert width == f"{scores[kind]['rougeL']:.0%}"
+        assert title.endswith(f"{scores[kind]['rougeL']:.2f}")
+        assert re.search(kind, title, re.IGNORECASE)
+    assert f"{scores['gain']['rougeL']:+.2f}" in plain(html)
+    assert main(["runs"]) == 0
+    assert in_order(capsys.readouterr().out, *(f"{scores[v]['rougeL']:.2f}" for v in ("base", "adapter")))
+    assert main(["runs", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["runs"]
+    assert row["scores"] == {v: scores[v]["rougeL"] for v in ("base", "adapter")}
+
+
+def test_the_terminal_says_what_base_and_adapter_scored(mine, scores, capsys):
+    assert main(["evaluate", "mine"]) == 0
+    said = capsys.readouterr().out
+    base, adapter, gain = (scores[part] for part in ("base", "adapter", "gain"))
+    assert in_order(said, "base", f"{base['rougeL']:.2f}", "adapter", f"{adapter['rougeL']:.2f}")
+    assert in_order(said, f"{gain['rougeL']:+.2f}", f"{gain['low']:+.2f}", f"{gain['high']:+.2f}")
+
+
+def test_the_card_says_what_base_and_adapter_scored_and_answered(mine, scores):
+    scores["adapter"]["exact_match"] = 0.25  # so few steps make no answer equal to its reference
+    mine.write_json("evaluation.json", scores)
+    mine.write_json("merge_check.json", {"tokens": 123, "top1_agreement": 0.99, "top1_agreement_quantized": 0.88})
+    text = card(mine, "alice/office")
+    helped = text.partition("## Did it help?")[2].partition("## ")[0]
+    head, _, *rows = ([cell.strip() for cell in line.split("|")[2:4]] for line in helped.splitlines() if "|" in line)
+    assert ["base" in head[0], "adapter" in head[1]] == [True, True]
+    metric, exact, loss = rows
+    for place, variant in enumerate(("base", "adapter")):
+        own = scores[variant]
+        assert metric[place] == f"{own['rougeL']:.3f} ({own['rougeL_low']:.3f} to {own['rougeL_high']:.3f})"
+        assert exact[place] == f"{own['exact_match']:.1%}"
+        assert loss[place] == f"{own['loss']:.3f}"
+    gain = scores["gain"]
+    assert in_order(helped, f"{gain['rougeL']:+.3f}", f"{gain['low']:+.3f}", f"{gain['high']:+.3f}")
+    shown = text.partition("## Before and after")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^([A-Z][\w ]*)\n\n```text\n(.*?)\n```", shown, re.MULTILINE | re.DOTALL)
+    expected = [(key, e[key]) for e in scores["examples"][:2] for key in ("prompt", "reference", "base", "adapter")]
+    assert [said for _, said in blocks] == [said for _, said in expected]
+    assert all(re.search(key, title, re.IGNORECASE) for (title, _), (key, _) in zip(blocks, expected, strict=True))
+    assert in_order(text, "99.0%", "123", "88.0%")
+
+
+def test_a_comparisons_row_is_the_adapters_and_the_best_method_comes_first(mine, scores):
+    row = compare.row("lora", mine)
+    base, adapter = scores["base"], scores["adapter"]
+    assert (row["score"], row["base"], row["loss"]) == (adapter["rougeL"], base["rougeL"], adapter["loss"])
+    assert (row["low"], row["high"]) == (adapter["rougeL_low"], adapter["rougeL_high"])
+    assert row["steps"] == 8
+    assert row["seconds"] == mine.last_event("end")["seconds"]
+    worse = row | {"title": "Worse one", "score": 0.001, "low": 0.0005, "high": 0.0015}
+    drawn = io.StringIO()
+    Console(file=drawn, width=140).print(terminal.comparison([worse, row]))
+    table = drawn.getvalue()
+    assert f"{base['rougeL']:.3f}" in table.partition("method")[0]
+    assert in_order(
+        table, f"{adapter['rougeL']:.3f}", f"{adapter['rougeL_low']:.2f}", f"{adapter['loss']:.3f}", "Worse"
+    )
+
+
+def gains(low: float, high: float, rows: int = 40) -> dict:
+    """An evaluation whose gain lies between these."""
+    gain = {"rougeL": (low + high) / 2, "low": low, "high": high}
+    return {"metric": "rougeL", "rows": rows, "gain": gain, "base": {"rougeL": 0.31}, "adapter": {"rougeL": 0.42}}
+
+
+VERDICTS = {"good": "helped", "unsure": "no clear", "bad": "worse"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind"),
+    [(0.01, 0.2, "good"), (-0.1, 0.2, "unsure"), (0.0, 0.2, "unsure"), (-0.2, 0.0, "unsure"), (-0.2, -0.01, "bad")],
+)
+def test_the_verdict_claims_no_more_than_the_interval_does(low, high, kind):
+    html, text = show.verdict(gains(low, high)), terminal.verdict(gains(low, high)).lower()
+    title = plain(html.partition("</h3>")[0]).lower()
+    for name, words in VERDICTS.items():
+        assert (words in title) == (words in text) == (name == kind)
+        assert (f"t-verdict {name}" in html) == (name == kind)
+    for said in (plain(html), text):
+        assert in_order(said, "40", "0.31", "0.42", f"{low:+.2f}", f"{high:+.2f}")
+
+
+def test_a_score_from_few_rows_is_called_a_hint():
+    assert "hint" in show.verdict(gains(0.1, 0.2, rows=19))
+    assert "hint" not in show.verdict(gains(0.1, 0.2, rows=20))
+
+
+def test_without_answers_the_verdict_is_the_loss_of_base_and_then_of_adapter():
+    losses = {"metric": "rougeL", "rows": 0, "gain": None, "base": {"loss": 2.5}, "adapter": {"loss": 1.25}}
+    assert in_order(plain(show.verdict(losses)), "2.500", "1.250")
+    assert in_order(terminal.verdict(losses), "base 2.500", "adapter 1.250")
+    assert "t-verdict unsure" in show.verdict(losses)
+
+
+def test_the_merge_check_tells_the_merges_share_from_quantisations():
+    figures = {"top1_agreement": 0.99, "max_logit_difference": 0.125, "tokens": 321}
+    check = figures | {"top1_agreement_quantized": 0.88, "max_logit_difference_quantized": 2.5}
+    assert in_order(plain(show.merge_check(check)), "16-bit", "99.0%", "0.125", "quant", "88.0%", "2.5", "321")
+    assert "%" not in show.merge_check(None)

@@ -1,0 +1,242 @@
+"""What guards a shared page is called on the way that a visitor takes: the endpoint's function, the tab's handler."""
+
+import os
+import shutil
+import time
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from conftest import small_recipe
+
+from tuner import disk, forecast, plan, runs
+from tuner.runs import Run, create
+from tuner.ui import actions, api, playground_tab, progress, runs_tab, show, train_tab, turns
+from tuner.ui.wiring import NOBODY
+
+VISITOR = SimpleNamespace(session_hash="ann")
+ROWS = "prompt,completion\n" + "".join(f"hey can u do task {i},Could you please do task {i}?\n" for i in range(24))
+SMALL = "method: {rank: 4}\nbudget: {steps: 2}\n"
+DAY = 86400
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def mine(finished, root) -> Run:
+    """A copy of the finished run among this visitor's runs."""
+    return Run(shutil.copytree(finished.path, root / "mine"))
+
+
+@pytest.fixture
+def crowd():
+    """Others train at all places, so that who comes now waits."""
+    with ExitStack() as stack:
+        for number in range(turns.PLACES):
+            turns.line.join(f"other{number}", f"visitor{number}")
+            assert stack.enter_context(turns.line.turn(f"other{number}"))
+        yield
+        for run in turns.line.held():
+            turns.line.leave(run)
+
+
+@pytest.fixture
+def tabs():
+    """The tabs of a page, and the page."""
+    with gr.Blocks() as page:
+        browser = gr.BrowserState(NOBODY)
+        yield SimpleNamespace(
+            page=page,
+            train=train_tab.build(browser, has_oauth=False),
+            mine=runs_tab.build(browser, has_oauth=False),
+        )
+
+
+def handler(page: gr.Blocks, button):
+    """The first thing that a click on the button does: a function, and its inputs."""
+    return next(f for f in page.fns.values() if (button._id, "click") in f.targets)
+
+
+def prepared(tabs) -> list:
+    """What a click on Train answers when the form is as the page starts with it, with pasted rows."""
+    form = tabs.train.form
+    data = {component: component.value for component in form.inputs}
+    data |= {tabs.train.shown: "", tabs.train.browser: NOBODY}
+    return train_tab._prepare(tabs.train, data, "ann")
+
+
+def aged(name: str) -> Run:
+    """A run that finished two days ago."""
+    run = create(small_recipe(), path=runs.RUNS / name)
+    run.append({"event": "end", "reason": "steps"})
+    run.write_json("evaluation.json", {})
+    then = time.time() - 2 * DAY
+    os.utime(run.path / "events.jsonl", (then, then))
+    return run
+
+
+def by_endpoint(tabs) -> str:
+    return next(api.train(SMALL, None, ROWS, request=VISITOR))["run"]
+
+
+def by_page(tabs) -> str:
+    return prepared(tabs)[0]
+
+
+@pytest.mark.parametrize("way", [by_endpoint, by_page])
+def test_preparing_a_run_makes_room_but_takes_neither_the_example_nor_what_waits(way, tabs, crowd, monkeypatch):
+    old, example, waiting = aged("old"), aged(actions.EXAMPLE), aged("waiting")
+    turns.line.join("waiting", "bob")
+    monkeypatch.setattr(disk, "LIMIT", 0)
+    new = way(tabs)
+    assert not old.path.exists()
+    assert example.path.exists()
+    assert waiting.path.exists()
+    assert [run.id for run in runs.list_runs() if run.id == new]
+    assert runs.open_run(new).last_event("queued")
+
+
+@pytest.mark.parametrize("way", [by_endpoint, by_page])
+def test_room_that_is_there_is_not_made(way, tabs, crowd):
+    old = aged("old")
+    way(tabs)
+    assert old.path.exists()
+
+
+def test_a_visitors_model_may_not_be_larger_than_the_page_takes(tabs, monkeypatch):
+    parameters = plan.check(small_recipe()).plan["model_parameters"]
+    monkeypatch.setattr(forecast, "MAX_PARAMETERS", parameters - 1)
+    (problem,) = api.check(SMALL, None, ROWS)["problems"]
+    assert "billion parameters" in problem
+    assert "billion parameters" in api.preview(SMALL, None, ROWS)["problems"][0]
+    with pytest.raises(gr.Error, match="billion parameters"):
+        next(api.train(SMALL, None, ROWS, request=VISITOR))
+    assert "billion parameters" in prepared(tabs)[2]
+    assert runs.list_runs() == []
+    plan.check(small_recipe())  # on one's own machine one may
+    monkeypatch.setattr(forecast, "MAX_PARAMETERS", parameters)
+    assert "plan" in api.check(SMALL, None, ROWS)
+
+
+def test_the_limits_on_seconds_and_tokens_hold_for_the_endpoints(monkeypatch):
+    monkeypatch.setattr(forecast, "MAX_TOKENS", 10)
+    monkeypatch.setattr(forecast, "MAX_SECONDS", 0.001)
+    assert len(api.check(SMALL, None, ROWS)["problems"]) == 2
+    with pytest.raises(gr.Error, match="tokens"):
+        next(api.train(SMALL, None, ROWS, request=VISITOR))
+
+
+def test_a_run_in_training_or_in_line_is_not_deleted(mine, tabs):
+    browser = {"runs": ["mine"], "shown": ""}
+    delete = handler(tabs.page, tabs.mine.sure)
+    with mine.training():
+        with pytest.raises(gr.Error, match="in training"):
+            api.delete("mine")
+        assert "in training" in delete.fn("mine", browser)[-2]
+    turns.line.join("mine", "ann")
+    try:
+        with pytest.raises(gr.Error, match="in training"):
+            api.delete("mine")
+    finally:
+        turns.line.leave("mine")
+    assert mine.path.exists()
+    left, *_ = delete.fn("mine", browser)
+    assert left["runs"] == []
+    assert not mine.path.exists()
+
+
+def test_a_finished_run_or_one_in_training_is_not_begun_again(mine):
+    with pytest.raises(gr.Error, match="finished"):
+        next(api.resume("mine", request=VISITOR))
+    (mine.path / "evaluation.json").unlink()
+    with mine.training(), pytest.raises(gr.Error, match="in training"):
+        next(api.resume("mine", request=VISITOR))
+    assert not mine.last_event("queued")
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_private_or_public_goes_from_the_page_to_the_hub(private, mine, tabs, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
+    click, tab = handler(tabs.page, tabs.mine.push), tabs.mine
+    given = {tab.selected: "mine", tab.repository: "alice/x", tab.private: private, tab.token: hub.user("alice")}
+    told, token = click.fn(*(given[component] for component in click.inputs))
+    assert "alice/x" in told
+    assert token == ""
+    assert hub.repo("alice/x").private == hub.repo("alice/x-base").private == private
+    assert tab.private.value is True  # as the page starts
+
+
+def test_a_push_that_is_refused_says_so_and_keeps_the_token_that_was_typed(mine, tabs):
+    click, tab = handler(tabs.page, tabs.mine.push), tabs.mine
+    given = {tab.selected: "mine", tab.repository: "no name!", tab.private: True, tab.token: "hf_x"}
+    told, token = click.fn(*(given[component] for component in click.inputs))
+    assert "no name!" in told
+    assert "Pushed" not in told
+    assert token != ""
+
+
+def test_who_has_not_signed_in_is_not_pushed_for_with_anothers_token(mine, hub):
+    told, _ = runs_tab._push_signed_in("mine", "alice/x", True, hub.user("alice"), None)
+    assert "Sign in" in told
+    assert not hub.seen
+
+
+BUTTONS = ("train", "stop", "resume", "chat", "push", "again")
+SHOWN = {
+    "prepared": ({"resume", "again", "chat", "push"}, []),
+    "training": ({"stop"}, [{"event": "start", "step": 0, "steps": 9}]),
+    "stopped": ({"resume", "again", "chat", "push"}, [{"event": "end", "reason": "stopped", "step": 3}]),
+    "failed": ({"resume", "again", "chat", "push"}, [{"event": "error", "problems": ["It broke."]}]),
+    "finished": ({"again", "chat", "push"}, [{"event": "end", "reason": "steps", "step": 8}]),
+}
+
+
+@pytest.mark.parametrize("phase", SHOWN)
+def test_a_run_offers_what_can_be_done_with_it_now(phase, mine):
+    wanted, events = SHOWN[phase]
+    (mine.path / "events.jsonl").unlink()
+    for event in events:
+        mine.append(event)
+    with ExitStack() as stack:
+        if phase == "training":
+            stack.enter_context(mine.training())
+        card, timer, *buttons = train_tab.panel("mine")
+    assert f'data-phase="{phase}"' in card
+    assert timer.active == (phase == "training")
+    assert {name for name, button in zip(BUTTONS, buttons, strict=True) if button["visible"]} == wanted
+
+
+@pytest.mark.parametrize(("before", "said"), [(0, "next"), (1, "1 run "), (2, "2 runs ")])
+def test_a_waiting_run_is_told_how_many_are_before_it(before, said, mine, crowd):
+    for number in range(before):
+        turns.line.join(f"earlier{number}", f"somebody{number}")
+    turns.line.join("mine", "ann")
+    assert turns.look(mine).phase == "waiting"
+    assert said in show.view(mine)
+    assert api.status("mine")["place"] == before + 1
+
+
+def test_progress_says_what_is_done_of_what_there_is():
+    step = {"seconds_to_go": 75, "loss": 1.5, "tokens_per_second": 100, "step": 30}
+    told = show._title(progress.Progress("training", 30, 120, last=step), None)[1]
+    assert "30" in told.partition("120")[0]
+    assert "1 min 15 s" in told
+    told = show._title(progress.Progress("scoring", 120, 120, scored=(3, 40)), None)[1]
+    assert "3 of 40" in told
+    told = show._title(progress.Progress("training", 30, 120, last=step, stopping=True), None)[1]
+    assert "1 min 15 s" not in told
+    for phase in ("paused", "interrupted"):
+        assert "scoring" in show._title(progress.Progress(phase, 120, 120), None)[1]
+        assert "scoring" not in show._title(progress.Progress(phase, 119, 120), None)[1]
+
+
+def test_a_run_offered_for_chatting_has_an_adapter_and_names_its_base(mine, root):
+    create(small_recipe(), path=root / "untrained")
+    ((title, run),) = playground_tab.choices({"runs": ["mine", "untrained", "gone"]})
+    assert run == "mine"
+    assert "tiny-office" in title
