@@ -8,7 +8,7 @@ for bars in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
     os.environ.setdefault(bars, "1")
 
 from tuner import gpu  # noqa: E402, F401  first: on ZeroGPU `spaces` has to be imported before torch
-from tuner.parse import MAX_FILE_BYTES  # noqa: E402
+from tuner.data.parse import MAX_FILE_BYTES  # noqa: E402
 from tuner.ui import page  # noqa: E402
 
 WAITING = 100  # requests that may wait in line

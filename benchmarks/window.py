@@ -32,7 +32,7 @@ def tuner(seconds: int, folder: Path) -> list[tuple[float, float]]:
     """Share inside steps and tokens per granted second, of a cold and of a warm worker."""
     settings = {"budget.seconds": 10 * seconds}
     prepare = (
-        "import sys; from pathlib import Path; from tuner import plan; from tuner.recipe import Recipe\n"
+        "import sys; from pathlib import Path; from tuner.planning import plan; from tuner.recipe import Recipe\n"
         f"plan.prepare(Recipe.load('corporate').with_settings({settings}), path=Path(sys.argv[1]))"
     )
     run = folder / "run"

@@ -9,9 +9,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tuner import plan
+from tuner.planning import plan
 from tuner.recipe import EXAMPLES, Recipe
-from tuner.train import train
+from tuner.training.window import train
 
 with tempfile.TemporaryDirectory() as folder:
     run = plan.prepare(Recipe.load("corporate"), path=Path(folder) / "finished")

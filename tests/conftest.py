@@ -64,8 +64,8 @@ def in_order(text: str, *parts: str) -> bool:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """One small run that visibly helped, trained to its end; tests only read it."""
-    from tuner import plan
-    from tuner.train import train
+    from tuner.planning import plan
+    from tuner.training.window import train
 
     run = plan.prepare(small_recipe().with_settings(LEARNS), path=tmp_path_factory.mktemp("finished") / "run")
     list(train(run))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from tuner import generate, recipe, runs
-from tuner.losses import SCORES, collate
+from tuner import recipe, runs
+from tuner.inference import generate
+from tuner.models.losses import SCORES, collate
 
 
 def logits(run: runs.Run, model, scores: str) -> torch.Tensor:

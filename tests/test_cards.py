@@ -11,9 +11,12 @@ from conftest import ROOT
 from test_matrix import ROWS, asked
 from tiny import tiny_model
 
-from tuner import generate, plan, recipe, tables
-from tuner.hub import push
-from tuner.train import train
+from tuner import recipe
+from tuner.data import sources
+from tuner.hub.push import push
+from tuner.inference import generate
+from tuner.planning import plan
+from tuner.training.window import train
 
 # Each task, and each way in which what was trained lies in its folder.
 PUSHED = [
@@ -51,7 +54,7 @@ def bases(tmp_path, monkeypatch):
 def test_the_cards_lines_load_every_kind_of_adapter_for_every_task_in_a_fresh_process(hub, bases, tmp_path):
     token, cards, made = hub.user("alice"), {}, {}
     for number, (family, task, method) in enumerate(PUSHED):
-        table = tables.read_pasted("\n".join(map(json.dumps, ROWS[task])))
+        table = sources.read_pasted("\n".join(map(json.dumps, ROWS[task])))
         wanted = asked(family, method, "none").with_settings({"task": task, "budget.steps": 3})
         run = plan.prepare(wanted, table, path=tmp_path / f"run{number}")
         list(train(run))

@@ -4,8 +4,8 @@ from itertools import count, cycle, islice, pairwise, repeat
 
 import pytest
 
-from tuner import clock
-from tuner.clock import Clock
+from tuner.training import clock
+from tuner.training.clock import Clock
 
 SIZES = [100, 300, 200]  # padded tokens of the steps, over and over
 A_TOKEN = 1e-3  # seconds

@@ -7,11 +7,14 @@ import torch
 from conftest import small_recipe
 from transformers import AutoModelForCausalLM
 
-from tuner import compare, export, generate, plan, runs
+from tuner import runs
 from tuner.cli import main
 from tuner.errors import TunerError
-from tuner.methods import METHODS
-from tuner.train import train
+from tuner.experiments import compare
+from tuner.inference import generate, merge
+from tuner.methods.registry import METHODS
+from tuner.planning import plan
+from tuner.training.window import train
 
 FEW = ["data.max_rows=40", "evaluation={rows: 4, max_new_tokens: 4, loss_every: 0}", "training.batch_size=4"]
 PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw"}]
@@ -78,12 +81,13 @@ def test_any_number_of_adapters_answer_on_one_base_as_each_does_alone(several):
 
 
 def test_switching_adapters_does_not_load_the_base_again(several):
-    from tuner import models
+    from tuner.models.fetch import base_of
+    from tuner.models.load import shared_base
 
     answers({"adapter": several["lora"]})
-    before = models.shared(models.base_of(several["lora"]))
+    before = shared_base(base_of(several["lora"]))
     answers(several)
-    assert models.shared(models.base_of(several["ia3"])) is before
+    assert shared_base(base_of(several["ia3"])) is before
 
 
 def test_adapters_of_different_bases_are_refused_side_by_side(several, tmp_path):
@@ -99,8 +103,8 @@ def test_a_weighted_merge_lies_between_what_it_is_made_of(several, tmp_path, cap
 
     one, other = several["lora"], several["ia3"]
     for run in (one, other):
-        export.merge(run)
-    export.merge_weighted({one: 1.0, other: 0.0}, tmp_path / "one")
+        merge.merge(run)
+    merge.merge_weighted({one: 1.0, other: 0.0}, tmp_path / "one")
     alone = weights(one.merged)
     assert all(torch.equal(p, alone[n]) for n, p in weights(tmp_path / "one").items())
     assert (
@@ -118,5 +122,5 @@ def test_a_weighted_merge_lies_between_what_it_is_made_of(several, tmp_path, cap
 
 def test_what_stands_beside_the_weights_is_not_merged(several, tmp_path):
     with pytest.raises(TunerError, match="can't be merged"):
-        export.merge_weighted({several["lora"]: 0.5, several["prefix_tuning"]: 0.5}, tmp_path / "sum")
+        merge.merge_weighted({several["lora"]: 0.5, several["prefix_tuning"]: 0.5}, tmp_path / "sum")
     assert not (tmp_path / "sum").exists()

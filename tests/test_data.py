@@ -5,7 +5,10 @@ import json
 import pytest
 import tiny
 
-from tuner import data, formats, parse
+from tuner.data import formats, parse
+from tuner.data.chat import _pieces, preview, render_prompt, stop_ids, tokenise_chats
+from tuner.data.split import split_rows
+from tuner.data.tokens import histogram
 from tuner.errors import TunerError
 from tuner.recipe import Data
 
@@ -62,7 +65,7 @@ def problems(there: list[str], *rows, **settings) -> str:
 
 def texts(row: dict, tokenizer) -> tuple[str, list[str]]:
     """A tokenised row's whole text, and its trained stretches."""
-    pieces = data._pieces(row, tokenizer)
+    pieces = _pieces(row, tokenizer)
     return "".join(text for text, _ in pieces), [text for text, trained in pieces if trained]
 
 
@@ -236,21 +239,21 @@ def in_order(rows: list[dict]) -> list[dict]:
 
 
 def test_a_share_is_held_out_by_the_seed():
-    once, again, other = (data.split(ROWS, None, Data(), seed) for seed in (1, 1, 2))
+    once, again, other = (split_rows(ROWS, None, Data(), seed) for seed in (1, 1, 2))
     assert once == again
     assert once.heldout != other.heldout
     assert (len(once.train), len(once.heldout)) == (90, 10)
     assert sorted(map(str, once.train + once.heldout)) == sorted(map(str, ROWS))
     assert "10 of 100 rows were picked by the seed (1)" in once.reason
-    assert len(data.split(ROWS[:5], None, Data(), 0).heldout) == 1
+    assert len(split_rows(ROWS[:5], None, Data(), 0).heldout) == 1
 
 
 def test_held_out_rows_are_shuffled_and_the_rest_keep_their_order():
-    parts = data.split(ROWS, None, Data(heldout=40), 3)
+    parts = split_rows(ROWS, None, Data(heldout=40), 3)
     assert in_order(parts.heldout) != parts.heldout  # as only the first may be scored
     assert in_order(parts.train) == parts.train
     names = ["train"] * 60 + ["test"] * 40
-    once, again, other = (data.split(ROWS, names, Data(), seed).heldout for seed in (1, 1, 2))
+    once, again, other = (split_rows(ROWS, names, Data(), seed).heldout for seed in (1, 1, 2))
     assert once == again != other
     assert in_order(once) == in_order(other) == ROWS[60:] != once
 
@@ -260,18 +263,18 @@ def test_held_out_rows_are_shuffled_and_the_rest_keep_their_order():
     [(100, 0.5, 50), (100, 0.99, 99), (26, 0.1, 3), (24, 0.1, 2), (4, 0.1, 1), (100, 1, 1), (100, 7, 7), (8, 7, 7)],
 )
 def test_how_many_are_held_out(rows, heldout, count):
-    parts = data.split(ROWS[:rows], None, Data(heldout=heldout), 0)
+    parts = split_rows(ROWS[:rows], None, Data(heldout=heldout), 0)
     assert (len(parts.train), len(parts.heldout)) == (rows - count, count)
 
 
 def test_a_split_that_exists_is_kept():
     names = ["train"] * 80 + ["test"] * 12 + ["validation"] * 8
-    parts = data.split(ROWS, names, Data(), 0)
+    parts = split_rows(ROWS, names, Data(), 0)
     assert parts.train == ROWS[:80]
     assert in_order(parts.heldout) == ROWS[92:] != parts.heldout  # shuffled, as only the first may be scored
     assert parts.reason == 'The split "train" is trained on (80 rows) and "validation" held out (8 rows).'
-    assert in_order(data.split(ROWS, names, Data(heldout_split="test"), 0).heldout) == ROWS[80:92]
-    assert len(data.split(ROWS, ["train"] * 100, Data(), 0).heldout) == 10
+    assert in_order(split_rows(ROWS, names, Data(heldout_split="test"), 0).heldout) == ROWS[80:92]
+    assert len(split_rows(ROWS, ["train"] * 100, Data(), 0).heldout) == 10
 
 
 @pytest.mark.parametrize(
@@ -299,7 +302,7 @@ def test_a_split_that_exists_is_kept():
 def test_which_split_is_trained_on_and_which_held_out(names, settings, trained, held):
     cycle = names.split() * 100
     by_name = {name: [row for row, own in zip(ROWS, cycle) if own == name] for name in names.split()}
-    parts = data.split(ROWS, cycle[:100], Data(**settings), 0)
+    parts = split_rows(ROWS, cycle[:100], Data(**settings), 0)
     if held:
         assert parts.train == by_name[trained]
         assert in_order(parts.heldout) == by_name[held]
@@ -310,7 +313,7 @@ def test_which_split_is_trained_on_and_which_held_out(names, settings, trained, 
 
 def test_max_rows_are_picked_by_the_seed_and_count_for_either_split():
     names = ["train"] * 80 + ["validation"] * 20
-    few, again, other = (data.split(ROWS, names, Data(max_rows=10), seed) for seed in (0, 0, 1))
+    few, again, other = (split_rows(ROWS, names, Data(max_rows=10), seed) for seed in (0, 0, 1))
     assert few == again
     assert (len(few.train), len(few.heldout)) == (10, 10)
     assert few.train != other.train
@@ -318,8 +321,8 @@ def test_max_rows_are_picked_by_the_seed_and_count_for_either_split():
     assert in_order(few.heldout) != ROWS[80:90]
     assert "10 of 80 rows" in few.reason
     for most, count in ((79, 79), (80, 80), (81, 80)):
-        assert len(data.split(ROWS, names, Data(max_rows=most), 0).train) == count
-    alone = data.split(ROWS, None, Data(max_rows=20), 0)
+        assert len(split_rows(ROWS, names, Data(max_rows=most), 0).train) == count
+    alone = split_rows(ROWS, None, Data(max_rows=20), 0)
     assert (len(alone.train), len(alone.heldout)) == (18, 2)
 
 
@@ -332,14 +335,14 @@ def test_splits_that_can_not_be_had():
         (ROWS, ["a"] * 100, {"heldout_split": "a"}, "can't be both trained on and held out"),
     ):
         with pytest.raises(TunerError) as caught:
-            data.split(rows, names, Data(**settings), 0)
+            split_rows(rows, names, Data(**settings), 0)
         assert said in str(caught.value)
 
 
 def test_prompts_on_both_sides_are_counted():
-    parts = data.split([*ROWS, *ROWS], ["train"] * 100 + ["test"] * 100, Data(), 0)
+    parts = split_rows([*ROWS, *ROWS], ["train"] * 100 + ["test"] * 100, Data(), 0)
     assert parts.warnings[0].startswith("100 of 100 held-out rows")
-    assert data.split(ROWS, None, Data(), 0).warnings == ()
+    assert split_rows(ROWS, None, Data(), 0).warnings == ()
 
 
 def said(user: str, answer: str = "Yes.", system: str = "") -> dict:
@@ -368,7 +371,7 @@ FOLLOWED_UP = {"messages": [*said("other")["messages"], *said("0")["messages"]]}
 )  # fmt: skip
 def test_what_counts_as_the_same_prompt(trained, held, leaks):
     names = ["train"] * len(trained) + ["test"] * len(held)
-    warnings = data.split([*trained, *held], names, Data(), 0).warnings
+    warnings = split_rows([*trained, *held], names, Data(), 0).warnings
     assert [warning.split()[:3] for warning in warnings] == [[f"{leaks}", "of", f"{len(held)}"]] * bool(leaks)
 
 
@@ -379,18 +382,18 @@ def test_what_counts_as_the_same_prompt(trained, held, leaks):
 def test_training_sees_the_prompt_that_generation_sees(template):
     tokenizer = tiny.tiny_tokenizer(template)
     for row in (ROW, TURNS):
-        prompt = data.render_prompt(row["messages"][:-1], tokenizer)
+        prompt = render_prompt(row["messages"][:-1], tokenizer)
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        trained = data.tokenise([row], tokenizer, 1000).rows[0]
+        trained = tokenise_chats([row], tokenizer, 1000).rows[0]
         assert trained["input_ids"][: len(ids)] == ids
         answer = trained["labels"][len(ids) :]
         assert answer == trained["input_ids"][len(ids) :]
         assert tokenizer.decode(answer).startswith("Good day.")
-        assert answer[-1] in data.stop_ids(tokenizer)
+        assert answer[-1] in stop_ids(tokenizer)
 
 
 def test_answers_and_their_end_are_trained_and_nothing_else(tokenizer):
-    whole, trained = texts(data.tokenise([TURNS], tokenizer, 1000).rows[0], tokenizer)
+    whole, trained = texts(tokenise_chats([TURNS], tokenizer, 1000).rows[0], tokenizer)
     assert whole == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi, what's up?<|im_end|>\n"
         "<|im_start|>assistant\nGood day.<|im_end|>\n<|im_start|>user\nbye<|im_end|>\n"
@@ -411,13 +414,13 @@ def test_answers_and_their_end_are_trained_and_nothing_else(tokenizer):
 )
 def test_templates_of_other_houses(template, trained):
     tokenizer = tiny.tiny_tokenizer(template)
-    assert texts(data.tokenise([TURNS], tokenizer, 1000).rows[0], tokenizer)[1] == trained
+    assert texts(tokenise_chats([TURNS], tokenizer, 1000).rows[0], tokenizer)[1] == trained
 
 
 def test_without_a_template_prompt_and_answer_are_lines():
     tokenizer = tiny.tiny_tokenizer(None)
-    assert data.render_prompt(ROW["messages"][:-1], tokenizer) == "hi, what's up?\n"
-    assert texts(data.tokenise([ROW], tokenizer, 1000).rows[0], tokenizer)[0] == "hi, what's up?\nGood day.<|im_end|>"
+    assert render_prompt(ROW["messages"][:-1], tokenizer) == "hi, what's up?\n"
+    assert texts(tokenise_chats([ROW], tokenizer, 1000).rows[0], tokenizer)[0] == "hi, what's up?\nGood day.<|im_end|>"
 
 
 @pytest.mark.parametrize(
@@ -432,15 +435,15 @@ def test_without_a_template_prompt_and_answer_are_lines():
 )
 def test_what_ends_an_answer(template, ends):
     tokenizer = tiny.tiny_tokenizer(template)
-    assert data.stop_ids(tokenizer) == tokenizer.convert_tokens_to_ids(ends)
+    assert stop_ids(tokenizer) == tokenizer.convert_tokens_to_ids(ends)
 
 
 def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, monkeypatch):
     rows = [ROW, TURNS, {"text": "thank you"}, TURNS, {"messages": [{**USER, "content": "thx"}, ANSWER]}]
-    alone = [data.tokenise([row], tokenizer, 1000) for row in rows]
-    together = data.tokenise(rows, tokenizer, 1000)
-    monkeypatch.setattr(data, "CHUNK", 2)
-    chunked = data.tokenise(rows, tokenizer, 1000)
+    alone = [tokenise_chats([row], tokenizer, 1000) for row in rows]
+    together = tokenise_chats(rows, tokenizer, 1000)
+    monkeypatch.setattr("tuner.data.chat.CHUNK", 2)
+    chunked = tokenise_chats(rows, tokenizer, 1000)
     assert chunked.rows == together.rows == [row for one in alone for row in one.rows]
     assert chunked.lengths == together.lengths == [length for one in alone for length in one.lengths]
     assert together.total_tokens == sum(together.lengths)
@@ -448,10 +451,10 @@ def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, m
 
 def test_loss_on_all_and_plain_text(tokenizer):
     for row in (ROW, TURNS):
-        everything = data.tokenise([row], tokenizer, 1000, loss_on="all").rows[0]
+        everything = tokenise_chats([row], tokenizer, 1000, loss_on="all").rows[0]
         assert everything["labels"] == everything["input_ids"]
-        assert everything["input_ids"] == data.tokenise([row], tokenizer, 1000).rows[0]["input_ids"]
-    row = data.tokenise([{"text": "Good day."}], tokenizer, 1000).rows[0]
+        assert everything["input_ids"] == tokenise_chats([row], tokenizer, 1000).rows[0]["input_ids"]
+    row = tokenise_chats([{"text": "Good day."}], tokenizer, 1000).rows[0]
     assert row["labels"] == row["input_ids"]
     assert row["input_ids"][-1] == tokenizer.eos_token_id
 
@@ -465,10 +468,10 @@ def test_a_tokenizer_that_begins_every_text_with_a_token():
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
     )
     for row in (ROW, {"text": "Good day."}):
-        ids = data.tokenise([row], tokenizer, 1000).rows[0]["input_ids"]
+        ids = tokenise_chats([row], tokenizer, 1000).rows[0]["input_ids"]
         assert [ids[0], ids.count(tokenizer.bos_token_id)] == [tokenizer.bos_token_id, 1]
-    whole = data.tokenise([LONG_PROMPT], tokenizer, 10_000).rows[0]
-    cut = data.tokenise([LONG_PROMPT], tokenizer, 64).rows[0]
+    whole = tokenise_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
+    cut = tokenise_chats([LONG_PROMPT], tokenizer, 64).rows[0]
     for key in ("input_ids", "labels"):
         assert cut[key] == [whole[key][0], *whole[key][-63:]]
     assert cut["input_ids"][0] == tokenizer.bos_token_id
@@ -479,18 +482,18 @@ def test_borders_that_tokens_would_cross_are_kept():
     row = {"messages": [{"role": "user", "content": "rep"}, {"role": "assistant", "content": "ort"}]}
     prompt = tokenizer("rep")["input_ids"]
     assert tokenizer("report")["input_ids"][: len(prompt)] != prompt
-    trained = data.tokenise([row], tokenizer, 1000).rows[0]
+    trained = tokenise_chats([row], tokenizer, 1000).rows[0]
     assert trained["input_ids"] == [*prompt, *tokenizer("ort<|im_end|>")["input_ids"]]
     assert trained["labels"] == [-100] * len(prompt) + trained["input_ids"][len(prompt) :]
     twice = {"messages": [*row["messages"], *row["messages"]]}
-    assert texts(data.tokenise([twice], tokenizer, 1000).rows[0], tokenizer)[1] == ["ort", "ort<|im_end|>"]
+    assert texts(tokenise_chats([twice], tokenizer, 1000).rows[0], tokenizer)[1] == ["ort", "ort<|im_end|>"]
 
 
 def test_templates_that_refuse():
     with pytest.raises(TunerError, match=r"chat template refuses these messages \(no system role\)"):
-        data.tokenise([TURNS], tiny.tiny_tokenizer(NO_SYSTEM), 1000)
+        tokenise_chats([TURNS], tiny.tiny_tokenizer(NO_SYSTEM), 1000)
     with pytest.raises(TunerError, match="leaves plain text out"):
-        data.tokenise([ROW], tiny.tiny_tokenizer(PICTURES), 1000)
+        tokenise_chats([ROW], tiny.tiny_tokenizer(PICTURES), 1000)
 
 
 # -- rows longer than the context
@@ -501,8 +504,8 @@ LONG_ANSWER = {"messages": [USER, {"role": "assistant", "content": f"thank you {
 
 
 def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer):
-    done = data.tokenise([ROW, LONG_PROMPT], tokenizer, 80)
-    whole = data.tokenise([LONG_PROMPT], tokenizer, 10_000).rows[0]
+    done = tokenise_chats([ROW, LONG_PROMPT], tokenizer, 80)
+    whole = tokenise_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
     assert done.rows[1] == {key: part[-80:] for key, part in whole.items()}
     assert texts(done.rows[1], tokenizer)[1] == ["Good day.<|im_end|>"]
     assert (done.truncated, done.cut_answers, done.lost_tokens) == (1, 0, done.lengths[1] - 80)
@@ -511,13 +514,13 @@ def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer)
         f"from the beginning of the prompt first. Set data.max_length to {done.lengths[1]:,} to keep them whole, "
         "if memory allows."
     )
-    assert data.tokenise([ROW], tokenizer, 1000).warning is None
+    assert tokenise_chats([ROW], tokenizer, 1000).warning is None
 
 
 def test_a_long_answer_loses_its_end_and_keeps_some_prompt(tokenizer):
     both = {"messages": [LONG_PROMPT["messages"][0], LONG_ANSWER["messages"][1]]}
-    done = data.tokenise([ROW, LONG_ANSWER, both], tokenizer, 80)
-    whole = data.tokenise([LONG_ANSWER, both], tokenizer, 10_000).rows
+    done = tokenise_chats([ROW, LONG_ANSWER, both], tokenizer, 80)
+    whole = tokenise_chats([LONG_ANSWER, both], tokenizer, 10_000).rows
     prompts = [row["labels"].count(-100) for row in whole]
     assert prompts[0] > 20  # tokens of a prompt that are kept: a quarter of 80
     for cut, row, prompt in zip(done.rows[1:], whole, prompts):
@@ -530,7 +533,7 @@ def test_a_long_answer_loses_its_end_and_keeps_some_prompt(tokenizer):
 def test_every_row_keeps_something_to_train_on(tokenizer):
     for length in range(8, 60):
         for loss_on in ("completion", "all"):
-            for row in data.tokenise(
+            for row in tokenise_chats(
                 [ROW, TURNS, LONG_PROMPT, {"text": "thank you"}], tokenizer, length, loss_on
             ).rows:
                 assert len(row["input_ids"]) == len(row["labels"]) <= length
@@ -539,14 +542,14 @@ def test_every_row_keeps_something_to_train_on(tokenizer):
 
 def test_no_answer_that_fits_is_refused(tokenizer):
     with pytest.raises(TunerError, match=r"None of 2 answers fits into 64 tokens \(data\.max_length\)"):
-        data.tokenise([LONG_ANSWER, LONG_ANSWER], tokenizer, 64)
+        tokenise_chats([LONG_ANSWER, LONG_ANSWER], tokenizer, 64)
 
 
 # -- the preview
 
 
 def test_the_preview_is_what_is_trained(tokenizer):
-    shown = data.preview([ROW, LONG_PROMPT, TURNS, ROW], tokenizer, 80, n=2)
+    shown = preview([ROW, LONG_PROMPT, TURNS, ROW], tokenizer, 80, n=2)
     assert shown.rows[0] == [
         ("<|im_start|>user\nhi, what's up?<|im_end|>\n<|im_start|>assistant\n", False),
         ("Good day.<|im_end|>", True),
@@ -557,6 +560,6 @@ def test_the_preview_is_what_is_trained(tokenizer):
 
 
 def test_histogram():
-    assert data.histogram([]) == []
-    assert data.histogram([5, 5, 5]) == [(5, 5, 3)]
-    assert data.histogram([1, 2, 9, 10], bins=5) == [(1, 2, 2), (3, 4, 0), (5, 6, 0), (7, 8, 0), (9, 10, 2)]
+    assert histogram([]) == []
+    assert histogram([5, 5, 5]) == [(5, 5, 3)]
+    assert histogram([1, 2, 9, 10], bins=5) == [(1, 2, 2), (3, 4, 0), (5, 6, 0), (7, 8, 0), (9, 10, 2)]

@@ -8,10 +8,10 @@ import pytest
 from conftest import small_recipe
 
 from tuner import recipe, runs
-from tuner.card import card
-from tuner.method import KINDS
-from tuner.methods import METHODS
-from tuner.ui import chooser, show, train_tab
+from tuner.hub.card import card
+from tuner.methods.registry import METHODS
+from tuner.methods.spec import KINDS
+from tuner.ui import chooser, render, train_tab
 from tuner.ui.progress import Progress
 
 MARKUP = """<img src=x onerror="alert('x')">&"""
@@ -27,27 +27,28 @@ CHOICE = {"setting": "rank", "value": 4, "reason": "usual"}
 TOLD = {"problems": [MARKUP]}
 
 DRAWN = {
-    "a problem": lambda: show.problems([MARKUP]),
-    "one problem of two": lambda: show.problems(["", MARKUP]),
-    "a box's title": lambda: show.problems([""], MARKUP),
-    "a note": lambda: show.note(MARKUP),
-    "what is being done": lambda: show.busy(MARKUP),
-    "a reference": lambda: show.reference(MARKUP),
-    "a plan's name": lambda: show.plan(FACTS, MARKUP),
-    "a plan's warning": lambda: show.plan(FACTS | {"warnings": [MARKUP]}, ""),
+    "a problem": lambda: render.problems([MARKUP]),
+    "one problem of two": lambda: render.problems(["", MARKUP]),
+    "a box's title": lambda: render.problems([""], MARKUP),
+    "a note": lambda: render.note(MARKUP),
+    "what is being done": lambda: render.busy(MARKUP),
+    "a reference": lambda: render.reference(MARKUP),
+    "a plan's name": lambda: render.plan(FACTS, MARKUP),
+    "a plan's warning": lambda: render.plan(FACTS | {"warnings": [MARKUP]}, ""),
     **{
-        f"a chosen setting's {part}": lambda part=part: show.chosen({"chosen": [CHOICE | {part: MARKUP}]})
+        f"a chosen setting's {part}": lambda part=part: render.chosen({"chosen": [CHOICE | {part: MARKUP}]})
         for part in CHOICE
     },
-    "one value of several": lambda: show.chosen({"chosen": [CHOICE | {"value": ["q_proj", MARKUP]}]}),
+    "one value of several": lambda: render.chosen({"chosen": [CHOICE | {"value": ["q_proj", MARKUP]}]}),
     **{
-        f"an example's {part}": lambda part=part: show.before_and_after([EXAMPLE | {part: MARKUP}]) for part in EXAMPLE
+        f"an example's {part}": lambda part=part: render.before_and_after([EXAMPLE | {part: MARKUP}])
+        for part in EXAMPLE
     },
-    "a preview's format": lambda: show.preview(PREVIEW | {"format": MARKUP}),
-    "a preview's warning": lambda: show.preview(PREVIEW | {"warning": MARKUP}),
-    "a token": lambda: show.preview(PREVIEW | {"rows": [[{"text": MARKUP, "trained": True, "special": False}]]}),
+    "a preview's format": lambda: render.preview(PREVIEW | {"format": MARKUP}),
+    "a preview's warning": lambda: render.preview(PREVIEW | {"warning": MARKUP}),
+    "a token": lambda: render.preview(PREVIEW | {"rows": [[{"text": MARKUP, "trained": True, "special": False}]]}),
     **{
-        f"a listed run's {part}": lambda part=part: show.runs_list([RUN | {part: MARKUP}], "", "")
+        f"a listed run's {part}": lambda part=part: render.runs_list([RUN | {part: MARKUP}], "", "")
         for part in ("run", "name", "model", "data", "method")
     },
     "why a method can't be used": lambda: chooser.drawn({"lora": TOLD}, "lora"),
@@ -66,10 +67,10 @@ def test_markup_from_outside_is_shown_as_text(what):
 
 
 def test_an_address_can_not_leave_its_attribute():
-    html = show.pushed(f"https://huggingface.co/a/{MARKUP}")
+    html = render.pushed(f"https://huggingface.co/a/{MARKUP}")
     assert is_escaped(html)
     assert '"alert' not in html
-    row = show.runs_list([RUN | {"run": MARKUP}], "", "")
+    row = render.runs_list([RUN | {"run": MARKUP}], "", "")
     assert '"alert' not in row
 
 
@@ -96,14 +97,14 @@ def test_a_runs_recipe_is_text_on_its_card_before_and_after_its_end(source, fini
     run = runs.Run(shutil.copytree(finished.path, tmp_path / "run"))
     run.write_text("recipe.yaml", run.recipe.with_settings(SOURCES[source]).to_yaml())
     for phase in ("finished", "failed"):
-        assert is_escaped(show.view(run, Progress(phase, last=run.last_event("step"), losses=[(1, 2.0), (2, 1.0)])))
+        assert is_escaped(render.view(run, Progress(phase, last=run.last_event("step"), losses=[(1, 2.0), (2, 1.0)])))
 
 
 def test_an_errors_text_and_a_recipes_error_are_text_on_the_card(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "RUNS", tmp_path)
     run = runs.create(small_recipe(), path=tmp_path / "run")
     run.append({"event": "error", "problems": [MARKUP]})
-    assert is_escaped(show.view(run))
+    assert is_escaped(render.view(run))
     assert is_escaped(train_tab.panel("run")[0])
     assert is_escaped(train_tab.panel(MARKUP)[0])  # there is no run of this name, and it says so
 

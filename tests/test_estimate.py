@@ -12,9 +12,21 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from tuner import adapters, estimate, models
-from tuner.losses import mean_loss
-from tuner.methods import METHODS, target
+from tuner.methods import attach
+from tuner.methods.registry import METHODS, resolve
+from tuner.models.fetch import fetch_model
+from tuner.models.load import load_base
+from tuner.models.losses import mean_loss
+from tuner.models.shape import Base, shape_of
+from tuner.planning.memory import (
+    adapter_bytes,
+    available_memory,
+    count_trainable,
+    estimate_memory,
+    method_key,
+    weight_bytes,
+)
+from tuner.planning.pace import KEPT_PACES, device_speed, flops_per_step, pace_key, recall, remember, step_seconds
 from tuner.recipe import Recipe
 
 OWN = {"method__rank": "auto"}  # each method's own
@@ -47,20 +59,20 @@ class Alive(TorchDispatchMode):
 def folders(tmp_path_factory):
     """A folder for each family: the shipped Llama, and random models with a padded batch's peculiarities."""
     made = {family: tiny_model(tmp_path_factory.mktemp(family), family) for family in ("llama", "qwen3", "gpt2")}
-    return {"tiny-office": models.fetch(Recipe().model), **made}
+    return {"tiny-office": fetch_model(Recipe().model), **made}
 
 
 def made(folder, name, quantization, dtype="float32", **settings):
     """A recipe on the folder's model, and that model as a base."""
     recipe = small_recipe(model__name=name, model__quantization=quantization, model__dtype=dtype, **settings)
-    return recipe, models.Base(folder, recipe.model)
+    return recipe, Base(folder, recipe.model)
 
 
 def adapted(base, recipe):
     """The model as training has it."""
     method = METHODS[recipe.method.name]
-    parts = method.parts(target(recipe, models.shape(base), base.row))
-    model = adapters.put_on(models.load(base), parts).train()
+    parts = method.parts(resolve(recipe, shape_of(base), base.row))
+    model = attach.attach(load_base(base), parts).train()
     for p in model.parameters():
         if p.requires_grad:
             p.data = p.data.float()
@@ -83,7 +95,7 @@ def autocast(dtype):
 def measured(base, recipe, rows, length, columns):
     """Bytes alive between the passes of a real step without the loss's own, and the most that were alive in it."""
     model = adapted(base, recipe)
-    vocabulary = models.shape(base).vocabulary
+    vocabulary = shape_of(base).vocabulary
     inputs = batch(rows, length, columns, vocabulary)
     mean_loss("next_token", model, inputs).backward()  # bitsandbytes moves its constants at the first pass
     gc.collect()
@@ -98,7 +110,7 @@ def measured(base, recipe, rows, length, columns):
 
 def estimated(base, recipe, rows, length, columns):
     settings = {"batch_size": rows, "dtype": recipe.model.dtype}
-    return estimate.memory(base, recipe, settings, length, columns)
+    return estimate_memory(base, recipe, settings, length, columns)
 
 
 CASES = [
@@ -145,13 +157,13 @@ def test_the_peak_is_activations_and_logits(folders, dtype):
 @pytest.mark.parametrize(("family", "dtype"), [("tiny-office", "float32"), ("qwen3", "bfloat16"), ("gpt2", "float32")])
 def test_weights_are_what_the_loaded_base_holds(folders, family, dtype, quantization):
     _, base = made(folders[family], family, quantization, dtype)
-    held = list(models.load(base).parameters())
+    held = list(load_base(base).parameters())
     for p in list(held):
         if state := getattr(p, "quant_state", None):
             held += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
         held += [t for t in (getattr(p, "SCB", None),) if t is not None]
     real = sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}.values())
-    assert estimate.weights(models.shape(base), quantization, dtype) == pytest.approx(real, rel=0.05)
+    assert weight_bytes(shape_of(base), quantization, dtype) == pytest.approx(real, rel=0.05)
 
 
 def test_the_adapter_is_its_weights_gradients_and_moments(folders):
@@ -179,9 +191,9 @@ def test_counting_touches_no_gpu(folders, monkeypatch):
     with pytest.raises(RuntimeError, match="CUDA init reached"):
         torch.cuda.get_rng_state(0)
     recipe, base = made(folders["qwen3"], "untouched", "nf4")
-    key = estimate.method_key(recipe)
-    assert estimate.trainable(base, key) > 0
-    assert estimate.stored_bytes(base, key) > 0
+    key = method_key(recipe)
+    assert count_trainable(base, key) > 0
+    assert adapter_bytes(base, key) > 0
 
 
 def test_parts_add_up_and_grow_with_the_batch(folders):
@@ -192,7 +204,7 @@ def test_parts_add_up_and_grow_with_the_batch(folders):
         assert said["total"] == sum(v for k, v in said.items() if k != "total")
     assert large["activations"] == pytest.approx(2 * small["activations"], rel=0.02)
     assert small["weights"] == large["weights"]
-    assert estimate.available() > 2**20
+    assert available_memory() > 2**20
 
 
 def test_a_model_of_billions_is_estimated_from_its_configuration_alone(tmp_path):
@@ -212,62 +224,62 @@ def test_a_model_of_billions_is_estimated_from_its_configuration_alone(tmp_path)
     ).save_pretrained(tmp_path)
     recipe, base = made(tmp_path, "qwen", "nf4", "bfloat16")
     said = estimated(base, recipe, 16, 256, 128)
-    assert models.shape(base).parameters == pytest.approx(1.72e9, rel=0.01)
+    assert shape_of(base).parameters == pytest.approx(1.72e9, rel=0.01)
     assert 1.2 * 2**30 < said["weights"] < 1.5 * 2**30
     assert 2**30 < said["activations"] < 30 * 2**30
 
 
 def test_flops_of_a_step_counted_by_hand(folders):
-    shape = models.shape(made(folders["llama"], "llama", "nf4")[1])
+    shape = shape_of(made(folders["llama"], "llama", "nf4")[1])
     settings = {"batch_size": 2}
     # Two layers of width 48: q and o 48 x 48, k and v 48 x 24, gate, up and down 48 x 96.
     linear = 2 * (2 * 48 * 48 + 2 * 48 * 24 + 3 * 48 * 96)
     attention = 3 * 2 * (2 * 10 * 10 * 48) * 2 * 2  # passes, products, flops, layers, rows
     head = 2 * (2 * 3 * 48 * shape.vocabulary) * 2
-    assert estimate.flops_per_step(shape, 0, settings, 10, 3) == 2 * 10 * 4 * linear + attention + head
-    more = estimate.flops_per_step(shape, 1000, settings, 10, 3) - estimate.flops_per_step(shape, 0, settings, 10, 3)
+    assert flops_per_step(shape, 0, settings, 10, 3) == 2 * 10 * 4 * linear + attention + head
+    more = flops_per_step(shape, 1000, settings, 10, 3) - flops_per_step(shape, 0, settings, 10, 3)
     assert more == 2 * 10 * 6 * 1000
 
 
 def test_seconds_come_from_an_earlier_pace_or_else_from_the_flops():
-    assert estimate.seconds(1e9, 200, {"seconds_per_token": 0.01}) == pytest.approx(2)
-    assert 1e9 < estimate.device_speed() < 1e16
+    assert step_seconds(1e9, 200, {"seconds_per_token": 0.01}) == pytest.approx(2)
+    assert 1e9 < device_speed() < 1e16
     for pace in (None, {}, {"seconds_per_token": None}):
-        assert estimate.seconds(1e9, 200, pace) == 1e9 / estimate.device_speed()
+        assert step_seconds(1e9, 200, pace) == 1e9 / device_speed()
 
 
 def test_paces_are_kept_a_broken_file_counts_as_empty(tmp_path):
     path = tmp_path / "new" / "paces.json"
-    key = estimate.pace_key("CPU", small_recipe())
+    key = pace_key("CPU", small_recipe())
     assert key == "CPU | tiny-office | nf4 | lora"
-    assert estimate.recall(path, key) is None
+    assert recall(path, key) is None
     pace = {"seconds_per_token": 0.001, "start_up": 3.0, "save": 0.1, "seconds_per_answer": 0.05}
-    estimate.remember(path, key, pace)
-    assert estimate.recall(path, key) == pace
+    remember(path, key, pace)
+    assert recall(path, key) == pace
     for broken in (b'{"CPU', b"[1, 2]", b"\xff\xfe", b'{"CPU | tiny-office | nf4 | lora": 3}'):
         path.write_bytes(broken)
-        assert estimate.recall(path, key) is None
-    estimate.remember(path, key, pace)
-    assert estimate.recall(path, key) == pace
+        assert recall(path, key) is None
+    remember(path, key, pace)
+    assert recall(path, key) == pace
     assert [p.name for p in path.parent.iterdir()] == ["paces.json"]
 
 
 def test_a_pace_that_cannot_be_written_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "paces.json"
-    estimate.remember(path, "a", {"save": 1.0})
+    remember(path, "a", {"save": 1.0})
     with pytest.raises(TypeError):
-        estimate.remember(path, "b", {"save": object()})
+        remember(path, "b", {"save": object()})
     assert json.loads(path.read_text()) == {"a": {"save": 1.0}}
 
 
 def test_the_oldest_paces_go(tmp_path):
     path = tmp_path / "paces.json"
-    for i in range(estimate.KEPT_PACES + 5):
-        estimate.remember(path, str(i), {"save": float(i)})
+    for i in range(KEPT_PACES + 5):
+        remember(path, str(i), {"save": float(i)})
         if i == 150:
-            estimate.remember(path, "0", {"save": 0.5})
+            remember(path, "0", {"save": 0.5})
     kept = json.loads(path.read_text())
-    assert len(kept) == estimate.KEPT_PACES
-    assert estimate.recall(path, "1") is None
-    assert estimate.recall(path, "0") == {"save": 0.5}
-    assert estimate.recall(path, str(estimate.KEPT_PACES + 4))
+    assert len(kept) == KEPT_PACES
+    assert recall(path, "1") is None
+    assert recall(path, "0") == {"save": 0.5}
+    assert recall(path, str(KEPT_PACES + 4))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tuner import plan
+from tuner.planning import plan
 from tuner.recipe import Recipe
-from tuner.train import train
+from tuner.training.window import train
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MODEL = EXAMPLES / "tiny-office"

@@ -4,12 +4,13 @@ import pytest
 import torch
 from tiny import encoder_tokenizer, tiny_model, tiny_tokenizer
 
-from tuner import data, features, models
-from tuner.data import UNTRAINED
+from tuner.data import encode
+from tuner.data.encode import entities, heldout_prompt, labels_of, source, tokenise
+from tuner.data.tokens import IGNORE_INDEX
 from tuner.errors import TunerError
-from tuner.features import entities, heldout_prompt, labels_of, source, tokenise
-from tuner.losses import collate
-from tuner.predict import predict
+from tuner.inference.predict import predict
+from tuner.models.losses import collate
+from tuner.models.shape import Base
 from tuner.recipe import Model
 
 TAGS = ("B-LOC", "B-PER", "I-PER", "O")
@@ -98,7 +99,7 @@ def test_a_texts_label_is_its_number_in_sorted_order(tokenizer):
 
 def test_a_label_that_was_not_learned_is_left_out_of_the_loss(tokenizer):
     (row,) = tokenise("classification", [{"text": "a", "label": "new"}], tokenizer, 64, labels=("bad", "good")).rows
-    assert row["labels"] == [UNTRAINED]
+    assert row["labels"] == [IGNORE_INDEX]
 
 
 def test_a_long_text_is_cut_between_its_marks(tokenizer):
@@ -112,7 +113,7 @@ def test_a_long_text_is_cut_between_its_marks(tokenizer):
 def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, monkeypatch):
     rows = [chat("b c d", "e"), chat(COUNTED, "thanks"), chat("d", COUNTED), chat("e", "f")]
     together = tokenise("seq2seq", rows, tokenizer, 16)
-    monkeypatch.setattr(data, "CHUNK", 3)
+    monkeypatch.setattr("tuner.data.encode.CHUNK", 3)
     assert tokenise("seq2seq", rows, tokenizer, 16) == together
     assert together.cut_answers == 1
 
@@ -121,7 +122,7 @@ def test_labels_must_be_several_but_not_as_many_as_texts():
     def rows(number: int) -> list[dict]:
         return [{"text": "a", "label": f"{n:04}"} for n in range(number)]
 
-    assert len(labels_of("classification", rows(features.MOST_LABELS))) == 500
+    assert len(labels_of("classification", rows(encode.MOST_LABELS))) == 500
     with pytest.raises(TunerError, match=r"501 different labels, such as '0000'.*prompt and completion"):
         labels_of("classification", rows(501))
     with pytest.raises(TunerError, match=r"All rows have the same label \(0000\).*Add others"):
@@ -141,13 +142,13 @@ def test_a_words_tag_stands_at_its_first_token_and_nowhere_else(splitter):
     (found,) = tokenise("token_classification", [row], splitter, 128, labels=TAGS).rows
     ids, labels = found["input_ids"], found["labels"]
     assert len(ids) == len(labels)
-    starts = [i for i, label in enumerate(labels) if label != UNTRAINED]
+    starts = [i for i, label in enumerate(labels) if label != IGNORE_INDEX]
     assert [TAGS[labels[i]] for i in starts] == row["tags"]
     # From one tag to the next the tokens spell the word.
     ends = [*starts[1:], len(ids) - 1]
     assert [splitter.decode(ids[a:b]).strip() for a, b in zip(starts, ends)] == row["tokens"]
     assert len(ids) > len(row["tokens"]) + 2  # some words are several tokens
-    assert labels[0] == labels[-1] == UNTRAINED
+    assert labels[0] == labels[-1] == IGNORE_INDEX
 
 
 def test_tags_beyond_the_cut_are_gone_and_those_before_it_stay(splitter):
@@ -156,7 +157,7 @@ def test_tags_beyond_the_cut_are_gone_and_those_before_it_stay(splitter):
     cut = tokenise("token_classification", [row], splitter, 12, labels=TAGS)
     assert len(cut.rows[0]["input_ids"]) == len(cut.rows[0]["labels"]) == 12
     assert cut.rows[0]["labels"][:11] == whole.rows[0]["labels"][:11]
-    assert cut.rows[0]["labels"][11] == UNTRAINED
+    assert cut.rows[0]["labels"][11] == IGNORE_INDEX
     assert cut.lengths == whole.lengths
 
 
@@ -325,7 +326,7 @@ def test_tags_that_were_learned_are_read_back_as_the_entities_of_the_reference(f
     tokenised = tokenise("token_classification", rows, splitter, 128, labels=TAGS).rows
     labels = collate(tokenised)["labels"]
     logits = torch.nn.functional.one_hot(labels.clamp(min=0), len(TAGS)).float()
-    base = models.Base(folder, Model(name="distilbert"), "token_classification", TAGS)
+    base = Base(folder, Model(name="distilbert"), "token_classification", TAGS)
     prompts = [source(heldout_prompt(row)["messages"]) for row in rows]
     found = predict(Knowing(logits=logits), splitter, base, prompts)
     assert found == [heldout_prompt(row)["reference"] for row in rows]
@@ -338,7 +339,7 @@ def test_spans_that_were_learned_are_read_back_as_the_answers(folder, tokenizer)
     batch = collate(tokenise("question_answering", rows, tokenizer, 128).rows)
     length = batch["input_ids"].shape[1]
     starts, ends = (torch.nn.functional.one_hot(batch["labels"][:, i], length).float() for i in (0, 1))
-    base = models.Base(folder, Model(name="distilbert"), "question_answering")
+    base = Base(folder, Model(name="distilbert"), "question_answering")
     prompts = [source(heldout_prompt(row)["messages"]) for row in rows]
     found = predict(Knowing(start_logits=starts, end_logits=ends), tokenizer, base, prompts)
     # The fewest tokens that hold the answer, with what else stands in them.
@@ -351,7 +352,7 @@ def test_spans_that_were_learned_are_read_back_as_the_answers(folder, tokenizer)
 
 
 def test_labels_are_read_back_by_name(folder, tokenizer):
-    base = models.Base(folder, Model(name="distilbert"), "classification", ("bad", "good", "mixed"))
+    base = Base(folder, Model(name="distilbert"), "classification", ("bad", "good", "mixed"))
     logits = torch.tensor([[0.0, 2, 1], [3, 2, 1], [0, 0, 1]])
     assert predict(Knowing(logits=logits), tokenizer, base, ["a", "b", "c"]) == ["good", "bad", "mixed"]
 
@@ -359,7 +360,7 @@ def test_labels_are_read_back_by_name(folder, tokenizer):
 def test_generation_goes_by_the_chat_template():
     tokenizer = tiny_tokenizer()
     (row,) = tokenise("generation", [chat("hello", "good day")], tokenizer, 128).rows
-    trained = [label for label in row["labels"] if label != UNTRAINED]
+    trained = [label for label in row["labels"] if label != IGNORE_INDEX]
     assert tokenizer.decode(trained) == "good day<|im_end|>"
     (everything,) = tokenise("generation", [chat("hello", "good day")], tokenizer, 128, loss_on="all").rows
     assert everything["labels"] == everything["input_ids"] == row["input_ids"]

@@ -11,11 +11,12 @@ import pytest
 from conftest import in_order, plain
 from rich.console import Console
 
-from tuner import compare, runs, terminal
-from tuner.card import card
+from tuner import runs, terminal
 from tuner.cli import main
-from tuner.scoring import rouge_l
-from tuner.ui import actions, api, playground_tab, show
+from tuner.evaluation.metrics import rouge_l
+from tuner.experiments import compare
+from tuner.hub.card import card
+from tuner.ui import actions, api, playground_tab, render
 
 LENGTH = 16  # tokens, as the run was scored
 
@@ -81,7 +82,7 @@ def test_a_conversation_in_the_terminal_keeps_each_models_own_turns(mine, scores
 def test_the_page_shows_base_before_and_adapter_after(mine, scores):
     scores["adapter"]["exact_match"] = 0.25  # so few steps make no answer equal to its reference
     mine.write_json("evaluation.json", scores)
-    html = show.view(mine)
+    html = render.view(mine)
     assert in_order(plain(html), "base 0%", "adapter 25%")
     base, adapter, gain = (scores[part] for part in ("base", "adapter", "gain"))
     verdict = plain(html.partition('class="t-sub"')[0])
@@ -107,7 +108,7 @@ def test_the_page_shows_base_before_and_adapter_after(mine, scores):
 
 
 def test_the_list_of_runs_shows_the_base_the_adapter_and_the_gain(mine, scores, capsys):
-    html = show.runs_list([actions.summary(mine)], "mine", "example")
+    html = render.runs_list([actions.summary(mine)], "mine", "example")
     minis = re.findall(r't-mini (\w+)" title="([^"]*)"><i style="width:([^"]*)"', html)
     assert [kind for kind, *_ in minis] == ["base", "adapter"]
     for kind, title, width in minis:
@@ -185,7 +186,7 @@ VERDICTS = {"good": "helped", "unsure": "no clear", "bad": "worse"}
     [(0.01, 0.2, "good"), (-0.1, 0.2, "unsure"), (0.0, 0.2, "unsure"), (-0.2, 0.0, "unsure"), (-0.2, -0.01, "bad")],
 )
 def test_the_verdict_claims_no_more_than_the_interval_does(low, high, kind):
-    html, text = show.verdict(gains(low, high)), terminal.verdict(gains(low, high)).lower()
+    html, text = render.verdict(gains(low, high)), terminal.verdict(gains(low, high)).lower()
     title = plain(html.partition("</h3>")[0]).lower()
     for name, words in VERDICTS.items():
         assert (words in title) == (words in text) == (name == kind)
@@ -195,19 +196,19 @@ def test_the_verdict_claims_no_more_than_the_interval_does(low, high, kind):
 
 
 def test_a_score_from_few_rows_is_called_a_hint():
-    assert "hint" in show.verdict(gains(0.1, 0.2, rows=19))
-    assert "hint" not in show.verdict(gains(0.1, 0.2, rows=20))
+    assert "hint" in render.verdict(gains(0.1, 0.2, rows=19))
+    assert "hint" not in render.verdict(gains(0.1, 0.2, rows=20))
 
 
 def test_without_answers_the_verdict_is_the_loss_of_base_and_then_of_adapter():
     losses = {"metric": "rougeL", "rows": 0, "gain": None, "base": {"loss": 2.5}, "adapter": {"loss": 1.25}}
-    assert in_order(plain(show.verdict(losses)), "2.500", "1.250")
+    assert in_order(plain(render.verdict(losses)), "2.500", "1.250")
     assert in_order(terminal.verdict(losses), "base 2.500", "adapter 1.250")
-    assert "t-verdict unsure" in show.verdict(losses)
+    assert "t-verdict unsure" in render.verdict(losses)
 
 
 def test_the_merge_check_tells_the_merges_share_from_quantisations():
     figures = {"top1_agreement": 0.99, "max_logit_difference": 0.125, "tokens": 321}
     check = figures | {"top1_agreement_quantized": 0.88, "max_logit_difference_quantized": 2.5}
-    assert in_order(plain(show.merge_check(check)), "16-bit", "99.0%", "0.125", "quant", "88.0%", "2.5", "321")
-    assert "%" not in show.merge_check(None)
+    assert in_order(plain(render.merge_check(check)), "16-bit", "99.0%", "0.125", "quant", "88.0%", "2.5", "321")
+    assert "%" not in render.merge_check(None)

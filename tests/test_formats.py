@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tuner import formats, parse
+from tuner.data import formats, parse
 from tuner.errors import TunerError
 from tuner.recipe import Data
 

@@ -14,9 +14,16 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
-from tuner import adapters, evaluate, export, generate, models, plan, runs, scoring
+from tuner import runs
 from tuner.errors import TunerError
-from tuner.train import train
+from tuner.evaluation import metrics
+from tuner.evaluation.answers import evaluate, heldout_rows
+from tuner.inference import generate, merge
+from tuner.methods import attach
+from tuner.models.fetch import base_of
+from tuner.models.load import forget_bases, load_base
+from tuner.planning import plan
+from tuner.training.window import train
 
 VARIANTS = ("base", "adapter", "merged")
 PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw cuz my kid is sick"}]
@@ -35,7 +42,7 @@ def taught(tmp_path_factory):
 def merged(taught, tmp_path_factory):
     """The same run with its merged model, in a folder of its own."""
     run = runs.Run(shutil.copytree(taught.path, tmp_path_factory.mktemp("merged") / "run"))
-    export.merge(run)
+    merge.merge(run)
     return run
 
 
@@ -43,13 +50,13 @@ def merged(taught, tmp_path_factory):
 def plainly(taught, merged):
     """The answers of base, adapter and merged model as transformers and PEFT alone give them."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(taught.adapter)
-    base = models.base_of(taught)
+    base = base_of(taught)
 
     def plainly(variant: str, messages: list[dict], tokens: int) -> str:
         if variant == "merged":
             model = transformers.AutoModelForCausalLM.from_pretrained(merged.merged, dtype=torch.float32)
         else:
-            model = models.load(base)
+            model = load_base(base)
         if variant == "adapter":
             model = PeftModel.from_pretrained(model, taught.adapter)
         prompt = tokenizer.apply_chat_template(
@@ -96,12 +103,12 @@ def test_each_variant_answers_with_its_own_weights(loaded, plainly):
 
 def test_the_answers_that_were_scored_are_each_variants_own_to_the_row_they_stand_with(taught, plainly):
     scores = taught.read_json("evaluation.json")
-    rows = evaluate.heldout_rows(taught)[:4]
+    rows = heldout_rows(taught)[:4]
     for row, example in zip(rows, scores["examples"], strict=True):
         assert (example["prompt"], example["reference"]) == (row["messages"][-1]["content"], row["reference"])
         for variant in ("base", "adapter"):
             assert example[variant] == plainly(variant, row["messages"], 24)
-            rouge = scoring.rouge_l(row["reference"], example[variant])
+            rouge = metrics.rouge_l(row["reference"], example[variant])
             assert example[f"{variant}_rougeL"] == pytest.approx(rouge, abs=1e-4)
     assert scores["gain"]["rougeL"] > 0.05
     for variant in ("base", "adapter"):
@@ -144,7 +151,7 @@ def test_a_seed_fixes_a_sampled_answer_and_another_seed_changes_it(loaded):
 
 def shares(scores: list[float], **sampling) -> list[float]:
     """How often each token is drawn from such probabilities, in 4000 rows with a random stream each."""
-    noise = generate.Noise(generate.Sampling(**sampling))
+    noise = generate.GumbelSampler(generate.Sampling(**sampling))
     noise.streams = [torch.Generator().manual_seed(i) for i in range(4000)]
     drawn = noise(None, torch.log(torch.tensor([scores])).repeat(4000, 1)).argmax(-1)
     return (torch.bincount(drawn, minlength=len(scores)) / 4000).tolist()
@@ -168,18 +175,18 @@ def test_sampling_follows_the_distribution_of_the_scores(sampling, expected):
 
 
 def test_every_row_has_the_same_stream_of_its_own_which_moves_on_with_each_token():
-    noise, scores = generate.Noise(generate.Sampling(temperature=1.0, seed=5)), torch.zeros(3, 50)
+    noise, scores = generate.GumbelSampler(generate.Sampling(temperature=1.0, seed=5)), torch.zeros(3, 50)
     first, second = noise(None, scores), noise(None, scores)
     assert torch.equal(first[0], first[1])
     assert torch.equal(first[0], first[2])
     assert not torch.equal(first[0], second[0])
-    alone = generate.Noise(generate.Sampling(temperature=1.0, seed=5))(None, scores[:1])
+    alone = generate.GumbelSampler(generate.Sampling(temperature=1.0, seed=5))(None, scores[:1])
     assert torch.equal(alone[0], first[0])
 
 
 def test_merged_and_adapter_answer_together_when_nothing_is_loaded_yet(merged):
     for _ in range(3):
-        models.forget()
+        forget_bases()
         loaded = generate.attached({"adapter": merged}, {"merged": merged.merged})
         assert all(answers(loaded, VARIANTS, max_new_tokens=4).values())
 
@@ -219,7 +226,7 @@ def test_a_conversation_longer_than_the_context_is_refused(loaded):
 def test_chatting_before_training_says_so(tmp_path):
     run = plan.prepare(small_recipe(), path=tmp_path / "run")
     with pytest.raises(TunerError, match="Train it first"):
-        export.merge(run)
+        merge.merge(run)
     with pytest.raises(TunerError, match="Train it first"):
         generate.attached({"adapter": run})
 
@@ -241,7 +248,7 @@ def test_the_merged_model_is_a_plain_16_bit_model_that_agrees_with_the_adapter(m
 
 
 def test_a_merged_weight_is_the_bases_plus_the_scaled_product_of_the_adapters(merged):
-    before = load_file(models.base_of(merged).folder / "model.safetensors")
+    before = load_file(base_of(merged).folder / "model.safetensors")
     after, adapter = (load_file(path) for path in (
         merged.merged / "model.safetensors", merged.adapter / "adapter_model.safetensors",
     ))  # fmt: skip
@@ -269,12 +276,12 @@ def scaled(factor: float):
 
 def into_a_copy(model):
     MERGE(copy.deepcopy(model))
-    return adapters.take_off(model)
+    return attach.detach(model)
 
 
-MERGE = adapters.merge
+MERGE = attach.merge
 BROKEN = {
-    "does nothing": adapters.take_off,
+    "does nothing": attach.detach,
     "into a copy": into_a_copy,
     "at half the scale": scaled(0.5),
     "at twice the scale": scaled(2.0),
@@ -285,8 +292,8 @@ BROKEN = {
 @pytest.mark.parametrize("how", BROKEN)
 def test_the_check_of_a_broken_merge_is_clearly_below_that_of_a_sound_one(taught, merged, monkeypatch, tmp_path, how):
     run = runs.Run(shutil.copytree(taught.path, tmp_path / "run"))
-    monkeypatch.setattr(adapters, "merge", BROKEN[how])
-    broken, sound = export.merge(run), merged.read_json("merge_check.json")
+    monkeypatch.setattr(attach, "merge", BROKEN[how])
+    broken, sound = merge.merge(run), merged.read_json("merge_check.json")
     assert broken["tokens"] == sound["tokens"]
     for against in ("", "_quantized"):
         assert broken[f"top1_agreement{against}"] < min(0.95, sound[f"top1_agreement{against}"] - 0.03)
@@ -295,7 +302,7 @@ def test_the_check_of_a_broken_merge_is_clearly_below_that_of_a_sound_one(taught
 
 def test_merging_again_reads_what_was_merged(merged):
     before = (merged.merged / "model.safetensors").stat().st_mtime_ns
-    assert export.merge(merged) == merged.read_json("merge_check.json")
+    assert merge.merge(merged) == merged.read_json("merge_check.json")
     assert (merged.merged / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -313,14 +320,14 @@ def test_evaluation_scores_base_and_adapter_with_intervals_and_keeps_rows(finish
 def test_scores_are_recomputed_to_the_same_figures(merged, loaded):
     before = merged.read_json("evaluation.json")
     merged.write_json("evaluation.json", {})
-    list(evaluate.evaluate(merged, loaded))
+    list(evaluate(merged, loaded))
     assert merged.read_json("evaluation.json") == before
 
 
 def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, capsys):
     from tuner.cli import main
-    from tuner.tables import read_pasted
-    from tuner.ui import actions, progress, show
+    from tuner.data.sources import read_pasted
+    from tuner.ui import actions, progress, render
 
     monkeypatch.setattr(runs, "RUNS", tmp_path)
 
@@ -331,9 +338,9 @@ def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, caps
     assert scores["rows"] == 0
     assert scores["adapter"]["loss"] < scores["base"]["loss"]
     told = f"{scores['base']['loss']:.3f}", f"{scores['adapter']['loss']:.3f}"
-    card = show.view(run, progress.read(run))
+    card = render.view(run, progress.read(run))
     assert all(loss in card for loss in told)
     assert "t-bar" not in card
-    assert "finished" in show.runs_list([actions.summary(run)], "", "")
+    assert "finished" in render.runs_list([actions.summary(run)], "", "")
     assert (main(["evaluate", "run"]), main(["runs"])) == (0, 0)
     assert all(loss in capsys.readouterr().out for loss in told[:1])

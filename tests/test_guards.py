@@ -10,9 +10,10 @@ import gradio as gr
 import pytest
 from conftest import small_recipe
 
-from tuner import disk, forecast, plan, runs
+from tuner import runs, runs_cleanup
+from tuner.planning import forecast, plan
 from tuner.runs import Run, create
-from tuner.ui import actions, api, playground_tab, progress, runs_tab, show, train_tab, turns
+from tuner.ui import actions, api, playground_tab, progress, render, run_queue, runs_tab, train_tab
 from tuner.ui.wiring import NOBODY
 
 VISITOR = SimpleNamespace(session_hash="ann")
@@ -37,12 +38,12 @@ def mine(finished, root) -> Run:
 def crowd():
     """Others train at all places, so that who comes now waits."""
     with ExitStack() as stack:
-        for number in range(turns.PLACES):
-            turns.line.join(f"other{number}", f"visitor{number}")
-            assert stack.enter_context(turns.line.turn(f"other{number}"))
+        for number in range(run_queue.PLACES):
+            run_queue.queue.join(f"other{number}", f"visitor{number}")
+            assert stack.enter_context(run_queue.queue.turn(f"other{number}"))
         yield
-        for run in turns.line.held():
-            turns.line.leave(run)
+        for run in run_queue.queue.held():
+            run_queue.queue.leave(run)
 
 
 @pytest.fixture
@@ -91,8 +92,8 @@ def by_page(tabs) -> str:
 @pytest.mark.parametrize("way", [by_endpoint, by_page])
 def test_preparing_a_run_makes_room_but_takes_neither_the_example_nor_what_waits(way, tabs, crowd, monkeypatch):
     old, example, waiting = aged("old"), aged(actions.EXAMPLE), aged("waiting")
-    turns.line.join("waiting", "bob")
-    monkeypatch.setattr(disk, "LIMIT", 0)
+    run_queue.queue.join("waiting", "bob")
+    monkeypatch.setattr(runs_cleanup, "LIMIT", 0)
     new = way(tabs)
     assert not old.path.exists()
     assert example.path.exists()
@@ -138,12 +139,12 @@ def test_a_run_in_training_or_in_line_is_not_deleted(mine, tabs):
         with pytest.raises(gr.Error, match="in training"):
             api.delete("mine")
         assert "in training" in delete.fn("mine", browser)[-2]
-    turns.line.join("mine", "ann")
+    run_queue.queue.join("mine", "ann")
     try:
         with pytest.raises(gr.Error, match="in training"):
             api.delete("mine")
     finally:
-        turns.line.leave("mine")
+        run_queue.queue.leave("mine")
     assert mine.path.exists()
     left, *_ = delete.fn("mine", browser)
     assert left["runs"] == []
@@ -214,25 +215,25 @@ def test_a_run_offers_what_can_be_done_with_it_now(phase, mine):
 @pytest.mark.parametrize(("before", "said"), [(0, "next"), (1, "1 run "), (2, "2 runs ")])
 def test_a_waiting_run_is_told_how_many_are_before_it(before, said, mine, crowd):
     for number in range(before):
-        turns.line.join(f"earlier{number}", f"somebody{number}")
-    turns.line.join("mine", "ann")
-    assert turns.look(mine).phase == "waiting"
-    assert said in show.view(mine)
+        run_queue.queue.join(f"earlier{number}", f"somebody{number}")
+    run_queue.queue.join("mine", "ann")
+    assert run_queue.look(mine).phase == "waiting"
+    assert said in render.view(mine)
     assert api.status("mine")["place"] == before + 1
 
 
 def test_progress_says_what_is_done_of_what_there_is():
     step = {"seconds_to_go": 75, "loss": 1.5, "tokens_per_second": 100, "step": 30}
-    told = show._title(progress.Progress("training", 30, 120, last=step), None)[1]
+    told = render._title(progress.Progress("training", 30, 120, last=step), None)[1]
     assert "30" in told.partition("120")[0]
     assert "1 min 15 s" in told
-    told = show._title(progress.Progress("scoring", 120, 120, scored=(3, 40)), None)[1]
+    told = render._title(progress.Progress("scoring", 120, 120, scored=(3, 40)), None)[1]
     assert "3 of 40" in told
-    told = show._title(progress.Progress("training", 30, 120, last=step, stopping=True), None)[1]
+    told = render._title(progress.Progress("training", 30, 120, last=step, stopping=True), None)[1]
     assert "1 min 15 s" not in told
     for phase in ("paused", "interrupted"):
-        assert "scoring" in show._title(progress.Progress(phase, 120, 120), None)[1]
-        assert "scoring" not in show._title(progress.Progress(phase, 119, 120), None)[1]
+        assert "scoring" in render._title(progress.Progress(phase, 120, 120), None)[1]
+        assert "scoring" not in render._title(progress.Progress(phase, 119, 120), None)[1]
 
 
 def test_a_run_offered_for_chatting_has_an_adapter_and_names_its_base(mine, root):

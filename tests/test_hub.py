@@ -13,9 +13,9 @@ from conftest import ROOT
 from huggingface_hub import HfApi, ModelCard
 
 from tuner import hub_errors, runs
-from tuner.card import card
 from tuner.errors import TunerError
-from tuner.hub import push
+from tuner.hub.card import card
+from tuner.hub.push import push
 from tuner.recipe import EXAMPLES, Recipe
 
 QWEN = "Qwen/Qwen3-0.6B"

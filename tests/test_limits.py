@@ -9,7 +9,9 @@ from conftest import ROOT
 from gradio_client import Client, handle_file
 from served import serve
 
-from tuner import forecast, parse, runs
+from tuner import runs
+from tuner.data import parse
+from tuner.planning import forecast
 from tuner.ui import api
 
 ROWS = "prompt,completion\n" + "".join(f"do {i},Please do {i}.\n" for i in range(24))

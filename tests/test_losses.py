@@ -5,18 +5,22 @@ import torch
 import transformers
 from tiny import tiny_model
 
-from tuner import losses
-from tuner.losses import SCORES, UNTRAINED, collate, heldout_loss, mean_loss
+from tuner.models import losses
+from tuner.models.losses import IGNORE_INDEX, SCORES, collate, heldout_loss, mean_loss
 
 # Rows of unequal length and with unequal numbers of labels, some of them in the middle of the row.
 ROWS = [
-    {"input_ids": [5, 6, 7, 8, 9, 10], "labels": [UNTRAINED, UNTRAINED, 7, UNTRAINED, 9, 10]},
-    {"input_ids": [11, 12, 13], "labels": [UNTRAINED, UNTRAINED, 13]},
+    {"input_ids": [5, 6, 7, 8, 9, 10], "labels": [IGNORE_INDEX, IGNORE_INDEX, 7, IGNORE_INDEX, 9, 10]},
+    {"input_ids": [11, 12, 13], "labels": [IGNORE_INDEX, IGNORE_INDEX, 13]},
     {"input_ids": [14, 15, 16, 17, 18, 19, 20, 21], "labels": [14, 15, 16, 17, 18, 19, 20, 21]},
 ]
 HEADS = {
     "whole_text": ("bert", "AutoModelForSequenceClassification", [[2], [0], [1]]),
-    "each_token": ("bert", "AutoModelForTokenClassification", [[UNTRAINED, 1, 2, 0, UNTRAINED], [1, 0], [2, 2, 2]]),
+    "each_token": (
+        "bert",
+        "AutoModelForTokenClassification",
+        [[IGNORE_INDEX, 1, 2, 0, IGNORE_INDEX], [1, 0], [2, 2, 2]],
+    ),
     "span": ("bert", "AutoModelForQuestionAnswering", [[1, 3], [0, 0], [2, 4]]),
 }
 
@@ -46,7 +50,7 @@ def test_next_token_is_the_loss_of_a_causal_model(load, family):
     assert mean_loss("next_token", model, batch).item() == pytest.approx(published(model, batch), rel=1e-5)
     logits, labels = SCORES["next_token"](model, batch)
     # A row's first token follows nothing, so its label counts nowhere.
-    assert sorted(labels[labels != UNTRAINED].tolist()) == [7, 9, 10, 13, 15, 16, 17, 18, 19, 20, 21]
+    assert sorted(labels[labels != IGNORE_INDEX].tolist()) == [7, 9, 10, 13, 15, 16, 17, 18, 19, 20, 21]
     assert len(logits) == len(labels)
 
 
@@ -96,7 +100,7 @@ def test_a_heldout_loss_weighs_every_label_alike_however_rows_are_batched(load, 
     model = load("llama", "AutoModelForCausalLM")
     total = count = 0
     for row in ROWS:
-        labels = sum(label != UNTRAINED for label in row["labels"][1:])
+        labels = sum(label != IGNORE_INDEX for label in row["labels"][1:])
         total += published(model, collate([row])) * labels
         count += labels
     assert heldout_loss("next_token", model, ROWS, batch_size) == pytest.approx(total / count, rel=1e-5)
@@ -112,5 +116,5 @@ def test_padding_changes_no_loss(load):
 def test_rows_are_padded_on_the_right_with_a_mask():
     batch = losses.collate([{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8], "labels": [8]}], 9)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
-    assert batch["labels"].tolist() == [[5, 6, 7], [8, UNTRAINED, UNTRAINED]]
+    assert batch["labels"].tolist() == [[5, 6, 7], [8, IGNORE_INDEX, IGNORE_INDEX]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

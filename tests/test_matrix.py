@@ -18,12 +18,19 @@ from conftest import ROOT
 from reload import logits
 from tiny import FAMILIES, tiny_model
 
-from tuner import adapters, export, generate, models, plan, recipe, runs, tables
+from tuner import recipe, runs
+from tuner.data import sources
 from tuner.errors import TunerError
-from tuner.evaluate import evaluate
-from tuner.methods import METHODS
+from tuner.evaluation.answers import evaluate
+from tuner.inference import generate, merge
+from tuner.methods import attach
+from tuner.methods.registry import METHODS
+from tuner.models.fetch import base_of
+from tuner.models.load import shared_base
+from tuner.models.shape import shape_of
+from tuner.planning import plan
 from tuner.recipe import Recipe
-from tuner.train import Window, train
+from tuner.training.window import Window, train
 
 WORDS = ["report", "meeting", "friday", "help", "answer", "question", "thank", "great", "send", "please"]
 TEXTS = [f"{a} the {b} by {c}" for a, b, c in zip(WORDS, WORDS[3:] + WORDS[:3], WORDS[5:] + WORDS[:5])] * 2
@@ -87,7 +94,7 @@ def asked(family: str, method: str, quantization: str) -> Recipe:
 def test_each_method_learns_changes_what_it_names_comes_back_and_merges_or_is_refused(bases, tmp_path):
     trained, refused, failures = {}, {}, []
     for (family, task), method, quantization in combinations("TUNER_MATRIX" in os.environ):
-        table = tables.read_pasted("\n".join(map(json.dumps, ROWS[task])))
+        table = sources.read_pasted("\n".join(map(json.dumps, ROWS[task])))
         wanted = asked(family, method, quantization).with_settings({"task": task})
         path = tmp_path / f"{family}-{task}-{method}-{quantization}"
         try:
@@ -122,29 +129,29 @@ def collected(failures: list[str], name: str):
 def comes_back_and_merges(run: runs.Run, seen: torch.Tensor) -> bool:
     there = torch.load(run.path / "logits.pt")
     assert torch.allclose(seen, there, atol=1e-4), f"{run.id} answers otherwise in another process"
-    if not export.is_mergeable(run):
+    if not merge.is_mergeable(run):
         with pytest.raises(TunerError, match="can't be merged"):
-            export.merge(run)
+            merge.merge(run)
         return False
-    check = export.merge(run)
+    check = merge.merge(run)
     assert check["max_logit_difference"] < 0.02 * max(1.0, seen.abs().max().item()), (run.id, check)
     return True
 
 
 def trained_as_named(run: runs.Run) -> torch.Tensor:
     """Train the run; what it then answers. Fails where the loss does not fall or other weights than named move."""
-    row, base = METHODS[run.recipe.method.name], models.base_of(run)
-    before = {name: p.clone() for name, p in models.shared(base).state_dict().items() if torch.is_tensor(p)}
+    row, base = METHODS[run.recipe.method.name], base_of(run)
+    before = {name: p.clone() for name, p in shared_base(base).state_dict().items() if torch.is_tensor(p)}
     watch = Watch(run)
     losses = [e["loss"] for e in train(run) if e["event"] == "step"]
     assert min(losses[-2:]) < losses[0], f"{run.id}: the loss went from {losses[0]} to {losses[-1]}"
-    heads = models.shape(base).heads
+    heads = shape_of(base).heads
     for name, (start, end) in watch.moved.items():
         is_head = any(f"{head}." in name for head in heads)
         assert is_head or re.search(row.parameters, name), f"{run.id} trains {name}"
         assert not torch.equal(start, end), f"{run.id}: {name} did not move"
     assert sum(p.numel() for p, _ in watch.moved.values()) == run.plan["trainable_parameters"]
-    after = models.shared(base).state_dict()
+    after = shared_base(base).state_dict()
     assert before.keys() == {name for name, p in after.items() if torch.is_tensor(p)}
     assert all(torch.equal(p, after[name]) for name, p in before.items()), f"{run.id} left the base changed"
     with generate.attached({"adapter": run}).carrier("adapter") as model:
@@ -160,17 +167,17 @@ class Watch:
 
         class Watched(Window):
             def on_train_begin(self, *args, **kwargs):
-                watch.start = adapters.start_values(self.model)
+                watch.start = attach.start_values(self.model)
                 watch.start = {name: p.clone() for name, p in watch.start.items()}
                 super().on_train_begin(*args, **kwargs)
 
             def _finish(self):
-                watch.moved = {n: (watch.start[n], p.clone()) for n, p in adapters.start_values(self.model).items()}
+                watch.moved = {n: (watch.start[n], p.clone()) for n, p in attach.start_values(self.model).items()}
                 super()._finish()
 
-        import tuner.train
+        from tuner.training import window
 
-        tuner.train.Window = Watched
+        window.Window = Watched
 
 
 IN_16_BITS = [
@@ -188,7 +195,7 @@ IN_16_BITS = [
 def test_what_is_trained_in_float32_computes_on_a_16_bit_base_wherever_it_answers(
     family, task, method, quantization, bases, tmp_path
 ):
-    table = tables.read_pasted("\n".join(map(json.dumps, ROWS[task])))
+    table = sources.read_pasted("\n".join(map(json.dumps, ROWS[task])))
     settings = {"task": task, "model.dtype": "bfloat16", "budget.steps": 2, "evaluation.loss_every": 1}
     run = plan.prepare(asked(family, method, quantization).with_settings(settings), table, path=tmp_path / "run")
     list(train(run))
@@ -196,5 +203,5 @@ def test_what_is_trained_in_float32_computes_on_a_16_bit_base_wherever_it_answer
     list(evaluate(run))
     again = run.read_json("evaluation.json")
     assert again["adapter"]["loss"] == pytest.approx(before["adapter"]["loss"], rel=0.02)
-    if export.is_mergeable(run):
-        assert export.merge(run)["tokens"] > 0
+    if merge.is_mergeable(run):
+        assert merge.merge(run)["tokens"] > 0

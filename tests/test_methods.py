@@ -12,15 +12,23 @@ from conftest import small_recipe
 from safetensors.torch import load_file
 from tiny import tiny_model
 
-from tuner import adapters, cli, estimate, generate, models, plan, recipe, tables
-from tuner.clock import Clock
+from tuner import cli, recipe
+from tuner.data import sources
 from tuner.errors import TunerError
-from tuner.method import KINDS, LINEAR, MethodRow
-from tuner.methods import INTRINSIC, METHODS, target
-from tuner.parts import LORA, peft_config
+from tuner.inference import generate
+from tuner.methods import attach
+from tuner.methods.peft_configs import LORA, peft_config
+from tuner.methods.registry import INTRINSIC, METHODS, resolve
+from tuner.methods.spec import KINDS, LINEAR, MethodRow
+from tuner.models.fetch import base_of
+from tuner.models.load import forget_bases, load_base
+from tuner.models.shape import Base, shape_of
+from tuner.planning import plan
+from tuner.planning.memory import adapter_bytes, count_trainable, method_key
 from tuner.recipe import Recipe
 from tuner.tasks import TASKS
-from tuner.train import train
+from tuner.training.clock import Clock
+from tuner.training.window import train
 from tuner.ui import form
 
 ASKED = {
@@ -142,37 +150,37 @@ COUNTED = [
 ]
 
 
-def on_llama(bases, name: str, settings: dict) -> tuple[Recipe, models.Base]:
+def on_llama(bases, name: str, settings: dict) -> tuple[Recipe, Base]:
     held = "nf4" if name == "qlora" else "none"
     asked = Recipe.parse({"model": {"name": "llama", "quantization": held}, "method": {"name": name, **settings}})
-    return asked, models.Base(bases / "llama", asked.model)
+    return asked, Base(bases / "llama", asked.model)
 
 
 @pytest.mark.parametrize(("name", "settings"), COUNTED)
 def test_a_method_trains_as_many_numbers_as_its_paper_says_and_as_are_made(bases, name, settings):
     asked, base = on_llama(bases, name, settings)
-    shape, row = models.shape(base), METHODS[name]
-    told = estimate.trainable(base, estimate.method_key(asked))
+    shape, row = shape_of(base), METHODS[name]
+    told = count_trainable(base, method_key(asked))
     assert told == FORMULAS[name](Measures(shape, row.settings | settings))
-    model = adapters.put_on(models.load(base), row.parts(target(asked, shape, base.row)))
+    model = attach.attach(load_base(base), row.parts(resolve(asked, shape, base.row)))
     assert told == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_adapters_file_is_as_large_as_foretold(bases, name, tmp_path):
     asked, base = on_llama(bases, name, {})
-    parts = METHODS[name].parts(target(asked, models.shape(base), base.row))
-    adapters.save(adapters.put_on(models.load(base), parts), tmp_path, "llama")
+    parts = METHODS[name].parts(resolve(asked, shape_of(base), base.row))
+    attach.save(attach.attach(load_base(base), parts), tmp_path, "llama")
     stored = [t for file in tmp_path.rglob("*.safetensors") for t in load_file(file).values()]
-    assert estimate.stored_bytes(base, estimate.method_key(asked)) == sum(t.nbytes for t in stored)
+    assert adapter_bytes(base, method_key(asked)) == sum(t.nbytes for t in stored)
 
 
 def test_bias_terms_that_a_model_has_are_trained_themselves(bases):
     asked = Recipe.parse({"model": {"name": "gpt2", "quantization": "none"}, "method": {"name": "bitfit"}})
-    base = models.Base(bases / "gpt2", asked.model)
-    shape = models.shape(base)
+    base = Base(bases / "gpt2", asked.model)
+    shape = shape_of(base)
     linear = sum(outputs for _, _, outputs in shape.linear_layers)
-    assert estimate.trainable(base, estimate.method_key(asked)) == linear + (2 * shape.layers + 1) * shape.width
+    assert count_trainable(base, method_key(asked)) == linear + (2 * shape.layers + 1) * shape.width
 
 
 # What the table tells
@@ -322,7 +330,7 @@ REFUSED = {
 
 
 def lines(rows: list[dict]):
-    return tables.read_pasted("\n".join(map(json.dumps, rows)))
+    return sources.read_pasted("\n".join(map(json.dumps, rows)))
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -361,7 +369,7 @@ def whole_and_parted(tmp_path, monkeypatch):
             patch.setattr(Clock, "is_time_to_leave", lambda c, step: "window" if step == at else goes_on(c, step))
             list(train(parted))
         assert (whole.status, parted.status) == ("finished", "paused")
-        models.forget()
+        forget_bases()
         list(train(parted))
         assert parted.status == "finished"
         assert [e["step"] for e in parted.events() if e["event"] == "start"] == [0, at]
@@ -406,7 +414,7 @@ def test_adalora_drops_its_ranks_where_the_steps_are_not_known_beforehand(tmp_pa
 
 
 def assert_ranks_were_dropped(run) -> None:
-    layers = len(models.shape(models.base_of(run)).linear_layers)
+    layers = len(shape_of(base_of(run)).linear_layers)
     rank = run.recipe.method.rank
     kept = singular_values(run)
     assert int((kept != 0).sum()) == layers * rank  # of layers x rank x 3/2 at the start

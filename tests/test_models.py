@@ -8,7 +8,10 @@ import pytest
 from conftest import ROOT
 from tiny import tiny_model
 
-from tuner import models, recipe
+from tuner import recipe
+from tuner.models.fetch import fetch_model
+from tuner.models.load import load_base
+from tuner.models.shape import Base, shape_of
 
 # One process for many commands: a line of JSON for each, with its status and what it said.
 COMMANDS = """
@@ -94,9 +97,9 @@ def test_what_cannot_be_trained_is_refused_before_any_training(hub, tmp_path):
 
 def test_the_shape_is_read_without_weights_and_agrees_with_the_loaded_model():
     tiny = recipe.Model(name="tiny-office")
-    base = models.Base(models.fetch(tiny), tiny)
-    shape = models.shape(base)
-    model = models.load(base, quantization="none")
+    base = Base(fetch_model(tiny), tiny)
+    shape = shape_of(base)
+    model = load_base(base, quantization="none")
     assert shape.parameters == model.num_parameters()
     assert not any("lm_head" in name for name, _, _ in shape.linear_layers)
     assert len(shape.linear_layers) == 7 * shape.layers
@@ -110,13 +113,13 @@ def test_the_context_is_what_the_model_can_read(tmp_path, family, context):
     """RoBERTa's two positions for padding are left out, and T5 has no bound of its own."""
     task = {"t5": "seq2seq", "bart": "seq2seq", "llama": "generation", "gpt2": "generation"}.get(family)
     labels = () if task else ("a", "b")
-    base = models.Base(tiny_model(tmp_path, family), recipe.Model(name=family), task or "classification", labels)
-    assert models.shape(base).context == context
+    base = Base(tiny_model(tmp_path, family), recipe.Model(name=family), task or "classification", labels)
+    assert shape_of(base).context == context
 
 
 def test_nf4_weights_are_four_bits_with_nested_constants():
     tiny = recipe.Model(name="tiny-office")
-    model = models.load(models.Base(models.fetch(tiny), tiny))
+    model = load_base(Base(fetch_model(tiny), tiny))
     layer = model.model.layers[0].mlp.up_proj
     assert type(layer).__name__ == "Linear4bit"
     assert layer.weight.quant_state.quant_type == "nf4"

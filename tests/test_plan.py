@@ -6,8 +6,10 @@ import pytest
 from conftest import small_recipe
 from tiny import tiny_model
 
-from tuner import forecast, models, parse, plan, runs
+from tuner import runs
+from tuner.data import parse
 from tuner.errors import TunerError
+from tuner.planning import forecast, plan
 from tuner.recipe import Recipe
 
 
@@ -44,7 +46,7 @@ def long_context(tmp_path, monkeypatch):
     folder = tiny_model(tmp_path / "long")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
-    monkeypatch.setattr(models, "fetch", lambda model: folder)
+    monkeypatch.setattr(plan, "fetch_model", lambda model: folder)
 
 
 # -- steps
@@ -214,9 +216,9 @@ def test_a_prepared_run_holds_what_was_planned_and_asks_the_held_out_prompts(tmp
 
 def test_what_the_disk_does_not_hold_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
     needed = 50 * 2**20
-    monkeypatch.setattr(models, "free_disk", lambda path: needed)
+    monkeypatch.setattr(plan, "free_disk", lambda path: needed)
     with pytest.raises(TunerError, match="disk"):
         plan.prepare(small_recipe(), table(40), path=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(models, "free_disk", lambda path: needed + 2**30)
+    monkeypatch.setattr(plan, "free_disk", lambda path: needed + 2**30)
     assert plan.prepare(small_recipe(), table(40), path=tmp_path / "run").plan

@@ -88,7 +88,8 @@ def test_a_shipped_name_is_found_from_any_working_directory(tmp_path, monkeypatc
 
 def test_reading_a_recipe_or_listing_methods_imports_nothing_heavy():
     code = (
-        "import sys; from tuner.recipe import Recipe; from tuner.methods import METHODS; from tuner import runs\n"
+        "import sys; from tuner import runs; from tuner.recipe import Recipe\n"
+        "from tuner.methods.registry import METHODS\n"
         "Recipe.load('corporate'); list(METHODS)\n"
         "heavy = ('torch', 'transformers', 'peft', 'trl', 'datasets', 'gradio', 'spaces')\n"
         "print([m for m in heavy if m in sys.modules])"

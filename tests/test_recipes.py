@@ -21,7 +21,7 @@ from tiny import FAMILIES
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import models as kinds
 
-from tuner.methods import METHODS
+from tuner.methods.registry import METHODS
 from tuner.recipe import EXAMPLES, Recipe
 from tuner.runs import Run
 
@@ -342,7 +342,7 @@ def test_the_rows_of_a_recipe_are_marked_as_its_tokenizer_marks_them(done, name)
 
 
 def test_every_recipe_that_needs_the_hub_is_run_here():
-    from tuner.models import is_shipped
+    from tuner.models.fetch import is_shipped
 
     assert {f.stem for f in FILES if not is_shipped(Recipe.load(f).model.name)} == set(CASES)
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, small_recipe
 from stage import Stage
 
-from tuner import plan
+from tuner.planning import plan
 from tuner.runs import Run
 
 RUNS = int(os.environ.get("TUNER_REHEARSALS", 2))

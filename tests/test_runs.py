@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import ROOT, small_recipe
 
-from tuner import disk, runs
+from tuner import runs, runs_cleanup
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
 
@@ -136,9 +136,9 @@ def test_the_oldest_finished_runs_of_anonymous_visitors_make_room_first(tmp_path
     aged(tmp_path, "stopped", 80, QUEUED, {"event": "end", "reason": "stopped"})
     aged(tmp_path, "old", 70, QUEUED, ENDED)
     aged(tmp_path, "new", 2, QUEUED, ENDED)
-    assert disk.make_room(tmp_path, limit=50_000) == []
-    assert disk.make_room(tmp_path, limit=35_000) == ["old"]
-    assert disk.make_room(tmp_path, limit=14_000) == ["new", "stopped"]
+    assert runs_cleanup.make_room(tmp_path, limit=50_000) == []
+    assert runs_cleanup.make_room(tmp_path, limit=35_000) == ["old"]
+    assert runs_cleanup.make_room(tmp_path, limit=14_000) == ["new", "stopped"]
     assert [run.id for run in runs.list_runs(tmp_path)] == ["signed_in"]
 
 
@@ -147,5 +147,5 @@ def test_a_run_in_training_or_in_line_never_makes_room_nor_what_is_to_be_kept(tm
     aged(tmp_path, "waiting", 0.1, QUEUED)
     aged(tmp_path, "example", 99, ENDED)
     with training.training():
-        assert disk.make_room(tmp_path, frozenset({"example"}), limit=0) == []
-    assert disk.make_room(tmp_path, frozenset({"example"}), limit=0) == ["training"]
+        assert runs_cleanup.make_room(tmp_path, frozenset({"example"}), limit=0) == []
+    assert runs_cleanup.make_room(tmp_path, frozenset({"example"}), limit=0) == ["training"]

@@ -9,9 +9,10 @@ from peft import AdaLoraConfig, get_peft_model
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
-from tuner import plan, schedules
-from tuner.losses import collate, mean_loss
-from tuner.train import train
+from tuner.methods import schedules
+from tuner.models.losses import collate, mean_loss
+from tuner.planning import plan
+from tuner.training.window import train
 
 RANK = 4
 ROWS = collate([{"input_ids": list(range(5, 25)), "labels": list(range(5, 25))}])

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tuner import scoring, tasks
+from tuner import tasks
+from tuner.evaluation import metrics
 
 
 def mean_of(values: np.ndarray) -> np.ndarray:
@@ -28,8 +29,8 @@ def said(*answers: tuple[str, str]) -> list[dict[str, str]]:
     ],
 )
 def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence(reference, answer, score):
-    assert scoring.rouge_l(reference, answer) == pytest.approx(score)
-    assert scoring.PAIRS["rougeL"](reference, answer) == pytest.approx((score, 1))
+    assert metrics.rouge_l(reference, answer) == pytest.approx(score)
+    assert metrics.PAIRS["rougeL"](reference, answer) == pytest.approx((score, 1))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence(reference, a
     ],
 )
 def test_answer_f1_counts_shared_words_without_articles_and_punctuation(reference, answer, score):
-    assert scoring.answer_f1(reference, answer) == pytest.approx(score)
+    assert metrics.answer_f1(reference, answer) == pytest.approx(score)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +67,13 @@ def test_answer_f1_counts_shared_words_without_articles_and_punctuation(referenc
     ],
 )
 def test_an_entity_counts_where_kind_and_place_are_right(reference, answer, pair):
-    assert scoring.entity_pair(reference, answer) == pair
+    assert metrics.entity_pair(reference, answer) == pair
 
 
 def test_entity_f1_is_taken_over_all_entities_and_not_over_rows():
     references = ["PER: A [1-1]\nPER: B [3-3]\nLOC: C [5-5]", "", "ORG: D [2-2]", ""]
     adapter = ["PER: A [1-1]\nPER: B [3-3]\nLOC: C [6-6]", "", "", "PER: E [1-1]"]
-    found = scoring.score("entity_f1", references, said(*(("", a) for a in adapter)))
+    found = metrics.score("entity_f1", references, said(*(("", a) for a in adapter)))
     # Of four true ones two are found, and two that are none: precision 2/4, recall 2/4.
     assert found["adapter"]["entity_f1"] == 0.5
     assert found["base"]["entity_f1"] == 0
@@ -82,13 +83,13 @@ def test_entity_f1_is_taken_over_all_entities_and_not_over_rows():
 
 
 def test_nothing_to_find_and_nothing_found_is_a_full_score():
-    found = scoring.score("entity_f1", ["", ""], said(("", "PER: A [1-1]"), ("", "")))
+    found = metrics.score("entity_f1", ["", ""], said(("", "PER: A [1-1]"), ("", "")))
     assert found["base"] == {"entity_f1": 1, "entity_f1_low": 1, "entity_f1_high": 1, "exact_match": 1}
     assert found["adapter"]["entity_f1"] == 0
 
 
 def test_accuracy_is_the_share_of_rows_that_are_right():
-    found = scoring.score(
+    found = metrics.score(
         "accuracy",
         ["good", "bad", "good", "bad"],
         said(("good", "good"), ("good", " bad\n"), ("bad", "good"), ("Bad", "good")),
@@ -103,9 +104,9 @@ def test_accuracy_is_the_share_of_rows_that_are_right():
 def test_every_task_has_a_metric_that_is_scored_and_told():
     for task in tasks.TASKS.values():
         assert tasks.METRICS[task.metric].title
-        found = scoring.score(task.metric, ["a thing"], said(("another", "a thing")))
+        found = metrics.score(task.metric, ["a thing"], said(("another", "a thing")))
         assert found["base"][task.metric] < found["adapter"][task.metric] == 1
-    assert scoring.PAIRS.keys() == tasks.METRICS.keys()
+    assert metrics.PAIRS.keys() == tasks.METRICS.keys()
 
 
 def test_scores_of_the_first_version_are_rouge():
@@ -117,21 +118,21 @@ def test_the_interval_covers_the_mean_and_narrows_with_rows():
     draw = np.random.default_rng(1)
     few, many = draw.random(10), draw.random(1000)
     for values in (few, many):
-        low, high = scoring.interval(mean_of(values))
+        low, high = metrics.interval(mean_of(values))
         assert low < values.mean() < high
-    assert np.diff(scoring.interval(mean_of(many))) < np.diff(scoring.interval(mean_of(few))) / 3
+    assert np.diff(metrics.interval(mean_of(many))) < np.diff(metrics.interval(mean_of(few))) / 3
 
 
 def test_the_interval_holds_the_true_mean_about_as_often_as_it_says():
     draw = np.random.default_rng(0)
-    hits = sum(low <= 0.5 <= high for low, high in (scoring.interval(mean_of(draw.random(60))) for _ in range(200)))
+    hits = sum(low <= 0.5 <= high for low, high in (metrics.interval(mean_of(draw.random(60))) for _ in range(200)))
     assert 0.90 <= hits / 200 <= 0.99
 
 
 def test_the_interval_is_as_wide_as_95_percent_of_a_normal_means():
     """Of many rows the bootstrap's is the textbook's: 1.96 standard errors to each side."""
     values = np.random.default_rng(4).random(800)
-    low, high = scoring.interval(mean_of(values))
+    low, high = metrics.interval(mean_of(values))
     error = values.std() / 800**0.5
     assert (values.mean() - low) / error == pytest.approx(1.96, rel=0.06)
     assert (high - values.mean()) / error == pytest.approx(1.96, rel=0.06)
@@ -141,14 +142,14 @@ def test_the_interval_of_a_gain_is_as_wide_as_the_rows_differences_are():
     draw = np.random.default_rng(5)
     base = draw.random(800)
     adapter = base + 0.1 + 0.05 * draw.standard_normal(800)
-    low, high = scoring.interval(mean_of(adapter), mean_of(base))
+    low, high = metrics.interval(mean_of(adapter), mean_of(base))
     gain, error = (adapter - base).mean(), (adapter - base).std() / 800**0.5
     assert (gain - low) / error == pytest.approx(1.96, rel=0.06)
     assert (high - gain) / error == pytest.approx(1.96, rel=0.06)
 
 
 def test_base_and_adapter_keep_their_own_figures():
-    found = scoring.score("rougeL", ["a b", "c d"], said(("a b", "x"), ("c d", "c d")))
+    found = metrics.score("rougeL", ["a b", "c d"], said(("a b", "x"), ("c d", "c d")))
     assert (found["base"]["rougeL"], found["base"]["exact_match"]) == (1, 1)
     assert (found["adapter"]["rougeL"], found["adapter"]["exact_match"]) == (0.5, 0.5)
     assert found["gain"]["rougeL"] == -0.5
@@ -160,35 +161,35 @@ def test_the_interval_of_a_ratio_covers_it_where_rows_weigh_differently():
     draw = np.random.default_rng(2)
     wholes = draw.integers(0, 9, 200).astype(float)
     pairs = np.stack([np.floor(wholes * draw.random(200)), wholes], 1)
-    low, high = scoring.interval(pairs)
+    low, high = metrics.interval(pairs)
     assert low < pairs[:, 0].sum() / pairs[:, 1].sum() < high
-    assert scoring.ratio(pairs) == pairs[:, 0].sum() / pairs[:, 1].sum()
+    assert metrics.ratio(pairs) == pairs[:, 0].sum() / pairs[:, 1].sum()
 
 
 def test_the_interval_of_one_row_or_of_rows_all_alike_is_a_point():
-    assert scoring.interval(mean_of(np.array([0.7]))) == (0.7, 0.7)
-    assert scoring.interval(mean_of(np.full(50, 0.25))) == (0.25, 0.25)
+    assert metrics.interval(mean_of(np.array([0.7]))) == (0.7, 0.7)
+    assert metrics.interval(mean_of(np.full(50, 0.25))) == (0.25, 0.25)
 
 
 def test_a_gain_is_paired_so_what_rows_share_does_not_blur_it():
     """Rows of very different difficulty, each a little better after training: the gain is sure, the scores are not."""
     base = np.random.default_rng(3).random(40) * 0.8
     adapter = base + 0.1
-    low, high = scoring.interval(mean_of(adapter), mean_of(base))
+    low, high = metrics.interval(mean_of(adapter), mean_of(base))
     assert (low, high) == pytest.approx((0.1, 0.1), abs=1e-4)
-    assert np.diff(scoring.interval(mean_of(base))) > 0.1
+    assert np.diff(metrics.interval(mean_of(base))) > 0.1
 
 
 def test_a_gain_is_told_with_its_interval_and_may_be_a_loss():
     references = ["yes"] * 30
-    worse = scoring.score("accuracy", references, said(*[("yes", "no")] * 20, *[("yes", "yes")] * 10))
+    worse = metrics.score("accuracy", references, said(*[("yes", "no")] * 20, *[("yes", "yes")] * 10))
     low, high = worse["gain"]["low"], worse["gain"]["high"]
     assert worse["gain"]["accuracy"] == pytest.approx(-2 / 3, abs=1e-4)
     assert low < worse["gain"]["accuracy"] < high < 0
-    same = scoring.score("accuracy", references, said(*[("yes", "yes")] * 30))
+    same = metrics.score("accuracy", references, said(*[("yes", "yes")] * 30))
     assert same["gain"] == {"accuracy": 0, "low": 0, "high": 0}
 
 
 def test_the_same_answers_get_the_same_figures_again():
     references, answers = ["a b", "x y", "z"], said(("a b c", "a c"), ("x", "x y"), ("", "z"))
-    assert scoring.score("rougeL", references, answers) == scoring.score("rougeL", references, answers)
+    assert metrics.score("rougeL", references, answers) == metrics.score("rougeL", references, answers)

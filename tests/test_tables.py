@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tuner import parse, tables
+from tuner.data import parse, sources
 from tuner.errors import TunerError
 from tuner.recipe import EXAMPLES, Data
 
@@ -23,7 +23,7 @@ def write(path, content: str | bytes):
 
 def refused(path, **more) -> str:
     with pytest.raises(TunerError) as caught:
-        tables.read_file(path, **more)
+        sources.read_file(path, **more)
     return str(caught.value)
 
 
@@ -33,12 +33,12 @@ def refused(path, **more) -> str:
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
 def test_csv_of_any_delimiter(tmp_path, mark):
     text = f"prompt{mark}completion\n" + "".join(f'{r["prompt"]}{mark}"{r["completion"]}"\n' for r in ROWS)
-    assert tables.read_file(write(tmp_path / "rows.csv", text)).rows == ROWS
+    assert sources.read_file(write(tmp_path / "rows.csv", text)).rows == ROWS
 
 
 def test_csv_keeps_quoted_lines_blanks_and_numbers_as_text(tmp_path):
     path = write(tmp_path / "rows.csv", 'prompt,completion\r\n007," two\nlines, ""quoted"""\r\n\r\nNA,x\r\n')
-    table = tables.read_file(path)
+    table = sources.read_file(path)
     assert table.rows == [
         {"prompt": "007", "completion": ' two\nlines, "quoted"'},
         {"prompt": "NA", "completion": "x"},
@@ -53,7 +53,7 @@ def test_quoted_cells_may_hold_the_mark_a_line_break_and_quotes(tmp_path, name, 
     cells = ['a "word"', f"one{mark}two", "two\nlines", "plain, with; every\tmark|"]
     quoted = [f'"{cell}"' for cell in (c.replace('"', '""') for c in cells)]
     text = "\n".join(["prompt" + mark + "completion", quoted[0] + mark + quoted[1], quoted[2] + mark + quoted[3], ""])
-    table = tables.read_file(write(tmp_path / name, text))
+    table = sources.read_file(write(tmp_path / name, text))
     assert table.columns == ["prompt", "completion"]
     assert [list(row.values()) for row in table.rows] == [cells[:2], cells[2:]]
     assert table.lines == [2, 3]
@@ -62,7 +62,7 @@ def test_quoted_cells_may_hold_the_mark_a_line_break_and_quotes(tmp_path, name, 
 def test_the_mark_is_that_of_the_header_though_another_is_more_frequent(tmp_path):
     text = "prompt;completion\n" + "a, b, c;d, e\n" * 5
     assert (
-        tables.read_file(write(tmp_path / "rows.csv", text)).rows == [{"prompt": "a, b, c", "completion": "d, e"}] * 5
+        sources.read_file(write(tmp_path / "rows.csv", text)).rows == [{"prompt": "a, b, c", "completion": "d, e"}] * 5
     )
 
 
@@ -71,7 +71,7 @@ def test_encodings_that_say_what_they_are(tmp_path, encoding):
     path = write(
         tmp_path / "rows.csv", "prompt,completion\nça va?,Wie geht's, 元気\n".replace("'s,", "'s").encode(encoding)
     )
-    assert tables.read_file(path).rows == [{"prompt": "ça va?", "completion": "Wie geht's 元気"}]
+    assert sources.read_file(path).rows == [{"prompt": "ça va?", "completion": "Wie geht's 元気"}]
 
 
 @pytest.mark.parametrize(
@@ -88,27 +88,27 @@ def test_encodings_that_say_what_they_are(tmp_path, encoding):
     ],
 )
 def test_json_lines_and_tables_by_content(tmp_path, name, text):
-    assert tables.read_file(write(tmp_path / name, text)).rows == ROWS
+    assert sources.read_file(write(tmp_path / name, text)).rows == ROWS
 
 
 def test_json_line_separators_inside_strings_do_not_cut_lines(tmp_path):
     path = write(tmp_path / "rows.jsonl", '{"text": "a\u2028b\x85c"}\n{"text": "d"}\n')
-    assert [row["text"] for row in tables.read_file(path).rows] == ["a\u2028b\x85c", "d"]
+    assert [row["text"] for row in sources.read_file(path).rows] == ["a\u2028b\x85c", "d"]
 
 
 def test_json_of_splits_and_split_column(tmp_path):
-    table = tables.read_file(write(tmp_path / "a.json", json.dumps({"train": ROWS[:6], "test": ROWS[6:]})))
+    table = sources.read_file(write(tmp_path / "a.json", json.dumps({"train": ROWS[:6], "test": ROWS[6:]})))
     assert table.splits == ["train"] * 6 + ["test"] * 2
     assert table.place(6) == (1, None, 'split "test" of a.json')
-    table = tables.read_file(write(tmp_path / "b.csv", "text,split\na,train\nb,test\n"))
+    table = sources.read_file(write(tmp_path / "b.csv", "text,split\na,train\nb,test\n"))
     assert (table.splits, table.columns) == (["train", "test"], ["text"])
-    table = tables.read_file(write(tmp_path / "c.csv", "text,split\na,banana\nb,pea\n"))
+    table = sources.read_file(write(tmp_path / "c.csv", "text,split\na,banana\nb,pea\n"))
     assert (table.splits, table.columns) == (None, ["text", "split"])
 
 
 def test_parquet(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
-    assert tables.read_file(tmp_path / "rows.parquet").rows == ROWS
+    assert sources.read_file(tmp_path / "rows.parquet").rows == ROWS
 
 
 def test_parquet_that_datasets_wrote_holds_the_names_of_classes(tmp_path):
@@ -125,7 +125,7 @@ def test_parquet_that_datasets_wrote_holds_the_names_of_classes(tmp_path):
     )
     rows = {"text": ["a", "b", "c"], "label": [1, -1, None], "tags": [[0, 1], [], [-1, 1]], "stars": [1, 0, 1]}
     datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "rows.parquet")
-    assert tables.read_file(tmp_path / "rows.parquet").rows == [
+    assert sources.read_file(tmp_path / "rows.parquet").rows == [
         {"text": "a", "label": "good", "tags": ["bad", "good"], "stars": 1},
         {"text": "b", "label": None, "tags": [], "stars": 0},
         {"text": "c", "label": None, "tags": [None, "good"], "stars": 1},
@@ -147,20 +147,20 @@ def test_classes_without_a_name_are_refused(tmp_path):
 
 def test_what_somebody_wrote_into_a_parquet_file_by_hand_does_not_hide_its_rows(tmp_path):
     for names in ("7", '["a", "a"]', "[", '{"a": "b"}', '["a"], "names_file": "/etc/passwd"'):
-        table = tables.read_file(labelled_parquet(tmp_path / "rows.parquet", [0, 0], names))
+        table = sources.read_file(labelled_parquet(tmp_path / "rows.parquet", [0, 0], names))
         assert len(table.rows) == 2
         assert "root" not in str(table.rows)
 
 
 def test_pasted_rows_by_content():
-    assert tables.read_pasted("\n" + CSV).rows == ROWS
-    assert tables.read_pasted(json.dumps(ROWS)).rows == ROWS
-    assert tables.read_pasted("\n".join(map(json.dumps, ROWS))).rows == ROWS
-    assert tables.read_pasted("prompt\tcompletion\na\tb").rows == [{"prompt": "a", "completion": "b"}]
+    assert sources.read_pasted("\n" + CSV).rows == ROWS
+    assert sources.read_pasted(json.dumps(ROWS)).rows == ROWS
+    assert sources.read_pasted("\n".join(map(json.dumps, ROWS))).rows == ROWS
+    assert sources.read_pasted("prompt\tcompletion\na\tb").rows == [{"prompt": "a", "completion": "b"}]
 
 
 def test_pasted_columns_without_header():
-    table = tables.read_pasted("yo i gotta go\tI must leave.\nthx\tThank you.\n")
+    table = sources.read_pasted("yo i gotta go\tI must leave.\nthx\tThank you.\n")
     assert table.rows[0] == {"prompt": "yo i gotta go", "completion": "I must leave."}
     assert table.lines == [1, 2]
     assert "No header was found" in table.notes[0]
@@ -176,7 +176,7 @@ def test_empty_files(tmp_path):
     assert "no rows" in refused(write(tmp_path / "rows.json", "[]"))
     assert "no rows" in refused(write(tmp_path / "rows.csv", ",,\n,,\n"))
     with pytest.raises(TunerError, match="Nothing was pasted"):
-        tables.read_pasted(" \n ")
+        sources.read_pasted(" \n ")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_two_million_rows_are_refused_early(tmp_path):
     message = refused(path)
     assert "rows.csv has more than 100,000 rows" in message
     assert "Give a sample of it, or set data.max_rows" in message
-    table = tables.read_file(path, max_rows=500)
+    table = sources.read_file(path, max_rows=500)
     assert len(table.rows) == parse.MAX_ROWS
     assert table.notes == ("Only the first 100,000 rows of rows.csv were read.",)
 
@@ -266,7 +266,7 @@ def test_two_million_rows_are_refused_early(tmp_path):
 def test_two_million_rows_of_parquet_are_refused_unread(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"] * 2_000_000}), tmp_path / "rows.parquet")
     assert "has 2,000,000 rows, more than 100,000 rows" in refused(tmp_path / "rows.parquet")
-    assert len(tables.read_file(tmp_path / "rows.parquet", max_rows=10).rows) == parse.MAX_ROWS
+    assert len(sources.read_file(tmp_path / "rows.parquet", max_rows=10).rows) == parse.MAX_ROWS
 
 
 def test_parquet_that_unfolds_without_end(tmp_path, monkeypatch):
@@ -292,27 +292,27 @@ def test_the_last_byte_and_the_last_row_that_are_taken(tmp_path, monkeypatch):
     files.append(tmp_path / "rows.parquet")
     monkeypatch.setattr(parse, "MAX_ROWS", len(ROWS))
     for file in files:
-        table = tables.read_file(file)
+        table = sources.read_file(file)
         assert (table.rows, table.notes) == (ROWS, ())
-    assert tables.read_pasted(CSV).rows == ROWS
+    assert sources.read_pasted(CSV).rows == ROWS
     monkeypatch.setattr(parse, "MAX_ROWS", len(ROWS) - 1)
     for file in files:
         assert "data.max_rows" in refused(file)
-        table = tables.read_file(file, max_rows=2)
+        table = sources.read_file(file, max_rows=2)
         assert table.rows == ROWS[:-1]
         assert len(table.notes) == (file.suffix != ".parquet")  # whose rows come in batches, here one
     with pytest.raises(TunerError, match=r"data\.max_rows"):
-        tables.read_pasted(CSV)
+        sources.read_pasted(CSV)
     monkeypatch.setattr(parse, "MAX_ROWS", 100)
     for file in files:
         monkeypatch.setattr(parse, "MAX_FILE_BYTES", file.stat().st_size)
-        assert tables.read_file(file).rows == ROWS
+        assert sources.read_file(file).rows == ROWS
         monkeypatch.setattr(parse, "MAX_FILE_BYTES", file.stat().st_size - 1)
         assert "MB" in refused(file)
     monkeypatch.setattr(parse, "MAX_FILE_BYTES", len(CSV))
-    assert tables.read_pasted(CSV).rows == ROWS
+    assert sources.read_pasted(CSV).rows == ROWS
     with pytest.raises(TunerError, match="MB"):
-        tables.read_pasted(CSV + "\n")
+        sources.read_pasted(CSV + "\n")
 
 
 def test_other_kinds_of_files(tmp_path):
@@ -335,18 +335,18 @@ def test_a_visitor_reaches_no_file(tmp_path, monkeypatch):
     files = ["rows.csv", "./rows.csv", str(here / "rows.csv"), "../rows.csv", "~/rows.csv", "runs/1234/rows.csv"]
     files += ["runs/1234.csv", "examples/corporate.jsonl", str(EXAMPLES / "corporate.jsonl")]
     for source in files:
-        assert tables.read(Data(source=source), here, local=True).rows  # they are there for who may read them
+        assert sources.read(Data(source=source), here, local=True).rows  # they are there for who may read them
     for source in (*files, "runs/1234", "runs/rows", "..", "a/..", "x" * 5000, "a\0b"):
         with pytest.raises(TunerError, match=r"can't be read here\. Upload a file") as caught:
-            tables.read(Data(source=source), here, local=False)
+            sources.read(Data(source=source), here, local=False)
         assert "corporate.jsonl" in str(caught.value)
 
 
 def test_shipped_examples_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shipped = tables.read_file(EXAMPLES / "corporate.jsonl")
+    shipped = sources.read_file(EXAMPLES / "corporate.jsonl")
     for local in (True, False):
-        assert tables.read(Data(source="corporate.jsonl"), None, local=local) == shipped
+        assert sources.read(Data(source="corporate.jsonl"), None, local=local) == shipped
 
 
 def test_a_person_at_the_terminal_gives_paths(tmp_path, monkeypatch):
@@ -358,19 +358,19 @@ def test_a_person_at_the_terminal_gives_paths(tmp_path, monkeypatch):
         ("rows.csv", tmp_path / "recipes"), ("recipes/rows.csv", None), ("~/recipes/rows.csv", None),
         (str(tmp_path / "recipes" / "rows.csv"), EXAMPLES),
     ):  # fmt: skip
-        assert tables.read(Data(source=source), base, local=True).rows == ROWS
+        assert sources.read(Data(source=source), base, local=True).rows == ROWS
     with pytest.raises(TunerError, match=r"There is no file 'data/none\.csv'"):
-        tables.read(Data(source="data/none.csv"), tmp_path, local=True)
+        sources.read(Data(source="data/none.csv"), tmp_path, local=True)
 
 
 READ_HUB = """
 import json, sys
-from tuner import tables
+from tuner.data import sources
 from tuner.errors import TunerError
 from tuner.recipe import Data
 for data, token in json.loads(sys.argv[1]):
     try:
-        table = tables.read(Data(**data), None, local=False, token=token)
+        table = sources.read(Data(**data), None, local=False, token=token)
         rows = table.rows[0], table.place(6), table.notes, table.rows[-1]
         print(json.dumps([len(table.rows), sorted(set(table.splits)), *rows]))
     except TunerError as error:
@@ -478,7 +478,7 @@ def test_no_network(hub, tmp_path):
 def test_reading_needs_no_torch(tmp_path):
     path = write(tmp_path / "rows.csv", CSV)
     code = (
-        "import sys; from tuner import tables, data; tables.read_file(sys.argv[1]); "
+        "import sys; from tuner.data import chat, sources; sources.read_file(sys.argv[1]); "
         "assert not {'torch', 'transformers', 'datasets', 'pandas', 'gradio'} & set(sys.modules), 'heavy'"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], cwd=EXAMPLES.parent, check=True)

@@ -12,13 +12,15 @@ from conftest import ROOT, small_recipe
 from safetensors import safe_open
 from safetensors.torch import save as serialize
 
-from tuner import export, gpu, plan, runs
-from tuner.batches import Batches
-from tuner.clock import PACE_STEPS, Clock
+from tuner import gpu, runs
+from tuner.data.batches import Batches
 from tuner.errors import TunerError
-from tuner.evaluate import evaluate
-from tuner.train import Window, train
-from tuner.trainer import decay
+from tuner.evaluation.answers import evaluate
+from tuner.inference import merge
+from tuner.planning import plan
+from tuner.training.clock import PACE_STEPS, Clock
+from tuner.training.trainer import decay
+from tuner.training.window import Window, train
 
 # What plan.json held before runs had a format.
 FIRST_PLAN = ("rows", "heldout_rows", "steps_per_epoch", "steps", "epochs", "seconds", "settings", "revision")
@@ -385,7 +387,7 @@ def test_what_was_made_of_a_stopped_runs_adapter_does_not_outlive_it(make):
     for event in train(run):
         if event["event"] == "step" and event["step"] == 2:
             run.stop()
-    export.merge(run)
+    merge.merge(run)
     list(evaluate(run))
     assert run.status == "stopped"
     list(train(run))

@@ -14,8 +14,8 @@ from gradio_client import Client, handle_file
 from hub_double import Hub
 from served import ROOT, serve
 
-from tuner import plan
 from tuner.errors import TunerError
+from tuner.planning import plan
 from tuner.recipe import Recipe
 from tuner.runs import create
 from tuner.ui import actions, form, playground_tab, progress
@@ -66,7 +66,7 @@ def finished(url):
 @pytest.fixture(scope="module")
 def trained(url, runs):
     """Trains a small run with other settings among the app's, once; gives its id."""
-    from tuner.train import train
+    from tuner.training.window import train
 
     done: dict[str, str] = {}
 

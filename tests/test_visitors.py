@@ -16,8 +16,8 @@ from stage import Stage
 
 from tuner.recipe import Recipe
 from tuner.runs import create
-from tuner.ui import turns
-from tuner.ui.turns import Line
+from tuner.ui import run_queue
+from tuner.ui.run_queue import RunQueue
 
 VISITORS = 20 if int(os.environ.get("TUNER_REHEARSALS", 2)) > 2 else 6
 PLACES = 2  # to train at
@@ -160,7 +160,7 @@ def test_a_run_is_stopped_while_it_waits_and_goes_on_later(url, runs):
 
 
 def test_the_line_serves_the_visitor_with_fewest_runs_first_and_then_who_came_first():
-    line = Line(2)
+    line = RunQueue(2)
     for run, visitor in (("a1", "ann"), ("a2", "ann"), ("a3", "ann"), ("b1", "bob"), ("c1", "cem")):
         assert line.join(run, visitor)
     assert not line.join("a1", "ann")
@@ -187,15 +187,15 @@ def test_a_look_between_a_windows_end_and_its_place_given_back_does_not_lose_the
     run = create(Recipe(), path=tmp_path / "run")
     run.append({"event": "start", "step": 0, "steps": 9})
     run.append({"event": "end", "reason": "window"})
-    assert turns.line.join(run.id, "ann")
-    with turns.line.turn(run.id):
-        assert not turns.goes_on(run, "ann")
+    assert run_queue.queue.join(run.id, "ann")
+    with run_queue.queue.turn(run.id):
+        assert not run_queue.goes_on(run, "ann")
         assert run.events()[-1]["event"] == "end"
-    assert turns.look(run).phase == "continuing"
+    assert run_queue.look(run).phase == "continuing"
 
 
 def test_giving_up_twice_in_a_row_frees_no_place_that_another_holds():
-    line = Line(1)
+    line = RunQueue(1)
     line.join("a", "ann")
     with line.turn("a") as served:
         assert served
@@ -204,6 +204,6 @@ def test_giving_up_twice_in_a_row_frees_no_place_that_another_holds():
         assert line.holds("a")
 
 
-def _served(line: Line, run: str) -> bool:
+def _served(line: RunQueue, run: str) -> bool:
     with line.turn(run) as served:
         return served

@@ -122,14 +122,15 @@ def _base(recipe_path: str) -> Path:
 
 
 def _check(options) -> None:
-    from tuner import plan
+    from tuner.planning import plan
 
     result = plan.check(_recipe(options), base=_base(options.recipe)).plan
     print(json.dumps(result) if options.json else terminal.plan_text(result))
 
 
 def _open_or_prepare(options):
-    from tuner import plan, runs
+    from tuner import runs
+    from tuner.planning import plan
 
     if (Path(options.recipe) / "recipe.yaml").is_file() and not options.set and not options.out:
         return runs.Run(Path(options.recipe))
@@ -147,7 +148,7 @@ def _open_or_prepare(options):
 
 def _train(options) -> None:
     run = _open_or_prepare(options)
-    from tuner.train import train
+    from tuner.training.window import train
 
     if not options.json:
         print(f"run {run.path}\n{terminal.plan_text(run.plan)}")
@@ -169,17 +170,18 @@ def _evaluate(options) -> None:
     run = runs.open_run(options.run)
     scores = run.read_json("evaluation.json")
     if scores is None:
-        from tuner import evaluate
+        from tuner.evaluation.answers import evaluate
 
         show = (lambda event: None) if options.json else terminal.Progress()
-        for event in evaluate.evaluate(run):
+        for event in evaluate(run):
             show(event)
         scores = run.read_json("evaluation.json")
     print(json.dumps(scores) if options.json else terminal.verdict(scores))
 
 
 def _chat(options) -> None:
-    from tuner import export, generate, runs
+    from tuner import runs
+    from tuner.inference import generate, merge
 
     opened = [runs.open_run(name) for name in (options.run, *options.others)]
     if not options.json:
@@ -187,14 +189,14 @@ def _chat(options) -> None:
     adapters, merged, check = {run.id: run for run in opened}, {}, None
     if len(opened) == 1:
         adapters = {"adapter": opened[0]}
-        if export.is_mergeable(opened[0]):
-            check = export.merge(opened[0])
+        if merge.is_mergeable(opened[0]):
+            check = merge.merge(opened[0])
             merged = {"merged": opened[0].merged}
     _converse(options, generate.attached(adapters, merged), check)
 
 
 def _converse(options, loaded, check: dict | None) -> None:
-    from tuner import generate
+    from tuner.inference import generate
 
     system = [{"role": "system", "content": options.system}] if options.system else []
     sampling = generate.Sampling(options.temperature, options.top_p, options.max_new_tokens, options.seed)
@@ -224,13 +226,14 @@ def _ask() -> str:
 
 
 def _merge(options) -> None:
-    from tuner import export, runs
+    from tuner import runs
+    from tuner.inference import merge
 
     run = runs.open_run(options.run)
     if options.others:
         _merge_weighted(options, [run, *map(runs.open_run, options.others)])
         return
-    check = export.merge(run)
+    check = merge.merge(run)
     if options.json:
         print(json.dumps({"merged": str(run.merged), **check}))
         return
@@ -242,7 +245,7 @@ def _merge(options) -> None:
 
 
 def _merge_weighted(options, opened: list) -> None:
-    from tuner import export
+    from tuner.inference import merge
 
     if not options.out:
         raise TunerError("Say where the sum is to lie: --out FOLDER.")
@@ -254,17 +257,18 @@ def _merge_weighted(options, opened: list) -> None:
         ) from None
     if len(shares) != len(opened):
         raise TunerError(f"--weights gives {len(shares)} shares for {len(opened)} runs. Give one a run.")
-    export.merge_weighted(dict(zip(opened, shares)), options.out)
+    merge.merge_weighted(dict(zip(opened, shares)), options.out)
     told = dict(zip((run.id for run in opened), shares))
     print(json.dumps({"merged": str(options.out), "shares": told}) if options.json else options.out)
 
 
 def _push(options) -> None:
-    from tuner import hub, runs
+    from tuner import runs
+    from tuner.hub import push
 
     run = runs.open_run(options.run)
     token = os.environ.get("HF_TOKEN") or _stored_token()
-    url = hub.push(run, options.repo, token=token, private=not options.public)
+    url = push.push(run, options.repo, token=token, private=not options.public)
     print(json.dumps({"url": url}) if options.json else url)
 
 
@@ -303,8 +307,8 @@ def _runs(options) -> None:
 
 
 def _methods(options) -> None:
-    from tuner.method import facts
-    from tuner.methods import METHODS
+    from tuner.methods.registry import METHODS
+    from tuner.methods.spec import facts
 
     if options.json:
         print(json.dumps({"methods": [facts(row) for row in METHODS.values()]}))
@@ -313,7 +317,7 @@ def _methods(options) -> None:
 
 
 def _compare(options) -> None:
-    from tuner import compare
+    from tuner.experiments import compare
 
     runs = compare.prepare(_recipe(options), options.methods.split(","), options.seconds, _base(options.recipe))
     rows = []

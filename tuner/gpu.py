@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import hub_errors
-from tuner.beat import beating
 from tuner.errors import TunerError
+from tuner.heartbeat import with_heartbeat
 from tuner.runs import Run
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def import_core() -> None:
     with _importing:
         import bitsandbytes  # noqa: F401
 
-        from tuner import export, plan, train  # noqa: F401
+        from tuner.training import window  # noqa: F401
 
 
 def quota(token: str | None) -> dict | None:
@@ -135,11 +135,12 @@ def seconds_needed(run: Run) -> float:
 def _make_ready(run: Run) -> None:
     """All that a window needs and that can be had before it opens. A worker inherits what is imported here."""
     import_core()
-    from tuner import models
+    from tuner.models.fetch import base_of
+    from tuner.models.shape import load_tokenizer, shape_of
 
-    base = models.base_of(run)
-    models.shape(base)
-    models.load_tokenizer(base.folder)
+    base = base_of(run)
+    shape_of(base)
+    load_tokenizer(base.folder)
 
 
 def _in_a_window(run: Run) -> Iterator[dict]:
@@ -287,7 +288,7 @@ def _opened() -> float:
 
 
 def _train(run: Run, seconds: float, opened: float) -> Iterator[dict]:
-    from tuner.train import train
+    from tuner.training.window import train
 
     yield from train(run, seconds, opened)
 
@@ -295,7 +296,7 @@ def _train(run: Run, seconds: float, opened: float) -> Iterator[dict]:
 def _chat(
     run: Run, seconds: float, opened: float, adapters: dict, merged: dict, conversations: dict, sampling: dict
 ) -> Iterator[dict | None]:
-    from tuner import generate
+    from tuner.inference import generate
 
     stop = threading.Event()
 
@@ -305,13 +306,13 @@ def _chat(
         for texts in generate.stream(loaded, conversations, generate.Sampling(**sampling), stop):
             put(texts)
 
-    yield from beating(answer, stop.set)
+    yield from with_heartbeat(answer, stop.set)
 
 
 def _merge(run: Run, seconds: float, opened: float) -> Iterator[dict | None]:
-    from tuner import export
+    from tuner.inference import merge
 
-    yield from beating(lambda put: put(export.merge(run)), lambda: None)
+    yield from with_heartbeat(lambda put: put(merge.merge(run)), lambda: None)
 
 
 JOBS = {"train": _train, "chat": _chat, "merge": _merge}

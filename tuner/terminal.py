@@ -9,7 +9,7 @@ WIDTH = 119  # columns of a table where the terminal tells none
 
 def plan_text(plan: dict) -> str:
     """What a recipe comes to."""
-    from tuner import forecast
+    from tuner.planning import forecast
 
     budget = f"{plan['steps']} steps ({plan['epochs']} epochs)" if plan["steps"] else f"{plan['seconds']:g} seconds"
     lines = [
@@ -92,7 +92,7 @@ def methods():
     """All methods, by kind."""
     from rich.table import Table
 
-    from tuner.methods import METHODS
+    from tuner.methods.registry import METHODS
 
     table = Table("name", "method", "what it trains", "on 4 bits", "merges", "tasks")
     before = None

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
 
-from tuner import disk, gpu, recipe, runs, tables
+from tuner import gpu, recipe, runs, runs_cleanup
+from tuner.data import sources
+from tuner.data.parse import Table
 from tuner.errors import TunerError
-from tuner.method import MethodRow
-from tuner.methods import METHODS
+from tuner.methods.registry import METHODS
+from tuner.methods.spec import MethodRow
 from tuner.recipe import Recipe
 from tuner.runs import Run
-from tuner.ui import progress, turns
+from tuner.ui import progress, run_queue
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +72,11 @@ def has_example() -> bool:
     return (runs.RUNS / EXAMPLE / "recipe.yaml").is_file()
 
 
-def read_rows(file: str | None, pasted: str | None, max_rows: int | None) -> tables.Table | None:
+def read_rows(file: str | None, pasted: str | None, max_rows: int | None) -> Table | None:
     """The uploaded or pasted rows; None where the recipe's own source is meant. Raises TunerError."""
     if file:
-        return tables.read_file(file, Path(file).name, max_rows)
-    return tables.read_pasted(pasted, max_rows) if pasted and pasted.strip() else None
+        return sources.read_file(file, Path(file).name, max_rows)
+    return sources.read_pasted(pasted, max_rows) if pasted and pasted.strip() else None
 
 
 def known_plan(asked: Recipe) -> dict | None:
@@ -101,23 +103,23 @@ def is_at_hand(asked: Recipe) -> bool:
     return cached
 
 
-def check(asked: Recipe, table: tables.Table | None = None):
+def check(asked: Recipe, table: Table | None = None):
     """plan.check for a visitor: no path is followed. Raises TunerError with all problems."""
-    from tuner import plan
+    from tuner.planning import plan
 
     gpu.import_core()
     return plan.check(asked, table, local=False)
 
 
-def preview(asked: Recipe, table: tables.Table | None = None) -> dict:
+def preview(asked: Recipe, table: Table | None = None) -> dict:
     """What the model will see: rows in pieces, the histogram of lengths, and what is cut. Raises TunerError."""
-    from tuner import data
+    from tuner.data.tokens import histogram
 
     checked = check(asked, table)
     train = checked.train
     return {
         "rows": [_pieces(row, checked.tokenizer) for row in train.rows[:PREVIEWED]],
-        "histogram": data.histogram(train.lengths),
+        "histogram": histogram(train.lengths),
         "max_length": train.max_length,
         "longest": max(train.lengths),
         "truncated": train.truncated,
@@ -139,15 +141,15 @@ def _pieces(row: dict, tokenizer) -> list[dict]:
     return pieces
 
 
-def prepare(asked: Recipe, visitor: str, table: tables.Table | None = None, *, signed_in: bool = False) -> Run:
+def prepare(asked: Recipe, visitor: str, table: Table | None = None, *, signed_in: bool = False) -> Run:
     """A run folder of the visitor's, which waits for its turn and then trains. Raises TunerError with all problems."""
-    from tuner import plan
+    from tuner.planning import plan
 
     gpu.import_core()
-    if gone := disk.make_room(keep=frozenset({EXAMPLE, *turns.line.held()})):
+    if gone := runs_cleanup.make_room(keep=frozenset({EXAMPLE, *run_queue.queue.held()})):
         log.info("old runs made room for new ones: %s", len(gone))
     run = plan.prepare(asked, table, local=False)
-    turns.start(run, visitor, {"event": "queued", "signed_in": signed_in})
+    run_queue.start(run, visitor, {"event": "queued", "signed_in": signed_in})
     return run
 
 
@@ -156,25 +158,25 @@ def resume(run: str, visitor: str) -> Run:
     opened = own_run(run)
     if progress.read(opened).phase == "finished":
         raise TunerError(f"Run {run} has finished.")
-    if opened.is_training or turns.line.holds(run):
+    if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is in training already, or waits for its turn.")
-    turns.start(opened, visitor, {"event": "queued"})
+    run_queue.start(opened, visitor, {"event": "queued"})
     return opened
 
 
 def watch(run: str, visitor: str) -> Run:
     """The run, for somebody who looks on: as long as somebody does, it goes on in the next window by itself."""
     opened = open_run(run)
-    turns.goes_on(opened, visitor)
+    run_queue.goes_on(opened, visitor)
     return opened
 
 
 def stop(run: str) -> str:
     """Stop after the step at hand; what was learned is kept. Raises TunerError."""
     opened = own_run(run)
-    starting = turns.line.holds(run) and not turns.line.place(run)
+    starting = run_queue.queue.holds(run) and not run_queue.queue.place(run)
     if not opened.is_training and not starting:
-        if turns.withdraw(opened):
+        if run_queue.withdraw(opened):
             return "withdrawn"
         raise TunerError(f"Run {run} is not in training, so there is nothing to stop.")
     opened.stop()
@@ -184,7 +186,7 @@ def stop(run: str) -> str:
 def delete(run: str) -> None:
     """Take the run away for good. Raises TunerError while it trains."""
     opened = own_run(run)
-    if opened.is_training or turns.line.holds(run):
+    if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is in training. Stop it first, then delete it.")
     shutil.rmtree(opened.path)
 
@@ -226,7 +228,7 @@ def party(ids: list[str]) -> Party:
         (run,) = chosen.values()
         return Party({ADAPTER: run}, {MERGED: run} if can_merge(run) else {})
     gpu.import_core()
-    from tuner import generate
+    from tuner.inference import generate
 
     generate.attached(chosen)  # loads no weights, and says what does not fit before a GPU is asked for
     return Party(chosen, {})
@@ -239,9 +241,9 @@ def can_merge(run: Run) -> bool:
     if not row.mergeable or row.mergeable_on is MethodRow.mergeable_on:
         return row.mergeable
     gpu.import_core()
-    from tuner import export
+    from tuner.inference import merge
 
-    return export.is_mergeable(run)
+    return merge.is_mergeable(run)
 
 
 def chat(those: Party, conversations: dict[str, list[dict]], **sampling) -> Iterator[dict[str, str]]:
@@ -274,9 +276,9 @@ def _checked(sampling: dict) -> dict:
 
 def push(run: str, repository: str, token: str | None, private: bool) -> str:
     """Push the adapter with its card; returns its address. Raises TunerError."""
-    from tuner import hub
+    from tuner.hub import push
 
-    return hub.push(open_run(run), repository or "", token=(token or "").strip() or None, private=private)
+    return push.push(open_run(run), repository or "", token=(token or "").strip() or None, private=private)
 
 
 def summary(run: Run) -> dict:

@@ -11,7 +11,7 @@ import gradio as gr
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
 from tuner.tasks import TASKS
-from tuner.ui import actions, turns
+from tuner.ui import actions, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS
 
@@ -123,7 +123,7 @@ def resume(run: str, request: gr.Request = None) -> Iterator[dict]:
 
 
 def _events(run, visitor: str, seen: int) -> Iterator[dict]:
-    for event in turns.follow(run, visitor, seen):
+    for event in run_queue.follow(run, visitor, seen):
         if event["event"] != "heartbeat":
             yield event
 
@@ -139,11 +139,11 @@ def status(run: str) -> dict:
     """
     try:
         opened = actions.open_run(run)
-        now = turns.look(opened)
+        now = run_queue.look(opened)
         return {
             **actions.summary(opened),
             "phase": now.phase,
-            "place": turns.line.place(opened.id),
+            "place": run_queue.queue.place(opened.id),
             "step": now.step,
             "steps": now.steps,
             "events": opened.events()[-LAST_EVENTS:],

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator
 from html import escape
 
-from tuner.forecast import duration, gigabytes
-from tuner.method import KINDS, MethodRow
-from tuner.methods import METHODS
-from tuner.ui.show import tag
+from tuner.methods.registry import METHODS
+from tuner.methods.spec import KINDS, MethodRow
+from tuner.planning.forecast import duration, gigabytes
+from tuner.ui.render import tag
 
 CLICKED = """element.addEventListener('click', (event) => {
     const row = event.target.closest('[data-method]');

@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from tuner import recipe, tables
+from tuner import recipe
+from tuner.data import sources
+from tuner.data.formats import FORMATS
+from tuner.data.parse import SUFFIXES, Table
 from tuner.errors import TunerError
-from tuner.formats import FORMATS
-from tuner.methods import METHODS
+from tuner.methods.registry import METHODS
 from tuner.recipe import Recipe
-from tuner.tables import SUFFIXES
-from tuner.ui import chooser, fields, show
+from tuner.ui import chooser, fields, render
 
 BASES = [
     ("tiny-office · shipped, writes", "tiny-office"),
@@ -108,7 +109,7 @@ def _rows_card(form, start: Recipe) -> None:
                     if path not in fields.OWN and path not in form.settings:
                         form.settings[path] = fields.component(path, start, min_width=180)
         with gr.Accordion("What the model will see", open=False) as form.preview_fold:
-            form.preview = gr.HTML(show.note("Looking at the rows …"), elem_id="preview")
+            form.preview = gr.HTML(render.note("Looking at the rows …"), elem_id="preview")
             form.is_previewed = gr.State(False)
 
 
@@ -184,7 +185,7 @@ def show_source(where: str) -> list:
     return [gr.update(visible=where == kind) for _, kind in SOURCES]
 
 
-def asked(form, data: dict) -> tuple[Recipe, tables.Table | None]:
+def asked(form, data: dict) -> tuple[Recipe, Table | None]:
     """The recipe, and the uploaded or pasted rows. Raises TunerError with all problems of both."""
     problems, wanted, table = [], None, None
     try:
@@ -216,17 +217,17 @@ def _values(form, data: dict) -> dict:
     return values
 
 
-def given_rows(form, data: dict, max_rows: int | None = None) -> tables.Table | None:
+def given_rows(form, data: dict, max_rows: int | None = None) -> Table | None:
     """The uploaded or pasted rows; None where a name stands for them. Raises TunerError."""
     where = data[form.where]
     if where == "paste":
-        return tables.read_pasted(data[form.pasted] or "", max_rows)
+        return sources.read_pasted(data[form.pasted] or "", max_rows)
     if where == "file":
         if not data[form.file]:
             raise TunerError(
                 f"No file of rows is there yet. Upload one ({', '.join(SUFFIXES)}), or take the shipped example."
             )
-        return tables.read_file(data[form.file], Path(data[form.file]).name, max_rows)
+        return sources.read_file(data[form.file], Path(data[form.file]).name, max_rows)
     if where == "hub" and not (data[form.hub] or "").strip():
         raise TunerError("No dataset is named. Give its name as on the Hub (owner/name), or take the shipped example.")
     return None
@@ -240,7 +241,7 @@ def role_inputs(form, data: dict) -> list:
     try:
         table = given_rows(form, data)
         if table is None and data[form.where] == "example":
-            table = tables.read_file(recipe.EXAMPLES / Path(data[form.example]).name)
+            table = sources.read_file(recipe.EXAMPLES / Path(data[form.example]).name)
     except TunerError:  # the plan's card says what is wrong
         table = None
     columns = table.columns if table else []

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from tuner import forecast, parse
+from tuner.data import parse
+from tuner.planning import forecast
 from tuner.ui import actions, api, playground_tab, runs_tab, train_tab
 from tuner.ui.wiring import NOBODY, PRIVATE
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from tuner.methods import METHODS
+from tuner.methods.registry import METHODS
 from tuner.tasks import TASKS
-from tuner.ui import actions, form, show
+from tuner.ui import actions, form, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS, PRIVATE
@@ -171,7 +171,7 @@ def pick(tab, chosen: list[str], shown: list[str], prompt: str, first: list | No
             titles, rows = _titles(party), _heldout(actions.open_run(chosen[0]))
         check = _check(party)
     except Exception as error:
-        return {tab.problem: show.problems(problems_of(error))}
+        return {tab.problem: render.problems(problems_of(error))}
     task = TASKS[party.task if party else "generation"]
     said = [turn["content"] for turn in plain(first, answered=False) if turn["role"] == "user"]
     back = {"value": said[-1]} if said and not (prompt or "").strip() else {}
@@ -186,7 +186,7 @@ def pick(tab, chosen: list[str], shown: list[str], prompt: str, first: list | No
         tab.sampling_fold: gr.update(visible=task.generates),
         tab.prompt: gr.update(placeholder=PROMPTS[task.name], lines=lines, **back),
         tab.reference: gr.skip() if chosen[:1] == shown[:1] else "",
-        tab.problem: "" if party else show.note("Choose a run. Where there is none yet, train one first."),
+        tab.problem: "" if party else render.note("Choose a run. Where there is none yet, train one first."),
         **{column: gr.update(label=title, visible=True) for column, title in zip(tab.columns, titles)},
         **{column: gr.update(visible=False) for column in tab.columns[len(titles) :]},
     }
@@ -203,9 +203,9 @@ def _check(party: actions.Party | None) -> str:
         return ""
     run = party.adapters[ADAPTER]
     if party.merged:
-        return show.merge_check(run.read_json("merge_check.json"))
+        return render.merge_check(run.read_json("merge_check.json"))
     method = METHODS[run.recipe.method.name].title
-    return show.note(f"{method} can't be merged into this model's weights, so base and adapter answer alone.")
+    return render.note(f"{method} can't be merged into this model's weights, so base and adapter answer alone.")
 
 
 def _heldout(run) -> list[dict]:
@@ -220,7 +220,7 @@ def _take_example(shown: list[str], event: gr.SelectData) -> list:
     """Prompt and reference of a held-out row, for a new conversation."""
     rows = _heldout(actions.open_run(shown[0]))
     row = rows[event.index if isinstance(event.index, int) else event.index[0]]
-    return [row["messages"][-1]["content"], show.reference(row["reference"])]
+    return [row["messages"][-1]["content"], render.reference(row["reference"])]
 
 
 def _empty() -> list:
@@ -229,14 +229,14 @@ def _empty() -> list:
 
 def _begin(prompt: str, chosen: list[str] | None) -> list:
     if not chosen:
-        return [gr.skip()] * 4 + [show.problems(["No run is chosen. Train one first, or take the example."])]
+        return [gr.skip()] * 4 + [render.problems(["No run is chosen. Train one first, or take the example."])]
     if not (prompt or "").strip():
         return [
             gr.skip(),
             "",
             gr.skip(),
             gr.skip(),
-            show.problems(["There is nothing to answer yet. Write a prompt first."]),
+            render.problems(["There is nothing to answer yet. Write a prompt first."]),
         ]
     return ["", prompt, gr.update(visible=False), gr.update(visible=True), ""]
 
@@ -265,7 +265,7 @@ def _answer(chosen: list[str], prompt: str, system: str, temperature, top_p, len
         party = actions.party(chosen)
         unused = [gr.skip()] * (COLUMNS - len(party.variants))
         asked = [[*turns, {"role": "user", "content": prompt}] for turns in before[: len(party.variants)]]
-        yield [*asked, *unused, show.note(_preparing(party)), gr.skip()]
+        yield [*asked, *unused, render.note(_preparing(party)), gr.skip()]
         # Only a model that chats looks back; to others each text is a new one.
         chats = party.task == "generation"
         start = [{"role": "system", "content": system}] if chats and system and system.strip() else []
@@ -277,7 +277,7 @@ def _answer(chosen: list[str], prompt: str, system: str, temperature, top_p, len
         if not chats:
             yield [*_said(asked, [text or NOTHING for text in said]), *unused, "", _check(party)]
     except Exception as error:
-        yield [*before, show.problems(problems_of(error)), gr.skip()]
+        yield [*before, render.problems(problems_of(error)), gr.skip()]
 
 
 def _preparing(party: actions.Party) -> str:

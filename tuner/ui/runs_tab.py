@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import gradio as gr
 
 from tuner.errors import TunerError
-from tuner.ui import actions, progress, show
+from tuner.ui import actions, progress, render
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import NOBODY, PRIVATE
 
@@ -82,7 +82,7 @@ def refresh(browser: dict | None, selected: str = "") -> list:
     phase = progress.read(actions.open_run(selected)).phase if row else ""
     return [
         selected if row else "",
-        show.runs_list(rows, selected, actions.EXAMPLE),
+        render.runs_list(rows, selected, actions.EXAMPLE),
         gr.update(visible=bool(row)),
         gr.update(visible=phase in progress.CAN_GO_ON),
         gr.update(visible=selected != actions.EXAMPLE),
@@ -101,7 +101,7 @@ def _delete(run: str, browser: dict | None) -> list:
     try:
         actions.delete(run)
     except TunerError as error:
-        return [gr.skip(), *refresh(browser, run)[:-2], show.problems(list(error.problems)), ""]
+        return [gr.skip(), *refresh(browser, run)[:-2], render.problems(list(error.problems)), ""]
     left = {**browser, "runs": [r for r in browser["runs"] if r != run]}
     return [left, *refresh(left)]
 
@@ -109,15 +109,15 @@ def _delete(run: str, browser: dict | None) -> list:
 def _push(run: str, repository: str, private: bool, token: str) -> list:
     """The new repository's link, or what was wrong; the token's input is emptied when it has done its work."""
     try:
-        return [show.pushed(actions.push(run, repository, token, private)), ""]
+        return [render.pushed(actions.push(run, repository, token, private)), ""]
     except Exception as error:
-        return [show.problems(problems_of(error), "It was not pushed"), gr.skip()]
+        return [render.problems(problems_of(error), "It was not pushed"), gr.skip()]
 
 
 def _push_signed_in(run: str, repository: str, private: bool, typed: str, signed_in: gr.OAuthToken | None) -> list:
     if signed_in is None:
         return [
-            show.problems(["Sign in with Hugging Face first; the button is just above."], "It was not pushed"),
+            render.problems(["Sign in with Hugging Face first; the button is just above."], "It was not pushed"),
             gr.skip(),
         ]
     return _push(run, repository, private, signed_in.token)

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from tuner import gpu, survey
+from tuner import gpu
 from tuner.errors import TunerError
+from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
-from tuner.ui import actions, chooser, form, progress, show, turns
+from tuner.ui import actions, chooser, form, progress, render, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE
 
@@ -42,7 +43,7 @@ def build(browser: gr.BrowserState, *, has_oauth: bool) -> SimpleNamespace:
 
 
 def _side(tab) -> None:
-    tab.card = gr.HTML(show.busy("Looking at the example"), elem_id="card")
+    tab.card = gr.HTML(render.busy("Looking at the example"), elem_id="card")
     with gr.Row(elem_classes="t-buttons"):
         tab.train = gr.Button("Train", variant="primary", size="lg", elem_id="train")
         tab.stop = gr.Button("Stop", size="md", variant="stop", visible=False, elem_id="stop")
@@ -156,7 +157,7 @@ def _wire_run(tab) -> None:
 
 
 def _begin() -> list:
-    return [show.busy("Preparing the run"), gr.update(interactive=False)]
+    return [render.busy("Preparing the run"), gr.update(interactive=False)]
 
 
 def _relabel(kind: str):
@@ -169,22 +170,22 @@ def _look(tab, data: dict, fetch: bool, token: str | None = None) -> Iterator[li
     try:
         asked, table = form.asked(tab.form, data)
     except TunerError as error:
-        yield [gr.skip() if shown else show.problems(list(error.problems)), gr.skip(), hidden]
+        yield [gr.skip() if shown else render.problems(list(error.problems)), gr.skip(), hidden]
         return
-    name, yaml = show.recipe_name(asked), asked.to_yaml()
+    name, yaml = render.recipe_name(asked), asked.to_yaml()
     if shown:
         yield [gr.skip(), yaml, hidden]
         return
     if not fetch and table is None and not actions.is_at_hand(asked):
         what = "The base model or the rows are not on this machine yet: Train fetches them from the Hub."
-        yield [show.note(what), yaml, gr.update(visible=True)]
+        yield [render.note(what), yaml, gr.update(visible=True)]
         return
     if known := actions.known_plan(asked):  # at once, while what the estimate needs is being imported
-        yield [show.plan({**known, "forecast": None}, name), yaml, hidden]
+        yield [render.plan({**known, "forecast": None}, name), yaml, hidden]
     try:
-        card = show.plan(actions.check(asked, table).plan, name, gpu.quota(token))
+        card = render.plan(actions.check(asked, table).plan, name, gpu.quota(token))
     except Exception as error:
-        card = show.problems(problems_of(error))
+        card = render.problems(problems_of(error))
     yield [card, yaml, hidden]
 
 
@@ -194,10 +195,10 @@ def _preview(tab, data: dict):
     try:
         asked, table = form.asked(tab.form, data)
         if table is None and not actions.is_at_hand(asked):
-            return show.note("It can be shown when base model and rows are fetched.")
-        return show.preview(actions.preview(asked, table))
+            return render.note("It can be shown when base model and rows are fetched.")
+        return render.preview(actions.preview(asked, table))
     except Exception as error:
-        return show.problems(problems_of(error))
+        return render.problems(problems_of(error))
 
 
 def _choose(event: gr.EventData) -> str:
@@ -217,16 +218,16 @@ def _survey(tab, data: dict) -> Iterator:
             yield chooser.drawn({}, chosen)
             return
         gpu.import_core()
-        yield from chooser.growing(survey.survey(asked, table, local=False), chosen)
+        yield from chooser.growing(method_costs(asked, table, local=False), chosen)
     except Exception as error:
-        yield show.problems(problems_of(error)) + chooser.drawn({}, chosen)
+        yield render.problems(problems_of(error)) + chooser.drawn({}, chosen)
 
 
 def _take(tab, text: str) -> list:
     try:
         return [*form.fill(tab.form, Recipe.from_yaml(text)), ""]
     except TunerError as error:
-        return [*[gr.skip()] * len(form.filled(tab.form)), show.problems(list(error.problems))]
+        return [*[gr.skip()] * len(form.filled(tab.form)), render.problems(list(error.problems))]
 
 
 def _prepare(tab, data: dict, visitor: str, signed_in: bool = False) -> list:
@@ -236,7 +237,7 @@ def _prepare(tab, data: dict, visitor: str, signed_in: bool = False) -> list:
         asked, table = form.asked(tab.form, data)
         run = actions.prepare(asked, visitor, table, signed_in=signed_in)
     except Exception as error:
-        return [gr.skip(), gr.skip(), show.problems(problems_of(error)), *panel("")[1:]]
+        return [gr.skip(), gr.skip(), render.problems(problems_of(error)), *panel("")[1:]]
     return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]
 
 
@@ -245,7 +246,7 @@ def resume(run: str, request: gr.Request) -> list:
     try:
         actions.resume(run, request.session_hash)
     except Exception as error:
-        return [show.problems(problems_of(error)), *panel(run)[1:]]
+        return [render.problems(problems_of(error)), *panel(run)[1:]]
     return panel(run)
 
 
@@ -274,13 +275,13 @@ def panel(run: str) -> list:
         return [gr.skip(), gr.Timer(active=False), ready, hidden, hidden, hidden, hidden, hidden]
     try:
         opened = actions.open_run(run)
-        now = turns.look(opened)
-        card, phase = show.view(opened, now), now.phase
+        now = run_queue.look(opened)
+        card, phase = render.view(opened, now), now.phase
         has_adapter = (opened.adapter / "adapter_config.json").is_file()
     except Exception as error:
-        card, phase, has_adapter = show.problems(problems_of(error)), "gone", False
+        card, phase, has_adapter = render.problems(problems_of(error)), "gone", False
     # Between a worker's death and the note of it the folder alone would say that all is over.
-    live = phase in progress.LIVE or turns.line.holds(run)
+    live = phase in progress.LIVE or run_queue.queue.holds(run)
     return [
         card,
         gr.Timer(active=live),

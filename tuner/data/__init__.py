@@ -1,0 +1,1 @@
+"""Rows: read, divided, rendered, tokenised and batched."""

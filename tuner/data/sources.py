@@ -1,0 +1,236 @@
+"""Where rows come from: a shipped example, a file or a Hub dataset. Knows nothing of what is in them.
+
+On a public page nothing of this machine may be read: `read` takes paths only from a person at the terminal.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tuner import hub_errors, recipe
+from tuner.data import parse
+from tuner.data.parse import HELDOUT_SPLITS, SUFFIXES, Table, quoted
+from tuner.errors import TunerError
+
+__all__ = ["Table", "pick_splits", "quoted", "read", "read_file", "read_hub", "read_pasted"]
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+_FOREIGN = {
+    b"PK\x03\x04": "an Excel or zip file",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
+    b"\x1f\x8b": "a gzip file",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"SQLite": "a database",
+}
+
+
+def read(data: recipe.Data, base: Path | None = None, *, local: bool, token: str | None = None) -> Table:
+    """The rows that `data.source` names: a shipped example, a Hub dataset and, if `local`, a file. Raises TunerError.
+
+    A file is looked for in `base` (the recipe's folder), in the working directory and among the examples. Without
+    `local`, as on a public page, nothing but shipped examples and Hub names is taken, and this machine's own Hub token
+    stays unused: `token` is the visitor's.
+    """
+    source, file = data.source, None
+    if local:
+        folders = [base, Path.cwd(), recipe.EXAMPLES]
+        found = [folder / os.path.expanduser(source) for folder in folders if folder]
+        file = next((path for path in found if os.path.isfile(path)), None)
+    elif Path(source).name == source and os.path.isfile(recipe.EXAMPLES / source):
+        file = recipe.EXAMPLES / source
+    if file:
+        return read_file(file, source if file.parent == recipe.EXAMPLES else None, data.max_rows)
+    # datasets would take a folder of this name for the dataset, and a visitor could read another's run with it.
+    if HUB_NAME.fullmatch(source) and not source.lower().endswith(SUFFIXES) and not os.path.exists(source):
+        return read_hub(data, token or (None if local else False))
+    shipped = ", ".join(sorted(path.name for path in recipe.EXAMPLES.glob("*") if path.suffix in SUFFIXES))
+    if local:
+        raise TunerError(
+            f"There is no file '{source}', neither from the recipe's folder nor from {Path.cwd()}. Check the path, "
+            f"give a Hub dataset as owner/name, or a shipped example: {shipped}."
+        )
+    raise TunerError(
+        f"'{source}' can't be read here. Upload a file, or give a Hub dataset (owner/name) or an example: {shipped}."
+    )
+
+
+def read_file(path: str | Path, name: str | None = None, max_rows: int | None = None) -> Table:
+    """A CSV, TSV, JSON, JSONL or Parquet file, recognised by its content first and by its name second.
+
+    With `max_rows` a file of too many rows is read up to MAX_ROWS instead of being refused. Raises TunerError with all
+    the broken rows.
+    """
+    path = Path(path)
+    name = name or path.name
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise TunerError(f"{name} is not of a kind that can be read. Give one of: {', '.join(SUFFIXES)}.")
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(16)
+            if not start:
+                raise TunerError(f"{name} is empty (0 bytes). Give a file with at least 4 rows.")
+            if size > parse.MAX_FILE_BYTES:
+                raise TunerError(
+                    f"{name} has {size >> 20} MB, and {parse.MAX_FILE_BYTES >> 20} MB is the most that is read. "
+                    "Give a sample of its rows, or put it on the Hub as a dataset and set data.max_rows."
+                )
+            if start.startswith(b"PAR1"):
+                table = parse.parquet(path, name, max_rows)
+                _name_classes(table.rows, _parquet_features(path), name)
+                return table
+            foreign = next((what for magic, what in _FOREIGN.items() if start.startswith(magic)), None)
+            if foreign or suffix == ".parquet":
+                what = foreign or "no Parquet file, though its name says so"
+                raise TunerError(f"{name} is {what}. Save the rows as CSV (UTF-8), JSONL or Parquet and give that.")
+            text = parse.decode(start + file.read(), name)
+    except OSError as error:
+        raise TunerError(
+            f"{name} can't be read: {error.strerror}. Check that it is there and yours to read."
+        ) from None
+    return parse.parse(text, name, max_rows, suffix)
+
+
+def read_pasted(text: str, max_rows: int | None = None) -> Table:
+    """Rows pasted as CSV, TSV, JSON or JSONL, recognised by their content. Raises TunerError."""
+    name = "the pasted text"
+    if not text.strip():
+        raise TunerError("Nothing was pasted. Paste a header and at least 4 rows, or JSON lines.")
+    if len(text) > parse.MAX_FILE_BYTES:
+        raise TunerError(f"The pasted text is longer than {parse.MAX_FILE_BYTES >> 20} MB. Paste a sample of it.")
+    text = text.strip("\r\n\ufeff")
+    first = text.partition("\n")[0].rstrip("\r").split("\t")
+    # A spreadsheet's two columns come without their header as often as with it; a header's cells are single words.
+    if len(first) == 2 and any(" " in cell.strip() for cell in first) and not text.lstrip().startswith(("{", "[")):
+        table = parse.parse("prompt\tcompletion\n" + text, name, max_rows, ".tsv", first_line=0)
+        note = "No header was found, so the first column was taken as the prompt and the second as the completion."
+        return Table(name, table.columns, table.rows, lines=table.lines, notes=(*table.notes, note))
+    return parse.parse(text, name, max_rows, "")
+
+
+def pick_splits(names: Iterable[str], data: recipe.Data, name: str) -> tuple[str, str | None]:
+    """Which split is trained on, and which is held out (None if none fits). Raises TunerError for an unknown one."""
+    names = list(dict.fromkeys(names))
+    problems = [
+        f"{name} has no split '{wanted}'. Its splits are: {', '.join(names)}. Set data.{key} to one of these."
+        for key, wanted in (("split", data.split), ("heldout_split", data.heldout_split))
+        if wanted and wanted not in names
+    ]
+    if problems:
+        raise TunerError(*problems)
+    others = [split for split in names if split not in HELDOUT_SPLITS and split != data.heldout_split]
+    train = data.split or next((split for split in ("train", "training", *others, *names) if split in names), names[0])
+    heldout = data.heldout_split or next((s for s in HELDOUT_SPLITS if s in names and s != train), None)
+    if heldout == train:
+        raise TunerError(
+            f"The split '{train}' of {name} can't be both trained on and held out. Change one of the two."
+        )
+    return train, heldout
+
+
+def read_hub(data: recipe.Data, token: str | bool | None = None) -> Table:
+    """The train and held-out split of a Hub dataset, streamed, at most MAX_ROWS rows of each. Raises TunerError."""
+    import datasets
+    from huggingface_hub import HfApi
+
+    hub_errors.limit_waiting()
+    name = data.source
+    try:
+        # Asked first because it fails at once and says why; load_dataset tries for 20 s where there is no network.
+        HfApi(token=token).dataset_info(name, timeout=10)
+        parts = datasets.load_dataset(name, data.config, streaming=True, token=token)
+        return _stream(parts, data)
+    except TunerError:
+        raise
+    except Exception as error:
+        problem = _explain(error, name, token) or hub_errors.explain(error, f"the dataset '{name}'")
+        raise problem or error from error
+
+
+def _stream(parts, data: recipe.Data) -> Table:
+    rows, splits, notes, held = [], [], [], 0
+    for split in filter(None, pick_splits(parts, data, data.source)):
+        first = len(rows)
+        features = getattr(parts[split], "features", None) or {}
+        # Ten times what is wanted, so that the seed has something to choose from; where rows have classes all of them,
+        # because those are often sorted by class.
+        few = data.max_rows and not any(_class_label(kind) for kind in features.values())
+        limit = min(parse.MAX_ROWS, 10 * data.max_rows) if few else parse.MAX_ROWS
+        media = [column for column, kind in features.items() if hasattr(kind, "decode_example")]
+        for count, row in enumerate(parts[split].remove_columns(media) if media else parts[split]):
+            held += len(str(row))
+            if held > 4 * parse.MAX_FILE_BYTES:
+                raise TunerError(f"The rows of '{data.source}' fill more than {held >> 20} MB. Lower data.max_rows.")
+            if count == limit:
+                if data.max_rows is None:
+                    raise TunerError(parse.too_many(f"The split '{split}' of {data.source}", "more than"))
+                notes.append(f"Only the first {limit:,} rows of the split '{split}' were read.")
+                break
+            rows.append(row)
+            splits.append(split)
+        _name_classes(rows[first:], features, data.source)
+    return parse.make(data.source, parse.keys(rows), rows, splits=splits, joined=True, notes=tuple(notes))
+
+
+def _parquet_features(path: Path) -> dict:
+    """What `datasets` wrote down of the columns in a Parquet file of its own; nothing if it wrote none."""
+    import pyarrow.parquet
+
+    schema = pyarrow.parquet.read_schema(path)
+    if b"ClassLabel" not in (schema.metadata or {}).get(b"huggingface", b""):
+        return {}
+    import datasets
+
+    try:
+        return datasets.Features.from_arrow_schema(schema)
+    except Exception:  # whatever somebody wrote there by hand, the rows are still there
+        return {}
+
+
+def _name_classes(rows: list[dict], features: dict, name: str) -> None:
+    """Puts the names of classes where `datasets` holds their numbers. Raises TunerError for a class without a name."""
+    for column, kind in features.items():
+        if not (label := _class_label(kind)):
+            continue
+        for row in rows:
+            try:
+                row[column] = _named(row.get(column), label)
+            except ValueError:
+                raise TunerError(
+                    f'{name} holds a class in "{column}" that has no name; there are names for 0 to '
+                    f"{label.num_classes - 1}. Write the rows again with all the names, or with words for classes."
+                ) from None
+
+
+def _class_label(kind):
+    """The classes of a column, or of the lists in it; None if it has none."""
+    while hasattr(kind, "feature"):
+        kind = kind.feature
+    return kind if hasattr(kind, "int2str") else None
+
+
+def _named(value, label):
+    if isinstance(value, list):
+        return [_named(item, label) for item in value]
+    if not isinstance(value, int):
+        return value
+    return None if value == -1 else label.int2str(value)  # -1 is how datasets writes that there is no label
+
+
+def _explain(error: Exception, name: str, token) -> TunerError | None:
+    """What `datasets` says by plain ValueErrors and RuntimeErrors, in plain words."""
+    if isinstance(error, ValueError) and "onfig" in str(error):
+        import datasets
+
+        names = ", ".join(datasets.get_dataset_config_names(name, token=token)[:20])
+        return TunerError(f"The dataset '{name}' has the configurations {names}. Set data.config to one of these.")
+    if "scripts are no longer supported" in str(error):
+        return TunerError(f"The dataset '{name}' needs code of its own, which is not run here. Choose another.")
+    if type(error).__name__ in ("DataFilesNotFoundError", "EmptyDatasetError"):
+        return TunerError(f"The dataset '{name}' holds no CSV, JSON or Parquet files. Choose another.")
+    return None

@@ -1,0 +1,1 @@
+"""Taking a run to the Hub."""

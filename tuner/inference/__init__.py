@@ -1,0 +1,1 @@
+"""Answers of base, adapter and merged model."""

@@ -1,0 +1,129 @@
+"""Merge the adapter into the 16-bit base, and check how far the merged model is from the adapter.
+
+Merging into a 4-bit base would round a light tune away, so the merge is into the weights as published. Two figures
+tell the shares apart: merged against the adapter on the same 16-bit base (what merging and rounding changed), and
+merged against the adapter on the quantised base that it was trained on (what quantisation changed besides).
+"""
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from datasets import load_from_disk
+
+from tuner.errors import TunerError
+from tuner.inference import generate
+from tuner.methods import attach
+from tuner.methods.files import CONFIG
+from tuner.methods.registry import METHODS, resolve
+from tuner.models.device import autocast
+from tuner.models.fetch import base_of
+from tuner.models.load import load_base, shared_base
+from tuner.models.losses import IGNORE_INDEX, SCORES, collate
+from tuner.models.shape import Base, load_config, load_tokenizer, shape_of
+from tuner.runs import Run
+
+CHECKED_TOKENS = 1024  # at a vocabulary of 150,000 their logits are 600 MB
+
+
+def merge(run: Run) -> dict:
+    """Write the merged model and merge_check.json into the run; returns the check. Done once: a second call reads it.
+
+    Raises TunerError where there is no adapter, or none that can be merged.
+    """
+    if run.merged.is_dir() and (check := run.read_json("merge_check.json")):
+        return check
+    check_mergeable(run)
+    base = base_of(run)
+    rows = load_from_disk(str(run.data / "heldout"))
+    on_quantized = None
+    if base.model.quantization != "none":
+        with generate.attached({"adapter": run}).carrier("adapter") as model:
+            on_quantized = _logits(base.row.scores, model, rows)
+    adapted = attach.load(load_base(base, quantization="none"), {"default": run.adapter})
+    with autocast(base.model):
+        on_16_bit = _logits(base.row.scores, adapted, rows)
+    _save(attach.merge(adapted), base, run)
+    del adapted
+    gc.collect()
+
+    as_saved = _logits(base.row.scores, shared_base(replace(base, folder=run.merged), quantization="none"), rows)
+    check = {"tokens": len(as_saved), **_compare(as_saved, on_16_bit, "")}
+    check |= _compare(as_saved, on_16_bit if on_quantized is None else on_quantized, "_quantized")
+    run.write_json("merge_check.json", check)
+    return check
+
+
+def check_mergeable(run: Run) -> None:
+    """Raises TunerError where the run has no adapter yet, or none that can be merged."""
+    if not (run.adapter / CONFIG).is_file():
+        raise TunerError(f"Run {run.id} has no adapter to merge yet. Train it first, or wait until it has finished.")
+    if not is_mergeable(run):
+        row = METHODS[run.recipe.method.name]
+        raise TunerError(
+            f"{row.title} can't be merged: what run {run.id} learned stands beside the weights, not in them. Use the "
+            "adapter on its base, or train with a method that can be merged, such as LoRA."
+        )
+
+
+def is_mergeable(run: Run) -> bool:
+    """Whether what the run learned can be put into the base's weights."""
+    row = METHODS[run.recipe.method.name]
+    base = base_of(run)
+    return row.mergeable and row.mergeable_on(resolve(run.recipe, shape_of(base), base.row))
+
+
+def merge_weighted(shares: dict[Run, float], folder: Path) -> None:
+    """Write the base with a weighted sum of what several runs of one base learned, W + sum of share x (W_run - W).
+
+    Task arithmetic, Ilharco et al. 2022 (https://arxiv.org/abs/2212.04089). Raises TunerError where one can't be
+    merged or the bases differ.
+    """
+    for run in shares:
+        check_mergeable(run)
+    base = generate.attached({run.id: run for run in shares}).base
+    found = load_base(base, quantization="none")
+    weights = dict(found.named_parameters())
+    start = {name: p.detach().clone() for name, p in weights.items()}
+    with torch.no_grad():
+        for run, share in shares.items():
+            merged = attach.merge(attach.load(load_base(base, quantization="none"), {"default": run.adapter}))
+            for name, p in merged.named_parameters():
+                weights[name] += share * (p - start[name])
+    _write(found, base, folder)
+
+
+def _save(model, base: Base, run: Run) -> None:
+    with run.folder("merged") as target:
+        _write(model, base, target)
+
+
+def _write(model, base: Base, folder: Path) -> None:
+    stored = load_config(base.folder, base.model.name).dtype or model.dtype
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(stored).save_pretrained(folder)
+    load_tokenizer(base.folder).save_pretrained(folder)
+
+
+@torch.inference_mode()
+def _logits(scores: str, model, rows) -> torch.Tensor:
+    """Logits of every trained place of `rows`, float32 on the CPU, places x choices."""
+    device, found = next(model.parameters()).device, []
+    for row in rows:
+        batch = {k: v.to(device) for k, v in collate([row]).items()}
+        logits, labels = SCORES[scores](model, batch)
+        found.append(logits[labels != IGNORE_INDEX].float().cpu())
+        if sum(map(len, found)) >= CHECKED_TOKENS:
+            break
+    # The spans of two texts differ in their number of choices.
+    widest = max(part.shape[1] for part in found)
+    found = [torch.nn.functional.pad(part, (0, widest - part.shape[1]), value=-100.0) for part in found]
+    return torch.cat(found)[:CHECKED_TOKENS]
+
+
+def _compare(one: torch.Tensor, other: torch.Tensor, suffix: str) -> dict:
+    return {
+        f"top1_agreement{suffix}": round((one.argmax(-1) == other.argmax(-1)).float().mean().item(), 5),
+        f"max_logit_difference{suffix}": round((one - other).abs().max().item(), 5),
+    }

@@ -1,0 +1,82 @@
+"""What a model's scores are held against, task by task, and the cross-entropy of it. Batches of tokenised rows."""
+
+from collections.abc import Callable
+
+import torch
+
+IGNORE_INDEX = -100  # the label that the loss leaves out
+
+
+def next_token(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a causal model in the columns that hold a label, and those labels."""
+    labels = inputs["labels"][:, 1:]
+    columns = (labels != IGNORE_INDEX).any(0).nonzero().flatten()
+    # Counted from the end: soft prompts put columns before the first.
+    logits = model(**_read(inputs), logits_to_keep=columns - inputs["labels"].shape[1], use_cache=False).logits
+    return logits.flatten(0, 1), labels[:, columns].flatten()
+
+
+def target_token(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of an encoder-decoder for each token of the target."""
+    labels = inputs["labels"]
+    before = model.prepare_decoder_input_ids_from_labels(labels=labels)
+    logits = model(**_read(inputs), decoder_input_ids=before, use_cache=False).logits
+    return logits[:, -labels.shape[1] :].flatten(0, 1), labels.flatten()
+
+
+def whole_text(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the labels of a text."""
+    return model(**_read(inputs)).logits, inputs["labels"][:, 0]
+
+
+def each_token(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the tags of each token."""
+    return model(**_read(inputs)).logits.flatten(0, 1), inputs["labels"].flatten()
+
+
+def span(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of where the answer begins, then of where it ends, over the tokens of the text."""
+    found = model(**_read(inputs))
+    padding = inputs["attention_mask"] == 0
+    logits = [
+        scores.masked_fill(padding, torch.finfo(scores.dtype).min) for scores in (found.start_logits, found.end_logits)
+    ]
+    return torch.cat(logits), inputs["labels"].T.flatten()
+
+
+SCORES: dict[str, Callable] = {f.__name__: f for f in (next_token, target_token, whole_text, each_token, span)}
+
+
+def _read(inputs: dict) -> dict:
+    return {k: v for k, v in inputs.items() if k != "labels"}
+
+
+def mean_loss(scores: str, model, inputs: dict) -> torch.Tensor:
+    """Mean cross-entropy in nats over what has a label; `scores` names a function above."""
+    logits, labels = SCORES[scores](model, inputs)
+    return torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX)
+
+
+def collate(rows: list[dict], padding: int = 0) -> dict[str, torch.Tensor]:
+    """Tokenised rows as one right-padded batch, with its attention mask."""
+    fill = {"input_ids": padding, "labels": IGNORE_INDEX}
+    rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
+    batch = {}
+    for key in rows[0]:
+        longest = max(len(row[key]) for row in rows)
+        batch[key] = torch.tensor([row[key] + [fill.get(key, 0)] * (longest - len(row[key])) for row in rows])
+    return batch
+
+
+@torch.inference_mode()
+def heldout_loss(scores: str, model, rows, batch_size: int, padding: int = 0) -> float:
+    """Mean cross-entropy in nats over all that has a label in `rows`."""
+    total, count = 0.0, 0
+    device = next(model.parameters()).device
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+    for start in range(0, len(order), batch_size):
+        batch = collate([rows[i] for i in order[start : start + batch_size]], padding)
+        logits, labels = SCORES[scores](model, {k: v.to(device) for k, v in batch.items()})
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        total, count = total + loss.item(), count + int((labels != IGNORE_INDEX).sum())
+    return total / max(1, count)

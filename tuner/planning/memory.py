@@ -1,0 +1,204 @@
+"""What a run will take before it runs: device memory in parts, and seconds. Needs neither a GPU nor the weights.
+
+Memory is told by shape: the model is built without storage and run forward once, and what autograd would keep is added
+up. Seconds come from the pace of an earlier run like this one, else from a count of floating-point operations.
+"""
+
+import weakref
+from contextlib import ExitStack
+from functools import lru_cache
+
+from tuner.methods.registry import METHODS, resolve
+from tuner.models.device import device_type
+from tuner.models.shape import Base, Shape, on_meta, shape_of
+from tuner.recipe import Recipe
+
+CUDA_CONTEXT = 600 * 2**20  # bytes; kernels and cuBLAS's workspace, which differ by driver and GPU
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLOAT = BYTES["float32"]
+
+
+def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict:
+    """Bytes on the device at the peak of a training step: weights, adapter, activations, logits and their total.
+
+    `settings` are the plan's (batch_size, dtype); rows are padded to `length` tokens, of which `columns` have a label.
+    On CUDA there is "context" too.
+    """
+    shape, batch = shape_of(base), settings["batch_size"]
+    activations = _traced(
+        base, method_key(recipe), settings["dtype"], batch, length, 1 if base.task == "generation" else columns,
+        device_type() == "cuda",
+    )  # fmt: skip
+    choices = shape.vocabulary if base.row.generates else max(2, len(base.labels))
+    parts = {
+        "weights": weight_bytes(shape, base.model.quantization, settings["dtype"]),
+        # Float32 weights, their gradient and AdamW's two moments.
+        "adapter": count_trainable(base, method_key(recipe)) * 4 * FLOAT,
+        "activations": activations,
+        # The peak is in the backward pass of the loss, in float32 whatever the model computes in: the log-softmax that
+        # was kept, the gradient that falls on it, and the gradient of the logits. The logits themselves are gone.
+        "logits": batch * columns * choices * 3 * FLOAT,
+    }
+    if device_type() == "cuda":
+        parts["context"] = CUDA_CONTEXT
+    return parts | {"total": sum(parts.values())}
+
+
+def weight_bytes(shape: Shape, quantization: str, dtype: str) -> int:
+    """Bytes of the frozen base as it is held. The head, embeddings, norms and biases are never quantised."""
+    sizes = [a * b for _, a, b in shape.linear_layers]
+    held = sum(sizes) * BYTES[dtype]
+    if quantization == "nf4":
+        # Two weights a byte, a byte of scale for 64 weights, a float32 for 256 scales; and a layer has two tables, of
+        # 16 and 256 values, and an offset.
+        tables = (16 + 256 + 1) * FLOAT
+        held = sum(_groups(n, 2) + _groups(n, 64) + _groups(n, 64 * 256) * FLOAT + tables for n in sizes)
+    elif quantization == "int8":
+        held = sum(a * b + b * FLOAT for _, a, b in shape.linear_layers)
+    return held + (shape.parameters - sum(sizes)) * BYTES[dtype]
+
+
+def _groups(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+def method_key(recipe: Recipe) -> str:
+    """The part of a recipe that decides which parameters are trained, as a key."""
+    return recipe.model_dump_json(include={"model", "method"})
+
+
+@lru_cache(maxsize=256)
+def count_trainable(base: Base, method: str) -> int:
+    """Parameters that the method trains, counted on the model without storage; `method` is a recipe's JSON."""
+    recipe, shape = Recipe.model_validate_json(method), shape_of(base)
+    if count := METHODS[recipe.method.name].count:
+        return count(resolve(recipe, shape, base.row)) + shape.head_parameters
+    return sum(p.numel() for p in _on_meta(base, method).parameters() if p.requires_grad)
+
+
+@lru_cache(maxsize=256)
+def adapter_bytes(base: Base, method: str) -> int:
+    """Bytes of the adapter's file; what is trained in float32 where that can't be told without storage."""
+    from tuner.methods import attach
+
+    row = METHODS[Recipe.model_validate_json(method).method.name]
+    if row.count:
+        heads = shape_of(base).head_parameters
+        return (row.stored * (count_trainable(base, method) - heads) + heads) * FLOAT
+    return attach.stored_bytes(_on_meta(base, method))
+
+
+def _on_meta(base: Base, method: str, dtype=None, prepare=lambda model: None):
+    import torch
+
+    from tuner.methods import attach
+
+    recipe = Recipe.model_validate_json(method)
+    asked = resolve(recipe, shape_of(base), base.row)
+    # Without `devices` CUDA would be asked for its state, and on ZeroGPU the main process may not touch CUDA.
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model = on_meta(base, dtype=dtype)
+        prepare(model)
+        return attach.attach(model, METHODS[recipe.method.name].parts(asked)).train()
+
+
+@lru_cache(maxsize=256)
+def _traced(base: Base, method: str, dtype: str, batch: int, length: int, columns: int, cuda: bool) -> int:
+    """The bytes that a forward pass keeps for the backward pass."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._pytree import tree_leaves, tree_map_only
+
+    compute = getattr(torch, dtype)
+    saved, held, there = [], [], []
+
+    def keep(tensor):
+        # Detached, lest a saved result and its graph keep each other for ever; a weak reference, because part of the
+        # graph may be dropped again, as DoRA does.
+        tensor = tensor.detach()
+        saved.append(weakref.ref(tensor))
+        return tensor
+
+    def quantise(model) -> None:
+        if base.model.quantization != "none":
+            _as_if_quantised(model, base.model.quantization, lambda tensor: held.append(keep(tensor)))
+
+    model = _on_meta(base, method, compute, quantise)
+    # Tensors on "meta" take PyTorch's plainest attention, which keeps every score; these fakes take the fused one, as
+    # real ones do.
+    with ExitStack() as stack:
+        stack.enter_context(FakeTensorMode())
+        tensors = {name: torch.empty(b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
+        for name, p in model.named_parameters():
+            data = torch.empty(p.shape, dtype=torch.float32 if p.requires_grad else p.dtype)
+            tensors[name] = torch.nn.Parameter(data, requires_grad=p.requires_grad)
+        # Some methods hold tensors that are neither, such as the numbers of virtual tokens.
+        for module in model.modules():
+            others = {k: v for k, v in vars(module).items() if isinstance(v, (dict, torch.Tensor)) and k[0] != "_"}
+            faked = tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype), others)
+            vars(module).update(faked)
+            there += [t for t in tree_leaves(faked) if isinstance(t, torch.Tensor)]
+        ids = torch.ones(batch, length, dtype=torch.long)
+        inputs = {"input_ids": ids, "attention_mask": ids.clone()}
+        if base.task == "generation":
+            inputs |= {"logits_to_keep": 1, "use_cache": False}
+        elif base.task == "seq2seq":
+            inputs |= {"decoder_input_ids": torch.ones(batch, columns, dtype=torch.long), "use_cache": False}
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
+        stack.enter_context(torch.autocast("cpu", dtype=compute, enabled=dtype != "float32"))
+        stack.enter_context(_as_if_real(cuda))
+        # The result keeps the graph, and with it what is counted below.
+        result = torch.func.functional_call(model, tensors, kwargs=inputs)
+        storages = {s._cdata: s.nbytes() for ref in saved if ref() is not None for s in [ref().untyped_storage()]}
+        for tensor in [*tensors.values(), *there]:
+            storages.pop(tensor.untyped_storage()._cdata, None)
+        del result
+    return sum(storages.values())
+
+
+def _as_if_quantised(model, quantization: str, hold) -> None:
+    """Let the model's linear layers keep and answer what bitsandbytes' do."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    def after(module, args, output):
+        # MatMul8bitLt and MatMul8bitFp keep their input, though no gradient of a frozen weight needs it; MatMul4Bit
+        # keeps none.
+        if quantization == "int8" and args[0].requires_grad:
+            hold(args[0])
+        # Both answer in the type they were asked in, whatever autocast says.
+        return output.to(args[0].dtype)
+
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not model.get_output_embeddings():
+            module.register_forward_hook(after)
+
+
+def _as_if_real(cuda: bool):
+    """What a real pass does, and on a GPU, otherwise than the fake one on the CPU that is counted on."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class AsIfReal(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+            if name == "rand" and args == (1,):  # a method's throw of dice whether to skip a layer
+                return torch.tensor(1.0)
+            if cuda and name in ("layer_norm", "softmax", "pow", "__pow__"):  # autocast runs them in float32
+                args = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
+            if cuda and name == "scaled_dot_product_attention":  # the fused one takes dropout too
+                kwargs["dropout_p"] = 0.0
+            return func(*args, **kwargs)
+
+    return AsIfReal()
+
+
+def available_memory() -> int:
+    """Bytes of memory that training may take: the GPU's whole, or what is free of the machine's."""
+    if device_type() == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(0).total_memory
+    import psutil
+
+    return psutil.virtual_memory().available
