@@ -11,13 +11,13 @@ from tuner.inference import generate
 from tuner.models.losses import SCORES, collate
 
 
-def logits(run: runs.Run, model, scores: str) -> torch.Tensor:
+def logits(run: runs.Run, model, objective: str) -> torch.Tensor:
     """What the model says at every place of the run's held-out rows that has a label."""
     from datasets import load_from_disk
 
     batch = collate([dict(row) for row in load_from_disk(str(run.data / "heldout"))])
     with torch.inference_mode():
-        return SCORES[scores](model, batch)[0].float()
+        return SCORES[objective](model, batch)[0].float()
 
 
 if __name__ == "__main__":
@@ -26,4 +26,4 @@ if __name__ == "__main__":
         run = runs.Run(Path(path))
         loaded = generate.attached({"adapter": run})
         with loaded.carrier("adapter") as model:
-            torch.save(logits(run, model, loaded.base.row.scores), run.path / "logits.pt")
+            torch.save(logits(run, model, loaded.base.row.objective), run.path / "logits.pt")

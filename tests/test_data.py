@@ -1,14 +1,18 @@
 """From a table to the tokens that are trained: recognising, normalising, splitting, rendering, tokenising, preview."""
 
 import json
+from itertools import groupby
+from operator import itemgetter
 
 import pytest
 import tiny
 
 from tuner.data import formats, parse
-from tuner.data.chat import _pieces, preview, render_prompt, stop_ids, tokenise_chats
+from tuner.data.chat import render_prompt, stop_ids
+from tuner.data.encode import preview_pieces, tokenise
+from tuner.data.recognise import recognise
 from tuner.data.split import split_rows
-from tuner.data.tokens import histogram
+from tuner.data.tokens import Tokenised, histogram
 from tuner.errors import TunerError
 from tuner.recipe import Data
 
@@ -49,12 +53,12 @@ def table(columns: list[str], *rows, name="tickets.csv", **facts) -> parse.Table
 
 
 def recognised(there: list[str], **settings) -> formats.Format:
-    return formats.recognise(table(there, there), Data(**settings))
+    return recognise(table(there, there), Data(**settings))
 
 
 def normal(there: list[str], *rows, system=None, **settings) -> list[dict]:
     given = table(there, *rows)
-    return formats.normalise(given, formats.recognise(given, Data(**settings)), system)
+    return formats.normalise(given, recognise(given, Data(**settings)), system)
 
 
 def problems(there: list[str], *rows, **settings) -> str:
@@ -65,8 +69,13 @@ def problems(there: list[str], *rows, **settings) -> str:
 
 def texts(row: dict, tokenizer) -> tuple[str, list[str]]:
     """A tokenised row's whole text, and its trained stretches."""
-    pieces = _pieces(row, tokenizer)
-    return "".join(text for text, _ in pieces), [text for text, trained in pieces if trained]
+    pieces = [(piece["trained"], piece["text"]) for piece in preview_pieces("generation", row, tokenizer)]
+    stretches = ["".join(text for _, text in group) for trained, group in groupby(pieces, itemgetter(0)) if trained]
+    return "".join(text for _, text in pieces), stretches
+
+
+def tokenise_chats(rows: list[dict], tokenizer, max_length: int, loss_on: str = "completion") -> Tokenised:
+    return tokenise("generation", rows, tokenizer, max_length, loss_on)
 
 
 # -- recognising
@@ -104,8 +113,8 @@ def test_exact_names_win_over_look_alikes():
     format = recognised(["question", "answer", "prompt", "completion"])
     assert format.columns == {"prompt": "prompt", "completion": "completion"}
     assert format.reason == (
-        'Took "prompt" as prompt, "completion" as completion (prompt and completion), because the names match exactly.'
-        ' Not used: "question" and "answer".'
+        'Reading "prompt" as prompt, "completion" as completion (prompt and completion), because the names match '
+        'exactly. Not used: "question" and "answer".'
     )
     assert "because these names are commonly used" in recognised(["question", "answer"]).reason
     instruction = recognised(["instruction", "input", "output", "text"])
@@ -132,7 +141,7 @@ def test_columns_that_are_missing_or_could_be_either():
 def test_columns_mapped_by_hand():
     format = recognised(["q", "text", "completion"], columns={"prompt": "q"})
     assert format.columns == {"prompt": "q", "completion": "completion"}
-    assert "because you said so" in format.reason
+    assert "because you mapped them" in format.reason
     assert recognised(["a", "b"], columns={"text": "b"}).name == "text"
     assert recognised(["prompt", "completion"], format="text", columns={"text": "prompt"}).columns == {
         "text": "prompt"
@@ -140,7 +149,7 @@ def test_columns_mapped_by_hand():
     assert "No column of tickets.csv is mapped to the completion" in problems(["q"], "a", columns={"prompt": "q"})
     both = problems(["q", "a"], "ab", columns={"prompt": "x", "banana": "a"})
     assert 'has no column \'x\' for the prompt. Its columns are "q" and "a".' in both
-    assert 'No format has the parts "prompt" and "banana" together.' in both
+    assert 'no format has "prompt" and "banana" together.' in both
 
 
 # -- normalising
@@ -172,7 +181,7 @@ def test_a_system_prompt_comes_first_unless_the_row_has_one():
     assert [row["messages"] for row in rows] == [[brief, *ROW["messages"]], TURNS["messages"]]
     assert len(ROW["messages"]) == 2
     assert normal(["prompt", "completion"], "ab", system="Be brief.")[0]["messages"][0] == brief
-    with pytest.raises(TunerError, match="no place in rows of plain text"):
+    with pytest.raises(TunerError, match="Rows of plain text can't have a system prompt"):
         normal(["text"], ["a"], system="Be brief.")
 
 
@@ -184,7 +193,7 @@ def test_an_empty_completion_in_row_17():
     )
     given = table(["prompt", "completion"], *rows, lines=list(range(2, 22)))
     with pytest.raises(TunerError, match=r"Row 17 \(line 18\) of tickets\.csv has"):
-        formats.normalise(given, formats.recognise(given, Data()))
+        formats.normalise(given, recognise(given, Data()))
 
 
 def test_nan_lists_and_other_things_that_are_no_text():
@@ -204,18 +213,24 @@ def test_nan_lists_and_other_things_that_are_no_text():
 def test_rows_that_lack_a_column_are_named():
     given = parse.Table("rows.jsonl", ["prompt", "completion"], [{"prompt": "a", "completion": "b"}, {"prompt": "a"}])
     with pytest.raises(TunerError, match=r'Row 2 of rows\.jsonl has no "completion"'):
-        formats.normalise(given, formats.recognise(given, Data()))
+        formats.normalise(given, recognise(given, Data()))
 
 
 @pytest.mark.parametrize(
     ("turns", "said"),
     [
-        ([USER], 'a conversation in "messages" that does not end with the assistant. Add the answer, or drop it.'),
+        (
+            [USER],
+            'a conversation in "messages" that does not end with the assistant. Add the answer, or drop',
+        ),
         ([ANSWER], 'a conversation in "messages" that does not begin with the user'),
-        ([USER, USER, ANSWER], 'two messages of the same role in a row in "messages"'),
-        ([USER, {"role": "system", "content": "s"}, ANSWER], 'a system message in the midst of "messages"'),
-        ([USER, {"role": "tool", "content": "s"}], 'a message of the role "tool" in "messages". The roles are system'),
-        ([USER, {"role": "assistant", "content": ""}], 'an empty message of the assistant in "messages"'),
+        ([USER, USER, ANSWER], 'two messages in a row with the same role in "messages"'),
+        ([USER, {"role": "system", "content": "s"}, ANSWER], 'a system message in the middle of "messages"'),
+        (
+            [USER, {"role": "tool", "content": "s"}],
+            'a message with the role "tool" in "messages". The roles are',
+        ),
+        ([USER, {"role": "assistant", "content": ""}], 'an empty assistant message in "messages"'),
         ([USER, {"role": "assistant", "content": [{"type": "image"}]}], "that is not all text"),
         ([], 'no messages in "messages"'),
         ("hello", 'no list of messages in "messages". Write it as [{"role": "user"'),
@@ -244,7 +259,7 @@ def test_a_share_is_held_out_by_the_seed():
     assert once.heldout != other.heldout
     assert (len(once.train), len(once.heldout)) == (90, 10)
     assert sorted(map(str, once.train + once.heldout)) == sorted(map(str, ROWS))
-    assert "10 of 100 rows were picked by the seed (1)" in once.reason
+    assert "10 of 100 rows were chosen by the seed (1)" in once.reason
     assert len(split_rows(ROWS[:5], None, Data(), 0).heldout) == 1
 
 
@@ -272,7 +287,7 @@ def test_a_split_that_exists_is_kept():
     parts = split_rows(ROWS, names, Data(), 0)
     assert parts.train == ROWS[:80]
     assert in_order(parts.heldout) == ROWS[92:] != parts.heldout  # shuffled, as only the first may be scored
-    assert parts.reason == 'The split "train" is trained on (80 rows) and "validation" held out (8 rows).'
+    assert parts.reason == 'Training on the split "train" (80 rows), holding out "validation" (8 rows).'
     assert in_order(split_rows(ROWS, names, Data(heldout_split="test"), 0).heldout) == ROWS[80:92]
     assert len(split_rows(ROWS, ["train"] * 100, Data(), 0).heldout) == 10
 
@@ -329,9 +344,9 @@ def test_max_rows_are_picked_by_the_seed_and_count_for_either_split():
 def test_splits_that_can_not_be_had():
     for rows, names, settings, said in (
         (ROWS[:3], None, {}, "only 3 rows, and some must be held out. Give at least 4"),
-        (ROWS, None, {"heldout": 100}, "data.heldout asks for 100 rows, and there are 100 in all"),
+        (ROWS, None, {"heldout": 100}, "data.heldout: 100 of 100 rows can't be held out"),
         (ROWS, None, {"heldout_split": "test"}, "has no splits, so 'test' can't be held out"),
-        (ROWS, ["a"] * 100, {"split": "b"}, "has no split 'b'. Its splits are: a"),
+        (ROWS, ["a"] * 100, {"split": "b"}, "has no split 'b'. Set it to one of: a."),
         (ROWS, ["a"] * 100, {"heldout_split": "a"}, "can't be both trained on and held out"),
     ):
         with pytest.raises(TunerError) as caught:
@@ -442,7 +457,7 @@ def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, m
     rows = [ROW, TURNS, {"text": "thank you"}, TURNS, {"messages": [{**USER, "content": "thx"}, ANSWER]}]
     alone = [tokenise_chats([row], tokenizer, 1000) for row in rows]
     together = tokenise_chats(rows, tokenizer, 1000)
-    monkeypatch.setattr("tuner.data.chat.CHUNK", 2)
+    monkeypatch.setattr("tuner.data.encode.CHUNK", 2)
     chunked = tokenise_chats(rows, tokenizer, 1000)
     assert chunked.rows == together.rows == [row for one in alone for row in one.rows]
     assert chunked.lengths == together.lengths == [length for one in alone for length in one.lengths]
@@ -492,7 +507,7 @@ def test_borders_that_tokens_would_cross_are_kept():
 def test_templates_that_refuse():
     with pytest.raises(TunerError, match=r"chat template refuses these messages \(no system role\)"):
         tokenise_chats([TURNS], tiny.tiny_tokenizer(NO_SYSTEM), 1000)
-    with pytest.raises(TunerError, match="leaves plain text out"):
+    with pytest.raises(TunerError, match="leaves out plain text"):
         tokenise_chats([ROW], tiny.tiny_tokenizer(PICTURES), 1000)
 
 
@@ -510,7 +525,7 @@ def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer)
     assert texts(done.rows[1], tokenizer)[1] == ["Good day.<|im_end|>"]
     assert (done.truncated, done.cut_answers, done.lost_tokens) == (1, 0, done.lengths[1] - 80)
     assert done.warning == (
-        f"1 of 2 rows are longer than 80 tokens, by up to {done.lost_tokens:,}, and lose {done.lost_tokens:,} tokens, "
+        f"1 of 2 rows is longer than 80 tokens, by up to {done.lost_tokens:,}, and loses {done.lost_tokens:,} tokens, "
         f"from the beginning of the prompt first. Set data.max_length to {done.lengths[1]:,} to keep them whole, "
         "if memory allows."
     )
@@ -526,7 +541,7 @@ def test_a_long_answer_loses_its_end_and_keeps_some_prompt(tokenizer):
     for cut, row, prompt in zip(done.rows[1:], whole, prompts):
         assert cut == {key: part[prompt - 20 : prompt + 60] for key, part in row.items()}
     assert done.cut_answers == 2
-    assert "and 2 of them lose the end of their answer" in done.warning
+    assert " 2 of them lose the end of their answer" in done.warning
     assert done.trained_tokens == sum(label != -100 for row in done.rows for label in row["labels"])
 
 
@@ -543,20 +558,6 @@ def test_every_row_keeps_something_to_train_on(tokenizer):
 def test_no_answer_that_fits_is_refused(tokenizer):
     with pytest.raises(TunerError, match=r"None of 2 answers fits into 64 tokens \(data\.max_length\)"):
         tokenise_chats([LONG_ANSWER, LONG_ANSWER], tokenizer, 64)
-
-
-# -- the preview
-
-
-def test_the_preview_is_what_is_trained(tokenizer):
-    shown = preview([ROW, LONG_PROMPT, TURNS, ROW], tokenizer, 80, n=2)
-    assert shown.rows[0] == [
-        ("<|im_start|>user\nhi, what's up?<|im_end|>\n<|im_start|>assistant\n", False),
-        ("Good day.<|im_end|>", True),
-    ]
-    assert len(shown.rows) == 2
-    assert shown.tokenised.truncated >= 1
-    assert sum(count for _, _, count in shown.histogram) == 4
 
 
 def test_histogram():

@@ -5,13 +5,13 @@ import torch
 from tiny import encoder_tokenizer, tiny_model, tiny_tokenizer
 
 from tuner.data import encode
-from tuner.data.encode import entities, heldout_prompt, labels_of, source, tokenise
+from tuner.data.encode import entities, heldout_prompt, labels_of, preview_pieces, source, tokenise
 from tuner.data.tokens import IGNORE_INDEX
 from tuner.errors import TunerError
 from tuner.inference.predict import predict
 from tuner.models.losses import collate
 from tuner.models.shape import Base
-from tuner.recipe import Model
+from tuner.recipe import Model, Recipe
 
 TAGS = ("B-LOC", "B-PER", "I-PER", "O")
 
@@ -125,7 +125,7 @@ def test_labels_must_be_several_but_not_as_many_as_texts():
     assert len(labels_of("classification", rows(encode.MOST_LABELS))) == 500
     with pytest.raises(TunerError, match=r"501 different labels, such as '0000'.*prompt and completion"):
         labels_of("classification", rows(501))
-    with pytest.raises(TunerError, match=r"All rows have the same label \(0000\).*Add others"):
+    with pytest.raises(TunerError, match=r"All rows have the same label \(0000\).*Add rows with others"):
         labels_of("classification", rows(1))
     assert labels_of("token_classification", [words("a b", "B-X O")]) == ("B-X", "O")
     with pytest.raises(TunerError, match=r"same label \(O\)"):
@@ -241,6 +241,41 @@ def test_an_answer_that_was_cut_in_two_counts_as_lost(tokenizer):
         rows = [asked("what?", CONTEXT, "The"), asked_for]
         found = tokenise("question_answering", rows, tokenizer, length)
         assert (found.rows[1]["labels"], found.cut_answers) == (labels, lost)
+
+
+# The preview
+
+
+def marked(pieces: list[dict]) -> list[str]:
+    return [piece["text"] for piece in pieces if piece["trained"]]
+
+
+def test_the_preview_of_a_row_marks_what_its_task_learns_from(tokenizer, splitter):
+    (row,) = tokenise("seq2seq", [chat("hello there", "good day")], tokenizer, 64).rows
+    pieces = preview_pieces("seq2seq", row, tokenizer)
+    assert "hello there" in pieces[0]["text"]
+    assert marked(pieces) == ["<|im_start|>good day", "<|im_end|>"]
+    texts, labels = [{"text": "great", "label": label} for label in ("good", "new")], ("bad", "good")
+    for row, label in zip(tokenise("classification", texts, tokenizer, 64, labels=labels).rows, (["good"], [])):
+        assert marked(preview_pieces("classification", row, tokenizer, labels)) == label
+    (row,) = tokenise("token_classification", [words("a Babbage", "O B-PER")], splitter, 64, labels=TAGS).rows
+    tagged = [i for i, label in enumerate(row["labels"]) if label != IGNORE_INDEX]
+    assert marked(preview_pieces("token_classification", row, splitter)) == [
+        splitter.decode(row["input_ids"][tagged[0] : tagged[-1] + 1])
+    ]
+    rows = [asked("when was it?", CONTEXT, "1889"), asked("who?", CONTEXT, "")]
+    answered, unanswered = tokenise("question_answering", rows, tokenizer, 128).rows
+    assert marked(preview_pieces("question_answering", answered, tokenizer)) == ["1889"]
+    assert marked(preview_pieces("question_answering", unanswered, tokenizer)) == []
+
+
+@pytest.mark.parametrize("name", ["corporate", "support", "reviews", "entities"])
+def test_the_page_previews_every_shipped_example(name):
+    from tuner.ui import actions
+
+    rows = actions.preview(Recipe.load(name))["rows"]
+    assert len(rows) == actions.PREVIEWED
+    assert all(marked(pieces) for pieces in rows)
 
 
 # Held-out prompts

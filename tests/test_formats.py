@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from tuner.data import formats, parse
+from tuner.data import cells, formats, parse
+from tuner.data.recognise import recognise
 from tuner.errors import TunerError
-from tuner.recipe import Data
+from tuner.recipe import Data, Recipe
+from tuner.tasks import CONVERSATION
 
 CONTEXT = "Ada Lovelace wrote it in 1843. It was Lovelace who saw further."
 
@@ -16,12 +18,12 @@ def table(columns: list[str], *rows) -> parse.Table:
 
 
 def recognised(there: list[str], *rows, **settings) -> formats.Format:
-    return formats.recognise(table(there, *(rows or [there])), Data(**settings))
+    return recognise(table(there, *(rows or [there])), Data(**settings))
 
 
 def normal(there: list[str], *rows, system=None, **settings) -> list[dict]:
     given = table(there, *rows)
-    return formats.normalise(given, formats.recognise(given, Data(**settings)), system)
+    return formats.normalise(given, recognise(given, Data(**settings)), system)
 
 
 def problems(there: list[str], *rows, **settings) -> str:
@@ -182,7 +184,7 @@ def test_labels_that_are_none():
     said = problems(["text", "label"], *(["a", cell] for cell in cells[4:]))
     assert 'Row 1 of rows.csv has a list in "label" where text belongs.' in said
     assert 'Row 2 of rows.csv has an object in "label" where text belongs.' in said
-    assert 'Row 3 of rows.csv has a fraction in "label" where a class belongs. Write classes as words or' in said
+    assert 'Row 3 of rows.csv has a fraction in "label" where a label belongs. Write labels as words or' in said
     assert 'Row 1 of rows.csv has a fraction in "label"' in problems(["text", "label"], ["a", float("inf")])
     assert 'no text in "text"' in problems(["text", "label"], [None, "a"])
 
@@ -190,7 +192,7 @@ def test_labels_that_are_none():
 def test_rows_that_lack_the_label_are_named():
     given = parse.Table("rows.jsonl", ["text", "label"], [{"text": "a", "label": 1}, {"text": "a"}])
     with pytest.raises(TunerError, match=r'Row 2 of rows\.jsonl has no "label"'):
-        formats.normalise(given, formats.recognise(given, Data()))
+        formats.normalise(given, recognise(given, Data()))
 
 
 # -- tokens and tags
@@ -230,8 +232,8 @@ def test_lists_as_python_prints_them_are_refused_and_not_cut_at_blanks(printed):
 def test_each_token_has_one_tag():
     good = ["a b", "O O"]
     said = problems(["tokens", "tags"], good, ["a b", "O"], good, ["a b", "O"], ["a", "O O"])
-    assert "Rows 2 and 4 of rows.csv have 2 tokens and 1 tags. Give every token one tag." in said
-    assert "Row 5 of rows.csv has 1 tokens and 2 tags." in said
+    assert "Rows 2 and 4 of rows.csv have 2 tokens and 1 tag. Give every token one tag." in said
+    assert "Row 5 of rows.csv has 1 token and 2 tags." in said
 
 
 def test_tokens_that_are_none():
@@ -317,7 +319,7 @@ def test_questions_without_an_answer():
 def test_answers_that_are_none():
     cells = [given(["Grace"], [0]), given(["Ada"], [0]), "Hopper", None, ""]
     said = problems(["question", "context", "answers"], *(["Who?", CONTEXT, cell] for cell in cells))
-    assert "Rows 1 and 3 of rows.csv have an answer that does not occur in its context. Write it as it stands" in said
+    assert "Rows 1 and 3 of rows.csv have an answer that does not occur in its context. Copy it from the" in said
     assert 'Row 4 of rows.csv has no text in "answers" (null)' in said
     assert 'Row 5 of rows.csv has an empty "answers"' in said
     cells = [["Ada"], {"text": "Ada"}, given([""], [0]), given([None], [0])]
@@ -343,12 +345,42 @@ def test_answers_that_are_none():
 def test_a_system_prompt_has_a_place_in_conversations_only(columns, row, title):
     with pytest.raises(TunerError) as caught:
         normal(columns, row, system="Be brief.")
-    assert str(caught.value) == f"A system prompt has no place in rows of {title}. Leave data.system out."
+    assert str(caught.value) == f"Rows of {title} can't have a system prompt. Leave data.system out."
     assert normal(columns, row, system="")
 
 
-def test_every_format_can_be_asked_for_and_has_a_spelling_for_each_part():
+def test_every_format_has_a_spelling_for_each_part():
     for shape in formats.FORMATS.values():
-        assert Data(format=shape.name)
+        assert recognise(table(list(shape.spellings[0]), shape.spellings[0]), Data(format=shape.name)).row is shape
         assert {len(spelling) for spelling in shape.spellings + shape.whole} == {len(shape.roles)}
         assert shape.optional or len(set(shape.spellings)) == len(shape.spellings)
+
+
+def test_an_unknown_format_is_refused_with_the_nearest_and_all():
+    said = problems(["text"], ["a"], format="sharegtp")
+    assert said.startswith("data.format: there is no format 'sharegtp'. Did you mean 'sharegpt'? Set it to auto, or")
+    assert all(name in said for name in formats.FORMATS)
+    assert "Did you mean" not in problems(["text"], ["a"], format="parquet")
+
+
+def test_a_new_format_is_one_row(monkeypatch):
+    """Rows of a quiz: recognised, read, trained on and offered on the page, by a row of FORMATS alone."""
+    from tuner.planning import plan
+    from tuner.ui import fields
+
+    row = formats.FormatRow(
+        name="quiz",
+        title="a riddle and its solution",
+        becomes=CONVERSATION,
+        roles={"riddle": cells.read_text, "solution": cells.read_text},
+        spellings=(("riddle", "solution"),),
+        build=lambda texts: formats.exchange(texts["solution"], f"Guess: {texts['riddle']}"),
+    )
+    monkeypatch.setitem(formats.FORMATS, "quiz", row)
+    rows = table(["riddle", "solution"], *([f"what is {n}?", f"it is {n}"] for n in range(20)))
+    for settings in ({}, {"format": "quiz"}, {"columns": {"riddle": "riddle"}}):
+        checked = plan.check(Recipe(data=Data(heldout=2, **settings)), rows)
+        assert (checked.format.name, checked.plan["task"]) == ("quiz", "generation")
+        assert checked.heldout_rows[0]["messages"][0]["content"].startswith("Guess: what is ")
+    assert "quiz" in [name for _, name in fields.component("data.format", Recipe()).choices]
+    assert "quiz" in problems(["text"], ["a"], format="nothing")

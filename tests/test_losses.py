@@ -5,8 +5,9 @@ import torch
 import transformers
 from tiny import tiny_model
 
+from tuner.data.tokens import IGNORE_INDEX
 from tuner.models import losses
-from tuner.models.losses import IGNORE_INDEX, SCORES, collate, heldout_loss, mean_loss
+from tuner.models.losses import SCORES, collate, heldout_loss, mean_loss
 
 # Rows of unequal length and with unequal numbers of labels, some of them in the middle of the row.
 ROWS = [

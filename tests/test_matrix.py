@@ -155,7 +155,7 @@ def trained_as_named(run: runs.Run) -> torch.Tensor:
     assert before.keys() == {name for name, p in after.items() if torch.is_tensor(p)}
     assert all(torch.equal(p, after[name]) for name, p in before.items()), f"{run.id} left the base changed"
     with generate.attached({"adapter": run}).carrier("adapter") as model:
-        return logits(run, model, base.row.scores)
+        return logits(run, model, base.row.objective)
 
 
 class Watch:

@@ -142,7 +142,7 @@ def labelled_parquet(path, classes: list[int], names: str):
 
 def test_classes_without_a_name_are_refused(tmp_path):
     said = refused(labelled_parquet(tmp_path / "rows.parquet", [0, 1, 7], '["bad", "good"]'))
-    assert said.startswith('rows.parquet holds a class in "label" that has no name; there are names for 0 to 1. Write')
+    assert said.startswith('rows.parquet has a class in "label" without a name; there are names for 0 to 1. Write')
 
 
 def test_what_somebody_wrote_into_a_parquet_file_by_hand_does_not_hide_its_rows(tmp_path):
@@ -163,7 +163,7 @@ def test_pasted_columns_without_header():
     table = sources.read_pasted("yo i gotta go\tI must leave.\nthx\tThank you.\n")
     assert table.rows[0] == {"prompt": "yo i gotta go", "completion": "I must leave."}
     assert table.lines == [1, 2]
-    assert "No header was found" in table.notes[0]
+    assert "There is no header" in table.notes[0]
 
 
 # -- what is refused
@@ -171,7 +171,7 @@ def test_pasted_columns_without_header():
 
 def test_empty_files(tmp_path):
     assert "rows.csv is empty (0 bytes)" in refused(write(tmp_path / "rows.csv", ""))
-    assert "nothing but blanks" in refused(write(tmp_path / "rows.jsonl", " \n\n"))
+    assert "nothing but whitespace" in refused(write(tmp_path / "rows.jsonl", " \n\n"))
     assert "a header but no rows" in refused(write(tmp_path / "rows.csv", "prompt,completion\n"))
     assert "no rows" in refused(write(tmp_path / "rows.json", "[]"))
     assert "no rows" in refused(write(tmp_path / "rows.csv", ",,\n,,\n"))
@@ -185,7 +185,7 @@ def test_empty_files(tmp_path):
         (b"PK\x03\x04" + bytes(40), "is an Excel or zip file"),
         (b"\x1f\x8b\x08" + bytes(40), "is a gzip file"),
         (b"%PDF-1.7 ...", "is a PDF"),
-        (b"prompt,completion\na,\x00\x01b\n", "is binary or damaged: line 2 holds the control character 0x00"),
+        (b"prompt,completion\na,\x00\x01b\n", "is binary or damaged: line 2 has the control character 0x00"),
         (bytes(range(150, 256)) * 10, "line 1 is not UTF-8 text (byte 0x96"),
         (bytes(reversed(range(250))) * 10, "is binary or damaged: line 2"),
     ],
@@ -206,7 +206,7 @@ def test_encodings_are_refused_by_line_and_never_guessed(tmp_path):
     assert "line 3 is not UTF-8" in message
     assert "mixes encodings" in message
     assert "Save the whole file as UTF-8." in message
-    assert "UTF-16 breaks off" in refused(write(tmp_path / "rows.csv", "a,b\nc,d\n".encode("utf-16")[:-1]))
+    assert "UTF-16 text breaks off" in refused(write(tmp_path / "rows.csv", "a,b\nc,d\n".encode("utf-16")[:-1]))
 
 
 def test_ragged_rows_are_named_and_counted(tmp_path):
@@ -241,7 +241,7 @@ def test_broken_json_is_named(tmp_path):
     assert "Row 3 of rows.jsonl has broken JSON in line 5 at column 17" in message
     assert "Row 6 (line 11) of rows.jsonl has a list where a row belongs" in message
     assert "Row 7 " in message
-    assert "holds only a number" in refused(write(tmp_path / "rows.json", "7"))
+    assert "has only a number" in refused(write(tmp_path / "rows.json", "7"))
     assert "Rows 1 and 2 of rows.json have a text where a row belongs" in refused(
         write(tmp_path / "rows.json", '["a", "b"]')
     )
@@ -250,7 +250,7 @@ def test_broken_json_is_named(tmp_path):
 
 def test_damaged_parquet(tmp_path):
     assert "is a damaged Parquet file" in refused(write(tmp_path / "rows.csv", b"PAR1" + bytes(100)))
-    assert "no Parquet file, though its name says so" in refused(write(tmp_path / "rows.parquet", CSV))
+    assert "not a Parquet file, in spite of its name" in refused(write(tmp_path / "rows.parquet", CSV))
 
 
 def test_two_million_rows_are_refused_early(tmp_path):
@@ -274,7 +274,7 @@ def test_parquet_that_unfolds_without_end(tmp_path, monkeypatch):
     rows = pyarrow.table({"text": pyarrow.DictionaryArray.from_arrays([0] * 500, ["x" * 100_000])})
     pyarrow.parquet.write_table(rows.cast(pyarrow.schema({"text": pyarrow.string()})), tmp_path / "rows.parquet")
     assert (tmp_path / "rows.parquet").stat().st_size < 2**20
-    assert "unfolds to more than" in refused(tmp_path / "rows.parquet")
+    assert "expands to more than" in refused(tmp_path / "rows.parquet")
 
 
 def test_too_many_bytes(tmp_path):
@@ -282,7 +282,7 @@ def test_too_many_bytes(tmp_path):
     with open(path, "wb") as file:
         file.write(b"prompt,completion\n")
         file.truncate(60 * 2**20)
-    assert "rows.csv has 60 MB, and 50 MB is the most that is read." in refused(path)
+    assert "rows.csv has 60 MB, and the limit is 50 MB." in refused(path)
 
 
 def test_the_last_byte_and_the_last_row_that_are_taken(tmp_path, monkeypatch):
@@ -418,13 +418,13 @@ def test_hub_datasets(hub, tmp_path):
         ROWS[3],
     ]
     assert answers[1][:2] == [9, ["test", "train"]]
-    assert "has no split 'banana'. Its splits are: train, validation, test. Set data.split" in answers[2]
+    assert "data.split: alice/mails has no split 'banana'. Set it to one of: train, validation, test." in answers[2]
     assert answers[3][0] == 20
     assert answers[3][4] == ["Only the first 20 rows of the split 'train' were read."]
     assert "'alice/hidden' is not on the Hub, or it is private" in answers[4]
     assert "has more than 50 rows" in answers[5]
     assert answers[6][:2] == [8, ["train"]]
-    assert "'alice/tongues' has the configurations en, de. Set data.config" in answers[7]
+    assert "data.config: the configurations of 'alice/tongues' are en, de. Set it" in answers[7]
 
 
 def test_this_machines_own_token_opens_nothing_to_a_visitor(hub, tmp_path):

@@ -1,8 +1,8 @@
 """What a run is: model, data, method, training, budget, evaluation and seed, as one frozen object with units.
 
-Read from YAML and written back with every default spelled out. It knows nothing of torch, of the Hub or of the page;
-the page takes its labels, help texts, defaults and bounds from the fields below. Every problem of a recipe is reported
-in one TunerError.
+Read from YAML and written back with every default spelled out. The page takes its labels, help texts, defaults and
+bounds from the fields below. All problems of a recipe are reported in one TunerError. Knows nothing of torch, of the
+Hub or of the page.
 """
 
 import difflib
@@ -14,17 +14,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tuner.errors import TunerError
+from tuner.tasks import TASKS
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 Auto = Literal["auto"]
-# Strict numbers would refuse YAML's "3e-3", which YAML 1.1 reads as text; pydantic's lax mode reads it as the number
-# that was meant.
+# Numbers are not strict, because YAML 1.1 reads "3e-3" as text; pydantic's lax mode makes a number of it.
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
 class Part(BaseModel):
+    """A group of settings: unknown ones are refused, and nothing changes after it is made."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -32,81 +34,81 @@ class Model(Part):
     """The base model."""
 
     name: str = Field(
-        "tiny-office", min_length=1, description="a Hub name such as Qwen/Qwen3-0.6B, or a shipped model"
+        "tiny-office", min_length=1, description="a model on the Hub, such as Qwen/Qwen3-0.6B, or a shipped one"
     )
-    revision: str | None = Field(None, description="branch, tag or commit on the Hub; the newest if left out")
+    revision: str | None = Field(None, description="branch, tag or commit on the Hub; the latest if left out")
     quantization: Literal["nf4", "int8", "none"] = Field(
-        "nf4", description="how the frozen base is held: 4-bit NormalFloat with nested constants, 8-bit, or 16-bit"
+        "nf4", description="precision of the base's frozen weights: 4-bit saves memory, 16-bit is exact"
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="what the arithmetic runs in")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="the type that the model computes in"
+    )
 
 
 class Data(Part):
-    """The rows to learn from."""
+    """The rows to learn from, and those held out."""
 
     source: str = Field(
-        "corporate.jsonl", min_length=1, description="a file, a shipped example or a Hub dataset's name"
+        "corporate.jsonl", min_length=1, description="a file, a shipped example or a dataset on the Hub"
     )
-    config: str | None = Field(None, description="the Hub dataset's configuration")
-    split: str | None = Field(None, description="the split to train on; train if there is one")
-    heldout_split: str | None = Field(None, description="the split to hold out; validation or test if there is one")
+    config: str | None = Field(None, description="configuration (subset) of the Hub dataset")
+    split: str | None = Field(None, description="split to train on; train if there is one")
+    heldout_split: str | None = Field(None, description="split to hold out; validation or test if there is one")
     heldout: Annotated[float, Field(gt=0, lt=1)] | Count = Field(
-        0.1, description="share of the rows (below 1) or number of rows held out where no split exists"
+        0.1, description="share (below 1) or number of rows to hold out where the data has no such split"
     )
-    format: Literal[
-        "auto",
-        "prompt_completion",
-        "instruction",
-        "messages",
-        "sharegpt",
-        "text_label",
-        "tokens_tags",
-        "squad",
-        "text",
-    ] = Field("auto", description="how a row is read")
-    columns: dict[str, str] = Field(default_factory=dict, description="part of the format -> column that holds it")
-    system: str | None = Field(None, description="a system prompt put before every row")
-    max_rows: Count | None = Field(None, description="use only so many rows, picked by the seed")
-    max_length: Auto | Annotated[int, Field(ge=8)] = Field("auto", description="longest row in tokens")
+    format: str = Field("auto", description="how the rows are written; recognised by their columns if auto")
+    columns: dict[str, str] = Field(default_factory=dict, description="part of the format -> its column")
+    system: str | None = Field(None, description="system prompt for rows that have none")
+    max_rows: Count | None = Field(None, description="most rows to use, chosen by the seed; all if left out")
+    max_length: Auto | Annotated[int, Field(ge=8)] = Field("auto", description="tokens at which a row is cut")
 
 
 class Method(Part):
-    """How the model is changed. A setting that is left out takes the method's own default."""
+    """How the model is adapted. A setting that is left out gets the method's own default."""
 
-    name: str = Field("lora", description="a row of the method table")
-    rank: Auto | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="width of the low-rank update")
+    name: str = Field("lora", description="the fine-tuning method")
+    rank: Auto | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto", description="rank of the low-rank update; higher learns more and needs more memory"
+    )
     alpha: Auto | Positive = Field("auto", description="scale of the update; twice the rank if auto")
     dropout: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
-        "auto", description="share of the adapter's inputs dropped; none if auto"
+        "auto", description="share of the adapter's inputs that is dropped in training; 0 if auto"
     )
     target_modules: Auto | Literal["all-linear"] | list[str] = Field(
-        "auto", description="the layers that get an adapter: all linear ones, or their names"
+        "auto", description="layers that get an adapter: all-linear, or their names"
     )
     virtual_tokens: Auto | Annotated[int, Field(ge=1, le=512)] = Field(
-        "auto", description="tokens or positions whose vectors are learned"
+        "auto", description="number of learned tokens that are put before the input"
     )
     bottleneck: Auto | Annotated[int, Field(ge=1, le=1024)] = Field(
-        "auto", description="width of the small layers that are put in"
+        "auto", description="width of the layers that are inserted"
     )
     layers: Auto | Annotated[int, Field(ge=1, le=200)] = Field(
-        "auto", description="how many of the last blocks are changed"
+        "auto", description="how many of the last blocks are trained"
     )
 
 
 class Training(Part):
-    """How the optimizer walks."""
+    """Optimizer and schedule."""
 
     learning_rate: Auto | Annotated[float, Field(gt=0, le=1)] = Field(
         "auto", description="peak learning rate of AdamW"
     )
     batch_size: Auto | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="rows per step")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(10, description="steps over which the learning rate rises")
-    scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate falls")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        10, description="steps over which the learning rate rises from 0"
+    )
+    scheduler: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="how the learning rate falls after warm-up"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's weight decay")
-    max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
-    loss_on: Literal["completion", "all"] = Field("completion", description="which tokens the loss is taken over")
+    max_grad_norm: Positive = Field(1.0, description="norm to which gradients are clipped")
+    loss_on: Literal["completion", "all"] = Field(
+        "completion", description="learn from the completions only, or from all tokens"
+    )
     checkpoint_seconds: Auto | Positive = Field(
-        "auto", description="seconds between checkpoints; ten, or more where they would take over 1% of the time"
+        "auto", description="seconds between checkpoints; if auto 10, or more where saving takes long"
     )
 
 
@@ -114,13 +116,12 @@ class Budget(Part):
     """How long to train: exactly one of the three."""
 
     steps: Count | None = Field(None, description="optimizer steps")
-    epochs: Positive | None = Field(None, description="passes over the training rows")
-    seconds: Positive | None = Field(
-        None, description="seconds that a device is held for training, loading and saving included"
-    )
+    epochs: Positive | None = Field(None, description="times that every training row is seen")
+    seconds: Positive | None = Field(None, description="seconds on the device, loading and saving included")
 
     @model_validator(mode="after")
-    def exactly_one(self):
+    def exactly_one(self) -> "Budget":
+        """Refuses a budget of none or of several."""
         given = [k for k in ("steps", "epochs", "seconds") if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of steps, epochs and seconds ({', '.join(given) or 'none'} given)")
@@ -136,11 +137,11 @@ class Evaluation(Part):
 
 
 class Recipe(Part):
-    """One run, whole."""
+    """Everything that decides a run."""
 
-    name: str | None = Field(None, max_length=80, description="what you call the run")
-    task: Literal["auto", "generation", "seq2seq", "classification", "token_classification", "question_answering"] = (
-        Field("auto", description="what the model learns to do; told by its kind and by the rows if auto")
+    name: str | None = Field(None, max_length=80, description="your name for the run")
+    task: Literal[("auto", *TASKS)] = Field(
+        "auto", description="what the model learns to do; inferred from model and rows if auto"
     )
     model: Model = Model()
     data: Data = Data()
@@ -149,16 +150,14 @@ class Recipe(Part):
     budget: Budget = Budget(steps=300)
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        0, description="fixes the split, the row order and the start weights"
+        0, description="fixes the held-out rows, the order of rows and the initial weights"
     )
 
     @classmethod
     def parse(cls, settings: Any, name: str = "the recipe") -> "Recipe":
         """A recipe from plain nested settings. Raises TunerError with every problem."""
         if not isinstance(settings, dict):
-            raise TunerError(
-                f"{name} is not a recipe: it must be a list of settings such as 'budget: {{steps: 300}}'."
-            )
+            raise TunerError(f"{name} is not a recipe. Give it settings by name, such as 'budget: {{steps: 300}}'.")
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
@@ -173,7 +172,7 @@ class Recipe(Part):
             mark = getattr(error, "problem_mark", None)
             where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
             raise TunerError(
-                f"{name} is not valid YAML{where}: {getattr(error, 'problem', error)}. Mend that place."
+                f"{name} is not valid YAML{where}: {getattr(error, 'problem', error)}. Fix it there."
             ) from None
         return cls.parse(settings, name)
 
@@ -184,10 +183,10 @@ class Recipe(Part):
         try:
             return cls.from_yaml(file.read_text(encoding="utf-8"), file.name)
         except UnicodeDecodeError:
-            raise TunerError(f"{file.name} is not a text file. Give a recipe in YAML.") from None
+            raise TunerError(f"{file.name} is not UTF-8 text. Give a recipe in YAML.") from None
 
     def to_yaml(self) -> str:
-        """YAML that reads back as this very recipe, every default written out."""
+        """YAML that reads back as the same recipe, with every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def with_settings(self, settings: dict[str, Any]) -> "Recipe":
@@ -196,7 +195,7 @@ class Recipe(Part):
         for key, value in settings.items():
             part, _, leaf = key.partition(".")
             if part == "budget":
-                # A budget is one of three: naming one takes back the others.
+                # A budget is one of three: setting one unsets the others.
                 values["budget"] = dict.fromkeys(values["budget"])
             if leaf and isinstance(values.get(part), dict):
                 values[part][leaf] = value
@@ -206,23 +205,23 @@ class Recipe(Part):
 
 
 def find(path: str | Path) -> Path:
-    """The recipe file meant by `path`, from any working directory. Raises TunerError where there is none."""
+    """The recipe file that `path` names, or the shipped recipe of that name. Raises TunerError."""
     shipped = EXAMPLES / Path(path).name
     for file in (Path(path), shipped, shipped.with_suffix(".yaml")):
         if file.is_file():
             return file
     names = ", ".join(sorted(f.stem for f in EXAMPLES.glob("*.yaml")))
-    raise TunerError(f"There is no recipe '{path}'. Give a YAML file, or one of the shipped ones: {names}.")
+    raise TunerError(f"There is no recipe '{path}'. Give a YAML file, or a shipped recipe: {names}.")
 
 
 def _sentences(errors: list[dict]) -> list[str]:
-    """Pydantic's errors in plain words, one sentence a setting."""
+    """Pydantic's errors in plain words, one sentence for each setting."""
     by_place: dict[str, list[dict]] = {}
     for error in errors:
         # Pydantic names the branch of a union after the setting, such as "literal['auto']" or "float".
         place = ".".join(p for p in error["loc"] if isinstance(p, str) and p.isidentifier() and p not in _BRANCHES)
         by_place.setdefault(place, []).append(error)
-    # Of a union's branches the literal ("auto") says least about what is wrong.
+    # Of a union's branches, the literal ("auto") says least about what is wrong.
     return [
         _sentence(place, min(es, key=lambda e: e["type"] == "literal_error"), es) for place, es in by_place.items()
     ]
@@ -246,12 +245,12 @@ def _sentence(place: str, error: dict, branches: list[dict]) -> str:
     if error["type"] == "value_error":
         return f"{place}: {reason}."
     if error["type"] == "model_type":
-        return f"{place}: {given} can't be used. Put its settings under it, one a line."
+        return f"{place}: {given} can't be used. Put its settings under it, one per line."
     return f"{place}: {given} can't be used, {reason}."
 
 
 def _near(place: str) -> str:
-    """The settings that may have been meant by an unknown one."""
+    """The setting that an unknown one is closest to, or all that there are."""
     part, _, leaf = place.rpartition(".")
     names = list((Recipe.model_fields[part].annotation if part else Recipe).model_fields)
     close = difflib.get_close_matches(leaf, names, 1)

@@ -1,10 +1,19 @@
-"""TASKS: one row per task and family of models; METRICS: how an answer is scored. No torch until a row is used."""
+"""TASKS: one row per task, with all that differs between tasks; METRICS: how an answer is scored. Imports no torch."""
 
 from dataclasses import dataclass
+
+# What a row is once it has been read, whatever its format was, with the keys that it then has.
+CONVERSATION = "conversations"  # "messages", ending with the assistant's answer
+TEXT = "plain text"  # "text"
+LABELLED_TEXT = "text with a label"  # "text" and "label"
+TAGGED_TOKENS = "tokens with tags"  # "tokens" and "tags"
+QUESTION_CONTEXT = "questions with a context"  # "question", "context", "answer" and "start" (-1: no answer)
 
 
 @dataclass(frozen=True)
 class TaskRow:
+    """A task: the models that can do it, the rows it learns from, and how its answers are learned, read and scored."""
+
     name: str
     title: str
     family: str  # of models that can do it
@@ -14,15 +23,19 @@ class TaskRow:
     architecture: bool  # whether the class must be the very one that the model was published as
     peft_type: str  # PEFT's name of the task
     trainer: str  # module and class
-    formats: tuple[str, ...]  # rows that it learns from
-    scores: str  # the function of losses.py that pairs the model's scores with the labels
+    learns_from: tuple[str, ...]  # the kinds of rows above
+    objective: str  # what is predicted: a row of ENCODERS (data/encode.py), SCORES (models/losses.py) and, where
+    # answers are read off one forward pass, of READERS (inference/predict.py) and READ_OFF (hub/card_use.py)
     metric: str
     pipeline: str  # the Hub's name of the task
+    placeholder: str  # of the playground's prompt
+    prompt_lines: int = 1  # of the playground's prompt; Enter sends only where it is 1
     generates: bool = True  # answers are written token by token; else read off one forward pass
+    chats: bool = False  # goes by a chat template: earlier turns and a system prompt count
     has_labels: bool = False  # a new head gives one of the rows' labels
 
 
-GENERATED = ("prompt_completion", "instruction", "messages", "sharegpt")
+DEFAULT_TASK = "generation"  # of runs that don't say: those of the first version
 TASKS = {
     row.name: row
     for row in [
@@ -36,10 +49,12 @@ TASKS = {
             architecture=True,
             peft_type="CAUSAL_LM",
             trainer="trl.SFTTrainer",
-            formats=(*GENERATED, "text"),
-            scores="next_token",
+            learns_from=(CONVERSATION, TEXT),
+            objective="next_token",
             metric="rougeL",
             pipeline="text-generation",
+            placeholder="Say something to all of them",
+            chats=True,
         ),
         TaskRow(
             name="seq2seq",
@@ -51,10 +66,11 @@ TASKS = {
             architecture=False,
             peft_type="SEQ_2_SEQ_LM",
             trainer="transformers.Trainer",
-            formats=GENERATED,
-            scores="target_token",
+            learns_from=(CONVERSATION,),
+            objective="target_token",
             metric="rougeL",
             pipeline="text2text-generation",
+            placeholder="A text for all of them",
         ),
         TaskRow(
             name="classification",
@@ -66,10 +82,11 @@ TASKS = {
             architecture=False,
             peft_type="SEQ_CLS",
             trainer="transformers.Trainer",
-            formats=("text_label",),
-            scores="whole_text",
+            learns_from=(LABELLED_TEXT,),
+            objective="whole_text",
             metric="accuracy",
             pipeline="text-classification",
+            placeholder="Text to classify",
             generates=False,
             has_labels=True,
         ),
@@ -83,10 +100,11 @@ TASKS = {
             architecture=False,
             peft_type="TOKEN_CLS",
             trainer="transformers.Trainer",
-            formats=("tokens_tags",),
-            scores="each_token",
+            learns_from=(TAGGED_TOKENS,),
+            objective="each_token",
             metric="entity_f1",
             pipeline="token-classification",
+            placeholder="A sentence",
             generates=False,
             has_labels=True,
         ),
@@ -100,10 +118,12 @@ TASKS = {
             architecture=False,
             peft_type="QUESTION_ANS",
             trainer="transformers.Trainer",
-            formats=("squad",),
-            scores="span",
+            learns_from=(QUESTION_CONTEXT,),
+            objective="span",
             metric="answer_f1",
             pipeline="question-answering",
+            placeholder="question on the first line, text below",
+            prompt_lines=4,  # a question and its text are two lines
             generates=False,
         ),
     ]
@@ -136,11 +156,19 @@ def metric_of(scores: dict) -> Metric:
     return METRICS[scores.get("metric", "rougeL")]
 
 
-def task_for(asked: str, format: str, is_encoder_decoder: bool) -> str:
-    """The task meant by a recipe's `task`: by the rows' format where it is auto, then by the kind of model."""
-    if asked != "auto":
-        return asked
+def task_of(plan: dict) -> TaskRow:
+    """The task of a run, from its plan."""
+    return TASKS[plan.get("task", DEFAULT_TASK)]
+
+
+def task_for(requested: str, rows: str, is_encoder_decoder: bool) -> str:
+    """The task of a recipe: `requested` unless it is "auto", else the one that fits the kind of rows and of model.
+
+    `rows` is a kind from the top of this module; "" where the rows could not be read.
+    """
+    if requested != "auto":
+        return requested
     for row in TASKS.values():
-        if not row.generates and format in row.formats:
+        if not row.generates and rows in row.learns_from:
             return row.name
-    return "seq2seq" if is_encoder_decoder else "generation"
+    return "seq2seq" if is_encoder_decoder else DEFAULT_TASK

@@ -1,1 +1,1 @@
-"""Rows: read, divided, rendered, tokenised and batched."""
+"""From a file, dataset or pasted text to batches: parse, recognise, split, render, tokenise."""

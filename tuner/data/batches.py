@@ -1,4 +1,4 @@
-"""Which rows each step takes: a function of the seed and the step alone. Knows nothing of torch."""
+"""Which rows are in the batch of each step. Knows nothing of torch."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -8,12 +8,13 @@ GROUP = 10  # batches that are sorted by length together
 
 
 class Batches:
-    """Row numbers of each step from `start` on, without end: every epoch shuffled anew, rows of like length together.
+    """Row numbers of each step from `start` on, endlessly; every epoch is shuffled anew.
 
-    A function of the seed and the step alone.
+    A step's rows depend on the seed and the step alone, so that a resumed run goes on exactly where it was. Rows of
+    similar length are batched together, which saves padding.
     """
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int, start: int = 0):
+    def __init__(self, lengths: list[int], batch_size: int, seed: int, start: int = 0) -> None:
         self.lengths, self.batch_size, self.seed, self.start = lengths, batch_size, seed, start
 
     def __len__(self) -> int:
@@ -23,6 +24,7 @@ class Batches:
         return self.since(self.start)
 
     def since(self, step: int) -> Iterator[list[int]]:
+        """The batches from `step` on."""
         per_epoch = -(-len(self.lengths) // self.batch_size)
         epoch, skip = divmod(step, per_epoch)
         while True:
@@ -34,9 +36,11 @@ class Batches:
         return self.sizes_of(self.since(step))
 
     def sizes_of(self, batches: Iterable[list[int]]) -> Iterator[int]:
+        """Padded tokens of each batch."""
         return (max(self.lengths[row] for row in rows) * len(rows) for rows in batches)
 
     def epoch(self, epoch: int) -> list[list[int]]:
+        """All batches of an epoch, in their order."""
         shuffle = random.Random(f"{self.seed}/{epoch}").shuffle
         rows = list(range(len(self.lengths)))
         shuffle(rows)

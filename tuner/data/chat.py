@@ -1,23 +1,21 @@
-"""Rows as the model sees them: split, rendered by the chat template, tokenised, cut to length, trained tokens marked.
+"""Conversations as a chat model sees them: rendered by its template, tokenised, cut to length, answers labelled.
 
 Generation sees what training saw: `render_prompt` and the rows to train on go through one template, and the tokens of
 a row start with exactly the tokens of its prompt. No torch here.
-
-    table = tables.read(recipe.data, base, local=True)
-    rows = formats.normalise(table, formats.recognise(table, recipe.data), recipe.data.system)
-    parts = split(rows, table.splits, recipe.data, recipe.seed)
-    train = tokenise(parts.train, tokenizer, max_length=512)
 """
 
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from tuner.data.tokens import IGNORE_INDEX, Tokenised, histogram
+from tuner.data.tokens import IGNORE_INDEX, Encoded
 from tuner.errors import TunerError
 
-CHUNK = 512  # rows tokenised at a time
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 # For tokenizers without a chat template, as base models have: a line for each message, an end token after an answer.
 PLAIN = (
     "{{ bos }}{% for message in messages %}{{ message['content'] }}"
@@ -25,15 +23,15 @@ PLAIN = (
 )
 
 
-def render_prompt(messages: list[dict], tokenizer) -> str:
-    """The text that the model is given to answer `messages`. Tokenise it without adding special tokens."""
+def render_prompt(messages: list[dict], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The text that the model answers, from `messages`; to be tokenised without adding special tokens."""
     return _template([messages], tokenizer, prompt=True)[0]
 
 
-def stop_ids(tokenizer) -> list[int]:
+def stop_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The tokens that end an answer: the tokenizer's own, and the one that its template writes after an answer.
 
-    They differ for base models with a borrowed template, such as Qwen2.5's, whose generation would never stop.
+    They differ in base models with a borrowed template, such as Qwen2.5's, which would otherwise never stop.
     """
     mark = tokenizer(_end_mark(tokenizer), add_special_tokens=False)["input_ids"]
     ids = [tokenizer.eos_token_id, *(mark if len(mark) == 1 else [])]
@@ -41,26 +39,26 @@ def stop_ids(tokenizer) -> list[int]:
 
 
 def _template(conversations: list[list[dict]], tokenizer, prompt: bool) -> list[str]:
-    """Each conversation rendered; as a `prompt` it ends where the answer begins."""
+    """Each conversation as text; a `prompt` ends where the answer begins. Raises TunerError."""
     import jinja2
 
     if not conversations:
         return []
-    facts = {"chat_template": None if tokenizer.chat_template else PLAIN, "bos": _bos(tokenizer)}
+    options = {"chat_template": None if tokenizer.chat_template else PLAIN, "bos": _bos(tokenizer)}
     try:
-        # Templates that know enable_thinking would have the model think aloud, which the rows do not teach.
+        # Templates that know enable_thinking would make the model think aloud, which the rows do not teach.
         return tokenizer.apply_chat_template(
-            conversations, tokenize=False, add_generation_prompt=prompt, enable_thinking=False, **facts
+            conversations, tokenize=False, add_generation_prompt=prompt, enable_thinking=False, **options
         )
     except jinja2.TemplateError as error:
         raise TunerError(
-            f"The model's chat template refuses these messages ({error}). Many templates take no system prompt, "
-            "and want user and assistant in turn: change data.system or the rows, or choose another model."
+            f"The model's chat template refuses these messages ({error}). Many templates allow no system prompt, or "
+            "want user and assistant to alternate: change data.system or the rows, or choose another model."
         ) from None
 
 
 def _bos(tokenizer) -> str:
-    """The token that the tokenizer puts before any text by itself, if it does."""
+    """The token that the tokenizer puts before every text by itself; "" if it puts none."""
     return tokenizer.bos_token if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else ""
 
 
@@ -69,20 +67,22 @@ def _end_mark(tokenizer) -> str:
     turns = [{"role": "user", "content": "7391"}, {"role": "assistant", "content": "8462"}]
     _, answer, rest = _template([turns], tokenizer, prompt=False)[0].rpartition("8462")
     if not answer:
-        raise TunerError("The model's chat template leaves plain text out (pictures only?). Choose another model.")
-    # Up to the first blank: Phi's template writes <|end|>, a line break and, after the last answer only, an end token.
+        raise TunerError("The model's chat template leaves out plain text (pictures only?). Choose another model.")
+    # Up to the first whitespace: Phi's writes <|end|>, a line break and, after the last answer only, an end token.
     return rest.split()[0] if rest.strip() else ""
 
 
 @dataclass(frozen=True)
 class _Rendered:
+    """A row as text; places are counted in characters."""
+
     text: str
-    trained: list[tuple[int, int]]  # from which character to which
+    trained: list[tuple[int, int]]  # the spans that are learned from
     answer: int  # where the last answer begins
 
 
 def _render(rows: list[dict], tokenizer, loss_on: str) -> Iterator[_Rendered]:
-    """The rows as text, with what is trained: every answer and its end mark, but not the line break after it."""
+    """The rows as text, with what is learned from: every answer and its end mark, but not the line break after it."""
     chats = [row["messages"] for row in rows if "messages" in row]
     mark, bos, eos = _end_mark(tokenizer) if chats else "", _bos(tokenizer), tokenizer.eos_token or ""
     wholes = _template(chats, tokenizer, prompt=False)
@@ -95,10 +95,10 @@ def _render(rows: list[dict], tokenizer, loss_on: str) -> Iterator[_Rendered]:
             continue
         whole, prompt, earlier = next(rendered)
         if not whole.startswith(prompt):
-            # DeepSeek's, for one, opens a thought in the prompt that it takes out once the answer is there.
+            # DeepSeek's, for one, opens a thought in the prompt and removes it once the answer is there.
             whole, earlier = prompt + row["messages"][-1]["content"] + (mark or eos), []
         text = _until(mark, whole) if mark else whole.removesuffix(eos) + eos
-        # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those: not trained.
+        # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those: not learned from.
         same = [(a, b) for a, b in earlier if whole.startswith(_until(mark, b)) and b.startswith(a)]
         trained = [*((len(a), len(_until(mark, b))) for a, b in same), (len(prompt), len(text))]
         yield _Rendered(text, [(0, len(text))] if loss_on == "all" else trained, len(prompt))
@@ -114,21 +114,23 @@ def _earlier_answers(chats: list[list[dict]], tokenizer) -> list[list[tuple[str,
     turns = [(n, i) for n, chat in enumerate(chats) for i in range(len(chat) - 1) if chat[i]["role"] == "assistant"]
     befores = _template([chats[n][:i] for n, i in turns], tokenizer, prompt=True)
     afters = _template([chats[n][: i + 1] for n, i in turns], tokenizer, prompt=False)
-    found = [[] for _ in chats]
+    answers = [[] for _ in chats]
     for (n, _), before, after in zip(turns, befores, afters, strict=True):
-        found[n].append((before, after))
-    return found
+        answers[n].append((before, after))
+    return answers
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class _Labelled:
+    """A row as tokens and labels."""
+
     ids: list[int]
     labels: list[int]
-    answer: int  # the place of the last answer's first token
+    answer: int  # the index of the last answer's first token
 
 
-def _encode(rendered: list[_Rendered], tokenizer) -> Iterator[_Encoded]:
-    """Tokens whose borders are those of generation: a row's tokens start with the tokens of its prompt alone."""
+def _encode(rendered: list[_Rendered], tokenizer) -> Iterator[_Labelled]:
+    """Tokens with the boundaries of generation: a row's tokens start with exactly the tokens of its prompt."""
     plain = {"add_special_tokens": False, "verbose": False}
     # Offsets are needed, and cost time, only where one row has several answers.
     mapped = tokenizer.is_fast and any(len(row.trained) > 1 for row in rendered)
@@ -137,13 +139,13 @@ def _encode(rendered: list[_Rendered], tokenizer) -> Iterator[_Encoded]:
     for index, (row, prompt) in enumerate(zip(rendered, prompts, strict=True)):
         ids = wholes["input_ids"][index]
         if ids[: len(prompt)] != prompt:
-            yield _encode_pieces(row, tokenizer)
+            yield _encode_in_parts(row, tokenizer)
         elif len(row.trained) == 1:
             first = len(prompt) if row.trained[0][0] else 0
-            yield _Encoded(ids, [IGNORE_INDEX] * first + ids[first:], len(prompt))
+            yield _Labelled(ids, [IGNORE_INDEX] * first + ids[first:], len(prompt))
         else:
             labels = _labels(ids, wholes["offset_mapping"][index], row.trained) if mapped else None
-            yield _Encoded(ids, labels, len(prompt)) if labels else _encode_pieces(row, tokenizer)
+            yield _Labelled(ids, labels, len(prompt)) if labels else _encode_in_parts(row, tokenizer)
 
 
 def _labels(ids: list[int], offsets: list[tuple[int, int]], trained: list[tuple[int, int]]) -> list[int] | None:
@@ -157,73 +159,49 @@ def _labels(ids: list[int], offsets: list[tuple[int, int]], trained: list[tuple[
     return labels
 
 
-def _encode_pieces(row: _Rendered, tokenizer) -> _Encoded:
-    """The row cut at every border first, for the few whose tokens would reach across one."""
+def _encode_in_parts(row: _Rendered, tokenizer) -> _Labelled:
+    """The row tokenised part by part, for the few with a token that would cross a boundary."""
     cuts = sorted({0, row.answer, len(row.text), *(place for span in row.trained for place in span)})
     ids, labels, answer = [], [], 0
     for start, end in pairwise(cuts):
         answer = len(ids) if start == row.answer else answer
-        piece = tokenizer(row.text[start:end], add_special_tokens=False, verbose=False)["input_ids"]
+        part = tokenizer(row.text[start:end], add_special_tokens=False, verbose=False)["input_ids"]
         trained = any(a <= start < b for a, b in row.trained)
-        ids += piece
-        labels += piece if trained else [IGNORE_INDEX] * len(piece)
-    return _Encoded(ids, labels, answer)
+        ids += part
+        labels += part if trained else [IGNORE_INDEX] * len(part)
+    return _Labelled(ids, labels, answer)
 
 
-def _cut(row: _Encoded, max_length: int, kept: int) -> _Encoded:
-    """The row in at most `max_length` tokens, its answer as whole as can be.
+def _cut(row: _Labelled, max_length: int, kept: int) -> _Labelled:
+    """The row in at most `max_length` tokens, with as much of its answer as possible.
 
-    The prompt loses its beginning, as in generation, except for the `kept` first tokens and for the last quarter of
-    `max_length`; what is still too long is taken from the answer's end. So every row keeps tokens to train on.
+    The prompt loses its beginning, as in generation, except for its first `kept` tokens and for a quarter of
+    `max_length` at its end; what is still too long is cut from the answer's end. So every row keeps tokens to learn
+    from.
     """
     over = len(row.ids) - max_length
     left = max(0, min(over, row.answer - max_length // 4 - kept))
     ids, labels = (part[:kept] + part[kept + left :] for part in (row.ids, row.labels))
-    return _Encoded(ids[:max_length], labels[:max_length], row.answer - left)
+    return _Labelled(ids[:max_length], labels[:max_length], row.answer - left)
 
 
-def tokenise_chats(rows: list[dict], tokenizer, max_length: int, loss_on: str = "completion") -> Tokenised:
-    """Rows in normal form as tokens and labels. Raises TunerError if no answer fits or the template refuses a row."""
-    done, lengths, cut_answers = [], [], 0
+def encode_chats(
+    rows: list[dict],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    loss_on: str = "completion",
+    numbers: dict[str, int] | None = None,
+) -> Encoded:
+    """Conversations and plain text as tokens and labels; there are no `numbers` of labels here.
+
+    Raises TunerError where the chat template refuses a row.
+    """
+    encoded, lengths, cut_answers = [], [], 0
     bos = tokenizer.bos_token_id
-    for start in range(0, len(rows), CHUNK):
-        rendered = list(_render(rows[start : start + CHUNK], tokenizer, loss_on))
-        for row in _encode(rendered, tokenizer):
-            lengths.append(len(row.ids))
-            if len(row.ids) > max_length:
-                whole, row = row, _cut(row, max_length, kept=int(bos is not None and row.ids[0] == bos))
-                cut_answers += len(row.ids) - row.answer < len(whole.ids) - whole.answer
-            done.append({"input_ids": row.ids, "labels": row.labels})
-    if done and cut_answers == len(done) and any("messages" in row for row in rows):
-        raise TunerError(
-            f"None of {len(done):,} answers fits into {max_length:,} tokens (data.max_length); the shortest row has "
-            f"{min(lengths):,}. Raise it, shorten the rows, or choose a model with a longer context."
-        )
-    return Tokenised(done, lengths, max_length, cut_answers)
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What the model will see, for the page."""
-
-    rows: list[list[tuple[str, bool]]]  # pieces of text, and whether they are trained
-    histogram: list[tuple[int, int, int]]  # rows of so many to so many tokens
-    tokenised: Tokenised
-
-
-def preview(rows: list[dict], tokenizer, max_length: int, loss_on: str = "completion", n: int = 3) -> Preview:
-    """The first `n` rows as text with special tokens, cut as they will be; all the lengths. Raises as `tokenise`."""
-    tokenised = tokenise_chats(rows, tokenizer, max_length, loss_on)
-    shown = [_pieces(row, tokenizer) for row in tokenised.rows[:n]]
-    return Preview(shown, histogram(tokenised.lengths), tokenised)
-
-
-def _pieces(row: dict, tokenizer) -> list[tuple[str, bool]]:
-    pieces, end, before = [], 0, ""
-    for trained, group in groupby(row["labels"], key=lambda label: label != IGNORE_INDEX):
-        end += len(list(group))
-        # Decoded from the row's start each time, because tokenizers drop the blank before a text's first word.
-        text = tokenizer.decode(row["input_ids"][:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        pieces.append((text[len(before) :], trained))
-        before = text
-    return pieces
+    for row in _encode(list(_render(rows, tokenizer, loss_on)), tokenizer):
+        lengths.append(len(row.ids))
+        if len(row.ids) > max_length:
+            whole, row = row, _cut(row, max_length, kept=int(bos is not None and row.ids[0] == bos))
+            cut_answers += len(row.ids) - row.answer < len(whole.ids) - whole.answer
+        encoded.append({"input_ids": row.ids, "labels": row.labels})
+    return encoded, lengths, cut_answers

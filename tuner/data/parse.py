@@ -1,8 +1,8 @@
-"""A file or pasted text, as a Table: what stands there, nothing interpreted. Knows nothing of tokenizers and of torch.
+"""The text of a file, or pasted text, as a Table, with nothing interpreted. Knows nothing of tokenizers and of torch.
 
 Files are read with csv, json and pyarrow rather than pandas: pandas guesses types ("007" becomes 7, "NA" becomes NaN),
-pads short rows in silence and forgets line numbers, and a person whose row 17 is wrong must hear of row 17. Nothing
-that is read is ever executed or unpickled.
+silently pads short rows and forgets line numbers, and whoever has a mistake in row 17 must be told about row 17.
+Nothing that is read is ever executed or unpickled.
 
     table = parse("prompt,completion\nhi,Hello.", "pasted rows", suffix=".csv"); table.rows[0]["completion"]
 """
@@ -24,25 +24,25 @@ MAX_ROWS = int(os.environ.get("TUNER_MAX_ROWS", 100_000))
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 HELDOUT_SPLITS = ("validation", "valid", "val", "dev", "heldout", "held-out", "held_out", "eval", "test")
 SPLITS = ("train", "training", *HELDOUT_SPLITS)
-NAMED = 5  # rows, or kinds of problems, that are named before the rest is counted
+NAMED = 5  # rows, or kinds of problems, that are listed before the rest is counted
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as they were read. Rows are counted from 1, as a person counts them; the header is not a row."""
+    """Rows as they were read. For people they are numbered from 1, and the header is not a row."""
 
     name: str
     columns: list[str]
     rows: list[dict]
     splits: list[str] | None = None  # the name of each row's split
     lines: list[int] | None = None  # the line on which each row starts
-    joined: bool = False  # the splits came one after the other, and each counts its rows from 1
-    notes: tuple[str, ...] = ()  # what a person should know of the reading
+    joined: bool = False  # the splits follow each other, and each numbers its rows from 1
+    notes: tuple[str, ...] = ()  # what a person should know about how the rows were read
 
     def place(self, index: int) -> tuple[int, int | None, str]:
-        """A row's number, its line where that is another number, and what it is a row of."""
+        """A row's number, its line if lines are counted, and what it is a row of."""
         if self.joined:
             split = self.splits[index]
             return index - self.splits.index(split) + 1, None, f'split "{split}" of {self.name}'
@@ -50,23 +50,24 @@ class Table:
 
 
 class Problems:
-    """Collects what is wrong with rows, and says it in few sentences: each kind once, with the first of its rows."""
+    """What is wrong with rows, in few sentences: each kind of problem once, with the first of its rows."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.kinds: dict[tuple[str, str, str], list[tuple[int, int | None]]] = {}
 
     def add(self, place: tuple[int, int | None, str], what: str, remedy: str) -> None:
-        """`what` goes on after "Row 17 has", `remedy` is a sentence of its own."""
+        """Add a problem: `what` continues "Row 17 has", `remedy` is a sentence of its own."""
         row, line, name = place
         self.kinds.setdefault((name, what, remedy), []).append((row, line))
 
     def sentences(self) -> list[str]:
-        said = [_sentence(*kind, rows) for kind, rows in itertools.islice(self.kinds.items(), NAMED)]
-        unsaid = sum(len(rows) for rows in itertools.islice(self.kinds.values(), NAMED, None))
-        return said + ([f"And {unsaid} more problems of other kinds."] if unsaid else [])
+        """A sentence for each of the first kinds, and one for the rest."""
+        listed = [_sentence(*kind, rows) for kind, rows in itertools.islice(self.kinds.items(), NAMED)]
+        rest = sum(len(rows) for rows in itertools.islice(self.kinds.values(), NAMED, None))
+        return listed + ([f"And {rest} more {'problem' if rest == 1 else 'problems'} of other kinds."] if rest else [])
 
     def check(self) -> None:
-        """Raises TunerError where there are any."""
+        """Raises TunerError if there are any."""
         if self.kinds:
             raise TunerError(*self.sentences())
 
@@ -84,51 +85,55 @@ def _and(words: list[str]) -> str:
 
 
 def quoted(names: Iterable[str]) -> str:
-    """Names in quotes, as a person lists them."""
+    """Names in quotes, with "and" before the last; "none" if there are none."""
     return _and([f'"{name}"' for name in names]) or "none"
 
 
 def decode(raw: bytes, name: str) -> str:
-    """Text of UTF-8, or of UTF-16 with its mark. Raises TunerError.
+    """The text of bytes in UTF-8, or in UTF-16 with a byte order mark. Raises TunerError.
 
-    Other encodings are refused and not guessed: a wrong guess reads without an error, and trains on garbage.
+    Other encodings are refused rather than guessed: a wrong guess raises no error, and trains on garbage.
     """
     utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = raw.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         if utf16:
-            raise TunerError(f"{name} is not whole: its UTF-16 breaks off. Save it again, as UTF-8.") from None
+            raise TunerError(f"{name} is incomplete: its UTF-16 text breaks off. Save it again, as UTF-8.") from None
         if b"\0" in raw:
             raise TunerError(_binary(name, raw.count(b"\n", 0, raw.index(b"\0")), 0)) from None
         line = raw.count(b"\n", 0, error.start) + 1
         mixed = not raw[: error.start].removeprefix(b"\xef\xbb\xbf").isascii()
         what = (
-            "The file mixes encodings: what comes before is UTF-8." if mixed else "It may be Windows-1252 or Latin-1."
+            "The file mixes encodings: the text before it is UTF-8." if mixed else "It may be Windows-1252 or Latin-1."
         )
         byte = f"byte 0x{raw[error.start]:02x} at position {error.start:,}"
         raise TunerError(
             f"{name}: line {line} is not UTF-8 text ({byte}). {what} Save the whole file as UTF-8."
         ) from None
     if not text.strip():
-        raise TunerError(f"{name} is empty: it holds nothing but blanks. Give a file with at least 4 rows.")
-    if found := _CONTROL.search(text):
-        raise TunerError(_binary(name, text.count("\n", 0, found.start()), ord(found[0])))
+        raise TunerError(f"{name} is empty: it has nothing but whitespace. Give a file with at least 4 rows.")
+    if control := _CONTROL.search(text):
+        raise TunerError(_binary(name, text.count("\n", 0, control.start()), ord(control[0])))
     return text
 
 
 def _binary(name: str, breaks: int, code: int) -> str:
     return (
-        f"{name} is binary or damaged: line {breaks + 1} holds the control character 0x{code:02x}. "
+        f"{name} is binary or damaged: line {breaks + 1} has the control character 0x{code:02x}. "
         "Save the rows as CSV (UTF-8), JSONL or Parquet."
     )
 
 
 def parse(text: str, name: str, max_rows: int | None, suffix: str, first_line: int = 1) -> Table:
+    """Text in the format that `suffix` and content suggest. Raises TunerError.
+
+    `suffix` is "" for pasted text; the first line is numbered `first_line`.
+    """
     content = text.lstrip()
     if suffix in (".csv", ".tsv") or (suffix == "" and not content.startswith(("{", "["))):
         return _csv(text, name, max_rows, "\t" if suffix == ".tsv" else None, first_line)
-    # Many files named .json hold JSON lines, and some named .jsonl hold one list: does the first line stand alone?
+    # Many files named .json are JSON lines, and some named .jsonl are one list: is the first line a row by itself?
     if content.startswith("[") or not (suffix in (".jsonl", ".ndjson") or _is_object(content.partition("\n")[0])):
         return _json(text, name, max_rows)
     if content.count("\n") == 0 and suffix not in (".jsonl", ".ndjson"):
@@ -144,7 +149,7 @@ def _is_object(line: str) -> bool:
 
 
 def _limited(rows: Iterable, name: str, max_rows: int | None, notes: list[str]) -> Iterator:
-    """The rows up to MAX_ROWS. One more is refused at once, so that a huge file is not read to its end."""
+    """The rows up to MAX_ROWS. The next one is refused at once, so that a huge file is not read to its end."""
     for count, row in enumerate(rows):
         if count == MAX_ROWS:
             if max_rows is None:
@@ -155,9 +160,10 @@ def _limited(rows: Iterable, name: str, max_rows: int | None, notes: list[str]) 
 
 
 def too_many(name: str, count: str) -> str:
+    """The refusal of too many rows; `count` is such as "more than"."""
     return (
-        f"{name} has {count} {MAX_ROWS:,} rows, which is the most that one run takes. "
-        f"Give a sample of it, or set data.max_rows to use so many of its first {MAX_ROWS:,}."
+        f"{name} has {count} {MAX_ROWS:,} rows, the most that a run can use. "
+        f"Give a sample of it, or set data.max_rows to choose from its first {MAX_ROWS:,}."
     )
 
 
@@ -183,7 +189,7 @@ def _csv(text: str, name: str, max_rows: int | None, delimiter: str | None, firs
 
 
 def _records(reader, name: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
-    """Each record that is not blank, with the line it starts on."""
+    """Each record that is not blank, with the number of its first line."""
     line = first_line
     try:
         for cells in reader:
@@ -198,7 +204,7 @@ def _records(reader, name: str, first_line: int) -> Iterator[tuple[int, list[str
 
 
 def _delimiter(text: str) -> str:
-    """Of comma, semicolon, tab and bar the one that splits the header and cuts most of the first rows alike."""
+    """Comma, semicolon, tab or bar: the one that splits the header, and most of the first rows into as many cells."""
     best = (0.0, 0, ",")
     for mark in ",;\t|":
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
@@ -224,7 +230,7 @@ def _json(text: str, name: str, max_rows: int | None) -> Table:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise TunerError(
-            f"{name} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}. Mend that place."
+            f"{name} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}. Fix it there."
         ) from None
     except (ValueError, RecursionError) as error:
         raise TunerError(f"{name} is JSON that can't be read ({error}). Give a list of plain rows.") from None
@@ -241,7 +247,7 @@ def _json(text: str, name: str, max_rows: int | None) -> Table:
         else:
             value = [value]
     if not isinstance(value, list):
-        raise TunerError(f"{name} holds only {_kind(value)}. Give a list of rows: [{{...}}, {{...}}].")
+        raise TunerError(f"{name} has only {_kind(value)}. Give a list of rows: [{{...}}, {{...}}].")
     notes, problems = [], Problems()
     rows = list(_limited(value, name, max_rows, notes))
     table = Table(name, [], rows, splits and splits[: len(rows)], joined=splits is not None, notes=tuple(notes))
@@ -253,7 +259,7 @@ def _json(text: str, name: str, max_rows: int | None) -> Table:
 
 
 def _jsonl(text: str, name: str, max_rows: int | None) -> Table:
-    # Not str.splitlines: it also cuts at U+2028 and the like, which may stand inside a JSON string.
+    # Not str.splitlines: it also cuts at U+2028 and the like, which may be inside a JSON string.
     numbered = ((line, content) for line, content in enumerate(text.split("\n"), 1) if content.strip())
     notes, problems, rows, lines = [], Problems(), [], []
     for number, (line, content) in enumerate(_limited(numbered, name, max_rows, notes), 1):
@@ -261,7 +267,7 @@ def _jsonl(text: str, name: str, max_rows: int | None) -> Table:
             row = json.loads(content)
         except (ValueError, RecursionError) as error:
             column = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
-            problems.add((number, None, name), f"broken JSON in line {line}{column}", "Mend or drop that line.")
+            problems.add((number, None, name), f"broken JSON in line {line}{column}", "Fix or drop that line.")
             continue
         if not isinstance(row, dict):
             problems.add((number, line, name), f"{_kind(row)} where a row belongs", _ROW)
@@ -277,25 +283,27 @@ def _kind(value) -> str:
 
 
 def keys(rows: list[dict]) -> list[str]:
+    """The columns of the rows, in the order in which they first appear."""
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
 def parquet(path: Path, name: str, max_rows: int | None) -> Table:
+    """The rows of a Parquet file. Raises TunerError."""
     import pyarrow
     import pyarrow.parquet
 
-    notes, rows, held = [], [], 0
+    notes, rows, size = [], [], 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
             _no_doubles(columns, name)
             if file.metadata.num_rows > MAX_ROWS and max_rows is None:
                 raise TunerError(too_many(name, f"{file.metadata.num_rows:,} rows, more than"))
-            # In small batches, because a few kilobytes of Parquet can unfold into any number of gigabytes.
+            # In small batches, because a few kilobytes of Parquet can expand to any number of gigabytes.
             for batch in file.iter_batches(batch_size=256):
-                held += batch.nbytes
-                if held > 4 * MAX_FILE_BYTES:
-                    raise TunerError(f"{name} unfolds to more than {held >> 20} MB. Give a sample of its rows.")
+                size += batch.nbytes
+                if size > 4 * MAX_FILE_BYTES:
+                    raise TunerError(f"{name} expands to more than {size >> 20} MB. Give a sample of its rows.")
                 rows += batch.to_pylist()
                 if len(rows) >= MAX_ROWS and len(rows) < file.metadata.num_rows:
                     notes.append(f"Only the first {MAX_ROWS:,} rows of {name} were read.")
@@ -306,7 +314,7 @@ def parquet(path: Path, name: str, max_rows: int | None) -> Table:
 
 
 def make(name: str, columns: list[str], rows: list[dict], splits: list[str] | None = None, **facts) -> Table:
-    """A Table; a column "split" that names splits is taken as such. Raises TunerError if there are no rows."""
+    """A Table; a column "split" with names of splits says each row's split. Raises TunerError if it has no rows."""
     if not rows:
         raise TunerError(f"{name} has {'a header but ' if columns else ''}no rows. Give at least 4 rows.")
     if splits is None and "split" in columns and all(row.get("split") in SPLITS for row in rows):

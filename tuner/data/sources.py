@@ -1,6 +1,6 @@
-"""Where rows come from: a shipped example, a file or a Hub dataset. Knows nothing of what is in them.
+"""Where rows come from: a shipped example, a file, pasted text or a Hub dataset. Knows nothing of what is in them.
 
-On a public page nothing of this machine may be read: `read` takes paths only from a person at the terminal.
+On a public page nothing of this machine may be read: `read` follows paths only in the terminal and from Python.
 """
 
 import os
@@ -32,43 +32,44 @@ def read(data: recipe.Data, base: Path | None = None, *, local: bool, token: str
     """The rows that `data.source` names: a shipped example, a Hub dataset and, if `local`, a file. Raises TunerError.
 
     A file is looked for in `base` (the recipe's folder), in the working directory and among the examples. Without
-    `local`, as on a public page, nothing but shipped examples and Hub names is taken, and this machine's own Hub token
-    stays unused: `token` is the visitor's.
+    `local`, as on a public page, only shipped examples and names on the Hub are accepted, and this machine's own Hub
+    token is not used: `token` is the visitor's.
     """
     source, file = data.source, None
     if local:
         folders = [base, Path.cwd(), recipe.EXAMPLES]
-        found = [folder / os.path.expanduser(source) for folder in folders if folder]
-        file = next((path for path in found if os.path.isfile(path)), None)
+        paths = [folder / os.path.expanduser(source) for folder in folders if folder]
+        file = next((path for path in paths if os.path.isfile(path)), None)
     elif Path(source).name == source and os.path.isfile(recipe.EXAMPLES / source):
         file = recipe.EXAMPLES / source
     if file:
         return read_file(file, source if file.parent == recipe.EXAMPLES else None, data.max_rows)
-    # datasets would take a folder of this name for the dataset, and a visitor could read another's run with it.
+    # datasets would read a folder of this name instead, and with it a visitor could read another's run.
     if HUB_NAME.fullmatch(source) and not source.lower().endswith(SUFFIXES) and not os.path.exists(source):
         return read_hub(data, token or (None if local else False))
     shipped = ", ".join(sorted(path.name for path in recipe.EXAMPLES.glob("*") if path.suffix in SUFFIXES))
     if local:
         raise TunerError(
-            f"There is no file '{source}', neither from the recipe's folder nor from {Path.cwd()}. Check the path, "
-            f"give a Hub dataset as owner/name, or a shipped example: {shipped}."
+            f"There is no file '{source}' in the recipe's folder or in {Path.cwd()}. Check the path, or give a Hub "
+            f"dataset (owner/name) or a shipped example: {shipped}."
         )
     raise TunerError(
-        f"'{source}' can't be read here. Upload a file, or give a Hub dataset (owner/name) or an example: {shipped}."
+        f"'{source}' can't be read here. Upload a file, or give a Hub dataset (owner/name) or a shipped example: "
+        f"{shipped}."
     )
 
 
 def read_file(path: str | Path, name: str | None = None, max_rows: int | None = None) -> Table:
-    """A CSV, TSV, JSON, JSONL or Parquet file, recognised by its content first and by its name second.
+    """The rows of a CSV, TSV, JSON, JSONL or Parquet file, recognised by its content first and by its name second.
 
     With `max_rows` a file of too many rows is read up to MAX_ROWS instead of being refused. Raises TunerError with all
-    the broken rows.
+    broken rows.
     """
     path = Path(path)
     name = name or path.name
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise TunerError(f"{name} is not of a kind that can be read. Give one of: {', '.join(SUFFIXES)}.")
+        raise TunerError(f"{name} is not a kind of file that can be read. Give one of: {', '.join(SUFFIXES)}.")
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -77,21 +78,21 @@ def read_file(path: str | Path, name: str | None = None, max_rows: int | None = 
                 raise TunerError(f"{name} is empty (0 bytes). Give a file with at least 4 rows.")
             if size > parse.MAX_FILE_BYTES:
                 raise TunerError(
-                    f"{name} has {size >> 20} MB, and {parse.MAX_FILE_BYTES >> 20} MB is the most that is read. "
+                    f"{name} has {size >> 20} MB, and the limit is {parse.MAX_FILE_BYTES >> 20} MB. "
                     "Give a sample of its rows, or put it on the Hub as a dataset and set data.max_rows."
                 )
             if start.startswith(b"PAR1"):
                 table = parse.parquet(path, name, max_rows)
                 _name_classes(table.rows, _parquet_features(path), name)
                 return table
-            foreign = next((what for magic, what in _FOREIGN.items() if start.startswith(magic)), None)
+            foreign = next((kind for magic, kind in _FOREIGN.items() if start.startswith(magic)), None)
             if foreign or suffix == ".parquet":
-                what = foreign or "no Parquet file, though its name says so"
-                raise TunerError(f"{name} is {what}. Save the rows as CSV (UTF-8), JSONL or Parquet and give that.")
+                kind = foreign or "not a Parquet file, in spite of its name"
+                raise TunerError(f"{name} is {kind}. Save the rows as CSV (UTF-8), JSONL or Parquet.")
             text = parse.decode(start + file.read(), name)
     except OSError as error:
         raise TunerError(
-            f"{name} can't be read: {error.strerror}. Check that it is there and yours to read."
+            f"{name} can't be read: {error.strerror}. Check that it exists and that you may read it."
         ) from None
     return parse.parse(text, name, max_rows, suffix)
 
@@ -105,21 +106,21 @@ def read_pasted(text: str, max_rows: int | None = None) -> Table:
         raise TunerError(f"The pasted text is longer than {parse.MAX_FILE_BYTES >> 20} MB. Paste a sample of it.")
     text = text.strip("\r\n\ufeff")
     first = text.partition("\n")[0].rstrip("\r").split("\t")
-    # A spreadsheet's two columns come without their header as often as with it; a header's cells are single words.
+    # Two columns are pasted from a spreadsheet without their header as often as with it, and headers are single words.
     if len(first) == 2 and any(" " in cell.strip() for cell in first) and not text.lstrip().startswith(("{", "[")):
         table = parse.parse("prompt\tcompletion\n" + text, name, max_rows, ".tsv", first_line=0)
-        note = "No header was found, so the first column was taken as the prompt and the second as the completion."
+        note = "There is no header, so the first column is read as the prompt and the second as the completion."
         return Table(name, table.columns, table.rows, lines=table.lines, notes=(*table.notes, note))
     return parse.parse(text, name, max_rows, "")
 
 
 def pick_splits(names: Iterable[str], data: recipe.Data, name: str) -> tuple[str, str | None]:
-    """Which split is trained on, and which is held out (None if none fits). Raises TunerError for an unknown one."""
+    """The split to train on, and the split to hold out (None if there is none). Raises TunerError."""
     names = list(dict.fromkeys(names))
     problems = [
-        f"{name} has no split '{wanted}'. Its splits are: {', '.join(names)}. Set data.{key} to one of these."
-        for key, wanted in (("split", data.split), ("heldout_split", data.heldout_split))
-        if wanted and wanted not in names
+        f"data.{key}: {name} has no split '{split}'. Set it to one of: {', '.join(names)}."
+        for key, split in (("split", data.split), ("heldout_split", data.heldout_split))
+        if split and split not in names
     ]
     if problems:
         raise TunerError(*problems)
@@ -128,7 +129,8 @@ def pick_splits(names: Iterable[str], data: recipe.Data, name: str) -> tuple[str
     heldout = data.heldout_split or next((s for s in HELDOUT_SPLITS if s in names and s != train), None)
     if heldout == train:
         raise TunerError(
-            f"The split '{train}' of {name} can't be both trained on and held out. Change one of the two."
+            f"The split '{train}' of {name} can't be both trained on and held out. Change data.split or "
+            "data.heldout_split."
         )
     return train, heldout
 
@@ -141,7 +143,7 @@ def read_hub(data: recipe.Data, token: str | bool | None = None) -> Table:
     hub_errors.limit_waiting()
     name = data.source
     try:
-        # Asked first because it fails at once and says why; load_dataset tries for 20 s where there is no network.
+        # This fails at once and says why; load_dataset would try for 20 s where there is no network.
         HfApi(token=token).dataset_info(name, timeout=10)
         parts = datasets.load_dataset(name, data.config, streaming=True, token=token)
         return _stream(parts, data)
@@ -153,19 +155,19 @@ def read_hub(data: recipe.Data, token: str | bool | None = None) -> Table:
 
 
 def _stream(parts, data: recipe.Data) -> Table:
-    rows, splits, notes, held = [], [], [], 0
+    rows, splits, notes, size = [], [], [], 0
     for split in filter(None, pick_splits(parts, data, data.source)):
         first = len(rows)
         features = getattr(parts[split], "features", None) or {}
-        # Ten times what is wanted, so that the seed has something to choose from; where rows have classes all of them,
-        # because those are often sorted by class.
+        # Ten times as many as requested, so that the seed can choose; all of them where rows have classes, because
+        # those are often sorted by class.
         few = data.max_rows and not any(_class_label(kind) for kind in features.values())
         limit = min(parse.MAX_ROWS, 10 * data.max_rows) if few else parse.MAX_ROWS
         media = [column for column, kind in features.items() if hasattr(kind, "decode_example")]
         for count, row in enumerate(parts[split].remove_columns(media) if media else parts[split]):
-            held += len(str(row))
-            if held > 4 * parse.MAX_FILE_BYTES:
-                raise TunerError(f"The rows of '{data.source}' fill more than {held >> 20} MB. Lower data.max_rows.")
+            size += len(str(row))
+            if size > 4 * parse.MAX_FILE_BYTES:
+                raise TunerError(f"The rows of '{data.source}' fill more than {size >> 20} MB. Lower data.max_rows.")
             if count == limit:
                 if data.max_rows is None:
                     raise TunerError(parse.too_many(f"The split '{split}' of {data.source}", "more than"))
@@ -178,7 +180,7 @@ def _stream(parts, data: recipe.Data) -> Table:
 
 
 def _parquet_features(path: Path) -> dict:
-    """What `datasets` wrote down of the columns in a Parquet file of its own; nothing if it wrote none."""
+    """What `datasets` noted about the columns in a Parquet file that it wrote; nothing in other files."""
     import pyarrow.parquet
 
     schema = pyarrow.parquet.read_schema(path)
@@ -188,12 +190,12 @@ def _parquet_features(path: Path) -> dict:
 
     try:
         return datasets.Features.from_arrow_schema(schema)
-    except Exception:  # whatever somebody wrote there by hand, the rows are still there
+    except Exception:  # somebody may have written anything there by hand, and the rows can still be read
         return {}
 
 
 def _name_classes(rows: list[dict], features: dict, name: str) -> None:
-    """Puts the names of classes where `datasets` holds their numbers. Raises TunerError for a class without a name."""
+    """Replace the numbers of classes by their names. Raises TunerError for a class without a name."""
     for column, kind in features.items():
         if not (label := _class_label(kind)):
             continue
@@ -202,13 +204,13 @@ def _name_classes(rows: list[dict], features: dict, name: str) -> None:
                 row[column] = _named(row.get(column), label)
             except ValueError:
                 raise TunerError(
-                    f'{name} holds a class in "{column}" that has no name; there are names for 0 to '
-                    f"{label.num_classes - 1}. Write the rows again with all the names, or with words for classes."
+                    f'{name} has a class in "{column}" without a name; there are names for 0 to '
+                    f"{label.num_classes - 1}. Write the rows again with all names, or with words as classes."
                 ) from None
 
 
 def _class_label(kind):
-    """The classes of a column, or of the lists in it; None if it has none."""
+    """The ClassLabel of a column, or of the lists in it; None if it has none."""
     while hasattr(kind, "feature"):
         kind = kind.feature
     return kind if hasattr(kind, "int2str") else None
@@ -223,14 +225,14 @@ def _named(value, label):
 
 
 def _explain(error: Exception, name: str, token) -> TunerError | None:
-    """What `datasets` says by plain ValueErrors and RuntimeErrors, in plain words."""
+    """In plain words, what `datasets` reports as a ValueError or RuntimeError; None for other errors."""
     if isinstance(error, ValueError) and "onfig" in str(error):
         import datasets
 
         names = ", ".join(datasets.get_dataset_config_names(name, token=token)[:20])
-        return TunerError(f"The dataset '{name}' has the configurations {names}. Set data.config to one of these.")
+        return TunerError(f"data.config: the configurations of '{name}' are {names}. Set it to one of these.")
     if "scripts are no longer supported" in str(error):
-        return TunerError(f"The dataset '{name}' needs code of its own, which is not run here. Choose another.")
+        return TunerError(f"The dataset '{name}' needs code of its own, which is never run here. Choose another.")
     if type(error).__name__ in ("DataFilesNotFoundError", "EmptyDatasetError"):
-        return TunerError(f"The dataset '{name}' holds no CSV, JSON or Parquet files. Choose another.")
+        return TunerError(f"The dataset '{name}' has no CSV, JSON or Parquet files. Choose another.")
     return None

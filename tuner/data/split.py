@@ -1,10 +1,11 @@
-"""Rows divided into those to train on and those held out."""
+"""Rows divided into training rows and held-out rows."""
 
 import json
 import random
 from dataclasses import dataclass
 
 from tuner import recipe
+from tuner.data.encode import heldout_prompt
 from tuner.data.sources import pick_splits
 from tuner.errors import TunerError
 
@@ -13,7 +14,7 @@ MIN_ROWS = 4
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to train on and rows held out, with the reason."""
+    """Training rows and held-out rows, and why they are what they are."""
 
     train: list[dict]
     heldout: list[dict]
@@ -22,35 +23,36 @@ class Split:
 
 
 def split_rows(rows: list[dict], splits: list[str] | None, data: recipe.Data, seed: int) -> Split:
-    """The splits that exist, or a share of the rows held out by the seed. Raises TunerError."""
+    """The data's own splits where it has them, else a share of the rows held out by the seed. Raises TunerError."""
     if len(rows) < MIN_ROWS:
-        count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+        count = "is only 1 row" if len(rows) == 1 else f"are only {len(rows)} rows"
         raise TunerError(
-            f"There is only {count}, and some must be held out. Give at least {MIN_ROWS}, better hundreds."
+            f"There {count}, and some must be held out. Give at least {MIN_ROWS} rows, or better hundreds."
         )
     if data.heldout_split and not splits:
-        raise TunerError(f"{data.source} has no splits, so '{data.heldout_split}' can't be held out. Leave it out.")
+        raise TunerError(
+            f"data.heldout_split: {data.source} has no splits, so '{data.heldout_split}' can't be held out. Leave the "
+            "setting out."
+        )
     names = splits or [data.split or "train"] * len(rows)
     trained, held = pick_splits(names, data, data.source)
     draw = random.Random(seed)
     train, picked = _pick([row for row, name in zip(rows, names, strict=True) if name == trained], data.max_rows, draw)
     if held:
         heldout, _ = _pick([row for row, name in zip(rows, names, strict=True) if name == held], data.max_rows, draw)
-        draw.shuffle(heldout)  # only the first may be scored, and rows often come sorted by their label
+        draw.shuffle(heldout)  # only the first may be scored, and rows are often sorted by label
         reason = (
-            f'The split "{trained}" is trained on ({len(train):,} rows) and "{held}" held out ({len(heldout):,} rows).'
+            f'Training on the split "{trained}" ({len(train):,} rows), holding out "{held}" ({len(heldout):,} rows).'
         )
         return Split(train, heldout, reason + picked, _leaks(train, heldout))
     count = data.heldout if data.heldout >= 1 else max(1, round(data.heldout * len(train)))
     if count >= len(train):
-        raise TunerError(f"data.heldout asks for {count:,} rows, and there are {len(train):,} in all. Hold out fewer.")
+        raise TunerError(f"data.heldout: {count:,} of {len(train):,} rows can't be held out. Hold out fewer.")
     chosen = set(draw.sample(range(len(train)), count))
     heldout = [row for index, row in enumerate(train) if index in chosen]
     draw.shuffle(heldout)
     kept = [row for index, row in enumerate(train) if index not in chosen]
-    reason = (
-        f"{count:,} of {len(train):,} rows were picked by the seed ({seed}), because no split is there to be held out."
-    )
+    reason = f"{count:,} of {len(train):,} rows were chosen by the seed ({seed}): there is no split to hold out."
     return Split(kept, heldout, reason + picked, _leaks(kept, heldout))
 
 
@@ -62,16 +64,18 @@ def _pick(rows: list[dict], max_rows: int | None, draw: random.Random) -> tuple[
 
 
 def _leaks(train: list[dict], heldout: list[dict]) -> tuple[str, ...]:
-    def prompt(row: dict) -> str:
-        if "messages" in row:
-            return json.dumps([turn for turn in row["messages"][:-1] if turn["role"] != "system"])
-        return json.dumps([row[key] for key in ("text", "tokens", "question", "context") if key in row])
+    """A warning where prompts of held-out rows are trained on, whatever the answer and the system prompt are."""
 
-    known = {prompt(row) for row in train}
-    count = sum(prompt(row) in known for row in heldout)
+    def prompt(row: dict) -> str:
+        messages = (heldout_prompt(row) or {"messages": [{"role": "user", "content": row.get("text")}]})["messages"]
+        return json.dumps([turn for turn in messages if turn["role"] != "system"])
+
+    trained = {prompt(row) for row in train}
+    count = sum(prompt(row) in trained for row in heldout)
     if not count:
         return ()
+    have = "row has" if count == 1 else "rows have"
     return (
-        f"{count:,} of {len(heldout):,} held-out rows have a prompt that is trained on too, so the scores will "
-        "flatter. Drop the duplicates.",
+        f"{count:,} of {len(heldout):,} held-out {have} a prompt that is also trained on, so the scores will look too "
+        "good. Drop the duplicates.",
     )

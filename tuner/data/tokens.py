@@ -1,15 +1,21 @@
-"""Tokenised rows: token ids with a label each, and what a person should know of them."""
+"""Tokenised rows: token ids with their labels, and what a person should know about them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100  # the label that the loss leaves out
+# Rows as tokens and labels, how many tokens each had before it was cut, and how many answers lost their end.
+Encoded = tuple[list[dict], list[int], int]
 
 
 @dataclass(frozen=True)
 class Tokenised:
-    """Rows as they are trained on, {"input_ids": [...], "labels": [...]}, and what tokenising came to."""
+    """Rows as they are trained on, {"input_ids": [...], "labels": [...]}, and what was cut to fit."""
 
     rows: list[dict]
     lengths: list[int]  # tokens of each row before it was cut
@@ -18,36 +24,54 @@ class Tokenised:
 
     @property
     def truncated(self) -> int:
+        """Rows that were longer than `max_length`."""
         return sum(length > self.max_length for length in self.lengths)
 
     @property
     def lost_tokens(self) -> int:
+        """Tokens that were cut off."""
         return sum(max(0, length - self.max_length) for length in self.lengths)
 
     @property
     def total_tokens(self) -> int:
+        """Tokens in an epoch."""
         return sum(len(row["input_ids"]) for row in self.rows)
 
     @property
     def trained_tokens(self) -> int:
+        """Tokens in an epoch that are learned from, or labels where a text has one."""
         return sum(len(row["labels"]) - row["labels"].count(IGNORE_INDEX) for row in self.rows)
 
     @property
     def warning(self) -> str | None:
-        """What a person should know of the rows that were too long."""
+        """What a person should know about the rows that were too long."""
         if not self.truncated:
             return None
         most = max(self.lengths)
-        answers = f", and {self.cut_answers:,} of them lose the end of their answer" if self.cut_answers else ""
+        answers = f" {self.cut_answers:,} of them lose the end of their answer." if self.cut_answers else ""
+        are, lose = ("is", "loses") if self.truncated == 1 else ("are", "lose")
         return (
-            f"{self.truncated:,} of {len(self.rows):,} rows are longer than {self.max_length:,} tokens, by up to "
-            f"{most - self.max_length:,}, and lose {self.lost_tokens:,} tokens, from the beginning of the prompt first"
-            f"{answers}. Set data.max_length to {most:,} to keep them whole, if memory allows."
+            f"{self.truncated:,} of {len(self.rows):,} rows {are} longer than {self.max_length:,} tokens, by up to "
+            f"{most - self.max_length:,}, and {lose} {self.lost_tokens:,} tokens, from the beginning of the prompt "
+            f"first.{answers} Set data.max_length to {most:,} to keep them whole, if memory allows."
         )
 
 
+def token_pieces(ids: list[int], learned: list[bool], tokenizer: "PreTrainedTokenizerBase") -> list[dict]:
+    """Tokens as pieces of text: whether each is learned from ("trained"), and whether it is special tokens."""
+    special, pieces, end, before = set(tokenizer.all_special_ids), [], 0, ""
+    kinds = [(is_learned, token in special) for token, is_learned in zip(ids, learned, strict=True)]
+    for (trained, is_special), group in groupby(kinds):
+        end += len(list(group))
+        # Decoded from the row's start each time, because tokenizers drop the space before a text's first word.
+        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        pieces.append({"text": text[len(before) :], "trained": trained, "special": is_special})
+        before = text
+    return pieces
+
+
 def histogram(lengths: Iterable[int], bins: int = 20) -> list[tuple[int, int, int]]:
-    """How many lengths lie from one number to another, both counted in, in at most `bins` steps of equal width."""
+    """(first, last, count) of at most `bins` bins of equal width over whole numbers; both ends are in the bin."""
     lengths = sorted(lengths)
     if not lengths:
         return []

@@ -46,7 +46,7 @@ def evaluate(run: Run, loaded: generate.Loaded | None = None, halt=None) -> Iter
         for variant in carrier.variants:
             with generate.as_variant(carrier, variant) as model:
                 padding = loaded.tokenizer.pad_token_id or 0
-                loss = heldout_loss(loaded.base.row.scores, model, tokenised, size, padding)
+                loss = heldout_loss(loaded.base.row.objective, model, tokenised, size, padding)
             result[variant]["loss"] = round(loss, 5)
     run.write_json("evaluation.json", result)
     (run.path / ANSWERS).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from tuner.methods.files import is_native
 from tuner.methods.registry import METHODS
 from tuner.recipe import EXAMPLES, Recipe
 from tuner.runs import Run
-from tuner.tasks import TASKS, TaskRow, metric_of
+from tuner.tasks import TaskRow, metric_of, task_of
 
 UNKNOWN = "not measured"
 SHOWN = 2  # rows before and after
@@ -274,7 +274,7 @@ def _link(recipe: Recipe) -> str:
 
 
 def _task(run: Run) -> TaskRow:
-    return TASKS[run.plan.get("task", "generation")]
+    return task_of(run.plan)
 
 
 def _quantization(recipe: Recipe) -> str:

@@ -6,7 +6,7 @@ import re
 from tuner.methods.files import SECOND, is_native
 from tuner.recipe import Recipe
 from tuner.runs import Run
-from tuner.tasks import TASKS, TaskRow
+from tuner.tasks import TaskRow, task_of
 
 
 def fence(text: str, language: str = "text") -> str:
@@ -18,7 +18,7 @@ def fence(text: str, language: str = "text") -> str:
 def use(run: Run, recipe: Recipe, base: str | None, repo: str) -> str:
     """How the adapter is loaded from `repo` and asked; `base` is its base's name on the Hub where the recipe's is
     none."""
-    task = TASKS[run.plan.get("task", "generation")]
+    task = task_of(run.plan)
     code = _load(run, recipe, task, base or recipe.model.name, repo) + "\n" + _ask(run, recipe, task)
     said = "If the repository is private, log in first: `hf auth login`."
     if _kind(run) == "bottleneck":
@@ -35,7 +35,7 @@ def _kind(run: Run) -> str:
 def _load(run: Run, recipe: Recipe, task: TaskRow, base: str, repo: str) -> str:
     kind = _kind(run)
     tokenizer = f'tokenizer = AutoTokenizer.from_pretrained("{repo}")'
-    if kind == "peft" and task.name == "generation":
+    if kind == "peft" and task.chats:
         return (
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
             f'model = AutoPeftModelForCausalLM.from_pretrained("{repo}")\n{tokenizer}'
@@ -76,11 +76,11 @@ def _ask(run: Run, recipe: Recipe, task: TaskRow) -> str:
     line = next(iter(rows.read_text(encoding="utf-8").splitlines()), None) if rows.is_file() else None
     messages = json.loads(line)["messages"] if line else [{"role": "user", "content": "Once"}]
     text = json.dumps(messages[-1]["content"], ensure_ascii=False)
-    if task.name == "generation":
+    if task.chats:
         return _generate(_prompt(run, messages, bool(line)), recipe, 'output[0][inputs["input_ids"].shape[1] :]')
-    if task.name == "seq2seq":
+    if task.generates:
         return _generate(f'inputs = tokenizer({text}, return_tensors="pt")', recipe, "output[0]")
-    return _READ_OFF[task.name].format(text=text, question=text.partition("\\n")[0] + '"')
+    return READ_OFF[task.objective].format(text=text, question=text.partition("\\n")[0] + '"')
 
 
 def _generate(ask: str, recipe: Recipe, written: str) -> str:
@@ -104,16 +104,16 @@ def _prompt(run: Run, messages: list[dict], is_row: bool) -> str:
     )
 
 
-_READ_OFF = {
-    "classification": """inputs = tokenizer({text}, return_tensors="pt")
+READ_OFF = {
+    "whole_text": """inputs = tokenizer({text}, return_tensors="pt")
 print(model.config.id2label[int(model(**inputs).logits.argmax())])""",
-    "token_classification": """words = {text}.split()
+    "each_token": """words = {text}.split()
 inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
 tags = model(**inputs).logits[0].argmax(-1)
 for place, word in enumerate(inputs.word_ids()):
     if word is not None and word not in inputs.word_ids()[:place]:
         print(words[word], model.config.id2label[int(tags[place])])""",
-    "question_answering": """question, _, context = {text}.partition("\\n")
+    "span": """question, _, context = {text}.partition("\\n")
 inputs = tokenizer(question, context, return_tensors="pt")
 found = model(**inputs)
 first, last = int(found.start_logits.argmax()), int(found.end_logits.argmax())

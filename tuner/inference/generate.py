@@ -229,9 +229,9 @@ def answer(
 
 
 def _prompt(loaded: Loaded, messages: list[dict]) -> str:
-    if loaded.base.task == "seq2seq":
-        return encode.source(messages)
-    return render_prompt(messages, loaded.tokenizer)
+    if loaded.base.row.chats:
+        return render_prompt(messages, loaded.tokenizer)
+    return encode.source(messages)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from datasets import load_from_disk
 
+from tuner.data.tokens import IGNORE_INDEX
 from tuner.errors import TunerError
 from tuner.inference import generate
 from tuner.methods import attach
@@ -20,7 +21,7 @@ from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import autocast
 from tuner.models.fetch import base_of
 from tuner.models.load import load_base, shared_base
-from tuner.models.losses import IGNORE_INDEX, SCORES, collate
+from tuner.models.losses import SCORES, collate
 from tuner.models.shape import Base, load_config, load_tokenizer, shape_of
 from tuner.runs import Run
 
@@ -40,15 +41,15 @@ def merge(run: Run) -> dict:
     on_quantized = None
     if base.model.quantization != "none":
         with generate.attached({"adapter": run}).carrier("adapter") as model:
-            on_quantized = _logits(base.row.scores, model, rows)
+            on_quantized = _logits(base.row.objective, model, rows)
     adapted = attach.load(load_base(base, quantization="none"), {"default": run.adapter})
     with autocast(base.model):
-        on_16_bit = _logits(base.row.scores, adapted, rows)
+        on_16_bit = _logits(base.row.objective, adapted, rows)
     _save(attach.merge(adapted), base, run)
     del adapted
     gc.collect()
 
-    as_saved = _logits(base.row.scores, shared_base(replace(base, folder=run.merged), quantization="none"), rows)
+    as_saved = _logits(base.row.objective, shared_base(replace(base, folder=run.merged), quantization="none"), rows)
     check = {"tokens": len(as_saved), **_compare(as_saved, on_16_bit, "")}
     check |= _compare(as_saved, on_16_bit if on_quantized is None else on_quantized, "_quantized")
     run.write_json("merge_check.json", check)
@@ -107,12 +108,12 @@ def _write(model, base: Base, folder: Path) -> None:
 
 
 @torch.inference_mode()
-def _logits(scores: str, model, rows) -> torch.Tensor:
+def _logits(objective: str, model, rows) -> torch.Tensor:
     """Logits of every trained place of `rows`, float32 on the CPU, places x choices."""
     device, found = next(model.parameters()).device, []
     for row in rows:
         batch = {k: v.to(device) for k, v in collate([row]).items()}
-        logits, labels = SCORES[scores](model, batch)
+        logits, labels = SCORES[objective](model, batch)
         found.append(logits[labels != IGNORE_INDEX].float().cpu())
         if sum(map(len, found)) >= CHECKED_TOKENS:
             break

@@ -1,5 +1,7 @@
 """Answers that are read off one forward pass: a text's label, its entities, the span that answers a question."""
 
+from collections.abc import Callable
+
 import torch
 
 from tuner.data import encode
@@ -13,12 +15,13 @@ CANDIDATES = 20  # likeliest first and last tokens that are combined
 @torch.inference_mode()
 def predict(model, tokenizer, base: Base, texts: list[str]) -> list[str]:
     """The answer to each text, in words: a label, a line for each entity, or a piece of the text."""
-    read = _READERS[base.task](tokenizer, texts, shape_of(base).context)
+    tokenise, words = READERS[base.row.objective]
+    read = tokenise(tokenizer, texts, shape_of(base).context)
     rows = [{k: read[k][i] for k in ("input_ids", "token_type_ids") if k in read} for i in range(len(texts))]
     batch = collate([{**row, "labels": []} for row in rows], tokenizer.pad_token_id or 0)
     device = next(model.parameters()).device
     found = model(**{k: v.to(device) for k, v in batch.items() if k != "labels"})
-    return [_WORDS[base.task](found, i, read, text, base.labels) for i, text in enumerate(texts)]
+    return [words(found, i, read, text, base.labels) for i, text in enumerate(texts)]
 
 
 def _read_text(tokenizer, texts, longest):
@@ -62,5 +65,9 @@ def _span(found, number: int, read, text: str, labels) -> str:
     return context[offsets[best[1]][0] : offsets[best[2]][1]]
 
 
-_READERS = {"classification": _read_text, "token_classification": _read_words, "question_answering": _read_pair}
-_WORDS = {"classification": _label, "token_classification": _entities, "question_answering": _span}
+# By objective (tasks.py): how texts are tokenised, and how an output becomes an answer in words.
+READERS: dict[str, tuple[Callable, Callable]] = {
+    "whole_text": (_read_text, _label),
+    "each_token": (_read_words, _entities),
+    "span": (_read_pair, _span),
+}

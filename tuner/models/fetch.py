@@ -8,6 +8,7 @@ from tuner import hub_errors, recipe
 from tuner.errors import TunerError
 from tuner.models.shape import Base
 from tuner.runs import Run
+from tuner.tasks import task_of
 
 # What a base model's folder on the Hub may hold that we need: never pickles, never code.
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -17,7 +18,7 @@ def base_of(run: Run) -> Base:
     """The run's base at the revision that it was prepared with, fetched if need be. Raises TunerError."""
     model, plan = run.recipe.model, run.plan
     folder = fetch_model(model.model_copy(update={"revision": plan["revision"]}))
-    return Base(folder, model, plan.get("task", "generation"), tuple(plan.get("labels", ())))
+    return Base(folder, model, task_of(plan).name, tuple(plan.get("labels", ())))
 
 
 def is_shipped(name: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-IGNORE_INDEX = -100  # the label that the loss leaves out
+from tuner.data.tokens import IGNORE_INDEX
 
 
 def next_token(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,9 +51,9 @@ def _read(inputs: dict) -> dict:
     return {k: v for k, v in inputs.items() if k != "labels"}
 
 
-def mean_loss(scores: str, model, inputs: dict) -> torch.Tensor:
-    """Mean cross-entropy in nats over what has a label; `scores` names a function above."""
-    logits, labels = SCORES[scores](model, inputs)
+def mean_loss(objective: str, model, inputs: dict) -> torch.Tensor:
+    """Mean cross-entropy in nats over what has a label; `objective` names a function above."""
+    logits, labels = SCORES[objective](model, inputs)
     return torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX)
 
 
@@ -69,14 +69,14 @@ def collate(rows: list[dict], padding: int = 0) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def heldout_loss(scores: str, model, rows, batch_size: int, padding: int = 0) -> float:
+def heldout_loss(objective: str, model, rows, batch_size: int, padding: int = 0) -> float:
     """Mean cross-entropy in nats over all that has a label in `rows`."""
     total, count = 0.0, 0
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
     for start in range(0, len(order), batch_size):
         batch = collate([rows[i] for i in order[start : start + batch_size]], padding)
-        logits, labels = SCORES[scores](model, {k: v.to(device) for k, v in batch.items()})
+        logits, labels = SCORES[objective](model, {k: v.to(device) for k, v in batch.items()})
         loss = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
         total, count = total + loss.item(), count + int((labels != IGNORE_INDEX).sum())
     return total / max(1, count)

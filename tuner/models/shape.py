@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tuner import recipe
 from tuner.errors import TunerError
-from tuner.tasks import TASKS, TaskRow
+from tuner.tasks import DEFAULT_TASK, TASKS, TaskRow
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Base:
 
     folder: Path
     model: recipe.Model
-    task: str = "generation"
+    task: str = DEFAULT_TASK
     labels: tuple[str, ...] = ()
 
     @property

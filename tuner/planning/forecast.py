@@ -5,6 +5,7 @@ import os
 
 from tuner import runs
 from tuner.data.batches import Batches
+from tuner.data.tokens import IGNORE_INDEX
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.models.device import device_type
@@ -45,7 +46,7 @@ def forecast(recipe: Recipe, base: Base, settings: dict, rows, heldout: int, tra
     mean = sum(sizes) / len(sizes)
     largest = max(batches.epoch(0), key=lambda batch: max(lengths[i] for i in batch))
     length = max(lengths[i] for i in largest)
-    columns = len({c for i in largest for c, label in enumerate(rows.rows[i]["labels"]) if label != -100})
+    columns = len({c for i in largest for c, label in enumerate(rows.rows[i]["labels"]) if label != IGNORE_INDEX})
     pace = recall(runs.RUNS / PACES, pace_key(device_type(), recipe)) or {}
     flops = flops_per_step(
         shape, trainable, settings, round(mean / settings["batch_size"]), round(columns * mean / max(sizes))

@@ -25,10 +25,8 @@ def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, col
     On CUDA there is "context" too.
     """
     shape, batch = shape_of(base), settings["batch_size"]
-    activations = _traced(
-        base, method_key(recipe), settings["dtype"], batch, length, 1 if base.task == "generation" else columns,
-        device_type() == "cuda",
-    )  # fmt: skip
+    written = 1 if base.row.objective == "next_token" else columns
+    activations = _traced(base, method_key(recipe), settings["dtype"], batch, length, written, device_type() == "cuda")
     choices = shape.vocabulary if base.row.generates else max(2, len(base.labels))
     parts = {
         "weights": weight_bytes(shape, base.model.quantization, settings["dtype"]),
@@ -140,9 +138,9 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
             there += [t for t in tree_leaves(faked) if isinstance(t, torch.Tensor)]
         ids = torch.ones(batch, length, dtype=torch.long)
         inputs = {"input_ids": ids, "attention_mask": ids.clone()}
-        if base.task == "generation":
+        if base.row.objective == "next_token":
             inputs |= {"logits_to_keep": 1, "use_cache": False}
-        elif base.task == "seq2seq":
+        elif base.row.objective == "target_token":
             inputs |= {"decoder_input_ids": torch.ones(batch, columns, dtype=torch.long), "use_cache": False}
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
         stack.enter_context(torch.autocast("cpu", dtype=compute, enabled=dtype != "float32"))

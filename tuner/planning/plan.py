@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tuner import runs
 from tuner.data import encode, formats, parse, sources
+from tuner.data.recognise import recognise
 from tuner.data.split import Split, split_rows
 from tuner.data.tokens import Tokenised
 from tuner.errors import TunerError
@@ -163,11 +164,11 @@ def _check_targets(recipe: Recipe, shape: Shape) -> None:
 
 def _base(recipe: Recipe, folder: Path, config, format: formats.Format, split: Split) -> Base:
     """The base with its task and its labels. Raises TunerError where rows and task, or model and task, don't fit."""
-    row = TASKS[task_for(recipe.task, format.name, bool(config.is_encoder_decoder))]
-    if format.name not in row.formats:
+    row = TASKS[task_for(recipe.task, format.row.becomes, bool(config.is_encoder_decoder))]
+    if format.row.becomes not in row.learns_from:
         raise TunerError(
-            f"task: {row.title} learns from rows of {' or '.join(row.formats)}, and these are {format.name}. Leave "
-            "task out, or map the columns by hand (data.format, data.columns)."
+            f"task: {row.title} learns from {' or '.join(row.learns_from)}, but these rows are {format.row.becomes} "
+            f"(data.format {format.name}). Leave task out, or map the columns by hand (data.format, data.columns)."
         )
     check_task(config, recipe.model.name, row)
     return Base(folder, recipe.model, row.name, encode.labels_of(row.name, [*split.train, *split.heldout]))
@@ -177,7 +178,7 @@ def _why_task(recipe: Recipe, format: formats.Format, base: Base) -> str:
     if recipe.task != "auto":
         return "as asked"
     labels = f", with the labels {', '.join(base.labels[:8])}{' ...' if len(base.labels) > 8 else ''}"
-    return f"told by the rows ({format.name}) and the kind of model{labels if base.labels else ''}"
+    return f"inferred from the rows ({format.name}) and the kind of model{labels if base.labels else ''}"
 
 
 def _attempt(problems: list[str], step: Callable):
@@ -197,7 +198,7 @@ def _check_size(recipe: Recipe, shape: Shape, local: bool) -> None:
 
 def _rows(recipe: Recipe, table, base, local) -> tuple[parse.Table, formats.Format, Split]:
     table = table or sources.read(recipe.data, base, local=local)
-    format = formats.recognise(table, recipe.data)
+    format = recognise(table, recipe.data)
     rows = formats.normalise(table, format, recipe.data.system)
     return table, format, split_rows(rows, table.splits, recipe.data, recipe.seed)
 

@@ -22,7 +22,7 @@ from tuner.tasks import TaskRow
 class Driven:
     """What we change in either trainer."""
 
-    scores = "next_token"
+    objective = "next_token"
     schedule = None  # of the method, where it has one
 
     def get_train_dataloader(self) -> DataLoader:
@@ -31,7 +31,7 @@ class Driven:
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.batch_tokens, self.padded_tokens = int(inputs["attention_mask"].sum()), inputs["input_ids"].numel()
-        loss = losses.mean_loss(self.scores, model, inputs)
+        loss = losses.mean_loss(self.objective, model, inputs)
         return loss if self.schedule is None else loss + self.schedule.penalty()
 
     def floating_point_ops(self, inputs) -> int:
@@ -75,7 +75,7 @@ def build(model, tokenizer, rows, recipe: Recipe, task: TaskRow, settings: dict,
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)),
         callbacks=[callback],
     )
-    trainer.scores = task.scores
+    trainer.objective = task.objective
     for name, p in model.named_parameters():
         if p.requires_grad:
             p.data = start[name]

@@ -282,7 +282,9 @@ class Window(TrainerCallback):
         self.model.eval()
         padding = self.trainer.processing_class.pad_token_id or 0
         with autocast(self.recipe.model):
-            loss = heldout_loss(self.base.row.scores, self.model, self.heldout, self.settings["batch_size"], padding)
+            loss = heldout_loss(
+                self.base.row.objective, self.model, self.heldout, self.settings["batch_size"], padding
+            )
         self.model.train()
         self.emit({"event": "heldout", "step": self.step, "loss": round(loss, 5)})
         self.heldout_at = time.monotonic()

@@ -10,7 +10,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 
 from tuner import gpu, recipe, runs, runs_cleanup
@@ -21,6 +21,7 @@ from tuner.methods.registry import METHODS
 from tuner.methods.spec import MethodRow
 from tuner.recipe import Recipe
 from tuner.runs import Run
+from tuner.tasks import TaskRow, task_of
 from tuner.ui import progress, run_queue
 
 log = logging.getLogger(__name__)
@@ -113,12 +114,13 @@ def check(asked: Recipe, table: Table | None = None):
 
 def preview(asked: Recipe, table: Table | None = None) -> dict:
     """What the model will see: rows in pieces, the histogram of lengths, and what is cut. Raises TunerError."""
+    from tuner.data.encode import preview_pieces
     from tuner.data.tokens import histogram
 
     checked = check(asked, table)
-    train = checked.train
+    train, base, tokenizer = checked.train, checked.base, checked.tokenizer
     return {
-        "rows": [_pieces(row, checked.tokenizer) for row in train.rows[:PREVIEWED]],
+        "rows": [preview_pieces(base.task, row, tokenizer, base.labels) for row in train.rows[:PREVIEWED]],
         "histogram": histogram(train.lengths),
         "max_length": train.max_length,
         "longest": max(train.lengths),
@@ -127,18 +129,6 @@ def preview(asked: Recipe, table: Table | None = None) -> dict:
         "warning": train.warning,
         "format": checked.format.reason,
     }
-
-
-def _pieces(row: dict, tokenizer) -> list[dict]:
-    special, pieces, end, before = set(tokenizer.all_special_ids), [], 0, ""
-    kinds = [(label != -100, token in special) for token, label in zip(row["input_ids"], row["labels"], strict=True)]
-    for (trained, is_special), group in groupby(kinds):
-        end += len(list(group))
-        # From the row's start each time: tokenizers drop the blank before a text's first word.
-        text = tokenizer.decode(row["input_ids"][:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        pieces.append({"text": text[len(before) :], "trained": trained, "special": is_special})
-        before = text
-    return pieces
 
 
 def prepare(asked: Recipe, visitor: str, table: Table | None = None, *, signed_in: bool = False) -> Run:
@@ -210,8 +200,8 @@ class Party:
         return [BASE, *self.adapters, *self.merged]
 
     @property
-    def task(self) -> str:
-        return next(iter(self.adapters.values())).plan.get("task", "generation")
+    def task(self) -> TaskRow:
+        return task_of(next(iter(self.adapters.values())).plan)
 
 
 def party(ids: list[str]) -> Party:

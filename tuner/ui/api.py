@@ -10,7 +10,6 @@ import gradio as gr
 
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
-from tuner.tasks import TASKS
 from tuner.ui import actions, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS
@@ -223,10 +222,8 @@ def chat(
     asked = {"role": "user", "content": message}
     try:
         party = actions.party([name for name in map(str.strip, run.split(",")) if name])
-        if system and party.task != "generation":
-            raise TunerError(
-                f"system: there is no place for a system prompt in {TASKS[party.task].title}. Leave it out."
-            )
+        if system and not party.task.chats:
+            raise TunerError(f"system: there is no place for a system prompt in {party.task.title}. Leave it out.")
         conversations = {v: [*start, *(history or {}).get(v, []), asked] for v in party.variants}
         sampling = {"temperature": temperature, "top_p": top_p}
         yield from actions.chat(party, conversations, max_new_tokens=max_new_tokens, seed=seed, **sampling)

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from tuner.data.formats import FORMATS
 from tuner.recipe import Recipe
 
 SCHEMA = Recipe.model_json_schema()
@@ -56,6 +57,9 @@ def component(path: str, start: Recipe, **changes) -> gr.components.Component:
         "info": schema(path)["description"] + bounds(path),
         "value": to_input(path, start),
     }
+    if path == "data.format":
+        # A recipe's text may name an unknown one: checking it says so, where a strict gr.Dropdown would open a pop-up.
+        return gr.Dropdown(["auto", *FORMATS], allow_custom_value=True, **common | changes)
     if "enum" in schema(path):
         return gr.Dropdown(schema(path)["enum"], **common | changes)
     if _is_number(path) and empty(path) is None:

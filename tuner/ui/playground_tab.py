@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import gradio as gr
 
 from tuner.methods.registry import METHODS
-from tuner.tasks import TASKS
+from tuner.tasks import DEFAULT_TASK, TASKS
 from tuner.ui import actions, form, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
@@ -18,13 +18,6 @@ TITLES = {BASE: "Base model", ADAPTER: "Adapter", MERGED: "Merged model"}
 COLUMNS = 1 + actions.MOST_COMPARED
 MOST_EXAMPLES = 6
 NOTHING = "(nothing)"  # where a model found no answer in a text, or no entities
-PROMPTS = {
-    "generation": "Say something to all of them",
-    "seq2seq": "A text for all of them",
-    "classification": "Text to classify",
-    "token_classification": "A sentence",
-    "question_answering": "question on the first line, text below",
-}
 
 
 def build(browser: gr.BrowserState) -> SimpleNamespace:
@@ -65,7 +58,7 @@ def build(browser: gr.BrowserState) -> SimpleNamespace:
     tab.reference = gr.HTML()
     with gr.Row(elem_classes="t-ask"):
         tab.prompt = gr.Textbox(
-            placeholder=PROMPTS["generation"],
+            placeholder=TASKS[DEFAULT_TASK].placeholder,
             show_label=False,
             label="Prompt",
             lines=1,
@@ -172,19 +165,17 @@ def pick(tab, chosen: list[str], shown: list[str], prompt: str, first: list | No
         check = _check(party)
     except Exception as error:
         return {tab.problem: render.problems(problems_of(error))}
-    task = TASKS[party.task if party else "generation"]
+    task = party.task if party else TASKS[DEFAULT_TASK]
     said = [turn["content"] for turn in plain(first, answered=False) if turn["role"] == "user"]
     back = {"value": said[-1]} if said and not (prompt or "").strip() else {}
-    # A question and its text are two lines, so Enter must not send the first.
-    lines = 4 if task.name == "question_answering" else 1
     return {
         tab.shown: chosen,
         tab.examples: gr.update(samples=[[row["messages"][-1]["content"]] for row in rows]),
         tab.check: check,
         tab.check_fold: gr.update(visible=bool(check)),
-        tab.system: gr.update(visible=task.name == "generation"),
+        tab.system: gr.update(visible=task.chats),
         tab.sampling_fold: gr.update(visible=task.generates),
-        tab.prompt: gr.update(placeholder=PROMPTS[task.name], lines=lines, **back),
+        tab.prompt: gr.update(placeholder=task.placeholder, lines=task.prompt_lines, **back),
         tab.reference: gr.skip() if chosen[:1] == shown[:1] else "",
         tab.problem: "" if party else render.note("Choose a run. Where there is none yet, train one first."),
         **{column: gr.update(label=title, visible=True) for column, title in zip(tab.columns, titles)},
@@ -267,7 +258,7 @@ def _answer(chosen: list[str], prompt: str, system: str, temperature, top_p, len
         asked = [[*turns, {"role": "user", "content": prompt}] for turns in before[: len(party.variants)]]
         yield [*asked, *unused, render.note(_preparing(party)), gr.skip()]
         # Only a model that chats looks back; to others each text is a new one.
-        chats = party.task == "generation"
+        chats = party.task.chats
         start = [{"role": "system", "content": system}] if chats and system and system.strip() else []
         conversations = {v: start + turns if chats else turns[-1:] for v, turns in zip(party.variants, asked)}
         said = [""] * len(asked)

@@ -1,0 +1,160 @@
+"""Which format a table is in, and which of its columns are what; where that is unclear, what to do about it.
+
+Names are compared as wholes ("text" is not "context"). Exact names win over names that are commonly used for the same
+thing; a choice between several of those is left to the person; plain text comes last.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator
+
+from tuner import recipe
+from tuner.data.formats import FORMATS, USUAL, Format, FormatRow
+from tuner.data.parse import Table, quoted
+from tuner.errors import TunerError
+
+
+def recognise(table: Table, data: recipe.Data) -> Format:
+    """The format of a table's rows, the columns that are used and why. Raises TunerError if that is not clear."""
+    shapes = _candidates(data.format)
+    if data.columns:
+        return _mapped(table, shapes, data.columns)
+    shapes = [shape for shape in shapes if data.format != "auto" or shape.fits(table)]
+    ways = [(why, match, shape) for why, match in _WAYS for shape in shapes]
+    # Plain text gives way to whole rows of other names, even common ones, and comes before names of different rows.
+    for why, match, shape in sorted(ways, key=lambda way: (way[1] is _crossed, way[2].is_last)):
+        mappings = list(match(shape, table.columns))
+        if len(mappings) > 1:
+            options = " or ".join(quoted(mapping.values()) for mapping in mappings)
+            raise TunerError(
+                f"The columns of {table.name} can be read in several ways: {options}. {_map_them(mappings[0])}"
+            )
+        if mappings:
+            return _format(table, shape, mappings[0], why)
+    raise TunerError(_unrecognised(table, shapes))
+
+
+def _candidates(name: str) -> list[FormatRow]:
+    """The formats that the recipe's `format` allows. Raises TunerError."""
+    if name == "auto":
+        return list(FORMATS.values())
+    if name in FORMATS:
+        return [FORMATS[name]]
+    close = difflib.get_close_matches(name, FORMATS, 1)
+    nearest = f"Did you mean '{close[0]}'? " if close else ""
+    raise TunerError(f"data.format: there is no format '{name}'. {nearest}Set it to auto, or to {_or(FORMATS)}.")
+
+
+def _or(names: dict) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
+
+
+def _exact(shape: FormatRow, columns: list[str]) -> Iterator[dict[str, str]]:
+    if all(shape.names(role)[0] in columns for role in shape.required):
+        yield {role: shape.names(role)[0] for role in shape.required}
+
+
+def _folded(shape: FormatRow, columns: list[str]) -> Iterator[dict[str, str]]:
+    folded = _fold(columns)
+    yield from _exact(shape, list(folded)) if folded.keys() != set(columns) else ()
+
+
+def _common(shape: FormatRow, columns: list[str]) -> Iterator[dict[str, str]]:
+    """Whole rows of common names: "question" with "answer", "dialogue" with "summary"."""
+    folded = _fold(columns)
+    for spelling in shape.spellings[1:] + shape.whole:
+        mapping = {role: name for role, name in zip(shape.roles, spelling, strict=True) if role in shape.required}
+        if all(name in folded for name in mapping.values()):
+            yield mapping
+
+
+def _crossed(shape: FormatRow, columns: list[str]) -> Iterator[dict[str, str]]:
+    """Common names of different rows together, such as "prompt" with "response"."""
+    folded, mappings = _fold(columns), [{}]
+    for role in shape.required:
+        names = [name for name in shape.names(role) if name in folded]
+        mappings = [mapping | {role: name} for mapping in mappings for name in names]
+    yield from mappings
+
+
+_WAYS = (
+    ("the names match exactly", _exact),
+    ("the names match apart from capitals and spaces", _folded),
+    ("these names are commonly used for it", _common),
+    ("these names are commonly used for it", _crossed),
+)
+
+
+def _fold(columns: list[str]) -> dict[str, str]:
+    """The columns by their names in lower case with underscores; the first one counts."""
+    return {column.strip().lower().replace(" ", "_").replace("-", "_"): column for column in reversed(columns)}
+
+
+def _format(table: Table, shape: FormatRow, names: dict[str, str], why: str) -> Format:
+    by_name = _fold(table.columns) | {column: column for column in table.columns}
+    for role in shape.optional:
+        present = [name for name in shape.names(role) if name in by_name]
+        names = {role: present[0]} | names if present else names
+    columns = {role: by_name[names[role]] for role in shape.roles if role in names}
+    mapping = ", ".join(f'"{column}" as {role}' for role, column in columns.items())
+    unused = [column for column in table.columns if column not in columns.values()]
+    rest = f" Not used: {quoted(unused)}." if unused else ""
+    return Format(shape, columns, f"Reading {mapping} ({shape.title}), because {why}.{rest}")
+
+
+def _mapped(table: Table, shapes: list[FormatRow], columns: dict[str, str]) -> Format:
+    """The format whose columns were mapped by hand. Raises TunerError."""
+    fitting = [shape for shape in shapes if columns.keys() <= shape.roles.keys()]
+    problems = [
+        f"{table.name} has no column '{column}' for the {role}. Its columns are {quoted(table.columns)}."
+        for role, column in columns.items()
+        if column not in table.columns
+    ]
+    if not fitting:
+        roles = "; ".join(f"{shape.name}: {', '.join(shape.roles)}" for shape in shapes)
+        problems.append(f"data.columns: no format has {quoted(columns)} together. There are: {roles}.")
+    if problems:
+        raise TunerError(*problems)
+    for shape in fitting:
+        # A role that was not mapped takes the column of its own name, where there is one.
+        rest = {role: shape.names(role)[0] for role in shape.roles if role not in columns}
+        mapping = {role: column for role, column in rest.items() if column in table.columns} | columns
+        if all(role in mapping for role in shape.required):
+            return _format(table, shape, mapping, "you mapped them")
+    missing = [role for role in fitting[0].required if role not in columns]
+    raise TunerError(
+        f"No column of {table.name} is mapped to the {' and the '.join(missing)}. "
+        f"Its columns are {quoted(table.columns)}. Add what is missing to data.columns."
+    )
+
+
+def _unrecognised(table: Table, shapes: list[FormatRow]) -> str:
+    """Which columns there are, what is missing and how to map it."""
+    folded = _fold(table.columns)
+    for shape in shapes:
+        present = {role: folded[name] for role in shape.required for name in shape.names(role)[::-1] if name in folded}
+        missing = [role for role in shape.required if role not in present]
+        if present and missing:
+            free = [column for column in table.columns if column not in present.values()]
+            example = present | dict(zip(missing, free, strict=False))
+            return (
+                f"{table.name} has {quoted(present.values())} for the {' and the '.join(present)}, but no column for "
+                f"the {' and the '.join(missing)}. Its columns are {quoted(table.columns)}. "
+                f"{_map_them(example) if free else f'Add a column {quoted(missing)}.'}"
+            )
+    shape = USUAL if len(shapes) > 1 else shapes[0]
+    mapping = dict(zip(shape.required, [*table.columns, "..."], strict=False))
+    return (
+        f"The columns of {table.name} are not recognised: {quoted(table.columns)}. "
+        f"Name the columns in the first line ({' and '.join(shape.required)}), or map them: {_example(mapping)}."
+    )
+
+
+def _map_them(mapping: dict[str, str]) -> str:
+    return f"Map them by hand, such as {_example(mapping)}."
+
+
+def _example(mapping: dict[str, str]) -> str:
+    pairs = ", ".join(f"{role}: {json.dumps(column, ensure_ascii=False)}" for role, column in mapping.items())
+    return f"data.columns: {{{pairs}}}"
