@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from examples import entities, reviews, support
+from tuner.data.tokens import IGNORE_INDEX
 
 HERE = Path(__file__).resolve().parent
 SEED = 7
@@ -190,7 +191,7 @@ def make_summarizer(count: int) -> None:
     print(f"{len(pairs)} tasks, {len(tokenizer)} tokens, {model.num_parameters()} parameters", flush=True)
 
     def ready(batch):
-        ids, labels = padded([pair[0] for pair in batch], 0), padded([pair[1] for pair in batch], -100)
+        ids, labels = padded([pair[0] for pair in batch], 0), padded([pair[1] for pair in batch], IGNORE_INDEX)
         return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
 
     found = batches(pairs, lambda pair: len(pair[0]) + len(pair[1]), SUMMARIZER_BATCH, rng)
@@ -207,7 +208,7 @@ def masked(ids: list[int], stops: set[int], mask: int, vocabulary: range, rng: r
     whole = range(ends[-2] + 1, ends[-1]) if len(ends) > 1 and rng.random() < 0.3 else ()
     chosen = [place for place in range(1, len(ids) - 1) if place in whole or rng.random() < (0.05 if whole else 0.2)]
     chosen = chosen or [rng.randrange(1, len(ids) - 1)]
-    labels = [-100] * len(ids)
+    labels = [IGNORE_INDEX] * len(ids)
     for place in chosen:
         labels[place] = ids[place]
     ids = list(ids)
@@ -261,7 +262,7 @@ def make_reader(count: int) -> None:
 
     def ready(batch):
         pairs = [masked(ids, stops, tokenizer.mask_token_id, vocabulary, rng) for ids in batch]
-        ids, labels = padded([pair[0] for pair in pairs], 0), padded([pair[1] for pair in pairs], -100)
+        ids, labels = padded([pair[0] for pair in pairs], 0), padded([pair[1] for pair in pairs], IGNORE_INDEX)
         return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
 
     found = batches(encoded, len, READER_BATCH, rng)

@@ -1,8 +1,8 @@
-"""What the Hub, or the way to it, answers when something fails: in plain words, with the remedy.
+"""Errors of the Hub and of the network in plain words, with what to do.
 
-It knows the errors of huggingface_hub, httpx, requests, transformers and datasets by the names of their classes, so
-it imports none of them. These libraries wrap each other's errors, so the whole chain of causes is looked at, and the
-row that says most comes first.
+Errors of huggingface_hub, httpx, requests, transformers and datasets are known by the names of their classes, so none
+of these is imported. They wrap each other's errors, so the whole chain of causes is searched, and the row that says
+most comes first.
 """
 
 import errno
@@ -11,69 +11,69 @@ from collections.abc import Iterator
 
 from tuner.errors import TunerError
 
-PATIENCE = 30.0  # seconds without a byte
+PATIENCE = 30.0  # seconds to wait for the next byte
 
 # (names of classes, HTTP statuses, what is shown). The first row that fits any error of the chain wins.
 ROWS: list[tuple[set[str], set[int], str]] = [
     (
         {"DiskFull"},
         {507},
-        "{What}: this machine's disk is full. Free some space and try again; what was saved before is whole.",
+        "{What}: this machine's disk is full. Free some space and try again; nothing saved before is lost.",
     ),
     (
         {"PermissionError", "ReadOnly"},
         set(),
-        "{What}: a folder on this machine can't be written. Mend its rights (downloads go to HF_HOME), and try again.",
+        "{What}: a folder on this machine is not writable. Fix its permissions (downloads go to HF_HOME), then retry.",
     ),
     (
         {"OfflineModeIsEnabled"},
         set(),
-        "{What}: HF_HUB_OFFLINE is set, so the Hub is not asked. Unset it and try again. {otherwise}",
+        "{What}: HF_HUB_OFFLINE is set, so the Hub can't be used. Unset it and try again. {otherwise}",
     ),
     (
         {"GatedRepoError"},
         set(),
-        "{What} is gated: its owner asks for your consent first. Give it on its page at https://huggingface.co, "
-        "then try again with a token of yours (HF_TOKEN, or `hf auth login`).",
+        "{What} is gated: accept its terms on its page at https://huggingface.co, then try again with your token "
+        "(HF_TOKEN, or `hf auth login`).",
     ),
-    ({"DisabledRepoError"}, set(), "{What} was disabled by the Hub. Choose another."),
+    ({"DisabledRepoError"}, set(), "{What} has been disabled on the Hub. Choose another."),
     (
         {"RevisionNotFoundError"},
         set(),
-        "{What} has no such revision. Leave the revision out, or give a branch, tag or commit of it.",
+        "{What} has no such revision. Leave the revision out, or give one of its branches, tags or commits.",
     ),
     (
         {"RepositoryNotFoundError", "DatasetNotFoundError"},
         set(),
         "{What} is not on the Hub, or it is private and you are not signed in as somebody who may read it. "
-        "Check the spelling (owner/name, capitals count).",
+        "Check the spelling (owner/name, capital letters matter).",
     ),
     (
         {"HFValidationError", "HfUriError"},
         set(),
-        "{What}: the Hub has no names like this. Give it as owner/name, in letters, digits, '-', '_' and '.'.",
+        "{What}: this can't be a name on the Hub. Give it as owner/name, in letters, digits, '-', '_' and '.'.",
     ),
     (
         {"RemoteEntryNotFoundError", "FileMissing"},
         {404},
-        "{What} lacks a file that is needed. Look at its page on the Hub, or choose another.",
+        "{What} lacks a file that is needed. Check its page on the Hub, or choose another.",
     ),
     (
         set(),
         {401},
-        "{What}: the Hub does not know this token; it is mistyped, expired or withdrawn. "
-        "Make a new one at https://huggingface.co/settings/tokens.",
+        "{What}: the Hub rejects this token; it is mistyped, expired or revoked. "
+        "Create a new one at https://huggingface.co/settings/tokens.",
     ),
-    (set(), {429}, "{What}: the Hub asks for a pause, there were too many requests. Try again in some minutes."),
+    (set(), {429}, "{What}: too many requests to the Hub. Try again in a few minutes."),
     (
         set(),
         {500, 502, 503, 504},
-        "{What}: the Hub itself has trouble just now. Nothing is lost; try again in some minutes.",
+        "{What}: the Hub is having problems. Nothing is lost; try again in a few minutes.",
     ),
     (
         set(),
         {400, 402, 403, 409, 413, 422},
-        "{What} was refused by the Hub{said}. Check the rights of your token and your storage at "
+        "{What} was refused by the Hub{reason}. Check your token's permissions and your storage at "
         "https://huggingface.co/settings, then try again.",
     ),
     (
@@ -91,7 +91,7 @@ ROWS: list[tuple[set[str], set[int], str]] = [
             "ChunkedEncodingError",
         },
         set(),
-        "{What}: the connection to the Hub broke off. Nothing is lost; try again.",
+        "{What}: the connection to the Hub was lost. No data is lost; try again.",
     ),
     (
         {"TransportError", "ConnectionError", "gaierror", "LocalEntryNotFoundError", "FileMetadataError"},
@@ -104,25 +104,25 @@ ROWS: list[tuple[set[str], set[int], str]] = [
 def explain(
     error: BaseException, what: str, otherwise: str = "The shipped examples need no network."
 ) -> TunerError | None:
-    """The error about `what` ("the model 'a/b'") in plain words; None if it is neither the Hub's nor the network's.
+    """The error about `what` ("the model 'a/b'") in plain words; None if neither the Hub nor the network caused it.
 
-    `otherwise` is said where the Hub can't be had at all: what there is to do without it.
+    `otherwise` is added where the Hub can't be reached at all: what can be done without it.
     """
     chain = list(_causes(error))
     names = set().union(*map(_names, chain))
     statuses = {getattr(getattr(e, "response", None), "status_code", None) for e in chain}
-    said = next((s.strip(" .") for e in chain if (s := getattr(e, "server_message", None))), "")
+    message = next((s.strip(" .") for e in chain if (s := getattr(e, "server_message", None))), "")
     for kinds, codes, sentence in ROWS:
         if kinds & names or codes & statuses:
-            shown = f': "{said[:200]}"' if said else ""
-            return TunerError(sentence.format(What=what[:1].upper() + what[1:], said=shown, otherwise=otherwise))
+            reason = f': "{message[:200]}"' if message else ""
+            return TunerError(sentence.format(What=what[:1].upper() + what[1:], reason=reason, otherwise=otherwise))
     return None
 
 
 def limit_waiting() -> None:
-    """Let no request of huggingface_hub wait longer than PATIENCE for the next byte; some would wait for ever.
+    """Let no request of huggingface_hub wait longer than PATIENCE for the next byte; some would wait forever.
 
-    To be called before each piece of work with the Hub: after a failed connection huggingface_hub starts anew.
+    Call it before each use of the Hub: after a failed connection huggingface_hub makes a new session.
     """
     from huggingface_hub.utils import get_session
 
@@ -132,7 +132,7 @@ def limit_waiting() -> None:
 
 
 def _limit(request) -> None:
-    # Not the client's own timeout, because model_info and others overrule that with None.
+    # Not the client's own timeout, because model_info and others override that with None.
     timeout = request.extensions.get("timeout", {})
     request.extensions["timeout"] = {
         kind: timeout.get(kind) or PATIENCE for kind in ("connect", "read", "write", "pool")
@@ -148,7 +148,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _names(error: BaseException) -> set[str]:
-    """What the error is: its classes, its errno's meaning, and what only its text tells."""
+    """What the error is: its classes, the meaning of its errno, and what only its text says."""
     text = str(error)
     code = getattr(error, "errno", None)
     names = {kind.__name__ for kind in type(error).__mro__}

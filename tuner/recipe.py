@@ -38,10 +38,10 @@ class Model(Part):
     )
     revision: str | None = Field(None, description="branch, tag or commit on the Hub; the latest if left out")
     quantization: Literal["nf4", "int8", "none"] = Field(
-        "nf4", description="precision of the base's frozen weights: 4-bit saves memory, 16-bit is exact"
+        "nf4", title="Precision", description="of the base's frozen weights: 4-bit saves memory, 16-bit is exact"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="the type that the model computes in"
+        "auto", title="Compute type", description="number type for computing; chosen for the device if auto"
     )
 
 
@@ -51,17 +51,23 @@ class Data(Part):
     source: str = Field(
         "corporate.jsonl", min_length=1, description="a file, a shipped example or a dataset on the Hub"
     )
-    config: str | None = Field(None, description="configuration (subset) of the Hub dataset")
+    config: str | None = Field(None, title="Configuration", description="the Hub dataset's configuration or subset")
     split: str | None = Field(None, description="split to train on; train if there is one")
-    heldout_split: str | None = Field(None, description="split to hold out; validation or test if there is one")
+    heldout_split: str | None = Field(
+        None, title="Held-out split", description="split to score on; validation or test if there is one"
+    )
     heldout: Annotated[float, Field(gt=0, lt=1)] | Count = Field(
-        0.1, description="share (below 1) or number of rows to hold out where the data has no such split"
+        0.1,
+        title="Held-out rows",
+        description="share (below 1) or number of rows to score on instead, where there is no such split",
     )
     format: str = Field("auto", description="how the rows are written; recognised by their columns if auto")
     columns: dict[str, str] = Field(default_factory=dict, description="part of the format -> its column")
-    system: str | None = Field(None, description="system prompt for rows that have none")
+    system: str | None = Field(None, title="System prompt", description="for rows that have none of their own")
     max_rows: Count | None = Field(None, description="most rows to use, chosen by the seed; all if left out")
-    max_length: Auto | Annotated[int, Field(ge=8)] = Field("auto", description="tokens at which a row is cut")
+    max_length: Auto | Annotated[int, Field(ge=8)] = Field(
+        "auto", description="in tokens; longer rows lose the beginning of their prompt"
+    )
 
 
 class Method(Part):
@@ -73,17 +79,15 @@ class Method(Part):
     )
     alpha: Auto | Positive = Field("auto", description="scale of the update; twice the rank if auto")
     dropout: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
-        "auto", description="share of the adapter's inputs that is dropped in training; 0 if auto"
+        "auto", description="share of the adapter's inputs dropped in training; 0 if auto"
     )
     target_modules: Auto | Literal["all-linear"] | list[str] = Field(
         "auto", description="layers that get an adapter: all-linear, or their names"
     )
     virtual_tokens: Auto | Annotated[int, Field(ge=1, le=512)] = Field(
-        "auto", description="number of learned tokens that are put before the input"
+        "auto", description="number of learned tokens before the input"
     )
-    bottleneck: Auto | Annotated[int, Field(ge=1, le=1024)] = Field(
-        "auto", description="width of the layers that are inserted"
-    )
+    bottleneck: Auto | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="width of the inserted layers")
     layers: Auto | Annotated[int, Field(ge=1, le=200)] = Field(
         "auto", description="how many of the last blocks are trained"
     )
@@ -97,7 +101,7 @@ class Training(Part):
     )
     batch_size: Auto | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="rows per step")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        10, description="steps over which the learning rate rises from 0"
+        10, title="Warm-up steps", description="steps over which the learning rate rises from 0"
     )
     scheduler: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how the learning rate falls after warm-up"

@@ -31,6 +31,7 @@ class TaskRow:
     placeholder: str  # of the playground's prompt
     prompt_lines: int = 1  # of the playground's prompt; Enter sends only where it is 1
     generates: bool = True  # answers are written token by token; else read off one forward pass
+    encoder_decoder: bool = False  # generates with an encoder-decoder, not with a causal model
     chats: bool = False  # goes by a chat template: earlier turns and a system prompt count
     has_labels: bool = False  # a new head gives one of the rows' labels
 
@@ -71,6 +72,7 @@ TASKS = {
             metric="rougeL",
             pipeline="text2text-generation",
             placeholder="A text for all of them",
+            encoder_decoder=True,
         ),
         TaskRow(
             name="classification",
@@ -122,7 +124,7 @@ TASKS = {
             objective="span",
             metric="answer_f1",
             pipeline="question-answering",
-            placeholder="question on the first line, text below",
+            placeholder="A question on the first line, the text below",
             prompt_lines=4,  # a question and its text are two lines
             generates=False,
         ),
@@ -168,7 +170,6 @@ def task_for(requested: str, rows: str, is_encoder_decoder: bool) -> str:
     """
     if requested != "auto":
         return requested
-    for row in TASKS.values():
-        if not row.generates and rows in row.learns_from:
-            return row.name
-    return "seq2seq" if is_encoder_decoder else DEFAULT_TASK
+    read_off = [row.name for row in TASKS.values() if not row.generates and rows in row.learns_from]
+    written = [row.name for row in TASKS.values() if row.generates and row.encoder_decoder == is_encoder_decoder]
+    return [*read_off, *written][0]

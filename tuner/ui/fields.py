@@ -53,7 +53,7 @@ def bounds(path: str) -> str:
 def component(path: str, start: Recipe, **changes) -> gr.components.Component:
     """The input of a setting, filled in from `start`."""
     common: dict[str, Any] = {
-        "label": path.rpartition(".")[2].replace("_", " ").capitalize(),
+        "label": schema(path)["title"].capitalize(),
         "info": schema(path)["description"] + bounds(path),
         "value": to_input(path, start),
     }
