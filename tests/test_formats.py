@@ -1,145 +1,116 @@
-"""Rows of every format: which one is recognised, and what its rows become; the awkward cells by their row's number."""
+"""Rows of every format: what they become, and the awkward cells by their row's number."""
 
 import json
 
 import pytest
+from tables import normal, problems, recognised, table
 
-from tuner.data import cells, formats, parse
+from tuner.data import formats, parse
 from tuner.data.recognise import recognise
 from tuner.errors import TunerError
-from tuner.recipe import Data, Recipe
-from tuner.tasks import CONVERSATION
+from tuner.recipe import Data
 
+USER, ANSWER = {"role": "user", "content": "hi, what's up?"}, {"role": "assistant", "content": "Good day."}
+ROW = {"messages": [USER, ANSWER]}
+TURNS = {"messages": [{"role": "system", "content": "Be kind."}, USER, ANSWER, {**USER, "content": "bye"}, ANSWER]}
 CONTEXT = "Ada Lovelace wrote it in 1843. It was Lovelace who saw further."
 
 
-def table(columns: list[str], *rows) -> parse.Table:
-    return parse.Table("rows.csv", columns, [dict(zip(columns, row)) for row in rows])
+# -- text
 
 
-def recognised(there: list[str], *rows, **settings) -> formats.Format:
-    return recognise(table(there, *(rows or [there])), Data(**settings))
+def test_rows_become_messages():
+    assert normal(["prompt", "completion"], [" a\n", 42]) == [
+        {"messages": [{"role": "user", "content": " a\n"}, {"role": "assistant", "content": "42"}]}
+    ]
+    joined = normal(
+        ["instruction", "input", "output"], "abc", ["a", "", "c"], ["a", None, "c"], ["a", float("nan"), "c"]
+    )
+    assert [row["messages"][0]["content"] for row in joined] == ["a\n\nb", "a", "a", "a"]
+    assert normal(["text"], ["abc"]) == [{"text": "abc"}]
+    sharegpt = [{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    roles = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+    parts = [roles[0], {"role": "user", "content": [{"type": "text", "text": "a"}]}, roles[2]]
+    assert normal(["conversations"], [sharegpt], [json.dumps(sharegpt)]) == [{"messages": roles}] * 2
+    assert normal(["messages"], [roles], [parts]) == [{"messages": roles}] * 2
 
 
-def normal(there: list[str], *rows, system=None, **settings) -> list[dict]:
-    given = table(there, *rows)
-    return formats.normalise(given, recognise(given, Data(**settings)), system)
+def test_a_system_prompt_comes_first_unless_the_row_has_one():
+    rows = normal(["messages"], [ROW["messages"]], [TURNS["messages"]], system="Be brief.")
+    brief = {"role": "system", "content": "Be brief."}
+    assert [row["messages"] for row in rows] == [[brief, *ROW["messages"]], TURNS["messages"]]
+    assert len(ROW["messages"]) == 2
+    assert normal(["prompt", "completion"], "ab", system="Be brief.")[0]["messages"][0] == brief
+    with pytest.raises(TunerError, match="Rows of plain text can't have a system prompt"):
+        normal(["text"], ["a"], system="Be brief.")
 
 
-def problems(there: list[str], *rows, **settings) -> str:
-    with pytest.raises(TunerError) as caught:
-        normal(there, *rows, **settings)
-    return str(caught.value)
+def test_an_empty_completion_in_row_17():
+    rows = [["a", "b"] for _ in range(20)]
+    rows[16] = ["a", " "]
+    assert problems(["prompt", "completion"], *rows) == (
+        'Row 17 of rows.csv has an empty "completion". Fill it in, or drop the row.'
+    )
+    given = table(["prompt", "completion"], *rows, lines=list(range(2, 22)))
+    with pytest.raises(TunerError, match=r"Row 17 \(line 18\) of rows\.csv has"):
+        formats.normalise(given, recognise(given, Data()))
 
 
-# -- which format it is
+def test_nan_lists_and_other_things_that_are_no_text():
+    cells = [float("nan"), None, ["a"], {"a": 1}, b"\x00", "NaN", *[""] * 18]
+    said = problems(["prompt", "completion"], *([f"p{i}", cell] for i, cell in enumerate(cells)), ["", ""])
+    assert 'Rows 1 and 6 of rows.csv have no text in "completion" (NaN). Fill it in' in said
+    assert 'Row 2 of rows.csv has no text in "completion" (null).' in said
+    assert 'Row 3 of rows.csv has a list in "completion" where text belongs. Write it as one text' in said
+    assert 'Row 4 of rows.csv has an object in "completion"' in said
+    assert 'Row 5 of rows.csv has binary data in "completion"' in said
+    assert "And 20 more problems of other kinds." in said
+    said = problems(["prompt", "completion"], *([f"p{i}", ""] for i in range(17)), ["", "c"])
+    assert 'Rows 1, 2, 3, 4, 5 and 12 more of rows.csv have an empty "completion".' in said
+    assert 'Row 18 of rows.csv has an empty "prompt".' in said
 
 
-@pytest.mark.parametrize(
-    ("columns", "name", "taken"),
-    [
-        (["id", "dialogue", "summary", "topic"], "prompt_completion", ["dialogue", "summary"]),
-        (["text", "summary"], "prompt_completion", ["text", "summary"]),
-        (["id", "Text", "Summary", "title"], "prompt_completion", ["Text", "Summary"]),
-        (["question", "answer", "text"], "prompt_completion", ["question", "answer"]),
-        (["text", "label"], "text_label", ["text", "label"]),
-        (["label", "text", "label_text"], "text_label", ["text", "label"]),
-        (["sentence", "label", "idx"], "text_label", ["sentence", "label"]),
-        (["review", "sentiment"], "text_label", ["review", "sentiment"]),
-        (["text", "sentiment"], "text_label", ["text", "sentiment"]),
-        (["review", "label"], "text_label", ["review", "label"]),
-        (["text", "category"], "text_label", ["text", "category"]),
-        (["label", "title", "content"], "text_label", ["content", "label"]),
-        (["message", "label"], "text_label", ["message", "label"]),
-        (["text", "class"], "text_label", ["text", "class"]),
-        (["content", "category"], "text_label", ["content", "category"]),
-        (["Text", "LABEL"], "text_label", ["Text", "LABEL"]),
-        (["text", "Label"], "text_label", ["text", "Label"]),
-        (["text", "Sentiment"], "text_label", ["text", "Sentiment"]),
-        (["tokens", "tags"], "tokens_tags", ["tokens", "tags"]),
-        (["id", "tokens", "pos_tags", "chunk_tags", "ner_tags"], "tokens_tags", ["tokens", "ner_tags"]),
-        (["words", "tags"], "tokens_tags", ["words", "tags"]),
-        (["words", "ner"], "tokens_tags", ["words", "ner"]),
-        (["tokens", "labels"], "tokens_tags", ["tokens", "labels"]),
-        (["words", "labels"], "tokens_tags", ["words", "labels"]),
-        (["text", "tokens", "ner_tags"], "tokens_tags", ["tokens", "ner_tags"]),
-    ],
-)
-def test_formats_by_their_columns(columns, name, taken):
-    format = recognised(columns)
-    assert (format.name, list(format.columns.values())) == (name, taken)
-
-
-@pytest.mark.parametrize(
-    ("columns", "name"),
-    [
-        (["prompt", "completion", "label"], "prompt_completion"),
-        (["prompt", "completion", "text", "label"], "prompt_completion"),
-        (["prompt", "response", "label"], "prompt_completion"),
-        (["question", "answer", "review", "sentiment"], "prompt_completion"),
-        (["message", "reply", "label"], "prompt_completion"),
-        (["instruction", "output", "text", "label"], "instruction"),
-        (["messages", "text", "label"], "messages"),
-        (["conversation", "summary"], "sharegpt"),
-    ],
-)
-def test_what_is_written_for_an_answer_wins_over_a_label(columns, name):
-    assert recognised(columns).name == name
+def test_rows_that_lack_a_column_are_named():
+    given = parse.Table("rows.jsonl", ["prompt", "completion"], [{"prompt": "a", "completion": "b"}, {"prompt": "a"}])
+    with pytest.raises(TunerError, match=r'Row 2 of rows\.jsonl has no "completion"'):
+        formats.normalise(given, recognise(given, Data()))
 
 
 @pytest.mark.parametrize(
-    "columns",
+    ("turns", "said"),
     [
-        ["text"],
-        ["text", "context"],
-        ["content", "title"],
-        ["text", "labels"],
-        ["text", "label_text"],
-        ["text", "user", "target"],
-        ["text", "prompt", "response"],
-        ["text", "answer"],
+        (
+            [USER],
+            'a conversation in "messages" that does not end with the assistant. Add the answer, or drop',
+        ),
+        ([ANSWER], 'a conversation in "messages" that does not begin with the user'),
+        ([USER, USER, ANSWER], 'two messages in a row with the same role in "messages"'),
+        ([USER, {"role": "system", "content": "s"}, ANSWER], 'a system message in the middle of "messages"'),
+        (
+            [USER, {"role": "tool", "content": "s"}],
+            'a message with the role "tool" in "messages". The roles are',
+        ),
+        ([USER, {"role": "assistant", "content": ""}], 'an empty assistant message in "messages"'),
+        ([USER, {"role": "assistant", "content": [{"type": "image"}]}], "that is not all text"),
+        ([], 'no messages in "messages"'),
+        ("hello", 'no list of messages in "messages". Write it as [{"role": "user"'),
+        ([["user", "hi"]], 'no list of messages in "messages"'),
+        ("[" * 10_000, 'no list of messages in "messages"'),
     ],
 )
-def test_plain_text_yields_to_whole_rows_of_names_only(columns):
-    format = recognised(columns)
-    assert (format.name, list(format.columns)) == ("text", ["text"])
-
-
-def test_a_choice_between_look_alikes_is_left_to_the_person():
-    either = problems(["text", "sentiment", "category"], "abc")
-    assert 'several ways: "text" and "sentiment" or "text" and "category". Map them by hand' in either
-    assert 'such as data.columns: {text: "text", label: "sentiment"}' in either
-    either = problems(["review", "sentence", "label"], "abc")
-    assert '"sentence" and "label" or "review" and "label"' in either
-    assert '"dialogue" and "summary" or "text" and "summary"' in problems(["dialogue", "text", "summary"], "abc")
-    assert '"tokens" and "ner_tags" or "tokens" and "labels"' in problems(["tokens", "ner_tags", "labels"], "abc")
-    assert recognised(["review", "sentiment", "text", "label"]).columns == {"text": "text", "label": "label"}
-    assert recognised(["text", "label", "category"]).columns == {"text": "text", "label": "label"}
-
-
-def test_half_of_a_format_is_told_what_is_missing():
-    assert 'has "sentence" for the text, but no column for the label' in problems(["sentence"], "a")
-    assert 'has "words" for the tokens, but no column for the tags' in problems(["words", "id"], "ab")
-    said = problems(["premise", "hypothesis", "label"], "abc")
-    assert 'has "label" for the label, but no column for the text' in said
-    assert 'data.columns: {label: "label", text: "premise"}' in said
-
-
-def test_labels_mapped_by_hand():
-    format = recognised(["tweet", "mood"], columns={"text": "tweet", "label": "mood"})
-    assert (format.name, format.columns) == ("text_label", {"text": "tweet", "label": "mood"})
-    assert recognised(["tweet", "label"], columns={"text": "tweet"}).name == "text_label"
-    assert recognised(["tweet", "mood"], columns={"text": "tweet"}).name == "text"
-    assert recognised(["text", "label"], format="text").columns == {"text": "text"}
-    assert recognised(["a", "b"], columns={"tokens": "a", "tags": "b"}).name == "tokens_tags"
-    by_hand = {"question": "q", "context": "c", "answers": "a"}
-    assert recognised(["q", "c", "a"], columns=by_hand).name == "squad"
-    assert "No column of rows.csv is mapped to the text" in problems(["a", "b"], "ab", columns={"label": "b"})
+def test_conversations_that_can_not_be_trained_on(turns, said):
+    message = problems(["messages"], [ROW["messages"]], [turns])
+    assert message.startswith("Row 2 of rows.csv has ")
+    assert said in message
 
 
 # -- conversations
 
-TURNS = {
+SPEAKERS = {
     "system": ["system", "developer"],
     "user": ["user", "human"],
     "assistant": ["assistant", "gpt", "chatgpt", "model", "bot"],
@@ -148,9 +119,9 @@ TURNS = {
 
 @pytest.mark.parametrize(("role", "content"), [("role", "content"), ("from", "value")])
 def test_who_speaks_has_many_names_and_three_parts(role, content):
-    for asks in TURNS["user"]:
-        for answers in TURNS["assistant"]:
-            for instructs in TURNS["system"]:
+    for asks in SPEAKERS["user"]:
+        for answers in SPEAKERS["assistant"]:
+            for instructs in SPEAKERS["system"]:
                 turns = [{role: r, content: f"{i}"} for i, r in enumerate([instructs, asks, answers, asks, answers])]
                 assert normal(["conversations"], [turns])[0]["messages"] == [
                     {"role": r, "content": f"{i}"}
@@ -354,33 +325,3 @@ def test_every_format_has_a_spelling_for_each_part():
         assert recognise(table(list(shape.spellings[0]), shape.spellings[0]), Data(format=shape.name)).row is shape
         assert {len(spelling) for spelling in shape.spellings + shape.whole} == {len(shape.roles)}
         assert shape.optional or len(set(shape.spellings)) == len(shape.spellings)
-
-
-def test_an_unknown_format_is_refused_with_the_nearest_and_all():
-    said = problems(["text"], ["a"], format="sharegtp")
-    assert said.startswith("data.format: there is no format 'sharegtp'. Did you mean 'sharegpt'? Set it to auto, or")
-    assert all(name in said for name in formats.FORMATS)
-    assert "Did you mean" not in problems(["text"], ["a"], format="parquet")
-
-
-def test_a_new_format_is_one_row(monkeypatch):
-    """Rows of a quiz: recognised, read, trained on and offered on the page, by a row of FORMATS alone."""
-    from tuner.planning import plan
-    from tuner.ui import fields
-
-    row = formats.FormatRow(
-        name="quiz",
-        title="a riddle and its solution",
-        becomes=CONVERSATION,
-        roles={"riddle": cells.read_text, "solution": cells.read_text},
-        spellings=(("riddle", "solution"),),
-        build=lambda texts: formats.exchange(texts["solution"], f"Guess: {texts['riddle']}"),
-    )
-    monkeypatch.setitem(formats.FORMATS, "quiz", row)
-    rows = table(["riddle", "solution"], *([f"what is {n}?", f"it is {n}"] for n in range(20)))
-    for settings in ({}, {"format": "quiz"}, {"columns": {"riddle": "riddle"}}):
-        checked = plan.check(Recipe(data=Data(heldout=2, **settings)), rows)
-        assert (checked.format.name, checked.plan["task"]) == ("quiz", "generation")
-        assert checked.heldout_rows[0]["messages"][0]["content"].startswith("Guess: what is ")
-    assert "quiz" in [name for _, name in fields.component("data.format", Recipe()).choices]
-    assert "quiz" in problems(["text"], ["a"], format="nothing")

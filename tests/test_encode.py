@@ -6,7 +6,7 @@ from tiny import encoder_tokenizer, tiny_model, tiny_tokenizer
 
 from tuner.data import encode
 from tuner.data.encode import entities, heldout_prompt, labels_of, preview_pieces, source, tokenise
-from tuner.data.tokens import IGNORE_INDEX
+from tuner.data.tokens import IGNORE_INDEX, histogram
 from tuner.errors import TunerError
 from tuner.inference.predict import predict
 from tuner.models.losses import collate
@@ -401,3 +401,9 @@ def test_generation_goes_by_the_chat_template():
     assert everything["labels"] == everything["input_ids"] == row["input_ids"]
     (cut,) = tokenise("generation", [chat(COUNTED, "good day")], tokenizer, 32).rows
     assert len(cut["input_ids"]) == 32
+
+
+def test_histogram():
+    assert histogram([]) == []
+    assert histogram([5, 5, 5]) == [(5, 5, 3)]
+    assert histogram([1, 2, 9, 10], bins=5) == [(1, 2, 2), (3, 4, 0), (5, 6, 0), (7, 8, 0), (9, 10, 2)]

@@ -1,0 +1,29 @@
+"""Tables of rows as tests write them, and what becomes of them."""
+
+import pytest
+
+from tuner.data import formats, parse
+from tuner.data.recognise import recognise
+from tuner.errors import TunerError
+from tuner.recipe import Data
+
+
+def table(names: list[str], *rows, **facts) -> parse.Table:
+    return parse.Table("rows.csv", names, [dict(zip(names, row)) for row in rows], **facts)
+
+
+def recognised(names: list[str], *rows, **settings) -> formats.Format:
+    """The format of rows, or of a row whose cells are the columns' names."""
+    return recognise(table(names, *(rows or [names])), Data(**settings))
+
+
+def normal(names: list[str], *rows, system: str | None = None, **settings) -> list[dict]:
+    """The rows in normal form."""
+    return formats.normalise(table(names, *rows), recognised(names, *rows, **settings), system)
+
+
+def problems(names: list[str], *rows, **settings) -> str:
+    """What is said of rows that can't be read."""
+    with pytest.raises(TunerError) as caught:
+        normal(names, *rows, **settings)
+    return str(caught.value)

@@ -1,0 +1,224 @@
+"""Conversations as tokens: rendered by many templates, answers labelled, cut to length."""
+
+from itertools import groupby
+from operator import itemgetter
+
+import pytest
+import tiny
+
+from tuner.data.chat import render_prompt, stop_ids
+from tuner.data.encode import preview_pieces, tokenise
+from tuner.data.tokens import Tokenised
+from tuner.errors import TunerError
+
+USER, ANSWER = {"role": "user", "content": "hi, what's up?"}, {"role": "assistant", "content": "Good day."}
+ROW = {"messages": [USER, ANSWER]}
+TURNS = {"messages": [{"role": "system", "content": "Be kind."}, USER, ANSWER, {**USER, "content": "bye"}, ANSWER]}
+# Qwen3's way: a thought before the newest answer, none before earlier ones.
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+# DeepSeek's way: a thought is opened in the prompt, and gone once the answer is there.
+OPENING = tiny.CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+# Phi's way: an end token of its own, and the tokenizer's after the whole conversation.
+TWO_ENDS = (
+    "{% for m in messages %}{{ m['content'] }}<|endoftext|>\n{% endfor %}"
+    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+)
+NO_END = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + tiny.CHATML
+PICTURES = (
+    "{% for m in messages %}{{ m['role'] }}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny.tiny_tokenizer()
+
+
+def texts(row: dict, tokenizer) -> tuple[str, list[str]]:
+    """A tokenised row's whole text, and its trained stretches."""
+    pieces = [(piece["trained"], piece["text"]) for piece in preview_pieces("generation", row, tokenizer)]
+    stretches = ["".join(text for _, text in group) for trained, group in groupby(pieces, itemgetter(0)) if trained]
+    return "".join(text for _, text in pieces), stretches
+
+
+def tokenise_chats(rows: list[dict], tokenizer, max_length: int, loss_on: str = "completion") -> Tokenised:
+    return tokenise("generation", rows, tokenizer, max_length, loss_on)
+
+
+# -- rendering and tokenising
+
+
+@pytest.mark.parametrize("template", [tiny.CHATML, THINKING, OPENING, TWO_ENDS, NO_END, None])
+def test_training_sees_the_prompt_that_generation_sees(template):
+    tokenizer = tiny.tiny_tokenizer(template)
+    for row in (ROW, TURNS):
+        prompt = render_prompt(row["messages"][:-1], tokenizer)
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        trained = tokenise_chats([row], tokenizer, 1000).rows[0]
+        assert trained["input_ids"][: len(ids)] == ids
+        answer = trained["labels"][len(ids) :]
+        assert answer == trained["input_ids"][len(ids) :]
+        assert tokenizer.decode(answer).startswith("Good day.")
+        assert answer[-1] in stop_ids(tokenizer)
+
+
+def test_answers_and_their_end_are_trained_and_nothing_else(tokenizer):
+    whole, trained = texts(tokenise_chats([TURNS], tokenizer, 1000).rows[0], tokenizer)
+    assert whole == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi, what's up?<|im_end|>\n"
+        "<|im_start|>assistant\nGood day.<|im_end|>\n<|im_start|>user\nbye<|im_end|>\n"
+        "<|im_start|>assistant\nGood day.<|im_end|>"
+    )
+    assert trained == ["Good day.<|im_end|>", "Good day.<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "trained"),
+    [
+        (THINKING, ["Good day.<|im_end|>"]),
+        (OPENING, ["Good day.<|im_end|>"]),
+        (TWO_ENDS, ["Good day.<|endoftext|>", "Good day.<|endoftext|>"]),
+        (NO_END, ["Good day.\n", "Good day.\n<|im_end|>"]),
+        (None, ["Good day.<|im_end|>", "Good day.<|im_end|>"]),
+    ],
+)
+def test_templates_of_other_houses(template, trained):
+    tokenizer = tiny.tiny_tokenizer(template)
+    assert texts(tokenise_chats([TURNS], tokenizer, 1000).rows[0], tokenizer)[1] == trained
+
+
+def test_without_a_template_prompt_and_answer_are_lines():
+    tokenizer = tiny.tiny_tokenizer(None)
+    assert render_prompt(ROW["messages"][:-1], tokenizer) == "hi, what's up?\n"
+    assert texts(tokenise_chats([ROW], tokenizer, 1000).rows[0], tokenizer)[0] == "hi, what's up?\nGood day.<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        (tiny.CHATML, ["<|im_end|>"]),
+        (TWO_ENDS, ["<|im_end|>", "<|endoftext|>"]),
+        (NO_END, ["<|im_end|>"]),
+        (None, ["<|im_end|>"]),
+        (tiny.CHATML.replace("<|im_end|>", "[a mark of several tokens]"), ["<|im_end|>"]),
+    ],
+)
+def test_what_ends_an_answer(template, ends):
+    tokenizer = tiny.tiny_tokenizer(template)
+    assert stop_ids(tokenizer) == tokenizer.convert_tokens_to_ids(ends)
+
+
+def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, monkeypatch):
+    rows = [ROW, TURNS, {"text": "thank you"}, TURNS, {"messages": [{**USER, "content": "thx"}, ANSWER]}]
+    alone = [tokenise_chats([row], tokenizer, 1000) for row in rows]
+    together = tokenise_chats(rows, tokenizer, 1000)
+    monkeypatch.setattr("tuner.data.encode.CHUNK", 2)
+    chunked = tokenise_chats(rows, tokenizer, 1000)
+    assert chunked.rows == together.rows == [row for one in alone for row in one.rows]
+    assert chunked.lengths == together.lengths == [length for one in alone for length in one.lengths]
+    assert together.total_tokens == sum(together.lengths)
+
+
+def test_loss_on_all_and_plain_text(tokenizer):
+    for row in (ROW, TURNS):
+        everything = tokenise_chats([row], tokenizer, 1000, loss_on="all").rows[0]
+        assert everything["labels"] == everything["input_ids"]
+        assert everything["input_ids"] == tokenise_chats([row], tokenizer, 1000).rows[0]["input_ids"]
+    row = tokenise_chats([{"text": "Good day."}], tokenizer, 1000).rows[0]
+    assert row["labels"] == row["input_ids"]
+    assert row["input_ids"][-1] == tokenizer.eos_token_id
+
+
+def test_a_tokenizer_that_begins_every_text_with_a_token():
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny.tiny_tokenizer(None)
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
+    )
+    for row in (ROW, {"text": "Good day."}):
+        ids = tokenise_chats([row], tokenizer, 1000).rows[0]["input_ids"]
+        assert [ids[0], ids.count(tokenizer.bos_token_id)] == [tokenizer.bos_token_id, 1]
+    whole = tokenise_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
+    cut = tokenise_chats([LONG_PROMPT], tokenizer, 64).rows[0]
+    for key in ("input_ids", "labels"):
+        assert cut[key] == [whole[key][0], *whole[key][-63:]]
+    assert cut["input_ids"][0] == tokenizer.bos_token_id
+
+
+def test_borders_that_tokens_would_cross_are_kept():
+    tokenizer = tiny.tiny_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    row = {"messages": [{"role": "user", "content": "rep"}, {"role": "assistant", "content": "ort"}]}
+    prompt = tokenizer("rep")["input_ids"]
+    assert tokenizer("report")["input_ids"][: len(prompt)] != prompt
+    trained = tokenise_chats([row], tokenizer, 1000).rows[0]
+    assert trained["input_ids"] == [*prompt, *tokenizer("ort<|im_end|>")["input_ids"]]
+    assert trained["labels"] == [-100] * len(prompt) + trained["input_ids"][len(prompt) :]
+    twice = {"messages": [*row["messages"], *row["messages"]]}
+    assert texts(tokenise_chats([twice], tokenizer, 1000).rows[0], tokenizer)[1] == ["ort", "ort<|im_end|>"]
+
+
+def test_templates_that_refuse():
+    with pytest.raises(TunerError, match=r"chat template refuses these messages \(no system role\)"):
+        tokenise_chats([TURNS], tiny.tiny_tokenizer(NO_SYSTEM), 1000)
+    with pytest.raises(TunerError, match="leaves out plain text"):
+        tokenise_chats([ROW], tiny.tiny_tokenizer(PICTURES), 1000)
+
+
+# -- rows longer than the context
+
+COUNTED = " ".join(map(str, range(1000, 1100)))  # so that each place can be told from the others
+LONG_PROMPT = {"messages": [{"role": "user", "content": f"please {COUNTED}"}, ANSWER]}
+LONG_ANSWER = {"messages": [USER, {"role": "assistant", "content": f"thank you {COUNTED}"}]}
+
+
+def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer):
+    done = tokenise_chats([ROW, LONG_PROMPT], tokenizer, 80)
+    whole = tokenise_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
+    assert done.rows[1] == {key: part[-80:] for key, part in whole.items()}
+    assert texts(done.rows[1], tokenizer)[1] == ["Good day.<|im_end|>"]
+    assert (done.truncated, done.cut_answers, done.lost_tokens) == (1, 0, done.lengths[1] - 80)
+    assert done.warning == (
+        f"1 of 2 rows is longer than 80 tokens, by up to {done.lost_tokens:,}, and loses {done.lost_tokens:,} tokens, "
+        f"from the beginning of the prompt first. Set data.max_length to {done.lengths[1]:,} to keep them whole, "
+        "if memory allows."
+    )
+    assert tokenise_chats([ROW], tokenizer, 1000).warning is None
+
+
+def test_a_long_answer_loses_its_end_and_keeps_some_prompt(tokenizer):
+    both = {"messages": [LONG_PROMPT["messages"][0], LONG_ANSWER["messages"][1]]}
+    done = tokenise_chats([ROW, LONG_ANSWER, both], tokenizer, 80)
+    whole = tokenise_chats([LONG_ANSWER, both], tokenizer, 10_000).rows
+    prompts = [row["labels"].count(-100) for row in whole]
+    assert prompts[0] > 20  # tokens of a prompt that are kept: a quarter of 80
+    for cut, row, prompt in zip(done.rows[1:], whole, prompts):
+        assert cut == {key: part[prompt - 20 : prompt + 60] for key, part in row.items()}
+    assert done.cut_answers == 2
+    assert " 2 of them lose the end of their answer" in done.warning
+    assert done.trained_tokens == sum(label != -100 for row in done.rows for label in row["labels"])
+
+
+def test_every_row_keeps_something_to_train_on(tokenizer):
+    for length in range(8, 60):
+        for loss_on in ("completion", "all"):
+            for row in tokenise_chats(
+                [ROW, TURNS, LONG_PROMPT, {"text": "thank you"}], tokenizer, length, loss_on
+            ).rows:
+                assert len(row["input_ids"]) == len(row["labels"]) <= length
+                assert set(row["labels"]) != {-100}
+
+
+def test_no_answer_that_fits_is_refused(tokenizer):
+    with pytest.raises(TunerError, match=r"None of 2 answers fits into 64 tokens \(data\.max_length\)"):
+        tokenise_chats([LONG_ANSWER, LONG_ANSWER], tokenizer, 64)

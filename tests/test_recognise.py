@@ -1,0 +1,211 @@
+"""Which format a table is in, which of its columns are what, and what is said where that is unclear."""
+
+import pytest
+from tables import problems, recognised, table
+
+from tuner.data import cells, formats
+from tuner.recipe import Data, Recipe
+from tuner.tasks import CONVERSATION
+
+
+@pytest.mark.parametrize(
+    ("columns", "name", "taken"),
+    [
+        (["prompt", "completion"], "prompt_completion", {"prompt": "prompt", "completion": "completion"}),
+        (["id", "question", "answer"], "prompt_completion", {"prompt": "question", "completion": "answer"}),
+        (["input", "output"], "prompt_completion", {"prompt": "input", "completion": "output"}),
+        (["source", "target"], "prompt_completion", {"prompt": "source", "completion": "target"}),
+        (["query", "response"], "prompt_completion", {"prompt": "query", "completion": "response"}),
+        (["fname", "dialogue", "summary"], "prompt_completion", {"prompt": "dialogue", "completion": "summary"}),
+        (["prompt", "response"], "prompt_completion", {"prompt": "prompt", "completion": "response"}),
+        (["Prompt", "COMPLETION"], "prompt_completion", {"prompt": "Prompt", "completion": "COMPLETION"}),
+        (["question", "answer", "source"], "prompt_completion", {"prompt": "question", "completion": "answer"}),
+        (["instruction", "output"], "instruction", {"instruction": "instruction", "output": "output"}),
+        (
+            ["instruction", "context", "response", "category"],
+            "instruction",
+            {"instruction": "instruction", "input": "context", "output": "response"},
+        ),
+        (["messages", "prompt"], "messages", {"messages": "messages"}),
+        (["conversations"], "sharegpt", {"conversations": "conversations"}),
+        (["text", "context"], "text", {"text": "text"}),
+    ],
+)
+def test_formats_and_roles_by_their_columns(columns, name, taken):
+    format = recognised(columns)
+    assert (format.name, format.columns) == (name, taken)
+
+
+def test_exact_names_win_over_look_alikes():
+    format = recognised(["question", "answer", "prompt", "completion"])
+    assert format.columns == {"prompt": "prompt", "completion": "completion"}
+    assert format.reason == (
+        'Reading "prompt" as prompt, "completion" as completion (prompt and completion), because the names match '
+        'exactly. Not used: "question" and "answer".'
+    )
+    assert "because these names are commonly used" in recognised(["question", "answer"]).reason
+    instruction = recognised(["instruction", "input", "output", "text"])
+    assert instruction.columns == {"instruction": "instruction", "input": "input", "output": "output"}
+
+
+def test_text_is_not_context():
+    said = problems(["context"], ["a"])
+    assert said.startswith('The columns of rows.csv are not recognised: "context".')
+
+
+def test_columns_that_are_missing_or_could_be_either():
+    assert problems(["prompt"], ["a"]) == (
+        'rows.csv has "prompt" for the prompt, but no column for the completion. Its columns are "prompt". '
+        'Add a column "completion".'
+    )
+    assert 'such as data.columns: {prompt: "prompt", completion: "reply to"}' in problems(["prompt", "reply to"], "ab")
+    either = problems(["question", "answer", "input", "output"], "abcd")
+    assert 'several ways: "question" and "answer" or "input" and "output". Map them by hand' in either
+    assert "Name the columns in the first line (prompt and completion)" in problems(["a", "b"], "ab")
+    assert "first line (instruction and output)" in problems(["a", "b"], "ab", format="instruction")
+
+
+def test_columns_mapped_by_hand():
+    format = recognised(["q", "text", "completion"], columns={"prompt": "q"})
+    assert format.columns == {"prompt": "q", "completion": "completion"}
+    assert "because you mapped them" in format.reason
+    assert recognised(["a", "b"], columns={"text": "b"}).name == "text"
+    assert recognised(["prompt", "completion"], format="text", columns={"text": "prompt"}).columns == {
+        "text": "prompt"
+    }
+    assert "No column of rows.csv is mapped to the completion" in problems(["q"], "a", columns={"prompt": "q"})
+    both = problems(["q", "a"], "ab", columns={"prompt": "x", "banana": "a"})
+    assert 'has no column \'x\' for the prompt. Its columns are "q" and "a".' in both
+    assert 'no format has "prompt" and "banana" together.' in both
+
+
+@pytest.mark.parametrize(
+    ("columns", "name", "taken"),
+    [
+        (["id", "dialogue", "summary", "topic"], "prompt_completion", ["dialogue", "summary"]),
+        (["text", "summary"], "prompt_completion", ["text", "summary"]),
+        (["id", "Text", "Summary", "title"], "prompt_completion", ["Text", "Summary"]),
+        (["question", "answer", "text"], "prompt_completion", ["question", "answer"]),
+        (["text", "label"], "text_label", ["text", "label"]),
+        (["label", "text", "label_text"], "text_label", ["text", "label"]),
+        (["sentence", "label", "idx"], "text_label", ["sentence", "label"]),
+        (["review", "sentiment"], "text_label", ["review", "sentiment"]),
+        (["text", "sentiment"], "text_label", ["text", "sentiment"]),
+        (["review", "label"], "text_label", ["review", "label"]),
+        (["text", "category"], "text_label", ["text", "category"]),
+        (["label", "title", "content"], "text_label", ["content", "label"]),
+        (["message", "label"], "text_label", ["message", "label"]),
+        (["text", "class"], "text_label", ["text", "class"]),
+        (["content", "category"], "text_label", ["content", "category"]),
+        (["Text", "LABEL"], "text_label", ["Text", "LABEL"]),
+        (["text", "Label"], "text_label", ["text", "Label"]),
+        (["text", "Sentiment"], "text_label", ["text", "Sentiment"]),
+        (["tokens", "tags"], "tokens_tags", ["tokens", "tags"]),
+        (["id", "tokens", "pos_tags", "chunk_tags", "ner_tags"], "tokens_tags", ["tokens", "ner_tags"]),
+        (["words", "tags"], "tokens_tags", ["words", "tags"]),
+        (["words", "ner"], "tokens_tags", ["words", "ner"]),
+        (["tokens", "labels"], "tokens_tags", ["tokens", "labels"]),
+        (["words", "labels"], "tokens_tags", ["words", "labels"]),
+        (["text", "tokens", "ner_tags"], "tokens_tags", ["tokens", "ner_tags"]),
+    ],
+)
+def test_formats_by_their_columns(columns, name, taken):
+    format = recognised(columns)
+    assert (format.name, list(format.columns.values())) == (name, taken)
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        (["prompt", "completion", "label"], "prompt_completion"),
+        (["prompt", "completion", "text", "label"], "prompt_completion"),
+        (["prompt", "response", "label"], "prompt_completion"),
+        (["question", "answer", "review", "sentiment"], "prompt_completion"),
+        (["message", "reply", "label"], "prompt_completion"),
+        (["instruction", "output", "text", "label"], "instruction"),
+        (["messages", "text", "label"], "messages"),
+        (["conversation", "summary"], "sharegpt"),
+    ],
+)
+def test_what_is_written_for_an_answer_wins_over_a_label(columns, name):
+    assert recognised(columns).name == name
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ["text"],
+        ["text", "context"],
+        ["content", "title"],
+        ["text", "labels"],
+        ["text", "label_text"],
+        ["text", "user", "target"],
+        ["text", "prompt", "response"],
+        ["text", "answer"],
+    ],
+)
+def test_plain_text_yields_to_whole_rows_of_names_only(columns):
+    format = recognised(columns)
+    assert (format.name, list(format.columns)) == ("text", ["text"])
+
+
+def test_a_choice_between_look_alikes_is_left_to_the_person():
+    either = problems(["text", "sentiment", "category"], "abc")
+    assert 'several ways: "text" and "sentiment" or "text" and "category". Map them by hand' in either
+    assert 'such as data.columns: {text: "text", label: "sentiment"}' in either
+    either = problems(["review", "sentence", "label"], "abc")
+    assert '"sentence" and "label" or "review" and "label"' in either
+    assert '"dialogue" and "summary" or "text" and "summary"' in problems(["dialogue", "text", "summary"], "abc")
+    assert '"tokens" and "ner_tags" or "tokens" and "labels"' in problems(["tokens", "ner_tags", "labels"], "abc")
+    assert recognised(["review", "sentiment", "text", "label"]).columns == {"text": "text", "label": "label"}
+    assert recognised(["text", "label", "category"]).columns == {"text": "text", "label": "label"}
+
+
+def test_half_of_a_format_is_told_what_is_missing():
+    assert 'has "sentence" for the text, but no column for the label' in problems(["sentence"], "a")
+    assert 'has "words" for the tokens, but no column for the tags' in problems(["words", "id"], "ab")
+    said = problems(["premise", "hypothesis", "label"], "abc")
+    assert 'has "label" for the label, but no column for the text' in said
+    assert 'data.columns: {label: "label", text: "premise"}' in said
+
+
+def test_labels_mapped_by_hand():
+    format = recognised(["tweet", "mood"], columns={"text": "tweet", "label": "mood"})
+    assert (format.name, format.columns) == ("text_label", {"text": "tweet", "label": "mood"})
+    assert recognised(["tweet", "label"], columns={"text": "tweet"}).name == "text_label"
+    assert recognised(["tweet", "mood"], columns={"text": "tweet"}).name == "text"
+    assert recognised(["text", "label"], format="text").columns == {"text": "text"}
+    assert recognised(["a", "b"], columns={"tokens": "a", "tags": "b"}).name == "tokens_tags"
+    by_hand = {"question": "q", "context": "c", "answers": "a"}
+    assert recognised(["q", "c", "a"], columns=by_hand).name == "squad"
+    assert "No column of rows.csv is mapped to the text" in problems(["a", "b"], "ab", columns={"label": "b"})
+
+
+def test_an_unknown_format_is_refused_with_the_nearest_and_all():
+    said = problems(["text"], ["a"], format="sharegtp")
+    assert said.startswith("data.format: there is no format 'sharegtp'. Did you mean 'sharegpt'? Set it to auto, or")
+    assert all(name in said for name in formats.FORMATS)
+    assert "Did you mean" not in problems(["text"], ["a"], format="parquet")
+
+
+def test_a_new_format_is_one_row(monkeypatch):
+    """Rows of a quiz: recognised, read, trained on and offered on the page, by a row of FORMATS alone."""
+    from tuner.planning import plan
+    from tuner.ui import fields
+
+    row = formats.FormatRow(
+        name="quiz",
+        title="a riddle and its solution",
+        becomes=CONVERSATION,
+        roles={"riddle": cells.read_text, "solution": cells.read_text},
+        spellings=(("riddle", "solution"),),
+        build=lambda texts: formats.exchange(texts["solution"], f"Guess: {texts['riddle']}"),
+    )
+    monkeypatch.setitem(formats.FORMATS, "quiz", row)
+    rows = table(["riddle", "solution"], *([f"what is {n}?", f"it is {n}"] for n in range(20)))
+    for settings in ({}, {"format": "quiz"}, {"columns": {"riddle": "riddle"}}):
+        checked = plan.check(Recipe(data=Data(heldout=2, **settings)), rows)
+        assert (checked.format.name, checked.plan["task"]) == ("quiz", "generation")
+        assert checked.heldout_rows[0]["messages"][0]["content"].startswith("Guess: what is ")
+    assert "quiz" in [name for _, name in fields.component("data.format", Recipe()).choices]
+    assert "quiz" in problems(["text"], ["a"], format="nothing")

@@ -1,0 +1,151 @@
+"""Training rows and held-out rows: by the data's own splits, or by the seed."""
+
+import pytest
+
+from tuner.data.split import split_rows
+from tuner.errors import TunerError
+from tuner.recipe import Data
+
+ANSWER = {"role": "assistant", "content": "Good day."}
+ROWS = [{"messages": [{"role": "user", "content": f"{i}"}, ANSWER]} for i in range(100)]
+
+
+def in_order(rows: list[dict]) -> list[dict]:
+    return sorted(rows, key=ROWS.index)
+
+
+def test_a_share_is_held_out_by_the_seed():
+    once, again, other = (split_rows(ROWS, None, Data(), seed) for seed in (1, 1, 2))
+    assert once == again
+    assert once.heldout != other.heldout
+    assert (len(once.train), len(once.heldout)) == (90, 10)
+    assert sorted(map(str, once.train + once.heldout)) == sorted(map(str, ROWS))
+    assert "10 of 100 rows were chosen by the seed (1)" in once.reason
+    assert len(split_rows(ROWS[:5], None, Data(), 0).heldout) == 1
+
+
+def test_held_out_rows_are_shuffled_and_the_rest_keep_their_order():
+    parts = split_rows(ROWS, None, Data(heldout=40), 3)
+    assert in_order(parts.heldout) != parts.heldout  # as only the first may be scored
+    assert in_order(parts.train) == parts.train
+    names = ["train"] * 60 + ["test"] * 40
+    once, again, other = (split_rows(ROWS, names, Data(), seed).heldout for seed in (1, 1, 2))
+    assert once == again != other
+    assert in_order(once) == in_order(other) == ROWS[60:] != once
+
+
+@pytest.mark.parametrize(
+    ("rows", "heldout", "count"),
+    [(100, 0.5, 50), (100, 0.99, 99), (26, 0.1, 3), (24, 0.1, 2), (4, 0.1, 1), (100, 1, 1), (100, 7, 7), (8, 7, 7)],
+)
+def test_how_many_are_held_out(rows, heldout, count):
+    parts = split_rows(ROWS[:rows], None, Data(heldout=heldout), 0)
+    assert (len(parts.train), len(parts.heldout)) == (rows - count, count)
+
+
+def test_a_split_that_exists_is_kept():
+    names = ["train"] * 80 + ["test"] * 12 + ["validation"] * 8
+    parts = split_rows(ROWS, names, Data(), 0)
+    assert parts.train == ROWS[:80]
+    assert in_order(parts.heldout) == ROWS[92:] != parts.heldout  # shuffled, as only the first may be scored
+    assert parts.reason == 'Training on the split "train" (80 rows), holding out "validation" (8 rows).'
+    assert in_order(split_rows(ROWS, names, Data(heldout_split="test"), 0).heldout) == ROWS[80:92]
+    assert len(split_rows(ROWS, ["train"] * 100, Data(), 0).heldout) == 10
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "trained", "held"),
+    [
+        # Earlier names of held-out splits go before later ones, wherever they stand.
+        ("test train validation", {}, "train", "validation"),
+        ("train test dev val", {}, "train", "val"),
+        ("train test eval", {}, "train", "eval"),
+        ("train dev valid", {}, "train", "valid"),
+        ("train test held-out", {}, "train", "held-out"),
+        ("other training train test", {}, "train", "test"),
+        ("test other training", {}, "training", "test"),
+        ("test other another", {}, "other", "test"),
+        ("one two", {}, "one", None),
+        ("test validation", {}, "test", "validation"),
+        ("validation test", {}, "validation", "test"),
+        ("train validation test", {"split": "test"}, "test", "validation"),
+        ("train validation test", {"split": "validation"}, "validation", "test"),
+        ("train validation test", {"heldout_split": "test"}, "train", "test"),
+        ("one two test", {"heldout_split": "one"}, "two", "one"),
+        ("one two test", {"split": "two", "heldout_split": "one"}, "two", "one"),
+    ],
+)
+def test_which_split_is_trained_on_and_which_held_out(names, settings, trained, held):
+    cycle = names.split() * 100
+    by_name = {name: [row for row, own in zip(ROWS, cycle) if own == name] for name in names.split()}
+    parts = split_rows(ROWS, cycle[:100], Data(**settings), 0)
+    if held:
+        assert parts.train == by_name[trained]
+        assert in_order(parts.heldout) == by_name[held]
+    else:
+        assert in_order(parts.train + parts.heldout) == by_name[trained]
+        assert len(parts.heldout) == round(len(by_name[trained]) / 10)
+
+
+def test_max_rows_are_picked_by_the_seed_and_count_for_either_split():
+    names = ["train"] * 80 + ["validation"] * 20
+    few, again, other = (split_rows(ROWS, names, Data(max_rows=10), seed) for seed in (0, 0, 1))
+    assert few == again
+    assert (len(few.train), len(few.heldout)) == (10, 10)
+    assert few.train != other.train
+    assert few.train == in_order(few.train) != ROWS[:10]
+    assert in_order(few.heldout) != ROWS[80:90]
+    assert "10 of 80 rows" in few.reason
+    for most, count in ((79, 79), (80, 80), (81, 80)):
+        assert len(split_rows(ROWS, names, Data(max_rows=most), 0).train) == count
+    alone = split_rows(ROWS, None, Data(max_rows=20), 0)
+    assert (len(alone.train), len(alone.heldout)) == (18, 2)
+
+
+def test_splits_that_can_not_be_had():
+    for rows, names, settings, said in (
+        (ROWS[:3], None, {}, "only 3 rows, and some must be held out. Give at least 4"),
+        (ROWS, None, {"heldout": 100}, "data.heldout: 100 of 100 rows can't be held out"),
+        (ROWS, None, {"heldout_split": "test"}, "has no splits, so 'test' can't be held out"),
+        (ROWS, ["a"] * 100, {"split": "b"}, "has no split 'b'. Set it to one of: a."),
+        (ROWS, ["a"] * 100, {"heldout_split": "a"}, "can't be both trained on and held out"),
+    ):
+        with pytest.raises(TunerError) as caught:
+            split_rows(rows, names, Data(**settings), 0)
+        assert said in str(caught.value)
+
+
+def test_prompts_on_both_sides_are_counted():
+    parts = split_rows([*ROWS, *ROWS], ["train"] * 100 + ["test"] * 100, Data(), 0)
+    assert parts.warnings[0].startswith("100 of 100 held-out rows")
+    assert split_rows(ROWS, None, Data(), 0).warnings == ()
+
+
+def said(user: str, answer: str = "Yes.", system: str = "") -> dict:
+    first = [{"role": "system", "content": system}] if system else []
+    return {"messages": [*first, {"role": "user", "content": user}, {"role": "assistant", "content": answer}]}
+
+
+FOLLOWED_UP = {"messages": [*said("other")["messages"], *said("0")["messages"]]}
+
+
+@pytest.mark.parametrize(
+    ("trained", "held", "leaks"),
+    [
+        ([said(f"{i}") for i in range(8)], [said("1", "No."), said("2"), said("9")], 2),  # whatever the answer is
+        ([said(f"{i}", system="A.") for i in range(8)], [said("1", system="B."), said("2"), said("9")], 2),
+        ([said(f"{i}") for i in range(8)], [FOLLOWED_UP], 0),  # the same last turn of another conversation
+        ([FOLLOWED_UP] * 4, [FOLLOWED_UP], 1),
+        ([{"text": "a", "label": "x"}] * 4, [{"text": "a", "label": "y"}, {"text": "b", "label": "x"}], 1),
+        ([{"tokens": ["a"], "tags": ["O"]}] * 4, [{"tokens": [word], "tags": ["B"]} for word in "ab"], 1),
+        (
+            [{"question": "q", "context": "c", "answer": "c", "start": 0}] * 4,
+            [{"question": q, "context": c, "answer": "", "start": -1} for q, c in ("qc", "rc", "qd")],
+            1,
+        ),
+    ],
+)  # fmt: skip
+def test_what_counts_as_the_same_prompt(trained, held, leaks):
+    names = ["train"] * len(trained) + ["test"] * len(held)
+    warnings = split_rows([*trained, *held], names, Data(), 0).warnings
+    assert [warning.split()[:3] for warning in warnings] == [[f"{leaks}", "of", f"{len(held)}"]] * bool(leaks)
