@@ -183,30 +183,30 @@ LONG_ANSWER = {"messages": [USER, {"role": "assistant", "content": f"thank you {
 
 
 def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer):
-    done = tokenise_chats([ROW, LONG_PROMPT], tokenizer, 80)
+    tokenised = tokenise_chats([ROW, LONG_PROMPT], tokenizer, 80)
     whole = tokenise_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
-    assert done.rows[1] == {key: part[-80:] for key, part in whole.items()}
-    assert texts(done.rows[1], tokenizer)[1] == ["Good day.<|im_end|>"]
-    assert (done.truncated, done.cut_answers, done.lost_tokens) == (1, 0, done.lengths[1] - 80)
-    assert done.warning == (
-        f"1 of 2 rows is longer than 80 tokens, by up to {done.lost_tokens:,}, and loses {done.lost_tokens:,} tokens, "
-        f"from the beginning of the prompt first. Set data.max_length to {done.lengths[1]:,} to keep them whole, "
-        "if memory allows."
+    assert tokenised.rows[1] == {key: part[-80:] for key, part in whole.items()}
+    assert texts(tokenised.rows[1], tokenizer)[1] == ["Good day.<|im_end|>"]
+    assert (tokenised.truncated, tokenised.cut_answers, tokenised.lost_tokens) == (1, 0, tokenised.lengths[1] - 80)
+    lost = tokenised.lost_tokens
+    assert tokenised.warning == (
+        f"1 of 2 rows is longer than 80 tokens, by up to {lost:,}, and loses {lost:,} tokens, from the beginning of "
+        f"the prompt first. Set data.max_length to {tokenised.lengths[1]:,} to keep them whole, if memory allows."
     )
     assert tokenise_chats([ROW], tokenizer, 1000).warning is None
 
 
 def test_a_long_answer_loses_its_end_and_keeps_some_prompt(tokenizer):
     both = {"messages": [LONG_PROMPT["messages"][0], LONG_ANSWER["messages"][1]]}
-    done = tokenise_chats([ROW, LONG_ANSWER, both], tokenizer, 80)
+    tokenised = tokenise_chats([ROW, LONG_ANSWER, both], tokenizer, 80)
     whole = tokenise_chats([LONG_ANSWER, both], tokenizer, 10_000).rows
     prompts = [row["labels"].count(-100) for row in whole]
     assert prompts[0] > 20  # tokens of a prompt that are kept: a quarter of 80
-    for cut, row, prompt in zip(done.rows[1:], whole, prompts):
+    for cut, row, prompt in zip(tokenised.rows[1:], whole, prompts):
         assert cut == {key: part[prompt - 20 : prompt + 60] for key, part in row.items()}
-    assert done.cut_answers == 2
-    assert " 2 of them lose the end of their answer" in done.warning
-    assert done.trained_tokens == sum(label != -100 for row in done.rows for label in row["labels"])
+    assert tokenised.cut_answers == 2
+    assert " 2 of them lose the end of their answer" in tokenised.warning
+    assert tokenised.trained_tokens == sum(label != -100 for row in tokenised.rows for label in row["labels"])
 
 
 def test_every_row_keeps_something_to_train_on(tokenizer):

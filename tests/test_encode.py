@@ -38,7 +38,7 @@ def words(text: str, tags: str) -> dict:
     return {"tokens": text.split(), "tags": tags.split()}
 
 
-def asked(question: str, context: str, answer: str) -> dict:
+def squad_row(question: str, context: str, answer: str) -> dict:
     start = context.index(answer) if answer else -1
     return {"question": question, "context": context, "answer": answer, "start": start}
 
@@ -56,25 +56,25 @@ def chat(prompt: str, answer: str, system: str = "") -> dict:
 
 def test_a_target_is_the_answer_and_the_source_all_before_it(tokenizer):
     rows = [chat("hello there", "good day", "be polite"), chat("thx", "thank you")]
-    found = tokenise("seq2seq", rows, tokenizer, 64)
-    for row, read, written in zip(found.rows, ["be polite\nhello there", "thx"], ["good day", "thank you"]):
+    tokenised = tokenise("seq2seq", rows, tokenizer, 64)
+    for row, read, written in zip(tokenised.rows, ["be polite\nhello there", "thx"], ["good day", "thank you"]):
         assert tokenizer.decode(row["input_ids"], skip_special_tokens=True) == read
         assert tokenizer.decode(row["labels"], skip_special_tokens=True) == written
         assert row["labels"][-1] == tokenizer.eos_token_id
-    assert found.truncated == 0
-    assert found.trained_tokens == sum(len(row["labels"]) for row in found.rows)
+    assert tokenised.truncated == 0
+    assert tokenised.trained_tokens == sum(len(row["labels"]) for row in tokenised.rows)
 
 
 def test_a_long_source_is_cut_and_a_long_target_keeps_its_end(tokenizer):
     rows = [chat(COUNTED, "fine"), chat("short", COUNTED)]
     whole = tokenise("seq2seq", rows, tokenizer, 10_000).rows
-    found = tokenise("seq2seq", rows, tokenizer, 16)
+    tokenised = tokenise("seq2seq", rows, tokenizer, 16)
     end = tokenizer.eos_token_id
     # Both keep their beginning and their last mark.
-    assert found.rows[0] == whole[0] | {"input_ids": [*whole[0]["input_ids"][:15], end]}
-    assert found.rows[1] == whole[1] | {"labels": [*whole[1]["labels"][:15], end]}
-    assert (found.truncated, found.cut_answers) == (2, 1)
-    assert found.lengths == [len(whole[0]["input_ids"]), len(whole[1]["labels"])]
+    assert tokenised.rows[0] == whole[0] | {"input_ids": [*whole[0]["input_ids"][:15], end]}
+    assert tokenised.rows[1] == whole[1] | {"labels": [*whole[1]["labels"][:15], end]}
+    assert (tokenised.truncated, tokenised.cut_answers) == (2, 1)
+    assert tokenised.lengths == [len(whole[0]["input_ids"]), len(whole[1]["labels"])]
 
 
 def test_rows_of_which_no_answer_fits_are_refused(tokenizer):
@@ -90,9 +90,9 @@ def test_a_texts_label_is_its_number_in_sorted_order(tokenizer):
     rows = [{"text": "great", "label": "good"}, {"text": "no", "label": "bad"}, {"text": "so so", "label": "mixed"}]
     labels = labels_of("classification", rows)
     assert labels == ("bad", "good", "mixed")
-    found = tokenise("classification", rows, tokenizer, 64, labels=labels)
-    assert [row["labels"] for row in found.rows] == [[1], [0], [2]]
-    assert [tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in found.rows] == [
+    tokenised = tokenise("classification", rows, tokenizer, 64, labels=labels)
+    assert [row["labels"] for row in tokenised.rows] == [[1], [0], [2]]
+    assert [tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in tokenised.rows] == [
         *("great", "no", "so so"),
     ]
 
@@ -105,9 +105,9 @@ def test_a_label_that_was_not_learned_is_left_out_of_the_loss(tokenizer):
 def test_a_long_text_is_cut_between_its_marks(tokenizer):
     long = {"text": COUNTED, "label": "b"}
     (whole,) = tokenise("classification", [long], tokenizer, 10_000, labels=("a", "b")).rows
-    found = tokenise("classification", [long], tokenizer, 16, labels=("a", "b"))
-    assert found.rows == [{"input_ids": [*whole["input_ids"][:15], tokenizer.eos_token_id], "labels": [1]}]
-    assert (found.truncated, found.cut_answers, found.lengths) == (1, 0, [len(whole["input_ids"])])
+    tokenised = tokenise("classification", [long], tokenizer, 16, labels=("a", "b"))
+    assert tokenised.rows == [{"input_ids": [*whole["input_ids"][:15], tokenizer.eos_token_id], "labels": [1]}]
+    assert (tokenised.truncated, tokenised.cut_answers, tokenised.lengths) == (1, 0, [len(whole["input_ids"])])
 
 
 def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, monkeypatch):
@@ -139,8 +139,8 @@ def test_labels_must_be_several_but_not_as_many_as_texts():
 
 def test_a_words_tag_stands_at_its_first_token_and_nowhere_else(splitter):
     row = words("Ada Lovelace met Babbage in Marylebone , they say", "B-PER I-PER O B-PER O B-LOC O O O")
-    (found,) = tokenise("token_classification", [row], splitter, 128, labels=TAGS).rows
-    ids, labels = found["input_ids"], found["labels"]
+    (encoded,) = tokenise("token_classification", [row], splitter, 128, labels=TAGS).rows
+    ids, labels = encoded["input_ids"], encoded["labels"]
     assert len(ids) == len(labels)
     starts = [i for i, label in enumerate(labels) if label != IGNORE_INDEX]
     assert [TAGS[labels[i]] for i in starts] == row["tags"]
@@ -164,11 +164,11 @@ def test_tags_beyond_the_cut_are_gone_and_those_before_it_stay(splitter):
 # Spans
 
 
-def smallest_span(tokenizer, asked_for: dict) -> list[int]:
+def smallest_span(tokenizer, row: dict) -> list[int]:
     """The first and last token of the context that hold a character of the answer."""
-    pair = asked_for["question"], asked_for["context"]
+    pair = row["question"], row["context"]
     read = tokenizer(*pair, return_offsets_mapping=True)
-    begin, end = asked_for["start"], asked_for["start"] + len(asked_for["answer"])
+    begin, end = row["start"], row["start"] + len(row["answer"])
     places = zip(read["offset_mapping"], read.sequence_ids())
     holding = [i for i, ((a, b), part) in enumerate(places) if part == 1 and {*range(a, b)} & {*range(begin, end)}]
     return [holding[0], holding[-1]]
@@ -179,7 +179,7 @@ CONTEXT = "The Eiffel Tower was finished in 1889, and it was the tallest of its 
 
 @pytest.mark.parametrize("answer", ["1889", "Eiffel Tower", "The Eiffel Tower", "of its time.", "tallest"])
 def test_a_span_is_the_fewest_tokens_that_hold_the_answer(tokenizer, answer):
-    asked_for = asked("what, the 1889 tower?", CONTEXT, answer)
+    asked_for = squad_row("what, the 1889 tower?", CONTEXT, answer)
     (row,) = tokenise("question_answering", [asked_for], tokenizer, 128).rows
     assert row["labels"] == smallest_span(tokenizer, asked_for)
     first, last = row["labels"]
@@ -192,7 +192,7 @@ def test_question_and_text_are_told_apart_where_the_model_has_kinds_of_tokens():
     tokenizer = encoder_tokenizer()  # BERT's has them
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     for length in (128, 32):
-        (row,) = tokenise("question_answering", [asked("when was it?", CONTEXT, "The")], tokenizer, length).rows
+        (row,) = tokenise("question_answering", [squad_row("when was it?", CONTEXT, "The")], tokenizer, length).rows
         behind = row["input_ids"].index(tokenizer.eos_token_id) + 1
         assert row["token_type_ids"] == [0] * behind + [1] * (len(row["input_ids"]) - behind)
 
@@ -207,27 +207,27 @@ def test_an_answer_that_stands_twice_is_taken_where_the_row_says(tokenizer):
 
 
 def test_a_question_without_an_answer_points_to_the_first_token_and_counts_as_nothing_lost(tokenizer):
-    rows = [asked("who?", CONTEXT, ""), asked("when?", CONTEXT, "1889")]
-    found = tokenise("question_answering", rows, tokenizer, 128)
-    assert found.rows[0]["labels"] == [0, 0]
-    assert found.rows[1]["labels"] != [0, 0]
-    assert found.cut_answers == 0
+    rows = [squad_row("who?", CONTEXT, ""), squad_row("when?", CONTEXT, "1889")]
+    tokenised = tokenise("question_answering", rows, tokenizer, 128)
+    assert tokenised.rows[0]["labels"] == [0, 0]
+    assert tokenised.rows[1]["labels"] != [0, 0]
+    assert tokenised.cut_answers == 0
 
 
 def test_an_answer_that_was_cut_off_is_said_and_the_question_is_never_cut(tokenizer):
-    rows = [asked("what?", CONTEXT, "Eiffel"), asked("what is it of?", CONTEXT, "of its time")]
+    rows = [squad_row("what?", CONTEXT, "Eiffel"), squad_row("what is it of?", CONTEXT, "of its time")]
     whole = tokenise("question_answering", rows, tokenizer, 128)
-    found = tokenise("question_answering", rows, tokenizer, 32)
+    tokenised = tokenise("question_answering", rows, tokenizer, 32)
     assert (whole.truncated, whole.cut_answers) == (0, 0)
-    assert (found.truncated, found.cut_answers) == (2, 1)
-    assert found.rows[0]["labels"] == whole.rows[0]["labels"]
-    assert found.rows[1]["labels"] == [0, 0]
-    for row, before in zip(found.rows, whole.rows):
+    assert (tokenised.truncated, tokenised.cut_answers) == (2, 1)
+    assert tokenised.rows[0]["labels"] == whole.rows[0]["labels"]
+    assert tokenised.rows[1]["labels"] == [0, 0]
+    for row, before in zip(tokenised.rows, whole.rows):
         assert row["input_ids"] == [*before["input_ids"][:31], tokenizer.eos_token_id]
 
 
 def test_a_question_longer_than_the_text_is_not_cut_either(tokenizer):
-    rows = [asked("what was it that was finished in that year?", "the tower, in 1889", "the")]
+    rows = [squad_row("what was it that was finished in that year?", "the tower, in 1889", "the")]
     (whole,) = tokenise("question_answering", rows, tokenizer, 128).rows
     length = len(whole["input_ids"]) - 4
     (cut,) = tokenise("question_answering", rows, tokenizer, length).rows
@@ -235,12 +235,12 @@ def test_a_question_longer_than_the_text_is_not_cut_either(tokenizer):
 
 
 def test_an_answer_that_was_cut_in_two_counts_as_lost(tokenizer):
-    asked_for = asked("what?", CONTEXT, "tallest of its time")
-    first, last = smallest_span(tokenizer, asked_for)
+    row = squad_row("what?", CONTEXT, "tallest of its time")
+    first, last = smallest_span(tokenizer, row)
     for length, labels, lost in ((last + 2, [first, last], 0), (last + 1, [0, 0], 1), (first + 2, [0, 0], 1)):
-        rows = [asked("what?", CONTEXT, "The"), asked_for]
-        found = tokenise("question_answering", rows, tokenizer, length)
-        assert (found.rows[1]["labels"], found.cut_answers) == (labels, lost)
+        rows = [squad_row("what?", CONTEXT, "The"), row]
+        tokenised = tokenise("question_answering", rows, tokenizer, length)
+        assert (tokenised.rows[1]["labels"], tokenised.cut_answers) == (labels, lost)
 
 
 # The preview
@@ -263,7 +263,7 @@ def test_the_preview_of_a_row_marks_what_its_task_learns_from(tokenizer, splitte
     assert marked(preview_pieces("token_classification", row, splitter)) == [
         splitter.decode(row["input_ids"][tagged[0] : tagged[-1] + 1])
     ]
-    rows = [asked("when was it?", CONTEXT, "1889"), asked("who?", CONTEXT, "")]
+    rows = [squad_row("when was it?", CONTEXT, "1889"), squad_row("who?", CONTEXT, "")]
     answered, unanswered = tokenise("question_answering", rows, tokenizer, 128).rows
     assert marked(preview_pieces("question_answering", answered, tokenizer)) == ["1889"]
     assert marked(preview_pieces("question_answering", unanswered, tokenizer)) == []
@@ -291,18 +291,18 @@ HELDOUT = {
     "messages": (chat("hi", "good day", "be polite"), "be polite\nhi", "good day"),
     "text_label": ({"text": "great", "label": "good"}, "great", "good"),
     "tokens_tags": (words("Ada Lovelace slept", "B-PER I-PER O"), "Ada Lovelace slept", "PER: Ada Lovelace [1-2]"),
-    "squad": (asked("when?", CONTEXT, "1889"), f"when?\n{CONTEXT}", "1889"),
-    "squad, no answer": (asked("who?", CONTEXT, ""), f"who?\n{CONTEXT}", ""),
+    "squad": (squad_row("when?", CONTEXT, "1889"), f"when?\n{CONTEXT}", "1889"),
+    "squad, no answer": (squad_row("who?", CONTEXT, ""), f"who?\n{CONTEXT}", ""),
 }
 
 
 @pytest.mark.parametrize("format", HELDOUT)
 def test_a_held_out_row_is_a_prompt_and_its_reference(format):
     row, prompt, reference = HELDOUT[format]
-    found = heldout_prompt(row)
-    assert source(found["messages"]) == prompt
-    assert found["messages"][-1]["role"] == "user"
-    assert found["reference"] == reference
+    heldout = heldout_prompt(row)
+    assert source(heldout["messages"]) == prompt
+    assert heldout["messages"][-1]["role"] == "user"
+    assert heldout["reference"] == reference
 
 
 def test_plain_text_has_nothing_to_be_asked():
@@ -310,7 +310,7 @@ def test_plain_text_has_nothing_to_be_asked():
 
 
 @pytest.mark.parametrize(
-    ("tags", "found"),
+    ("tags", "lines"),
     [
         ("O O O O", []),
         ("B-PER I-PER O B-LOC", ["PER: a b [1-2]", "LOC: d [4-4]"]),
@@ -324,8 +324,8 @@ def test_plain_text_has_nothing_to_be_asked():
         ("O O O I-PER", ["PER: d [4-4]"]),
     ],
 )
-def test_entities_of_tags(tags, found):
-    assert entities(["a", "b", "c", "d"], tags.split()) == found
+def test_entities_of_tags(tags, lines):
+    assert entities(["a", "b", "c", "d"], tags.split()) == lines
 
 
 def test_an_empty_tag_is_no_entity():
@@ -341,10 +341,10 @@ class Knowing(torch.nn.Module):
 
     def __init__(self, **logits):
         super().__init__()
-        self.told, self.there = logits, torch.nn.Parameter(torch.zeros(1))
+        self.logits, self.weight = logits, torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, **inputs):
-        return type("Output", (), self.told)
+        return type("Output", (), self.logits)
 
 
 @pytest.fixture(scope="module")
@@ -363,27 +363,27 @@ def test_tags_that_were_learned_are_read_back_as_the_entities_of_the_reference(f
     logits = torch.nn.functional.one_hot(labels.clamp(min=0), len(TAGS)).float()
     base = Base(folder, Model(name="distilbert"), "token_classification", TAGS)
     prompts = [source(heldout_prompt(row)["messages"]) for row in rows]
-    found = predict(Knowing(logits=logits), splitter, base, prompts)
-    assert found == [heldout_prompt(row)["reference"] for row in rows]
-    assert found == ["PER: Ada Lovelace [1-2]\nPER: Babbage [4-4]\nLOC: Marylebone [6-6]", ""]
+    answers = predict(Knowing(logits=logits), splitter, base, prompts)
+    assert answers == [heldout_prompt(row)["reference"] for row in rows]
+    assert answers == ["PER: Ada Lovelace [1-2]\nPER: Babbage [4-4]\nLOC: Marylebone [6-6]", ""]
 
 
 def test_spans_that_were_learned_are_read_back_as_the_answers(folder, tokenizer):
     pairs = [("when?", "1889"), ("who built it?", ""), ("what?", "of its time")]
-    rows = [asked(question, CONTEXT, answer) for question, answer in pairs]
+    rows = [squad_row(question, CONTEXT, answer) for question, answer in pairs]
     batch = collate(tokenise("question_answering", rows, tokenizer, 128).rows)
     length = batch["input_ids"].shape[1]
     starts, ends = (torch.nn.functional.one_hot(batch["labels"][:, i], length).float() for i in (0, 1))
     base = Base(folder, Model(name="distilbert"), "question_answering")
     prompts = [source(heldout_prompt(row)["messages"]) for row in rows]
-    found = predict(Knowing(start_logits=starts, end_logits=ends), tokenizer, base, prompts)
+    answers = predict(Knowing(start_logits=starts, end_logits=ends), tokenizer, base, prompts)
     # The fewest tokens that hold the answer, with what else stands in them.
     expected = []
     for row, (first, last) in zip(rows, batch["labels"].tolist()):
         offsets = tokenizer(row["question"], row["context"], return_offsets_mapping=True)["offset_mapping"]
         expected.append(row["context"][offsets[first][0] : offsets[last][1]].strip() if row["answer"] else "")
-    assert found == expected
-    assert all(row["answer"] in answer for row, answer in zip(rows, found))
+    assert answers == expected
+    assert all(row["answer"] in answer for row, answer in zip(rows, answers))
 
 
 def test_labels_are_read_back_by_name(folder, tokenizer):

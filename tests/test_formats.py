@@ -62,16 +62,16 @@ def test_an_empty_completion_in_row_17():
 
 def test_nan_lists_and_other_things_that_are_no_text():
     cells = [float("nan"), None, ["a"], {"a": 1}, b"\x00", "NaN", *[""] * 18]
-    said = problems(["prompt", "completion"], *([f"p{i}", cell] for i, cell in enumerate(cells)), ["", ""])
-    assert 'Rows 1 and 6 of rows.csv have no text in "completion" (NaN). Fill it in' in said
-    assert 'Row 2 of rows.csv has no text in "completion" (null).' in said
-    assert 'Row 3 of rows.csv has a list in "completion" where text belongs. Write it as one text' in said
-    assert 'Row 4 of rows.csv has an object in "completion"' in said
-    assert 'Row 5 of rows.csv has binary data in "completion"' in said
-    assert "And 20 more problems of other kinds." in said
-    said = problems(["prompt", "completion"], *([f"p{i}", ""] for i in range(17)), ["", "c"])
-    assert 'Rows 1, 2, 3, 4, 5 and 12 more of rows.csv have an empty "completion".' in said
-    assert 'Row 18 of rows.csv has an empty "prompt".' in said
+    message = problems(["prompt", "completion"], *([f"p{i}", cell] for i, cell in enumerate(cells)), ["", ""])
+    assert 'Rows 1 and 6 of rows.csv have no text in "completion" (NaN). Fill it in' in message
+    assert 'Row 2 of rows.csv has no text in "completion" (null).' in message
+    assert 'Row 3 of rows.csv has a list in "completion" where text belongs. Write it as one text' in message
+    assert 'Row 4 of rows.csv has an object in "completion"' in message
+    assert 'Row 5 of rows.csv has binary data in "completion"' in message
+    assert "And 20 more problems of other kinds." in message
+    message = problems(["prompt", "completion"], *([f"p{i}", ""] for i in range(17)), ["", "c"])
+    assert 'Rows 1, 2, 3, 4, 5 and 12 more of rows.csv have an empty "completion".' in message
+    assert 'Row 18 of rows.csv has an empty "prompt".' in message
 
 
 def test_rows_that_lack_a_column_are_named():
@@ -81,7 +81,7 @@ def test_rows_that_lack_a_column_are_named():
 
 
 @pytest.mark.parametrize(
-    ("turns", "said"),
+    ("turns", "expected"),
     [
         (
             [USER],
@@ -102,10 +102,10 @@ def test_rows_that_lack_a_column_are_named():
         ("[" * 10_000, 'no list of messages in "messages"'),
     ],
 )
-def test_conversations_that_can_not_be_trained_on(turns, said):
+def test_conversations_that_can_not_be_trained_on(turns, expected):
     message = problems(["messages"], [ROW["messages"]], [turns])
     assert message.startswith("Row 2 of rows.csv has ")
-    assert said in message
+    assert expected in message
 
 
 # -- conversations
@@ -148,14 +148,14 @@ def test_labels_become_text():
 
 def test_labels_that_are_none():
     cells = [None, float("nan"), "", " ", ["a"], {"a": 1}, 0.5]
-    said = problems(["text", "label"], ["a", "b"], *(["a", cell] for cell in cells[:4]))
-    assert 'Row 2 of rows.csv has no text in "label" (null). Fill it in, or drop the row.' in said
-    assert 'Row 3 of rows.csv has no text in "label" (NaN).' in said
-    assert 'Rows 4 and 5 of rows.csv have an empty "label".' in said
-    said = problems(["text", "label"], *(["a", cell] for cell in cells[4:]))
-    assert 'Row 1 of rows.csv has a list in "label" where text belongs.' in said
-    assert 'Row 2 of rows.csv has an object in "label" where text belongs.' in said
-    assert 'Row 3 of rows.csv has a fraction in "label" where a label belongs. Write labels as words or' in said
+    message = problems(["text", "label"], ["a", "b"], *(["a", cell] for cell in cells[:4]))
+    assert 'Row 2 of rows.csv has no text in "label" (null). Fill it in, or drop the row.' in message
+    assert 'Row 3 of rows.csv has no text in "label" (NaN).' in message
+    assert 'Rows 4 and 5 of rows.csv have an empty "label".' in message
+    message = problems(["text", "label"], *(["a", cell] for cell in cells[4:]))
+    assert 'Row 1 of rows.csv has a list in "label" where text belongs.' in message
+    assert 'Row 2 of rows.csv has an object in "label" where text belongs.' in message
+    assert 'Row 3 of rows.csv has a fraction in "label" where a label belongs. Write labels as words or' in message
     assert 'Row 1 of rows.csv has a fraction in "label"' in problems(["text", "label"], ["a", float("inf")])
     assert 'no text in "text"' in problems(["text", "label"], [None, "a"])
 
@@ -196,29 +196,29 @@ def test_brackets_are_words_too():
 
 @pytest.mark.parametrize("printed", ["['Ada', 'wrote']", "['Ada' 'wrote']", "[0 1]", "[PER, O]", '["Ada", "wrote"'])
 def test_lists_as_python_prints_them_are_refused_and_not_cut_at_blanks(printed):
-    said = problems(["tokens", "tags"], [["Ada", "wrote"], printed])
-    assert 'Row 1 of rows.csv has a list in "tags" that is not JSON. Write it as ["Ada", "wrote"], in double' in said
+    message = problems(["tokens", "tags"], [["Ada", "wrote"], printed])
+    assert 'Row 1 of rows.csv has a list in "tags" that is not JSON. Write it as ["Ada", "wrote"], in' in message
 
 
 def test_each_token_has_one_tag():
     good = ["a b", "O O"]
-    said = problems(["tokens", "tags"], good, ["a b", "O"], good, ["a b", "O"], ["a", "O O"])
-    assert "Rows 2 and 4 of rows.csv have 2 tokens and 1 tag. Give every token one tag." in said
-    assert "Row 5 of rows.csv has 1 token and 2 tags." in said
+    message = problems(["tokens", "tags"], good, ["a b", "O"], good, ["a b", "O"], ["a", "O O"])
+    assert "Rows 2 and 4 of rows.csv have 2 tokens and 1 tag. Give every token one tag." in message
+    assert "Row 5 of rows.csv has 1 token and 2 tags." in message
 
 
 def test_tokens_that_are_none():
     good = ["a b", "O O"]
-    said = problems(["tokens", "tags"], [None, "O"], ["", "O"], [[], []], [{"a": 1}, "O"], good)
-    assert 'Row 1 of rows.csv has no text in "tokens" (null)' in said
-    assert 'Row 2 of rows.csv has an empty "tokens"' in said
-    assert 'Row 3 of rows.csv has an empty list in "tokens"' in said
-    assert 'Row 3 of rows.csv has an empty list in "tags"' in said
-    assert 'Row 4 of rows.csv has an object in "tokens"' in said
-    said = problems(["tokens", "tags"], [["a", ""], good[1]], [["a", ["b"]], good[1]], [["a", "b"], ["O", None]])
-    assert 'Row 1 of rows.csv has an empty "words of tokens"' in said
-    assert 'Row 2 of rows.csv has a list in "words of tokens" where text belongs' in said
-    assert 'Row 3 of rows.csv has no text in "words of tags" (null)' in said
+    message = problems(["tokens", "tags"], [None, "O"], ["", "O"], [[], []], [{"a": 1}, "O"], good)
+    assert 'Row 1 of rows.csv has no text in "tokens" (null)' in message
+    assert 'Row 2 of rows.csv has an empty "tokens"' in message
+    assert 'Row 3 of rows.csv has an empty list in "tokens"' in message
+    assert 'Row 3 of rows.csv has an empty list in "tags"' in message
+    assert 'Row 4 of rows.csv has an object in "tokens"' in message
+    message = problems(["tokens", "tags"], [["a", ""], good[1]], [["a", ["b"]], good[1]], [["a", "b"], ["O", None]])
+    assert 'Row 1 of rows.csv has an empty "words of tokens"' in message
+    assert 'Row 2 of rows.csv has a list in "words of tokens" where text belongs' in message
+    assert 'Row 3 of rows.csv has no text in "words of tags" (null)' in message
 
 
 # -- question, context and answer
@@ -247,8 +247,8 @@ def test_an_answer_that_may_not_be_in_its_context_is_generated_unless_asked_othe
     for columns in (["question", "context", "answer"], ["question", "passage", "answer"]):
         assert recognised(columns).name == "prompt_completion"
         assert recognised(columns, format="squad").columns["answers"] == "answer"
-    asked = normal(["question", "passage", "answer"], ["Who?", CONTEXT, "Ada"], format="squad")
-    assert asked == [{"question": "Who?", "context": CONTEXT, "answer": "Ada", "start": 0}]
+    rows = normal(["question", "passage", "answer"], ["Who?", CONTEXT, "Ada"], format="squad")
+    assert rows == [{"question": "Who?", "context": CONTEXT, "answer": "Ada", "start": 0}]
     texts = problems(["question", "context", "answers"], ["Who?", CONTEXT, "Ada"])
     assert 'has "question" for the prompt, but no column for the completion' in texts
     assert squad("Ada", format="squad")[0]["answer"] == "Ada"
@@ -289,16 +289,16 @@ def test_questions_without_an_answer():
 
 def test_answers_that_are_none():
     cells = [given(["Grace"], [0]), given(["Ada"], [0]), "Hopper", None, ""]
-    said = problems(["question", "context", "answers"], *(["Who?", CONTEXT, cell] for cell in cells))
-    assert "Rows 1 and 3 of rows.csv have an answer that does not occur in its context. Copy it from the" in said
-    assert 'Row 4 of rows.csv has no text in "answers" (null)' in said
-    assert 'Row 5 of rows.csv has an empty "answers"' in said
+    message = problems(["question", "context", "answers"], *(["Who?", CONTEXT, cell] for cell in cells))
+    assert "Rows 1 and 3 of rows.csv have an answer that does not occur in its context. Copy it from the" in message
+    assert 'Row 4 of rows.csv has no text in "answers" (null)' in message
+    assert 'Row 5 of rows.csv has an empty "answers"' in message
     cells = [["Ada"], {"text": "Ada"}, given([""], [0]), given([None], [0])]
-    said = problems(["question", "context", "answers"], *(["Who?", CONTEXT, cell] for cell in cells))
-    assert 'Row 1 of rows.csv has a list in "answers" where text belongs' in said
-    assert 'Row 2 of rows.csv has no list of texts in "answers". Write it as {"text": ["..."], "answer_start"' in said
-    assert 'Row 3 of rows.csv has an empty "answers"' in said
-    assert 'Row 4 of rows.csv has no text in "answers" (null)' in said
+    message = problems(["question", "context", "answers"], *(["Who?", CONTEXT, cell] for cell in cells))
+    assert 'Row 1 of rows.csv has a list in "answers" where text belongs' in message
+    assert 'Row 2 of rows.csv has no list of texts in "answers". Write it as {"text": ["..."], ' in message
+    assert 'Row 3 of rows.csv has an empty "answers"' in message
+    assert 'Row 4 of rows.csv has no text in "answers" (null)' in message
 
 
 # -- all of them

@@ -138,8 +138,8 @@ def labelled_parquet(path, classes: list[int], names: str):
 
 
 def test_classes_without_a_name_are_refused(tmp_path):
-    said = refused(labelled_parquet(tmp_path / "rows.parquet", [0, 1, 7], '["bad", "good"]'))
-    assert said.startswith('rows.parquet has a class in "label" without a name; there are names for 0 to 1. Write')
+    message = refused(labelled_parquet(tmp_path / "rows.parquet", [0, 1, 7], '["bad", "good"]'))
+    assert message.startswith('rows.parquet has a class in "label" without a name; there are names for 0 to 1. Write')
 
 
 def test_what_somebody_wrote_into_a_parquet_file_by_hand_does_not_hide_its_rows(tmp_path):
@@ -177,7 +177,7 @@ def test_empty_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b"PK\x03\x04" + bytes(40), "is an Excel or zip file"),
         (b"\x1f\x8b\x08" + bytes(40), "is a gzip file"),
@@ -187,9 +187,9 @@ def test_empty_files(tmp_path):
         (bytes(reversed(range(250))) * 10, "is binary or damaged: line 2"),
     ],
 )
-def test_binary_file_named_csv(tmp_path, content, said):
+def test_binary_file_named_csv(tmp_path, content, expected):
     message = refused(write(tmp_path / "rows.csv", content))
-    assert said in message
+    assert expected in message
     assert "Save the" in message
 
 

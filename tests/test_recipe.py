@@ -30,20 +30,20 @@ def test_shipped_recipes_are_valid(file):
 
 
 def test_all_problems_are_reported_together_each_with_its_place():
-    found = problems(
+    messages = problems(
         "training: {learning_rate: fast, batchsize: 3}\n"
         "method: {rank: 0}\n"
         "budget: {steps: 3, seconds: 5}\n"
         "model: {quantization: fp2}\n"
         "colour: blue\n"
     )
-    assert 'training.learning_rate: "fast" is not a number. Give a number, or auto.' in found
-    assert "'training.batchsize' is not a setting. Did you mean 'batch_size'?" in found
-    assert any(p.startswith("method.rank: 0") and "1" in p for p in found)
-    assert any(p.startswith("budget:") and "exactly one" in p for p in found)
-    assert any(p.startswith("model.quantization:") and "nf4" in p for p in found)
-    assert any(p.startswith("'colour' is not a setting") for p in found)
-    assert len(found) == 6
+    assert 'training.learning_rate: "fast" is not a number. Give a number, or auto.' in messages
+    assert "'training.batchsize' is not a setting. Did you mean 'batch_size'?" in messages
+    assert any(p.startswith("method.rank: 0") and "1" in p for p in messages)
+    assert any(p.startswith("budget:") and "exactly one" in p for p in messages)
+    assert any(p.startswith("model.quantization:") and "nf4" in p for p in messages)
+    assert any(p.startswith("'colour' is not a setting") for p in messages)
+    assert len(messages) == 6
 
 
 @pytest.mark.parametrize(

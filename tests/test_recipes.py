@@ -76,8 +76,8 @@ def unigram() -> Tokenizer:
     made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     made.decoder = decoders.Metaspace()
-    known = {"special_tokens": specials, "unk_token": "<unk>", "initial_alphabet": [*printable]}
-    trainer = trainers.UnigramTrainer(vocab_size=200, show_progress=False, **known)
+    options = {"special_tokens": specials, "unk_token": "<unk>", "initial_alphabet": [*printable]}
+    trainer = trainers.UnigramTrainer(vocab_size=200, show_progress=False, **options)
     made.train_from_iterator(SENTENCES, trainer)
     made.add_special_tokens([f"<extra_id_{i}>" for i in range(100)])
     made.post_processor = processors.TemplateProcessing(
@@ -200,8 +200,8 @@ def dialogsum() -> dict[str, bytes]:
         rows = csv.writer(text)
         rows.writerow(["id", "dialogue", "summary", "topic"])
         for i in range(count):
-            said = f'#Person1#: {SENTENCES[i]}\n#Person2#: Yes, "{SENTENCES[-i]}"'
-            rows.writerow([f"{split}_{i}", said, f"#Person1# says: {SENTENCES[i]}", "work"])
+            dialogue = f'#Person1#: {SENTENCES[i]}\n#Person2#: Yes, "{SENTENCES[-i]}"'
+            rows.writerow([f"{split}_{i}", dialogue, f"#Person1# says: {SENTENCES[i]}", "work"])
         files[f"{split}.csv"] = text.getvalue().encode()
     return files
 
@@ -232,7 +232,7 @@ def conll2003(folder) -> dict[str, bytes]:
     import datasets
 
     tags = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
-    known = {"Agnes": 1, "Yilmaz": 2, "Acme": 3, "Corp": 4, "Berlin": 5}
+    entities = {"Agnes": 1, "Yilmaz": 2, "Acme": 3, "Corp": 4, "Berlin": 5}
     numbers = {name: datasets.Value("int64") for name in ("document_id", "sentence_id")}
     features = {"id": datasets.Value("string"), **numbers, "tokens": datasets.List(datasets.Value("string"))}
     for column, names in (("pos_tags", ["NN", "."]), ("chunk_tags", ["O", "B-NP"]), ("ner_tags", tags)):
@@ -243,7 +243,7 @@ def conll2003(folder) -> dict[str, bytes]:
         for i, words in enumerate([["-DOCSTART-"], *(s.split() for s in SENTENCES[: count - 1])]):
             zeros = [0] * len(words)
             row = {"id": str(i), "document_id": 1, "sentence_id": i, "tokens": words, "pos_tags": zeros}
-            rows.append(row | {"chunk_tags": zeros, "ner_tags": [known.get(word, 0) for word in words]})
+            rows.append(row | {"chunk_tags": zeros, "ner_tags": [entities.get(word, 0) for word in words]})
         datasets.Dataset.from_list(rows, datasets.Features(features)).to_parquet(folder / split)
         files[f"data/{split}-00000-of-00001.parquet"] = (folder / split).read_bytes()
     return files
@@ -279,7 +279,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def trained_runs(tmp_path_factory):
     """All recipes, trained and then chatted with from the disk, in one process: (what it said, twice) and the run."""
     hub, folder = Hub(), tmp_path_factory.mktemp("recipes")
     for name, base in bases().items():
@@ -295,18 +295,18 @@ def done(tmp_path_factory):
         commands.append(["train", name, "--out", run, *FEW])
         commands.append(["chat", run, "--prompt", "I like Berlin .", "--max-new-tokens", "2", "--json"])
     try:
-        asked = {"input": json.dumps(commands), "capture_output": True, "text": True, "timeout": 280}
-        ended = subprocess.run([sys.executable, "-c", COMMANDS], cwd=ROOT, env=hub.env(folder / "home"), **asked)
+        options = {"input": json.dumps(commands), "capture_output": True, "text": True, "timeout": 280}
+        ended = subprocess.run([sys.executable, "-c", COMMANDS], cwd=ROOT, env=hub.env(folder / "home"), **options)
     finally:
         hub.close()
     assert ended.returncode == 0, ended.stderr
-    said = [json.loads(line) for line in ended.stdout.splitlines()]
-    return {name: (said[2 * i : 2 * i + 2], Run(folder / "runs" / name)) for i, name in enumerate(CASES)}
+    answers = [json.loads(line) for line in ended.stdout.splitlines()]
+    return {name: (answers[2 * i : 2 * i + 2], Run(folder / "runs" / name)) for i, name in enumerate(CASES)}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_recipe_runs_unmodified_but_for_the_amount_and_its_adapter_loads(done, name):
-    (trained, chatted), run = done[name]
+def test_a_recipe_runs_unmodified_but_for_the_amount_and_its_adapter_loads(trained_runs, name):
+    (trained, chatted), run = trained_runs[name]
     task, metric, labels, *_ = CASES[name]
     assert (trained[0], "Traceback" in trained[2]) == (0, False), trained[2]
     assert (run.plan["task"], tuple(run.plan["labels"]), run.plan["steps"]) == (task, labels, 2)
@@ -322,11 +322,11 @@ def test_a_recipe_runs_unmodified_but_for_the_amount_and_its_adapter_loads(done,
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_rows_of_a_recipe_are_marked_as_its_tokenizer_marks_them(done, name):
+def test_the_rows_of_a_recipe_are_marked_as_its_tokenizer_marks_them(trained_runs, name):
     from datasets import load_from_disk
     from transformers import AutoTokenizer
 
-    _, run = done[name]
+    _, run = trained_runs[name]
     tokenizer = AutoTokenizer.from_pretrained(run.path.parents[1] / run.recipe.model.name)
     *_, begin, end = CASES[name]
     for row in load_from_disk(str(run.data / "train")):
@@ -372,10 +372,10 @@ def test_a_recipe_says_what_it_means(file):
     assert recipe.name == file.stem
     read, usual = recipe.model_dump(), Recipe().model_dump()
     for place, value in leaves(written):
-        found, default = read, usual
+        setting, default = read, usual
         for key in place:
-            found, default = found[key], default[key]
-        assert found == (float(value) if isinstance(found, float) else value), place
+            setting, default = setting[key], default[key]
+        assert setting == (float(value) if isinstance(setting, float) else value), place
         # "Auto" or "None" where auto or nothing is meant would read as a name.
         assert value == "none" or str(value).lower() not in ("auto", "none", "null"), place
     row = METHODS[recipe.method.name]

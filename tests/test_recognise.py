@@ -1,4 +1,4 @@
-"""Which format a table is in, which of its columns are what, and what is said where that is unclear."""
+"""Which format a table is in, which of its columns are what, and what is message where that is unclear."""
 
 import pytest
 from tables import problems, recognised, table
@@ -49,8 +49,8 @@ def test_exact_names_win_over_look_alikes():
 
 
 def test_text_is_not_context():
-    said = problems(["context"], ["a"])
-    assert said.startswith('The columns of rows.csv are not recognised: "context".')
+    message = problems(["context"], ["a"])
+    assert message.startswith('The columns of rows.csv are not recognised: "context".')
 
 
 def test_columns_that_are_missing_or_could_be_either():
@@ -164,9 +164,9 @@ def test_a_choice_between_look_alikes_is_left_to_the_person():
 def test_half_of_a_format_is_told_what_is_missing():
     assert 'has "sentence" for the text, but no column for the label' in problems(["sentence"], "a")
     assert 'has "words" for the tokens, but no column for the tags' in problems(["words", "id"], "ab")
-    said = problems(["premise", "hypothesis", "label"], "abc")
-    assert 'has "label" for the label, but no column for the text' in said
-    assert 'data.columns: {label: "label", text: "premise"}' in said
+    message = problems(["premise", "hypothesis", "label"], "abc")
+    assert 'has "label" for the label, but no column for the text' in message
+    assert 'data.columns: {label: "label", text: "premise"}' in message
 
 
 def test_labels_mapped_by_hand():
@@ -182,9 +182,9 @@ def test_labels_mapped_by_hand():
 
 
 def test_an_unknown_format_is_refused_with_the_nearest_and_all():
-    said = problems(["text"], ["a"], format="sharegtp")
-    assert said.startswith("data.format: there is no format 'sharegtp'. Did you mean 'sharegpt'? Set it to auto, or")
-    assert all(name in said for name in formats.FORMATS)
+    message = problems(["text"], ["a"], format="sharegtp")
+    assert message.startswith("data.format: there is no format 'sharegtp'. Did you mean 'sharegpt'? Set it to auto,")
+    assert all(name in message for name in formats.FORMATS)
     assert "Did you mean" not in problems(["text"], ["a"], format="parquet")
 
 

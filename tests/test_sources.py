@@ -80,13 +80,13 @@ for data, token in json.loads(sys.argv[1]):
 """
 
 
-def read_hub(hub, home, *asked: tuple[dict, str | None], **more: str) -> list:
-    """What `tables.read` answers in a process whose Hub is `hub`: the endpoint is read when the client is imported."""
-    command = [sys.executable, "-c", READ_HUB, json.dumps(asked)]
+def read_hub(hub, home, *datasets: tuple[dict, str | None], **more: str) -> list:
+    """What `sources.read` returns in a process whose Hub is `hub`: the client reads its endpoint when imported."""
+    command = [sys.executable, "-c", READ_HUB, json.dumps(datasets)]
     env = hub.env(home) | {"TUNER_MAX_ROWS": "50"} | more
-    done = subprocess.run(command, env=env, cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    completed = subprocess.run(command, env=env, cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=60)
+    assert completed.returncode == 0, completed.stderr
+    return [json.loads(line) for line in completed.stdout.splitlines()]
 
 
 def test_hub_datasets(hub, tmp_path):
@@ -132,8 +132,8 @@ def test_hub_datasets(hub, tmp_path):
 def test_this_machines_own_token_opens_nothing_to_a_visitor(hub, tmp_path):
     token = hub.user("owner", role="read")
     hub.add_dataset("owner/hidden", {"train.csv": CSV.encode()}, private=True)
-    asked = ({"source": "owner/hidden"}, None), ({"source": "owner/hidden"}, token)
-    refused, read = read_hub(hub, tmp_path, *asked, HF_TOKEN=token)
+    datasets = ({"source": "owner/hidden"}, None), ({"source": "owner/hidden"}, token)
+    refused, read = read_hub(hub, tmp_path, *datasets, HF_TOKEN=token)
     assert "'owner/hidden'" in refused
     assert read[0] == len(ROWS)
 
@@ -147,18 +147,21 @@ dataset_info:
   - {name: tags, list: {class_label: {names: {'0': O, '1': PER}}}}
 ---
 """
-    known, unknown = {"text": "a", "label": 1, "tags": [1, 0]}, {"text": "b", "label": -1, "tags": []}
+    labelled, unlabelled_row = {"text": "a", "label": 1, "tags": [1, 0]}, {"text": "b", "label": -1, "tags": []}
     files = {
-        f"{split}.jsonl": f"{json.dumps(row)}\n".encode() * 4 for split, row in (("train", known), ("test", unknown))
+        f"{split}.jsonl": f"{json.dumps(row)}\n".encode() * 4
+        for split, row in (("train", labelled), ("test", unlabelled_row))
     }
     hub.add_dataset("alice/moods", {"README.md": card.encode(), **files})
     hub.add_dataset("alice/bare", files)
-    asked = ({"source": "alice/moods"}, {"source": "alice/moods", "split": "test", "heldout_split": "train"})
-    moods, unlabelled, bare = read_hub(hub, tmp_path, *((data, None) for data in (*asked, {"source": "alice/bare"})))
+    datasets = ({"source": "alice/moods"}, {"source": "alice/moods", "split": "test", "heldout_split": "train"})
+    moods, unlabelled, bare = read_hub(
+        hub, tmp_path, *((data, None) for data in (*datasets, {"source": "alice/bare"}))
+    )
     named, unnamed = {"text": "a", "label": "good", "tags": ["PER", "O"]}, {"text": "b", "label": None, "tags": []}
     assert [moods[2], moods[5]] == [named, unnamed]
     assert [unlabelled[2], unlabelled[5]] == [unnamed, named]
-    assert bare[2] == known
+    assert bare[2] == labelled
 
 
 def test_rows_sorted_by_class_are_read_whole_though_few_are_wanted(hub, tmp_path):

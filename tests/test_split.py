@@ -103,7 +103,7 @@ def test_max_rows_are_picked_by_the_seed_and_count_for_either_split():
 
 
 def test_splits_that_can_not_be_had():
-    for rows, names, settings, said in (
+    for rows, names, settings, expected in (
         (ROWS[:3], None, {}, "only 3 rows, and some must be held out. Give at least 4"),
         (ROWS, None, {"heldout": 100}, "data.heldout: 100 of 100 rows can't be held out"),
         (ROWS, None, {"heldout_split": "test"}, "has no splits, so 'test' can't be held out"),
@@ -112,7 +112,7 @@ def test_splits_that_can_not_be_had():
     ):
         with pytest.raises(TunerError) as caught:
             split_rows(rows, names, Data(**settings), 0)
-        assert said in str(caught.value)
+        assert expected in str(caught.value)
 
 
 def test_prompts_on_both_sides_are_counted():
@@ -121,20 +121,20 @@ def test_prompts_on_both_sides_are_counted():
     assert split_rows(ROWS, None, Data(), 0).warnings == ()
 
 
-def said(user: str, answer: str = "Yes.", system: str = "") -> dict:
+def chat(user: str, answer: str = "Yes.", system: str = "") -> dict:
     first = [{"role": "system", "content": system}] if system else []
     return {"messages": [*first, {"role": "user", "content": user}, {"role": "assistant", "content": answer}]}
 
 
-FOLLOWED_UP = {"messages": [*said("other")["messages"], *said("0")["messages"]]}
+FOLLOWED_UP = {"messages": [*chat("other")["messages"], *chat("0")["messages"]]}
 
 
 @pytest.mark.parametrize(
     ("trained", "held", "leaks"),
     [
-        ([said(f"{i}") for i in range(8)], [said("1", "No."), said("2"), said("9")], 2),  # whatever the answer is
-        ([said(f"{i}", system="A.") for i in range(8)], [said("1", system="B."), said("2"), said("9")], 2),
-        ([said(f"{i}") for i in range(8)], [FOLLOWED_UP], 0),  # the same last turn of another conversation
+        ([chat(f"{i}") for i in range(8)], [chat("1", "No."), chat("2"), chat("9")], 2),  # whatever the answer is
+        ([chat(f"{i}", system="A.") for i in range(8)], [chat("1", system="B."), chat("2"), chat("9")], 2),
+        ([chat(f"{i}") for i in range(8)], [FOLLOWED_UP], 0),  # the same last turn of another conversation
         ([FOLLOWED_UP] * 4, [FOLLOWED_UP], 1),
         ([{"text": "a", "label": "x"}] * 4, [{"text": "a", "label": "y"}, {"text": "b", "label": "x"}], 1),
         ([{"tokens": ["a"], "tags": ["O"]}] * 4, [{"tokens": [word], "tags": ["B"]} for word in "ab"], 1),

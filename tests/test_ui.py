@@ -18,6 +18,7 @@ from tuner.errors import TunerError
 from tuner.planning import plan
 from tuner.recipe import Recipe
 from tuner.runs import create
+from tuner.tasks import TASKS
 from tuner.ui import actions, form, playground_tab, progress
 
 SHORT = """
@@ -243,11 +244,12 @@ def test_a_prompt_is_asked_for_as_the_task_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr("tuner.runs.RUNS", tmp_path)
     with gr.Blocks():
         tab = playground_tab.build(gr.BrowserState())
-    for task, asked_for in playground_tab.PROMPTS.items():
+    for task in TASKS:
         create(Recipe(), path=tmp_path / task).write_json("plan.json", {"task": task})
         changed = playground_tab.pick(tab, [task], [], "", [])
-        assert changed[tab.prompt]["placeholder"] == asked_for
+        assert changed[tab.prompt]["placeholder"] == TASKS[task].placeholder
         assert changed[tab.system]["visible"] == (task == "generation")
+        assert changed[tab.prompt]["lines"] == (4 if task == "question_answering" else 1)
 
 
 def test_chat_samples_and_refuses_what_is_no_number(client, finished):
