@@ -222,3 +222,8 @@ def test_every_row_keeps_something_to_train_on(tokenizer):
 def test_no_answer_that_fits_is_refused(tokenizer):
     with pytest.raises(TunerError, match=r"None of 2 answers fits into 64 tokens \(data\.max_length\)"):
         tokenise_chats([LONG_ANSWER, LONG_ANSWER], tokenizer, 64)
+
+
+def test_plain_text_may_be_cut_in_every_row(tokenizer):
+    tokenised = tokenise_chats([{"text": COUNTED}, {"text": f"thank you {COUNTED}"}], tokenizer, 64)
+    assert [len(row["input_ids"]) for row in tokenised.rows] == [64, 64]
