@@ -28,7 +28,7 @@ def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
 
     `base` is the base model's name on the Hub where it is not the recipe's, as for a shipped model that is pushed too.
     """
-    recipe, scores = run.recipe, run.read_json("evaluation.json") or {}
+    recipe, scores = _shown_recipe(run), run.read_json("evaluation.json") or {}
     title = (repo or recipe.name or f"adapter-{run.id}").rpartition("/")[2]
     parts = [
         f"# {_line(title)}",
@@ -47,6 +47,12 @@ def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
 def public_recipe(recipe: Recipe) -> Recipe:
     """The recipe with a file's name in place of its path, which means nothing elsewhere and tells of this machine."""
     return recipe.with_settings({"data.source": _source(recipe)})
+
+
+def _shown_recipe(run: Run) -> Recipe:
+    """The run's recipe, with a model folder's name in place of its path."""
+    own_folder = run.plan.get("model_folder")
+    return run.recipe.with_settings({"model.name": PurePath(own_folder).name}) if own_folder else run.recipe
 
 
 def base_card(name: str, adapter: str) -> str:
@@ -108,7 +114,8 @@ def _front_matter(run: Run, recipe: Recipe, scores: dict, title: str, base: str 
 def _summary(run: Run, recipe: Recipe, base: str | None) -> str:
     revision = run.plan.get("revision")
     name = base or recipe.model.name
-    link = f"[{name}](https://huggingface.co/{name})" if "/" in name else f"{name}, a model that comes with Tuner"
+    where = "a model that is not published" if run.plan.get("model_folder") else "a model that comes with Tuner"
+    link = f"[{name}](https://huggingface.co/{name})" if "/" in name else f"{name}, {where}"
     pinned = f", revision `{revision}`" if revision and not base else ""
     ours = f" (Tuner's example model {recipe.model.name}, unchanged)" if base and base != recipe.model.name else ""
     title = METHODS[recipe.method.name].title

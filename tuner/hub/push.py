@@ -92,12 +92,10 @@ def _run_problem(run: Run) -> str | None:
         if any(run.adapter.glob("*.bin")):
             return f"The adapter of run {run.id} is a pickle, which is never pushed. Save it as safetensors."
         return f"Run {run.id} has no adapter yet. Train it first, then push."
-    name = run.recipe.model.name
-    if Path(name).is_dir() and not is_shipped(name):
-        folder = Path(name).name
+    if own_folder := run.plan.get("model_folder"):
         return (
-            f"The base model '{folder}' is a folder on this machine, so nobody could load the adapter. Push the base "
-            "to the Hub first, then train with its name there."
+            f"The base model '{Path(own_folder).name}' is a folder on this machine, so nobody else could load the "
+            "adapter. Push that model to the Hub first, then train with its name there."
         )
     return None
 

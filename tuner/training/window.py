@@ -308,8 +308,8 @@ class Window(TrainerCallback):
         for made in ("merge_check.json", "evaluation.json", ANSWERS):
             (self.run.path / made).unlink(missing_ok=True)
         with self.run.folder("adapter") as folder:
-            # A local path means nothing to whoever loads the adapter.
-            attach.save(self.model, folder, self.recipe.model.name)
+            # A path on this machine means nothing to whoever loads the adapter.
+            attach.save(self.model, folder, self.base.model.name)
             self.trainer.processing_class.save_pretrained(folder)
         attach.settle(self.model)
         self._remember()
