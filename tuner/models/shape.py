@@ -55,9 +55,9 @@ def load_config(folder: Path, name: str) -> "PretrainedConfig":
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
-        reason = "needs code of its own, which is not run here" if "remote_code" in str(error) else "is unknown to it"
+        reason = "needs code of its own, which is not run here" if "remote_code" in str(error) else "is unknown here"
         raise TunerError(
-            f"'{name}' can't be loaded by transformers: its architecture {reason}. Choose another model."
+            f"transformers can't load '{name}': its architecture {reason}. Choose another model."
         ) from None
 
 

@@ -1,6 +1,5 @@
 """One window of training: yields events, and leaves a checkpoint from which the next window goes on bit for bit."""
 
-import logging
 import shutil
 import time
 from collections import deque
@@ -10,7 +9,7 @@ import torch
 from datasets import load_from_disk
 from transformers import TrainerCallback
 
-from tuner import hub_errors, runs
+from tuner import runs
 from tuner.data.batches import Batches
 from tuner.errors import TunerError
 from tuner.evaluation.answers import ANSWERS, evaluate
@@ -20,15 +19,13 @@ from tuner.methods import attach
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import autocast, device_type
 from tuner.models.fetch import base_of
-from tuner.models.load import forget_bases, shared_base
+from tuner.models.load import shared_base
 from tuner.models.losses import heldout_loss
 from tuner.models.shape import load_tokenizer, shape_of
 from tuner.planning.pace import PACES, pace_key, remember
 from tuner.runs import Run
-from tuner.training import checkpoint, trainer
+from tuner.training import checkpoint, failures, trainer
 from tuner.training.clock import MARGIN, PACE_STEPS, Clock
-
-log = logging.getLogger(__name__)
 
 HELDOUT_ROWS = 32  # of the held-out loss in mid-run; the evaluation at the end takes them all
 SMALL_SHARE = 0.01  # of the time that held-out losses may take, and checkpoints
@@ -75,35 +72,9 @@ def _work(run: Run, window: float | None, opened: float, put) -> None:
                 for event in evaluate(run, loaded, halt):
                     put(event)
         except Exception as error:
-            known = _explain(error, run)
-            _write_down(run, known)
-            raise known from error
+            raise failures.explain(error, run) from error
         finally:
             one.leave()
-
-
-def _explain(error: Exception, run: Run) -> TunerError:
-    if not isinstance(error, TunerError):
-        forget_bases()  # a base may be left half changed, or the device full
-    if isinstance(error, torch.OutOfMemoryError):
-        return TunerError(
-            f"The device ran out of memory in run {run.id}. What it learned is kept. Train a smaller base model, hold "
-            "it in 4 bits, or take shorter rows or fewer rows a step."
-        )
-    known = error if isinstance(error, TunerError) else hub_errors.explain(error, f"run {run.id}")
-    if known is None:
-        log.exception("run %s broke", run.id, exc_info=error)
-        known = TunerError(
-            f"Run {run.id} broke in a way we did not foresee. What it learned is kept: start it again to go on."
-        )
-    return known
-
-
-def _write_down(run: Run, error: TunerError) -> None:
-    try:
-        run.append({"event": "error", "problems": list(error.problems)})
-    except OSError:
-        log.exception("run %s: its error can't be written down", run.id)
 
 
 class Window(TrainerCallback):
