@@ -348,6 +348,8 @@ def test_a_run_that_breaks_otherwise_or_further_on_may_be_resumed(make, poison):
     poison(run, 3, KeyError("poisoned on the way"))
     (run.checkpoints / "step-00000004.safetensors").unlink()
     assert in_order(problem_of(run), "twice", "after step 3", "would fail again")
+    poison(run, 4, KeyError("poisoned where it was before"))
+    assert in_order(problem_of(run), "twice", "after step 4", "would fail again")
 
 
 def test_scoring_that_breaks_twice_says_so_and_goes_on_once_it_can(make, monkeypatch):

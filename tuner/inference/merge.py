@@ -13,7 +13,7 @@ import torch
 from datasets import load_from_disk
 
 from tuner.errors import TunerError
-from tuner.inference import generate
+from tuner.inference.variants import load_variants
 from tuner.methods import attach
 from tuner.methods.files import CONFIG
 from tuner.methods.registry import METHODS, resolve
@@ -39,7 +39,7 @@ def merge(run: Run) -> dict:
     rows = load_from_disk(str(run.data / "heldout"))
     on_quantized = None
     if base.model.quantization != "none":
-        with generate.attached({"adapter": run}).carrier("adapter") as model:
+        with load_variants({"adapter": run}).model_for("adapter") as model:
             on_quantized = _logits(base.row.scores, model, rows)
     adapted = attach.load(load_base(base, quantization="none"), {"default": run.adapter})
     with autocast(base.model):
@@ -82,7 +82,7 @@ def merge_weighted(shares: dict[Run, float], folder: Path) -> None:
     """
     for run in shares:
         check_mergeable(run)
-    base = generate.attached({run.id: run for run in shares}).base
+    base = load_variants({run.id: run for run in shares}).base
     found = load_base(base, quantization="none")
     weights = dict(found.named_parameters())
     start = {name: p.detach().clone() for name, p in weights.items()}

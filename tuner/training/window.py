@@ -14,7 +14,7 @@ from tuner.data.batches import Batches
 from tuner.errors import TunerError
 from tuner.evaluation.answers import ANSWERS, evaluate
 from tuner.heartbeat import with_heartbeat
-from tuner.inference import generate
+from tuner.inference.variants import LoadedVariants, trained_variants
 from tuner.methods import attach
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import autocast, device_type
@@ -87,7 +87,7 @@ class Window(TrainerCallback):
         self.model = None
         self.latest: deque[tuple[int, float]] = deque(maxlen=20)  # tokens and seconds of a step
 
-    def train(self) -> generate.Loaded:
+    def train(self) -> LoadedVariants:
         """Train to the window's end and save the adapter; returns the models, still on the device."""
         self.base = base_of(self.run)
         rows = load_from_disk(str(self.run.data / "train"))
@@ -127,7 +127,7 @@ class Window(TrainerCallback):
                 f"{self.start_up:.1f}. Take more seconds, a smaller base model, shorter rows or fewer rows a step."
             )
         self._finish()
-        return generate.just_trained(self.run, self.base, self.trainer.processing_class, self.model)
+        return trained_variants(self.run, self.base, self.trainer.processing_class, self.model)
 
     def leave(self) -> None:
         """Leave the shared base as it was found."""

@@ -231,9 +231,9 @@ def party(ids: list[str]) -> Party:
         (run,) = chosen.values()
         return Party({ADAPTER: run}, {MERGED: run} if can_merge(run) else {})
     gpu.import_core()
-    from tuner.inference import generate
+    from tuner.inference.variants import load_variants
 
-    generate.attached(chosen)  # loads no weights, and says what does not fit before a GPU is asked for
+    load_variants(chosen)  # loads no weights, and says what does not fit before a GPU is asked for
     return Party(chosen, {})
 
 
