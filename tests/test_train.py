@@ -411,7 +411,7 @@ def test_a_run_longer_than_its_windows_goes_on_in_the_next_to_the_same_end(make,
     leave = Clock.is_time_to_leave
     with monkeypatch.context() as patch:
         # However fast the machine is, a window is over after twelve steps.
-        patch.setattr(Clock, "is_time_to_leave", lambda c, step: "window" if c.done == 12 else leave(c, step))
+        patch.setattr(Clock, "is_time_to_leave", lambda c, step: "window" if c.steps_done == 12 else leave(c, step))
         for done in (12, 24):
             list(train(parted, window=60))
             assert (parted.status, newest(parted)) == ("paused", done)

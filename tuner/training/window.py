@@ -207,7 +207,7 @@ class Window(TrainerCallback):
         self.step += 1
         self.tokens += self.trainer.batch_tokens
         self.latest.append((self.trainer.batch_tokens, now - self.last))
-        mark = self.clock.stepped(self.step, self.trainer.padded_tokens, now - self.last)
+        mark = self.clock.record_step(self.step, self.trainer.padded_tokens, now - self.last)
         if mark:
             self.emit({"event": "schedule", "at": mark[0], "steps": mark[1]})
         self._report(logs)
@@ -228,7 +228,7 @@ class Window(TrainerCallback):
                 "tokens": self.tokens,
                 "tokens_per_second": round(sum(tokens) / sum(seconds), 1),
                 "seconds": round(self.clock.seconds, 3),
-                "seconds_to_go": round(self.clock.to_go(self.step), 1),
+                "seconds_to_go": round(self.clock.seconds_left(self.step), 1),
             }
         )
 
@@ -277,7 +277,7 @@ class Window(TrainerCallback):
                 "in_steps": round(self.clock.in_steps, 3),
                 # Of this window, in bytes, to compare with the plan's estimate; not measured on a CPU.
                 "peak_memory": torch.cuda.max_memory_allocated() if device_type() == "cuda" else None,
-                "seconds_per_step": round(self.clock.in_steps / max(1, self.clock.done), 4),
+                "seconds_per_step": round(self.clock.in_steps / max(1, self.clock.steps_done), 4),
             }
         )
 
