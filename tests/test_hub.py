@@ -242,7 +242,7 @@ def test_repositories_that_will_not_do(hub, named):
     hub.refused.add("alice/admin")
     assert "this name is reserved" in refused(named, hub, "admin", token=token)
     hub.add_model("alice/x", {"README.md": b"mine"})
-    assert "exists already and is public, and this push is to be private" in refused(named, hub, token=token)
+    assert "already exists and is public, but this push would be private" in refused(named, hub, token=token)
     hub.add_model("alice/big", {"model.safetensors": b"years of work"}, private=True)
     assert "holds another model (model.safetensors)" in refused(named, hub, "big", token=token)
     assert hub.repo("alice/x").files == {"README.md": b"mine"}

@@ -52,8 +52,8 @@ def _in_words(error: Exception, run: Run, step: int, is_repeated: bool) -> Tuner
         " Train a new run with another method, precision or batch size, or with other rows." if is_repeated else ""
     )
     return TunerError(
-        f"Run {run.id} broke{' twice in the same way,' if is_repeated else ''} {place}, with an error that we did not "
-        f"foresee ({type(error).__name__}). {kept}{advice} The details are in {LOG} in the run's folder."
+        f"Run {run.id} broke{' twice in the same way,' if is_repeated else ''} {place}, with an unexpected "
+        f"error ({type(error).__name__}). {kept}{advice} The details are in {LOG} in the run's folder."
     )
 
 
