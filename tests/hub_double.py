@@ -31,17 +31,21 @@ from hub_wire import Handler, Refusal, Seen, entry
 
 @dataclasses.dataclass
 class User:
+    """An account, as the owner of one token sees it."""
+
     name: str
     role: str
     orgs: tuple[str, ...]
     scopes: dict[str, list[str]]
 
     def may_write(self, owner: str, repo: str) -> bool:
+        """Whether the token may write to this repository."""
         if self.role == "fineGrained":
             return any("repo.write" in self.scopes.get(entity, ()) for entity in (owner, repo))
         return self.role in ("write", "oauth") and owner in (self.name, *self.orgs)
 
     def as_json(self) -> dict:
+        """The answer to whoami."""
         auth = {"type": "oauth"} if self.role == "oauth" else {"type": "access_token"}
         if self.role != "oauth":
             auth["accessToken"] = {"displayName": "test", "role": self.role}
@@ -56,6 +60,8 @@ class User:
 
 @dataclasses.dataclass
 class Repo:
+    """A repository with all its commits."""
+
     kind: str
     name: str
     private: bool = False
@@ -64,25 +70,30 @@ class Repo:
 
     @property
     def sha(self) -> str:
+        """The newest commit's."""
         return list(self.commits)[-1]
 
     @property
     def files(self) -> dict[str, bytes]:
+        """Paths and contents at the newest commit."""
         return self.commits[self.sha]
 
     def commit(self, files: Mapping[str, bytes]) -> str:
+        """Add a commit that holds just these files; returns its sha."""
         content = "".join(f"{path} {hashlib.sha1(data).hexdigest()}\n" for path, data in sorted(files.items()))
         sha = hashlib.sha1(f"{self.kind} {self.name} {len(self.commits)}\n{content}".encode()).hexdigest()
         self.commits[sha] = dict(files)
         return sha
 
     def resolve(self, revision: str) -> str:
+        """The sha of a revision. Raises Refusal if there is none."""
         sha = self.sha if revision in ("main", "refs/heads/main") else revision
         if sha not in self.commits:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return sha
 
     def as_json(self, sha: str) -> dict:
+        """The answer to a question for its metadata at a commit."""
         names = {"id": self.name, "modelId": self.name} if self.kind == "models" else {"id": self.name}
         siblings = []
         for path, data in sorted(self.commits[sha].items()):
@@ -96,7 +107,7 @@ class Repo:
 
 
 class Hub:
-    """The server and what it holds. `refused` names cannot be created; `full` takes no more large files."""
+    """The server and its contents. `refused` names can't be created; a `full` Hub accepts no more large files."""
 
     def __init__(self):
         self.users: dict[str, User] = {}
@@ -116,6 +127,7 @@ class Hub:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
+        """Stop the server, and let stalled requests go."""
         self.closing.set()
         self.server.shutdown()
         self.server.server_close()
@@ -128,20 +140,24 @@ class Hub:
         return token
 
     def add_model(self, name: str, files: Path | Mapping[str, bytes], **facts) -> Repo:
+        """Add a public model; `facts` such as private=True, gated=True."""
         return self.add("models", name, files, **facts)
 
     def add_dataset(self, name: str, files: Path | Mapping[str, bytes], **facts) -> Repo:
+        """Add a public dataset; `facts` as for a model."""
         return self.add("datasets", name, files, **facts)
 
     def add(self, kind: str, name: str, files: Path | Mapping[str, bytes], **facts) -> Repo:
+        """Add a repository of this kind, models, datasets or spaces, with one commit."""
         if not isinstance(files, Mapping):
-            found = [path for path in sorted(Path(files).rglob("*")) if path.is_file()]
-            files = {path.relative_to(files).as_posix(): path.read_bytes() for path in found}
+            paths = [path for path in sorted(Path(files).rglob("*")) if path.is_file()]
+            files = {path.relative_to(files).as_posix(): path.read_bytes() for path in paths}
         repo = self.repos[kind, name] = Repo(kind, name, **facts)
         repo.commit(files)
         return repo
 
     def repo(self, name: str, kind: str = "models") -> Repo:
+        """The repository of this name."""
         return self.repos[kind, name]
 
     def cut(self, method: str, part: str, times: int = 1) -> None:
@@ -165,7 +181,7 @@ class Hub:
 
 
 @pytest.fixture
-def hub(monkeypatch) -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub of one test's own, which clients in this process may ask too where they are told its address."""
     from huggingface_hub import constants
 

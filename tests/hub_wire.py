@@ -1,4 +1,4 @@
-"""What the small Hub of hub_double.py says on the wire: routes and answers. It asks `hub` for all that it knows."""
+"""The wire protocol of the small Hub in hub_double.py: routes and answers. All state is in `hub`."""
 
 import base64
 import dataclasses
@@ -8,7 +8,11 @@ import re
 import socket
 import struct
 from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from hub_double import Repo
 
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".pt", ".pkl")
 
@@ -47,9 +51,11 @@ class Handler(BaseHTTPRequestHandler):
     hub = None
 
     def log_message(self, *args) -> None:
+        """Keep the test's output quiet."""
         pass
 
     def answer(self) -> None:
+        """Answer one request, or break it as `hub.cuts` and `hub.stalls` say."""
         split = urlsplit(self.path)
         self.query, path = parse_qs(split.query), unquote(split.path)
         self.token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
@@ -86,6 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
     def read_body(self) -> bytes:
+        """The request's body, whether its length was announced or it comes in chunks."""
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         chunks = []
@@ -96,6 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         return b"".join(chunks)
 
     def route(self, path: str) -> tuple[int, dict, bytes]:
+        """Status, headers and body from the first route that matches. Raises Refusal."""
         self.user = self.hub.users.get(self.token)
         if self.token and self.user is None:
             raise Refusal(401, "Invalid credentials in Authorization header")
@@ -109,14 +117,16 @@ class Handler(BaseHTTPRequestHandler):
                 return 200, {"Content-Type": "application/json"}, json.dumps(result).encode()
         raise Refusal(404, f"Sorry, we can't find {method} {path}")
 
-    def gpu_quota(self):
+    def gpu_quota(self) -> dict:
+        """What is left of the user's GPU minutes."""
         if self.user is None:
             raise Refusal(401, "Invalid username or password.")
         return self.hub.gpu_quota
 
     # -- who may do what
 
-    def readable(self, kind: str | None, name: str):
+    def readable(self, kind: str | None, name: str) -> "Repo":
+        """The repository, if this user may read it. Raises Refusal."""
         repo = self.hub.repos.get((kind.strip("/") if kind else "models", name))
         owners = (self.user.name, *self.user.orgs) if self.user else ()
         if repo is None or (repo.private and name.split("/")[0] not in owners):
@@ -124,7 +134,8 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(404 if self.user else 401, message, "RepoNotFound")
         return repo
 
-    def writable(self, kind: str | None, name: str):
+    def writable(self, kind: str | None, name: str) -> "Repo":
+        """The repository, if this token may write to it. Raises Refusal."""
         repo = self.readable(kind, name)
         if not self.user or not self.user.may_write(name.split("/")[0], name):
             raise Refusal(403, "Forbidden: you must use a write token to upload to a repository.")
@@ -133,11 +144,13 @@ class Handler(BaseHTTPRequestHandler):
     # -- the account
 
     def whoami(self) -> dict:
+        """The account that the token belongs to."""
         if self.user is None:
             raise Refusal(401, "Invalid username or password.")
         return self.user.as_json()
 
     def validate_yaml(self) -> dict | tuple:
+        """Whether a card has front matter."""
         content = json.loads(self.body)["content"]
         if re.match(r"---\n.*?\n---\n", content, re.DOTALL):
             return {"errors": [], "warnings": []}
@@ -145,11 +158,12 @@ class Handler(BaseHTTPRequestHandler):
         return 400, {"Content-Type": "application/json"}, json.dumps(errors).encode()
 
     def create(self) -> dict:
-        asked = json.loads(self.body)
+        """Create a repository."""
+        requested = json.loads(self.body)
         if self.user is None:
             raise Refusal(401, "Invalid username or password.")
-        owner, kind = asked.get("organization") or self.user.name, asked.get("type", "model") + "s"
-        name = f"{owner}/{asked['name']}"
+        owner, kind = requested.get("organization") or self.user.name, requested.get("type", "model") + "s"
+        name = f"{owner}/{requested['name']}"
         if name in self.hub.refused:
             raise Refusal(400, "Invalid repo name: this name is reserved.")
         if not self.user.may_write(owner, name):
@@ -157,30 +171,33 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, name) in self.hub.repos:
             raise Refusal(409, f"You already created this {kind[:-1]} repo: {name}")
         attributes = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
-        self.hub.add(kind, name, attributes, private=asked.get("visibility") == "private")
+        self.hub.add(kind, name, attributes, private=requested.get("visibility") == "private")
         prefix = "" if kind == "models" else f"{kind}/"
         return {"url": f"{self.hub.url}/{prefix}{name}", "name": name, "id": name}
 
     # -- reading
 
     def info(self, kind: str, name: str, revision: str = "main") -> dict:
+        """A repository's metadata."""
         repo = self.readable(kind, name)
         return repo.as_json(repo.resolve(revision))
 
     def tree(self, kind: str, name: str, revision: str, path: str | None = None) -> list[dict]:
+        """Files and folders below a path."""
         repo = self.readable(kind, name)
         files, prefix = repo.commits[repo.resolve(revision)], f"{path}/" if path else ""
-        found = [entry(file, data) for file, data in sorted(files.items()) if file.startswith(prefix)]
-        if not found and prefix:
+        entries = [entry(file, data) for file, data in sorted(files.items()) if file.startswith(prefix)]
+        if not entries and prefix:
             raise Refusal(404, f"{path} does not exist on {revision}", "EntryNotFound")
         if self.query.get("recursive", [""])[0].lower() in ("true", "1"):
-            return found
-        folders = {prefix + item["path"][len(prefix) :].split("/")[0] for item in found}
-        here = [item for item in found if item["path"] in folders]
+            return entries
+        folders = {prefix + item["path"][len(prefix) :].split("/")[0] for item in entries}
+        here = [item for item in entries if item["path"] in folders]
         inside = folders - {item["path"] for item in here}
         return here + [{"type": "directory", "path": folder, "oid": "0" * 40, "size": 0} for folder in sorted(inside)]
 
     def paths_info(self, kind: str, name: str, revision: str) -> list[dict]:
+        """Files and folders by their paths."""
         repo = self.readable(kind, name)
         files = repo.commits[repo.resolve(revision)]
         paths = [path.strip("/") for path in parse_qs(self.body.decode()).get("paths", [])]
@@ -189,6 +206,7 @@ class Handler(BaseHTTPRequestHandler):
         return here + [{"type": "directory", "path": folder, "oid": "0" * 40, "size": 0} for folder in folders]
 
     def resolve(self, kind: str | None, name: str, revision: str, path: str) -> tuple[int, dict, bytes]:
+        """A file's content, or the range of it that was requested."""
         repo = self.readable(kind, name)
         sha = repo.resolve(revision)
         if repo.gated and path != "README.md":
@@ -210,6 +228,7 @@ class Handler(BaseHTTPRequestHandler):
     # -- writing
 
     def preupload(self, kind: str, name: str, revision: str) -> dict:
+        """Which files of a commit have to go through LFS."""
         repo = self.writable(kind, name)
         files = [
             {
@@ -223,6 +242,7 @@ class Handler(BaseHTTPRequestHandler):
         return {"files": files}
 
     def lfs_batch(self, kind: str | None, name: str) -> dict:
+        """Where to upload the large files that are not here yet."""
         self.writable(kind, name)
         if self.hub.full:
             raise Refusal(403, "Private repository storage limit reached, please upgrade your plan.")
@@ -234,17 +254,20 @@ class Handler(BaseHTTPRequestHandler):
         return {"transfer": "basic", "objects": objects}
 
     def lfs_put(self, oid: str) -> dict:
+        """Store a large file."""
         if hashlib.sha256(self.body).hexdigest() != oid:
             raise Refusal(400, "The content's SHA256 is not the one announced.")
         self.hub.blobs[oid] = self.body
         return {}
 
     def lfs_verify(self, oid: str) -> dict:
+        """Whether a large file arrived in full."""
         if len(self.hub.blobs.get(oid, b"")) != json.loads(self.body)["size"]:
             raise Refusal(404, "Object not found")
         return {}
 
     def commit(self, kind: str, name: str, revision: str) -> dict:
+        """Add a commit of added and deleted files."""
         repo = self.writable(kind, name)
         if revision != "main" or "create_pr" in self.query:
             raise Refusal(400, "This Hub takes commits to main only.")

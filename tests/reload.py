@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tuner import recipe, runs
-from tuner.inference import generate
+from tuner.inference.variants import load_variants
 from tuner.models.losses import SCORES, collate
 
 
@@ -24,6 +24,6 @@ if __name__ == "__main__":
     recipe.EXAMPLES = Path(sys.argv[1])
     for path in sys.argv[2:]:
         run = runs.Run(Path(path))
-        loaded = generate.attached({"adapter": run})
-        with loaded.carrier("adapter") as model:
+        loaded = load_variants({"adapter": run})
+        with loaded.model_for("adapter") as model:
             torch.save(logits(run, model, loaded.base.row.objective), run.path / "logits.pt")

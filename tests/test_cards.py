@@ -14,7 +14,7 @@ from tiny import tiny_model
 from tuner import recipe
 from tuner.data import sources
 from tuner.hub.push import push
-from tuner.inference import generate
+from tuner.inference.variants import load_variants
 from tuner.planning import plan
 from tuner.training.window import train
 
@@ -69,5 +69,5 @@ def test_the_cards_lines_load_every_kind_of_adapter_for_every_task_in_a_fresh_pr
     assert done.returncode == 0, done.stderr
     for seen, run in made.items():
         inputs, there = torch.load(seen)
-        with generate.attached({"adapter": run}).carrier("adapter") as model, torch.inference_mode():
+        with load_variants({"adapter": run}).model_for("adapter") as model, torch.inference_mode():
             assert torch.allclose(model(**inputs)[0], there, atol=1e-4), run.recipe.method.name

@@ -42,7 +42,7 @@ def walk(machine: Machine, timer: Clock, first: int = 0, start_up: float = 0.0, 
     for step, tokens, factor in steps:
         seconds = tokens * A_TOKEN * factor
         machine.now += seconds
-        timer.stepped(step, tokens, seconds)
+        timer.record_step(step, tokens, seconds)
         if reason := timer.is_time_to_leave(step):
             return step, reason
 
@@ -131,9 +131,9 @@ def test_seconds_to_go_shrink_to_nothing(machine):
         timer.begin()
         for step, tokens in zip(range(1, 16), sizes(0)):
             machine.now += tokens * A_TOKEN
-            timer.stepped(step, tokens, tokens * A_TOKEN)
+            timer.record_step(step, tokens, tokens * A_TOKEN)
         # Fifteen steps of 0.2 seconds are done, and as many are left; or two of six seconds.
-        assert timer.to_go(15) == pytest.approx({"steps": 3.0, "seconds": 2.0}[next(iter(settings))])
+        assert timer.seconds_left(15) == pytest.approx({"steps": 3.0, "seconds": 2.0}[next(iter(settings))])
 
 
 def test_the_pace_is_seconds_a_padded_token(machine):
@@ -141,4 +141,4 @@ def test_the_pace_is_seconds_a_padded_token(machine):
     assert timer.seconds_per_token is None
     walk(machine, timer)
     assert timer.seconds_per_token == pytest.approx(A_TOKEN)
-    assert (timer.done, timer.in_steps) == (30, pytest.approx(6.0))
+    assert (timer.steps_done, timer.in_steps) == (30, pytest.approx(6.0))

@@ -12,6 +12,7 @@ from tuner.cli import main
 from tuner.errors import TunerError
 from tuner.experiments import compare
 from tuner.inference import generate, merge
+from tuner.inference.variants import load_variants
 from tuner.methods.registry import METHODS
 from tuner.planning import plan
 from tuner.training.window import train
@@ -67,7 +68,7 @@ def several(tmp_path_factory):
 
 
 def answers(adapters: dict, *variants: str) -> dict[str, str]:
-    loaded = generate.attached(adapters)
+    loaded = load_variants(adapters)
     sampling = generate.Sampling(max_new_tokens=12)
     *_, last = generate.stream(loaded, dict.fromkeys(variants or loaded.variants, PROMPT), sampling)
     return last
@@ -94,7 +95,7 @@ def test_adapters_of_different_bases_are_refused_side_by_side(several, tmp_path)
     other = plan.prepare(small_recipe(model__quantization="none", budget__steps=1), path=tmp_path / "other")
     list(train(other))
     with pytest.raises(TunerError, match="different bases"):
-        generate.attached({"a": several["lora"], "b": other})
+        load_variants({"a": several["lora"], "b": other})
 
 
 def test_a_weighted_merge_lies_between_what_it_is_made_of(several, tmp_path, capsys):

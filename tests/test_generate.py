@@ -19,6 +19,7 @@ from tuner.errors import TunerError
 from tuner.evaluation import metrics
 from tuner.evaluation.answers import evaluate, heldout_rows
 from tuner.inference import generate, merge
+from tuner.inference.variants import load_variants
 from tuner.methods import attach
 from tuner.models.fetch import base_of
 from tuner.models.load import forget_bases, load_base
@@ -70,7 +71,7 @@ def plainly(taught, merged):
 
 @pytest.fixture
 def loaded(merged):
-    return generate.attached({"adapter": merged}, {"merged": merged.merged})
+    return load_variants({"adapter": merged}, {"merged": merged.merged})
 
 
 def answers(loaded, variants, **sampling) -> dict[str, str]:
@@ -128,20 +129,20 @@ def test_an_answer_ends_at_its_end_mark_and_not_before(loaded, plainly):
 def test_runs_of_several_methods_answer_beside_their_base_as_each_does_alone(finished, merged, tmp_path):
     other = plan.prepare(small_recipe(method__name="ia3", method__rank="auto"), path=tmp_path / "ia3")
     list(train(other))
-    several = generate.attached({"one": finished, "factors": other, "two": merged})
+    several = load_variants({"one": finished, "factors": other, "two": merged})
     assert sorted(several.variants) == ["base", "factors", "one", "two"]
     together = answers(several, several.variants, max_new_tokens=12)
     assert together["base"] != together["two"] != together["one"]
     for name, run in (("one", finished), ("factors", other), ("two", merged)):
-        alone = answers(generate.attached({name: run}), ("base", name), max_new_tokens=12)
+        alone = answers(load_variants({name: run}), ("base", name), max_new_tokens=12)
         assert alone == {variant: together[variant] for variant in ("base", name)}
 
 
 def test_runs_on_different_bases_are_not_loaded_side_by_side(finished, tmp_path):
     other = plan.prepare(small_recipe(model__quantization="none"), path=tmp_path / "other")
     shutil.copytree(finished.adapter, other.adapter)
-    with pytest.raises(TunerError, match=r"stand on different bases \(tiny-office, nf4.*tiny-office, none"):
-        generate.attached({"one": finished, "two": other})
+    with pytest.raises(TunerError, match=r"have different bases \(tiny-office, nf4.*tiny-office, none"):
+        load_variants({"one": finished, "two": other})
 
 
 def test_a_seed_fixes_a_sampled_answer_and_another_seed_changes_it(loaded):
@@ -187,7 +188,7 @@ def test_every_row_has_the_same_stream_of_its_own_which_moves_on_with_each_token
 def test_merged_and_adapter_answer_together_when_nothing_is_loaded_yet(merged):
     for _ in range(3):
         forget_bases()
-        loaded = generate.attached({"adapter": merged}, {"merged": merged.merged})
+        loaded = load_variants({"adapter": merged}, {"merged": merged.merged})
         assert all(answers(loaded, VARIANTS, max_new_tokens=4).values())
 
 
@@ -210,7 +211,7 @@ def test_a_stop_is_seen_at_the_next_token(loaded):
 
     streamer = generate.Streamer(loaded.tokenizer, show)
     texts = generate.answer(
-        loaded, loaded.on_base[0], ["base"], [PROMPT], generate.Sampling(max_new_tokens=400),
+        loaded, loaded.sharing_base[0], ["base"], [PROMPT], generate.Sampling(max_new_tokens=400),
         streamer=streamer, stop=stop,
     )  # fmt: skip
     assert len(shown) <= 4
@@ -228,7 +229,7 @@ def test_chatting_before_training_says_so(tmp_path):
     with pytest.raises(TunerError, match="Train it first"):
         merge.merge(run)
     with pytest.raises(TunerError, match="Train it first"):
-        generate.attached({"adapter": run})
+        load_variants({"adapter": run})
 
 
 def test_the_merged_model_is_a_plain_16_bit_model_that_agrees_with_the_adapter(merged):

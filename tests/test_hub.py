@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from hub_double import Hub
 from huggingface_hub import HfApi, ModelCard
 
 from tuner import hub_errors, runs
@@ -37,7 +38,7 @@ def named(shipped, hub, tmp_path) -> runs.Run:
     return run
 
 
-def in_own_process(hub, home: Path, code: str, given: str = "", **env: str) -> None:
+def in_own_process(hub: Hub, home: Path, code: str, given: str = "", **env: str) -> None:
     """Run code in a fresh process whose Hub is ours: HF_ENDPOINT is read at import, so it can't be this process."""
     done = subprocess.run(
         [sys.executable, "-c", code], input=given, env=hub.env(home) | env, cwd=ROOT, capture_output=True, text=True
@@ -45,7 +46,8 @@ def in_own_process(hub, home: Path, code: str, given: str = "", **env: str) -> N
     assert done.returncode == 0, done.stderr
 
 
-def refused(run: runs.Run, hub, repo: str = "x", **options) -> str:
+def refused(run: runs.Run, hub: Hub, repo: str = "x", **options) -> str:
+    """What is said of a push that is refused."""
     with pytest.raises(TunerError) as caught:
         push(run, repo, endpoint=hub.url, **{"token": None} | options)
     return str(caught.value)
@@ -242,7 +244,7 @@ def test_repositories_that_will_not_do(hub, named):
     hub.refused.add("alice/admin")
     assert "this name is reserved" in refused(named, hub, "admin", token=token)
     hub.add_model("alice/x", {"README.md": b"mine"})
-    assert "exists already and is public, and this push is to be private" in refused(named, hub, token=token)
+    assert "already exists and is public, but this push would be private" in refused(named, hub, token=token)
     hub.add_model("alice/big", {"model.safetensors": b"years of work"}, private=True)
     assert "holds another model (model.safetensors)" in refused(named, hub, "big", token=token)
     assert hub.repo("alice/x").files == {"README.md": b"mine"}

@@ -22,7 +22,8 @@ from tuner import recipe, runs
 from tuner.data import sources
 from tuner.errors import TunerError
 from tuner.evaluation.answers import evaluate
-from tuner.inference import generate, merge
+from tuner.inference import merge
+from tuner.inference.variants import load_variants
 from tuner.methods import attach
 from tuner.methods.registry import METHODS
 from tuner.models.fetch import base_of
@@ -154,7 +155,7 @@ def trained_as_named(run: runs.Run) -> torch.Tensor:
     after = shared_base(base).state_dict()
     assert before.keys() == {name for name, p in after.items() if torch.is_tensor(p)}
     assert all(torch.equal(p, after[name]) for name, p in before.items()), f"{run.id} left the base changed"
-    with generate.attached({"adapter": run}).carrier("adapter") as model:
+    with load_variants({"adapter": run}).model_for("adapter") as model:
         return logits(run, model, base.row.objective)
 
 

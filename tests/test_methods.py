@@ -15,7 +15,7 @@ from tiny import tiny_model
 from tuner import cli, recipe
 from tuner.data import sources
 from tuner.errors import TunerError
-from tuner.inference import generate
+from tuner.inference.variants import load_variants
 from tuner.methods import attach
 from tuner.methods.peft_configs import LORA, peft_config
 from tuner.methods.registry import INTRINSIC, METHODS, resolve
@@ -418,7 +418,7 @@ def assert_ranks_were_dropped(run) -> None:
     rank = run.recipe.method.rank
     kept = singular_values(run)
     assert int((kept != 0).sum()) == layers * rank  # of layers x rank x 3/2 at the start
-    loaded = generate.attached({"adapter": run})
-    with loaded.carrier("adapter") as model:
+    loaded = load_variants({"adapter": run})
+    with loaded.model_for("adapter") as model:
         there = [p for name, p in model.named_parameters() if "lora_E" in name]
         assert sum(int((p != 0).sum()) for p in there) == layers * rank

@@ -1,17 +1,28 @@
 """Base models by their Hub names, from a Hub on loopback through the real clients; and those that must be refused."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
-from conftest import ROOT
+from conftest import ROOT, small_recipe
 from tiny import tiny_model
 
 from tuner import recipe
-from tuner.models.fetch import fetch_model
+from tuner.errors import TunerError
+from tuner.hub.card import card
+from tuner.hub.push import push
+from tuner.models.fetch import base_of, fetch_model, find_folder
 from tuner.models.load import load_base
 from tuner.models.shape import Base, shape_of
+from tuner.planning import plan
+from tuner.runs import Run
+from tuner.ui import api
 
 # One process for many commands: a line of JSON for each, with its status and what it said.
 COMMANDS = """
@@ -25,11 +36,11 @@ for command in json.load(sys.stdin):
 """
 
 
-def run_commands(hub, home, *commands: list[str]) -> list[tuple[int, str, str]]:
+def run_commands(env: dict, *commands: list[str], cwd: Path = ROOT) -> list[tuple[int, str, str]]:
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS],
-        cwd=ROOT,
-        env=hub.env(home),
+        cwd=cwd,
+        env=env | {"PYTHONPATH": str(ROOT)},
         input=json.dumps(commands),
         capture_output=True,
         text=True,
@@ -46,7 +57,7 @@ def test_models_of_the_hub_train_by_their_real_names_and_the_shipped_recipe_runs
     hub.add_model("TinyLlama/TinyLlama-1.1B-Chat-v1.0", tiny_model(tmp_path / "llama"))
     qwen = ["train", "corporate", "--out", str(tmp_path / "q"), "--set", "model.name=Qwen/Qwen3-0.6B", *FEW]
     llama = ["train", "tinyllama-corporate", "--out", str(tmp_path / "t"), *FEW]
-    for status, _, error in run_commands(hub, tmp_path / "home", qwen, llama):
+    for status, _, error in run_commands(hub.env(tmp_path / "home"), qwen, llama):
         assert (status, error.count("Traceback")) == (0, 0), error
     config = json.loads((tmp_path / "q/adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
@@ -57,12 +68,12 @@ def test_models_of_the_hub_train_by_their_real_names_and_the_shipped_recipe_runs
 def test_a_prepared_run_needs_the_hub_no_more(hub, tmp_path):
     hub.add_model("Qwen/Qwen3-0.6B", tiny_model(tmp_path / "qwen", "qwen3"))
     command = ["train", "corporate", "--out", str(tmp_path / "q"), "--set", "model.name=Qwen/Qwen3-0.6B", *FEW]
-    ((status, _, error),) = run_commands(hub, tmp_path / "home", command)
+    ((status, _, error),) = run_commands(hub.env(tmp_path / "home"), command)
     assert status == 0, error
     asked = len(hub.seen)
     (tmp_path / "q/evaluation.json").unlink()
     again = ["evaluate", str(tmp_path / "q")], ["chat", str(tmp_path / "q"), "--prompt", "yo", "--max-new-tokens", "2"]
-    for status, _, error in run_commands(hub, tmp_path / "home", *again):
+    for status, _, error in run_commands(hub.env(tmp_path / "home"), *again):
         assert status == 0, error
     assert len(hub.seen) == asked
 
@@ -78,17 +89,19 @@ def test_what_cannot_be_trained_is_refused_before_any_training(hub, tmp_path):
         "strange/code", {"config.json": json.dumps(custom).encode(), "model.safetensors": weights, "code.py": b""}
     )
     hub.add_model("meta/gated", llama, gated=True)
-    hub.add_model("an/adapter", {"adapter_config.json": b"{}"})
+    hub.add_model("an/adapter", {"adapter_config.json": b"{}", "config.json": json.dumps(config).encode()})
+    hub.add_model("no/model", {"README.md": b"# rows"})
     says = {
         "google-bert/bert-base-uncased": "is not a causal language model (it is BertForMaskedLM)",
         "old/pickled": "has no safetensors weights",
         "strange/code": "needs code of its own, which is not run here",
         "meta/gated": "is gated",
-        "an/adapter": "holds no model (no config.json)",
+        "an/adapter": "is an adapter, not a base model",
+        "no/model": "holds no model (no config.json)",
         "no/where": "is not on the Hub, or it is private",
     }
     commands = [["train", "corporate", "--out", str(tmp_path / "r"), "--set", f"model.name={name}"] for name in says]
-    for (name, sentence), (status, _, error) in zip(says.items(), run_commands(hub, tmp_path / "home", *commands)):
+    for (name, sentence), (status, _, error) in zip(says.items(), run_commands(hub.env(tmp_path / "home"), *commands)):
         assert status == 2, name
         assert sentence in error
         assert "Traceback" not in error
@@ -125,3 +138,184 @@ def test_nf4_weights_are_four_bits_with_nested_constants():
     assert layer.weight.quant_state.quant_type == "nf4"
     assert layer.weight.quant_state.nested
     assert layer.weight.numel() * 2 == layer.in_features * layer.out_features
+
+
+# -- a folder of one's own
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A folder with a recipe and, beside it, the model that the recipe names."""
+    folder = tmp_path / "jane" / "project"
+    tiny_model(folder / "my-model")
+    settings = {"model.name": "./my-model", "data.max_rows": 40, "budget.steps": 2, "data.source": "rows.jsonl"}
+    settings |= {"evaluation.rows": 2, "evaluation.max_new_tokens": 4}
+    (folder / "mine.yaml").write_text(recipe.Recipe().with_settings(settings).to_yaml())
+    shutil.copy(recipe.EXAMPLES / "corporate.jsonl", folder / "rows.jsonl")
+    return folder
+
+
+def test_a_model_folder_is_trained_chatted_with_and_merged_from_any_working_directory(project, tmp_path):
+    """The recipe's path starts from the recipe; the run remembers the folder, and shows only its name."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run, file = Run(tmp_path / "run"), str(project / "mine.yaml")
+    command = [sys.executable, "-m", "tuner", "train", file, "--out", str(run.path), "--json"]
+    trained = subprocess.run(
+        command, cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert run.status == "finished"
+    assert run.recipe.model.name == "./my-model"
+    assert run.plan["model_folder"] == str(project / "my-model")
+    (run.path / "evaluation.json").unlink()
+    results = run_commands(
+        dict(os.environ),
+        ["check", file, "--json"],
+        ["train", str(run.path), "--json"],  # scores what is trained
+        ["chat", str(run.path), "--prompt", "yo", "--max-new-tokens", "2", "--json"],
+        ["merge", str(run.path), "--json"],
+        cwd=elsewhere,
+    )
+    for status, output, error in results:
+        assert (status, "Traceback" in error) == (0, False), output + error
+    assert run.status == "finished"
+    assert {"base", "adapter", "merged"} <= set(json.loads(results[2][1]))
+    for file in [*run.adapter.glob("*.json"), *run.merged.glob("*.json"), run.path / "merge_check.json"]:
+        assert "jane" not in file.read_text(), file
+    assert json.loads((run.adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "my-model"
+    text = card(run)
+    assert "my-model, a model that is not published" in text
+    assert "jane" not in text
+    assert "huggingface.co/my-model" not in text
+    with pytest.raises(TunerError, match="Push that model to the Hub first"):
+        push(run, "x", token="hf_x")
+    shutil.rmtree(project / "my-model")
+    with pytest.raises(TunerError, match="'my-model', was moved or deleted"):
+        base_of(run)
+
+
+def test_a_model_folder_is_looked_for_beside_the_recipe_then_in_the_working_directory(project, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    tiny_model(here / "other")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(project))
+    own = project / "my-model"
+    for name, folder in {
+        "./my-model": own,
+        "my-model": own,
+        "../project/my-model": own,
+        str(own): own,
+        "~/my-model": own,
+        "other": here / "other",
+        "tiny-office": None,  # shipped
+        "Qwen/Qwen3-0.6B": None,  # on the Hub
+    }.items():
+        assert find_folder(name, project) == folder, name
+    shutil.copytree(own, here / "my-model")
+    assert find_folder("my-model", project) == own
+    assert find_folder("my-model") == here / "my-model"
+
+
+def test_two_runs_that_write_the_path_of_one_folder_differently_share_the_base(project, monkeypatch):
+    monkeypatch.chdir(project)
+    prepared = [
+        plan.prepare(small_recipe(model__name=name), path=project / f"run{number}")
+        for number, name in enumerate(("./my-model", str(project / "my-model")))
+    ]
+    assert base_of(prepared[0]) == base_of(prepared[1])
+
+
+def without(file: str, **contents: dict):
+    """A change to a model folder: a file taken away, others written."""
+
+    def change(folder: Path) -> None:
+        for path in folder.glob(file):
+            path.unlink()
+        for name, content in contents.items():
+            (folder / f"{name}.json").write_text(json.dumps(content))
+
+    return change
+
+
+def pickle_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def need_code(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mystery", "auto_map": {"AutoConfig": "code.Mystery"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text("raise SystemExit('code was run')")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (pickle_weights, "'./my-model' has no safetensors weights, and pickles are never loaded"),
+        (need_code, "needs code of its own, which is not run here"),
+        (without("config.json"), r"'./my-model' holds no model \(no config.json\)"),
+        (without("nothing", adapter_config={"base_model_name_or_path": "/etc"}), "'./my-model' is an adapter"),
+        (without("tokenizer*"), "has no tokenizer"),
+        (shutil.rmtree, "There is no folder './my-model'"),
+    ],
+)
+def test_a_folder_without_a_model_that_can_be_loaded_is_refused(project, monkeypatch, change, sentence):
+    monkeypatch.chdir(project)
+    change(project / "my-model")
+    with pytest.raises(TunerError, match=sentence) as caught:
+        plan.check(small_recipe(model__name="./my-model"))
+    assert len(caught.value.problems) == 1
+
+
+def test_a_folder_has_no_revision(project, monkeypatch):
+    monkeypatch.chdir(project)
+    with pytest.raises(TunerError, match="is a folder and has no revisions"):
+        plan.check(small_recipe(model__name="my-model", model__revision="main"))
+
+
+PATHS = ("my-model", "./my-model", "../project/my-model", "../x", "..", ".", "~", "~/my-model", "owner/model", "/etc")
+
+
+def test_a_visitor_names_no_folder_and_learns_nothing_of_this_machines_files(project, tmp_path, monkeypatch):
+    """Existing or not, a path gets the same refusal, and nothing outside the cache and the examples is looked at."""
+    tiny_model(project / "owner" / "model")
+    (tmp_path / "empty").mkdir()
+    rows, visitor = (project / "rows.jsonl").read_text(), SimpleNamespace(session_hash="ann")
+    looked, stat = [], os.stat
+
+    def spy(path, **options):
+        looked.append(os.path.abspath(path) if isinstance(path, (str, Path)) else "")
+        return stat(path, **options)
+
+    for name in (*PATHS, str(project / "my-model"), "../examples/tiny-office", "tiny-office/../tiny-office"):
+        text = json.dumps({"model": {"name": name}, "budget": {"steps": 2}})
+        refusals = []
+        for folder in (project, tmp_path / "empty"):
+            monkeypatch.chdir(folder)
+            monkeypatch.setenv("HOME", str(folder))
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "stat", spy)
+                with pytest.raises(TunerError) as caught:
+                    plan.check(recipe.Recipe.from_yaml(text), base=folder, local=False)
+                (problem,) = api.check(text, None, rows)["problems"]
+                with pytest.raises(gr.Error) as refused:
+                    next(api.train(text, None, rows, request=visitor))
+            assert str(caught.value) == problem == refused.value.message
+            refusals.append(problem)
+        assert refusals[0] == refusals[1], name
+        assert "can't be a model's name" in problem or "HF_HUB_OFFLINE" in problem
+        assert str(tmp_path) not in problem.replace(f"'{name}'", "")
+    private = (str(project), str(tmp_path / "empty"), "/etc/config.json", str(recipe.EXAMPLES.parent / "config.json"))
+    assert looked
+    assert not [path for path in looked if path.startswith(private) and path != str(project)]
+
+
+def test_a_revision_is_never_followed_as_a_path():
+    """huggingface_hub joins a revision to its cache's folder."""
+    for revision in ("../../x", "a/../../b", "/etc", "..", "-x"):
+        with pytest.raises(TunerError, match="is no branch, tag or commit"):
+            fetch_model(recipe.Model(name="a/b", revision=revision))
+    for revision in ("main", "v1.0", "refs/pr/1", "0" * 40):
+        with pytest.raises(TunerError, match="HF_HUB_OFFLINE"):
+            fetch_model(recipe.Model(name="a/b", revision=revision))

@@ -46,7 +46,7 @@ def long_context(tmp_path, monkeypatch):
     folder = tiny_model(tmp_path / "long")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
-    monkeypatch.setattr(plan, "fetch_model", lambda model: folder)
+    monkeypatch.setattr(plan, "fetch_model", lambda model, own_folder=None: folder)
 
 
 # -- steps

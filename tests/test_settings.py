@@ -145,7 +145,7 @@ def test_a_run_ends_where_a_plain_loop_with_its_settings_ends(make, case):
 
 
 def test_dropout_changes_what_is_learned_but_not_what_is_measured(make, monkeypatch):
-    monkeypatch.setattr("tuner.training.window.SMALL_SHARE", 1e9)  # held-out losses cost nothing
+    monkeypatch.setattr("tuner.training.upkeep.SMALL_SHARE", 1e9)  # held-out losses cost nothing
     settings = PLAIN | {"evaluation__loss_every": 1}
     without, with_dropout, unmeasured = (
         make(**settings),
@@ -166,7 +166,7 @@ def test_dropout_changes_what_is_learned_but_not_what_is_measured(make, monkeypa
 
 
 def test_the_heldout_loss_is_taken_every_so_many_steps_and_at_both_ends(make, monkeypatch):
-    monkeypatch.setattr("tuner.training.window.SMALL_SHARE", 1e9)
+    monkeypatch.setattr("tuner.training.upkeep.SMALL_SHARE", 1e9)
     taken = {}
     for every in (0, 3, 100):
         run = make(**{**PLAIN, "evaluation__loss_every": every, "budget__steps": 7})
@@ -176,7 +176,7 @@ def test_the_heldout_loss_is_taken_every_so_many_steps_and_at_both_ends(make, mo
 
 
 def test_heldout_losses_and_checkpoints_that_cost_too_much_are_left_out(make, monkeypatch):
-    monkeypatch.setattr("tuner.training.window.SMALL_SHARE", 1e-9)
+    monkeypatch.setattr("tuner.training.upkeep.SMALL_SHARE", 1e-9)
     run = make(**{**PLAIN, "evaluation__loss_every": 1, "budget__steps": 5})
     list(train(run))
     assert [e["step"] for e in events(run, "heldout")] == [0, 5]

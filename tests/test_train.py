@@ -8,15 +8,18 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, small_recipe
+import torch
+from conftest import ROOT, in_order, small_recipe
 from safetensors import safe_open
 from safetensors.torch import save as serialize
 
 from tuner import gpu, runs
 from tuner.data.batches import Batches
 from tuner.errors import TunerError
+from tuner.evaluation import answers
 from tuner.evaluation.answers import evaluate
 from tuner.inference import merge
+from tuner.models import losses
 from tuner.planning import plan
 from tuner.training.clock import PACE_STEPS, Clock
 from tuner.training.trainer import decay
@@ -267,6 +270,103 @@ def test_a_finished_run_is_not_trained_again(finished):
     assert (weights(finished), len(finished.events())) == before
 
 
+# -- a run that breaks
+
+BREAKS = """
+import sys
+from tuner.models import losses
+from tuner.runs import Run
+mean_loss, run = losses.mean_loss, Run(sys.argv[1])
+def poisoned(*arguments):
+    if run.last_event("step", "start")["step"] == 3:
+        raise IndexError("poisoned")
+    return mean_loss(*arguments)
+losses.mean_loss = poisoned
+from tuner.cli import main
+sys.exit(main(["train", sys.argv[1], "--json"]))
+"""
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Let the loss of one step of a run raise an error, whichever process or window comes to it."""
+    mean_loss = losses.mean_loss
+
+    def poison(run: runs.Run, step: int, error: Exception) -> None:
+        def poisoned(*arguments):
+            if run.last_event("step", "start")["step"] == step:
+                raise error
+            return mean_loss(*arguments)
+
+        monkeypatch.setattr(losses, "mean_loss", poisoned)
+
+    return poison
+
+
+def problem_of(run: runs.Run) -> str:
+    with pytest.raises(TunerError) as caught:
+        list(train(run))
+    assert run.status == "failed"
+    assert run.last_event("error")["problems"] == [str(caught.value)]
+    return str(caught.value)
+
+
+def test_a_run_that_breaks_twice_in_the_same_way_does_not_say_resume(make, poison):
+    """The second time in a process of its own, from what the run's folder tells."""
+    run = make(**OFTEN)
+    poison(run, 3, IndexError("poisoned"))
+    first = problem_of(run)
+    assert in_order(first, run.id, "after step 3", "IndexError", "up to step 3 is kept", "Resume it", "error.log")
+    assert "twice" not in first
+    command = [sys.executable, "-c", BREAKS, str(run.path)]
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == 2
+    (message,) = json.loads(second.stdout.splitlines()[-1])["problems"]
+    assert in_order(message, "twice in the same way", "after step 3", "up to step 3 is kept", "error.log")
+    assert in_order(message, "Resuming would fail again", "new run with another method")
+    assert "Resume it" not in message
+    assert "IndexError: poisoned" in (run.path / "error.log").read_text()
+
+
+def test_running_out_of_memory_twice_is_told_plainly_and_what_needs_less(make, poison):
+    run = make()
+    poison(run, 0, torch.OutOfMemoryError("no more"))
+    first, second = problem_of(run), problem_of(run)
+    assert in_order(first, "ran out of memory before step 1", "Resume it", "training.batch_size", "new run")
+    assert in_order(second, "for the second time before step 1", "would fail again", "training.batch_size", "new run")
+    assert "Resume it" not in second
+
+
+def test_a_run_that_breaks_otherwise_or_further_on_may_be_resumed(make, poison):
+    run = make(**OFTEN)
+    poison(run, 2, IndexError("poisoned"))
+    problem_of(run)
+    poison(run, 2, KeyError("poisoned otherwise"))
+    assert "Resume it" in problem_of(run)
+    poison(run, 4, KeyError("poisoned later"))
+    assert in_order(problem_of(run), "after step 4", "Resume it")
+    poison(run, 3, KeyError("poisoned on the way"))
+    (run.checkpoints / "step-00000004.safetensors").unlink()
+    assert in_order(problem_of(run), "twice", "after step 3", "would fail again")
+    poison(run, 4, KeyError("poisoned where it was before"))
+    assert in_order(problem_of(run), "twice", "after step 4", "would fail again")
+
+
+def test_scoring_that_breaks_twice_says_so_and_goes_on_once_it_can(make, monkeypatch):
+    run = make()
+
+    def broken(*arguments):
+        raise IndexError("no such answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "heldout_loss", broken)
+        assert in_order(problem_of(run), "while its answers were scored", "What it learned is kept", "Resume it")
+        second = problem_of(run)
+    assert in_order(second, "twice in the same way", "while its answers were scored", "would fail again")
+    list(train(run))
+    assert run.status == "finished"
+
+
 def test_a_learning_rate_that_blows_up_is_named_as_the_cause(make):
     run = make(training__learning_rate=1.0, method__alpha=1e38)
     with pytest.raises(TunerError, match=r"learning rate 1 is too high"):
@@ -311,7 +411,7 @@ def test_a_run_longer_than_its_windows_goes_on_in_the_next_to_the_same_end(make,
     leave = Clock.is_time_to_leave
     with monkeypatch.context() as patch:
         # However fast the machine is, a window is over after twelve steps.
-        patch.setattr(Clock, "is_time_to_leave", lambda c, step: "window" if c.done == 12 else leave(c, step))
+        patch.setattr(Clock, "is_time_to_leave", lambda c, step: "window" if c.steps_done == 12 else leave(c, step))
         for done in (12, 24):
             list(train(parted, window=60))
             assert (parted.status, newest(parted)) == ("paused", done)

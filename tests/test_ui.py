@@ -215,7 +215,7 @@ def test_adapters_of_different_methods_answer_side_by_side_in_one_call(client, t
 
 def test_runs_on_different_bases_are_refused_with_a_sentence(client, trained):
     runs = [trained(), trained(model__quantization="none")]
-    with pytest.raises(Exception, match=f"Runs {runs[0]} and {runs[1]} stand on different bases"):
+    with pytest.raises(Exception, match=f"Runs {runs[0]} and {runs[1]} have different bases"):
         client.predict(run=",".join(runs), message="hello", api_name="/chat")
     four = [*runs, trained(**FAR), trained(**PREFIX)]
     with pytest.raises(Exception, match="4 runs are too many"):

@@ -181,7 +181,8 @@ def _evaluate(options) -> None:
 
 def _chat(options) -> None:
     from tuner import runs
-    from tuner.inference import generate, merge
+    from tuner.inference import merge
+    from tuner.inference.variants import load_variants
 
     opened = [runs.open_run(name) for name in (options.run, *options.others)]
     if not options.json:
@@ -192,7 +193,7 @@ def _chat(options) -> None:
         if merge.is_mergeable(opened[0]):
             check = merge.merge(opened[0])
             merged = {"merged": opened[0].merged}
-    _converse(options, generate.attached(adapters, merged), check)
+    _converse(options, load_variants(adapters, merged), check)
 
 
 def _converse(options, loaded, check: dict | None) -> None:

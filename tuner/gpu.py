@@ -297,12 +297,13 @@ def _chat(
     run: Run, seconds: float, opened: float, adapters: dict, merged: dict, conversations: dict, sampling: dict
 ) -> Iterator[dict | None]:
     from tuner.inference import generate
+    from tuner.inference.variants import load_variants
 
     stop = threading.Event()
 
     def answer(put) -> None:
         runs = {variant: Run(Path(path)) for variant, path in adapters.items()}
-        loaded = generate.attached(runs, {variant: Path(path) for variant, path in merged.items()})
+        loaded = load_variants(runs, {variant: Path(path) for variant, path in merged.items()})
         for texts in generate.stream(loaded, conversations, generate.Sampling(**sampling), stop):
             put(texts)
 

@@ -14,6 +14,7 @@ from tuner import runs
 from tuner.errors import TunerError
 from tuner.evaluation import metrics
 from tuner.inference import generate
+from tuner.inference.variants import LoadedVariants, load_variants
 from tuner.models.device import device_type
 from tuner.models.losses import heldout_loss
 from tuner.planning.pace import PACES, pace_key, remember
@@ -24,13 +25,13 @@ ANSWERS = "answers.json"  # of an evaluation that is not done
 SHOWN = 8  # rows kept with their answers for the page and the card
 
 
-def evaluate(run: Run, loaded: generate.Loaded | None = None, halt=None) -> Iterator[dict]:
+def evaluate(run: Run, loaded: LoadedVariants | None = None, halt=None) -> Iterator[dict]:
     """Answer the held-out rows and score them; yields progress, then {"event": "evaluation", ...}, which is also
     written down.
 
     Where `halt` (of train) is set before the end, the answers so far are kept, and the next call goes on with them.
     """
-    loaded = loaded or generate.attached({"adapter": run})
+    loaded = loaded or load_variants({"adapter": run})
     answers = run.read_json(ANSWERS) or {}
     rows = heldout_rows(run)[: run.recipe.evaluation.rows]
     yield from _answer_all(run, rows, answers, loaded, halt)
@@ -42,9 +43,9 @@ def evaluate(run: Run, loaded: generate.Loaded | None = None, halt=None) -> Iter
     tokenised = load_from_disk(str(run.data / "heldout"))
     tokenised = tokenised.select(range(min(len(tokenised), run.recipe.evaluation.rows)))
     size = run.plan["settings"]["batch_size"]  # what fits in training fits here
-    for carrier in loaded.on_base:
-        for variant in carrier.variants:
-            with generate.as_variant(carrier, variant) as model:
+    for active in loaded.sharing_base:
+        for variant in active.variants:
+            with active.model_for(variant) as model:
                 padding = loaded.tokenizer.pad_token_id or 0
                 loss = heldout_loss(loaded.base.row.objective, model, tokenised, size, padding)
             result[variant]["loss"] = round(loss, 5)
@@ -101,13 +102,13 @@ def heldout_rows(run: Run) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def _answer(rows: list[dict], loaded: generate.Loaded, max_new_tokens: int, halt) -> list[dict[str, str]]:
+def _answer(rows: list[dict], loaded: LoadedVariants, max_new_tokens: int, halt) -> list[dict[str, str]]:
     sampling = generate.Sampling(max_new_tokens=max_new_tokens)
     found: list[dict[str, str]] = [{} for _ in rows]
-    for carrier in loaded.on_base:
-        variants = [v for v in carrier.variants for _ in rows]
-        asked = [row["messages"] for row in rows] * len(carrier.variants)
-        texts = generate.answer(loaded, carrier, variants, asked, sampling, stop=halt)
+    for active in loaded.sharing_base:
+        variants = [v for v in active.variants for _ in rows]
+        asked = [row["messages"] for row in rows] * len(active.variants)
+        texts = generate.answer(loaded, active, variants, asked, sampling, stop=halt)
         for number, (variant, text) in enumerate(zip(variants, texts)):
             found[number % len(rows)][variant] = text
     return found

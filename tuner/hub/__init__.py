@@ -1,1 +1,1 @@
-"""Taking a run to the Hub."""
+"""Push a run to the Hub, with its model card."""

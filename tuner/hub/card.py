@@ -1,7 +1,7 @@
-"""The model card: what an adapter is, what it learned from, how it was trained, how it scored, how to load it.
+"""The model card: what an adapter is, how to use it, whether it helped, what it learned from, how it was trained.
 
-A card says only what the run folder tells; what it does not tell is "not measured". Nothing in it names a place on
-this machine.
+A card states only what the run's folder records; whatever is missing there is "not measured". No path of this machine
+appears in it.
 """
 
 import json
@@ -19,16 +19,16 @@ from tuner.runs import Run
 from tuner.tasks import TaskRow, metric_of, task_of
 
 UNKNOWN = "not measured"
-SHOWN = 2  # rows before and after
+SHOWN = 2  # rows shown before and after
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "huggingface_hub")
 
 
 def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
-    """The card in Markdown with its YAML front matter, for `repo` ("owner/name") on the Hub.
+    """The card as Markdown with YAML front matter, for `repo` ("owner/name") on the Hub.
 
-    `base` is the base model's name on the Hub where it is not the recipe's, as for a shipped model that is pushed too.
+    `base` is the base model's name on the Hub if it differs from the recipe's: a shipped model is pushed as well.
     """
-    recipe, scores = run.recipe, run.read_json("evaluation.json") or {}
+    recipe, scores = _shown_recipe(run), run.read_json("evaluation.json") or {}
     title = (repo or recipe.name or f"adapter-{run.id}").rpartition("/")[2]
     parts = [
         f"# {_line(title)}",
@@ -45,21 +45,28 @@ def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
 
 
 def public_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with a file's name in place of its path, which means nothing elsewhere and tells of this machine."""
+    """The recipe with the data file's name in place of its path, which is nobody else's business."""
     return recipe.with_settings({"data.source": _source(recipe)})
 
 
+def _shown_recipe(run: Run) -> Recipe:
+    """The run's recipe, with a model folder's name in place of its path."""
+    own_folder = run.plan.get("model_folder")
+    return run.recipe.with_settings({"model.name": PurePath(own_folder).name}) if own_folder else run.recipe
+
+
 def base_card(name: str, adapter: str) -> str:
-    """The card of a shipped base model that is pushed beside an adapter."""
+    """The card of a shipped base model that is pushed together with an adapter."""
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- tuner\n---\n\n"
-        f"# {name}\n\nA tiny language model that comes with Tuner as an example and is on the Hub under no name of "
-        f"its own. It lies here, unchanged, so that [{adapter}](https://huggingface.co/{adapter}), an adapter trained "
-        "on it, can be loaded by its name. It is of no other use.\n"
+        f"# {name}\n\nA tiny language model that comes with Tuner as an example and has no repository of its own on "
+        f"the Hub. This unchanged copy makes it possible to load [{adapter}](https://huggingface.co/{adapter}), an "
+        "adapter trained on it. It has no other use.\n"
     )
 
 
 def is_hub_dataset(source: str) -> bool:
+    """Whether the data source is a Hub dataset and not a file."""
     return bool(HUB_NAME.fullmatch(source)) and not source.lower().endswith(SUFFIXES)
 
 
@@ -108,13 +115,15 @@ def _front_matter(run: Run, recipe: Recipe, scores: dict, title: str, base: str 
 def _summary(run: Run, recipe: Recipe, base: str | None) -> str:
     revision = run.plan.get("revision")
     name = base or recipe.model.name
-    link = f"[{name}](https://huggingface.co/{name})" if "/" in name else f"{name}, a model that comes with Tuner"
+    where = "a model that is not published" if run.plan.get("model_folder") else "a model that comes with Tuner"
+    link = f"[{name}](https://huggingface.co/{name})" if "/" in name else f"{name}, {where}"
     pinned = f", revision `{revision}`" if revision and not base else ""
     ours = f" (Tuner's example model {recipe.model.name}, unchanged)" if base and base != recipe.model.name else ""
     title = METHODS[recipe.method.name].title
     return (
-        f"A {title} adapter for {link}{ours}{pinned}, trained with Tuner on {_rows(run)} rows of {_link(recipe)}. "
-        "It holds what was trained only; the base model is loaded beside it."
+        f"This adapter for {link}{ours}{pinned} was trained with Tuner by the method {title} on {_rows(run)} "
+        f"rows of {_link(recipe)}. It contains only the trained weights: load it together with its base model, as "
+        "shown below."
     )
 
 
@@ -167,26 +176,26 @@ def _before_and_after(scores: dict) -> str | None:
     if not examples:
         return None
     shown = [
-        "\n\n".join(f"{said}\n\n{fence(row[key])}" for said, key in (
+        "\n\n".join(f"{heading}\n\n{fence(row[key])}" for heading, key in (
             ("Prompt", "prompt"), ("Reference", "reference"), ("Base model", "base"), ("With adapter", "adapter")
         ))
         for row in examples
     ]  # fmt: skip
-    return "## Before and after\n\nThe first held-out rows, not picked.\n\n" + "\n\n---\n\n".join(shown)
+    return "## Before and after\n\nThe first held-out rows; nobody picked them.\n\n" + "\n\n---\n\n".join(shown)
 
 
 def _data(run: Run, recipe: Recipe) -> str:
     plan = run.plan
-    told = {choice["setting"]: choice for choice in plan.get("chosen", [])}
-    nothing = {"value": UNKNOWN, "reason": ""}
-    heldout, form = told.get("held-out rows", nothing), told.get("format", nothing)
+    choices = {choice["setting"]: choice for choice in plan.get("chosen", [])}
+    unknown = {"value": UNKNOWN, "reason": ""}
+    heldout, form = choices.get("held-out rows", unknown), choices.get("format", unknown)
     tokens, trained = _count(plan.get("tokens")), _count(plan.get("trained_tokens"))
     lines = [
         f"- source: {_link(recipe)}",
-        f"- trained on: {_rows(run)} rows of {tokens} tokens, the loss taken over {trained} of them",
+        f"- training: {_rows(run)} rows with {tokens} tokens, {trained} of them learned from",
         f"- held out: {_count(plan.get('heldout_rows'))} rows. {_line(heldout['reason'])}",
         f"- format: {_line(form['value'])}. {_line(form['reason'])}",
-        f"- cut to length: {_count(plan.get('truncated_rows'))} rows",
+        f"- truncated: {_count(plan.get('truncated_rows'))} rows",
     ]
     warnings = [f"- warning: {_line(warning)}" for warning in plan.get("warnings", [])]
     return "## Data\n\n" + "\n".join([*lines, *warnings])
@@ -194,7 +203,7 @@ def _data(run: Run, recipe: Recipe) -> str:
 
 def _settings(run: Run, recipe: Recipe) -> str:
     chosen = {choice["setting"]: choice for choice in run.plan.get("chosen", [])}
-    lines = ["| setting | value | what it is |", "|---|---|---|"]
+    lines = ["| setting | value | meaning |", "|---|---|---|"]
     shown = public_recipe(recipe)
     for part in Recipe.model_fields:
         holder = getattr(shown, part)
@@ -211,52 +220,53 @@ def _settings(run: Run, recipe: Recipe) -> str:
 
 
 def _training(run: Run) -> str:
-    last: dict[str, dict] = {event["event"]: event for event in run.events()}
-    start, end, step, plan = last.get("start", {}), last.get("end", {}), last.get("step", {}), run.plan
-    reason = {"steps": "all steps done", "clock": "the time was up", "stopped": "stopped by hand"}.get(
+    start, end, step, heldout = (run.last_event(kind) or {} for kind in ("start", "end", "step", "heldout"))
+    plan = run.plan
+    reason = {"steps": "all steps done", "clock": "all of its seconds used", "stopped": "stopped early"}.get(
         end.get("reason")
     )
-    done, asked = end.get("step"), step.get("steps")
-    share = f" of {asked}" if asked and asked != done else ""
+    steps, planned = end.get("step"), step.get("steps")
+    share = f" of {planned:,}" if planned and planned != steps else ""
     seconds = f"{end['seconds']:.1f} s" if "seconds" in end else UNKNOWN
-    heldout, loss = last.get("heldout", {}).get("loss", UNKNOWN), step.get("loss", UNKNOWN)
-    trained, frozen = _count(plan.get("trainable_parameters")), _count(plan.get("model_parameters"))
+    heldout_loss, loss = heldout.get("loss", UNKNOWN), step.get("loss", UNKNOWN)
+    trained, all_parameters = _count(plan.get("trainable_parameters")), _count(plan.get("model_parameters"))
     lines = [
-        f"- steps: {_count(done)}{share} ({step.get('epoch', UNKNOWN)} epochs){f', {reason}' if reason else ''}",
+        f"- steps: {_count(steps)}{share} ({step.get('epoch', UNKNOWN)} epochs){f', {reason}' if reason else ''}",
         f"- time: {seconds}, device: {_line(start.get('device', UNKNOWN))}, {_count(step.get('tokens'))} tokens",
-        f"- last loss: {loss} (training), {heldout} (held-out), nats a token",
-        f"- parameters: {trained} trained, {frozen} frozen",
+        f"- final loss: {loss} (training), {heldout_loss} (held-out), in nats per token",
+        f"- parameters: {trained} trained; the base model has {all_parameters}",
     ]
     versions = ", ".join(f"{name} {version}" for name in LIBRARIES if (version := _version(name)))
-    return "## Training\n\n" + "\n".join(lines) + f"\n\nLibraries when this card was written: {versions}."
+    return "## Training\n\n" + "\n".join(lines) + f"\n\nLibrary versions when this card was written: {versions}."
 
 
 def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
     check = run.read_json("merge_check.json")
     merged = (
-        f"Merged into the 16-bit base, the likeliest token is the adapter's on {check['top1_agreement']:.1%} of "
-        f"{check['tokens']} held-out tokens; against the adapter on the base as trained, on "
-        f"{check['top1_agreement_quantized']:.1%}."
+        f"Merged into the 16-bit base model, it predicts the same next token as the adapter for "
+        f"{check['top1_agreement']:.1%} of {check['tokens']} held-out tokens; compared with the adapter on the base "
+        f"model as trained, for {check['top1_agreement_quantized']:.1%}."
         if check
-        else f"How far a merged model is from the adapter: {UNKNOWN}."
+        else f"Whether merging changes the answers: {UNKNOWN}."
         if METHODS[recipe.method.name].mergeable
-        else "What it learned can't be merged into the base."
+        else "What it learned can't be merged into the base model."
     )
-    held = (
-        f"It was trained and scored on the base held as {_quantization(recipe)}. The lines above load the base "
-        "unquantised, and its answers can differ a little. "
+    precision = (
+        f"It was trained and scored on the base model in {_quantization(recipe)}. The code above loads the base model "
+        "unquantised, so the answers can differ slightly. "
         if recipe.model.quantization != "none"
         else ""
     )
     lines = [
-        f"It learned one narrow task from {_rows(run)} rows; outside of it, expect the base model or worse.",
-        f"The scores come from {scores.get('rows') or 'no'} answered rows of the same source: they say little about "
-        "other data, and no metric knows if an answer is true, safe or kind.",
-        f"{held}{merged}",
-        "One run with one seed: another seed can score otherwise.",
-        "It can repeat rows it was trained on, and this repository shows some held-out rows: mind both before you "
-        "make it public.",
-        "What holds for the base model holds here: its licence, its languages, its biases.",
+        f"It learned one narrow task from {_rows(run)} rows. On anything else, expect it to be no better than the "
+        "base model, or worse.",
+        f"The scores come from {scores.get('rows') or 'no'} rows of the same source. They say little about other "
+        "data, and no metric knows whether an answer is true, safe or kind.",
+        f"{precision}{merged}",
+        "This is one run with one seed. Another seed may score differently.",
+        "It may repeat rows that it was trained on, and this card may show held-out rows. Consider both before you "
+        "make the repository public.",
+        "The base model's licence, languages and biases apply here as well.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
@@ -266,9 +276,7 @@ def _link(recipe: Recipe) -> str:
     if is_hub_dataset(source):
         return f"[{source}](https://huggingface.co/datasets/{source}){config}"
     shipped = (
-        ", an example that comes with Tuner"
-        if (EXAMPLES / source).is_file()
-        else ", a file that is not published here"
+        ", an example that comes with Tuner" if (EXAMPLES / source).is_file() else ", a file that is not published"
     )
     return f"`{_line(_source(recipe))}`{shipped}"
 
@@ -290,7 +298,7 @@ def _count(number: int | None) -> str:
 
 
 def _line(text: str) -> str:
-    """Text of a stranger's on one line, that neither opens a tag nor ends a code span."""
+    """Text of unknown origin on one line, made unable to open a tag or to end a code span."""
     return re.sub(r"\s+", " ", text).replace("`", "'").replace("<", "&lt;").strip()
 
 

@@ -1,4 +1,4 @@
-"""The lines of code on a model card that load what was trained, for every task and kind of adapter."""
+"""The code on a model card that loads the adapter and asks it something, for every task and kind of adapter."""
 
 import json
 import re
@@ -10,20 +10,19 @@ from tuner.tasks import TaskRow, task_of
 
 
 def fence(text: str, language: str = "text") -> str:
-    """A code block that the text cannot end."""
+    """A code block whose fence is longer than any in the text."""
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 3)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
 def use(run: Run, recipe: Recipe, base: str | None, repo: str) -> str:
-    """How the adapter is loaded from `repo` and asked; `base` is its base's name on the Hub where the recipe's is
-    none."""
+    """The section on loading the adapter from `repo`; `base` is its base model on the Hub, if not the recipe's."""
     task = task_of(run.plan)
     code = _load(run, recipe, task, base or recipe.model.name, repo) + "\n" + _ask(run, recipe, task)
-    said = "If the repository is private, log in first: `hf auth login`."
+    note = "If the repository is private, log in first: `hf auth login`."
     if _kind(run) == "bottleneck":
-        said += " `tuner` is Tuner's own module: PEFT has no bottleneck adapters."
-    return f"## How to use it\n\n{fence(code, 'python')}\n\n{said}"
+        note += " This code needs Tuner's own module, `tuner`, because PEFT has no bottleneck adapters."
+    return f"## How to use it\n\n{fence(code, 'python')}\n\n{note}"
 
 
 def _kind(run: Run) -> str:
@@ -48,23 +47,23 @@ def _load(run: Run, recipe: Recipe, task: TaskRow, base: str, repo: str) -> str:
         pinned = re.sub(r'"(\d+)":', r"\1:", pinned)
         pinned += f", label2id={json.dumps({label: i for i, label in enumerate(labels)}, ensure_ascii=False)}"
     head = f"from transformers import {task.auto_class}, AutoTokenizer\n\n"
-    made = f'model = {task.auto_class}.from_pretrained("{base}"{pinned})\n'
-    put_on = f'model = PeftModel.from_pretrained(model, "{repo}")\n'
+    load_base = f'model = {task.auto_class}.from_pretrained("{base}"{pinned})\n'
+    load_adapter = f'model = PeftModel.from_pretrained(model, "{repo}")\n'
     if kind == "selected":
         imports = "from huggingface_hub import hf_hub_download\nfrom safetensors.torch import load_file\n"
         weights = f'load_file(hf_hub_download("{repo}", "adapter_model.safetensors"))'
-        return f"{imports}{head}{made}model.load_state_dict({weights}, strict=False)\n{tokenizer}"
+        return f"{imports}{head}{load_base}model.load_state_dict({weights}, strict=False)\n{tokenizer}"
     if kind == "bottleneck":
         imports = "from huggingface_hub import snapshot_download\nfrom tuner.methods.native import load\n"
-        return f'{imports}{head}{made}model = load(model, snapshot_download("{repo}"))\n{tokenizer}'
+        return f'{imports}{head}{load_base}model = load(model, snapshot_download("{repo}"))\n{tokenizer}'
     if kind == "hybrid":
-        put_on += f'model = PeftModel.from_pretrained(model, "{repo}", "{SECOND}", subfolder="{SECOND}")\n'
+        load_adapter += f'model = PeftModel.from_pretrained(model, "{repo}", "{SECOND}", subfolder="{SECOND}")\n'
     if kind == "hybrid" and labels:
-        put_on += _HEAD_ON
-    return f"from peft import PeftModel\n{head}{made}{put_on}{tokenizer}"
+        load_adapter += _HEAD_ON
+    return f"from peft import PeftModel\n{head}{load_base}{load_adapter}{tokenizer}"
 
 
-# The second part switches the first part's head off.
+# Loading the second part disables the first part's head.
 _HEAD_ON = """for module in model.modules():
     if "ModulesToSave" in type(module).__name__:
         module.set_adapter("default")
@@ -115,14 +114,14 @@ for place, word in enumerate(inputs.word_ids()):
         print(words[word], model.config.id2label[int(tags[place])])""",
     "span": """question, _, context = {text}.partition("\\n")
 inputs = tokenizer(question, context, return_tensors="pt")
-found = model(**inputs)
-first, last = int(found.start_logits.argmax()), int(found.end_logits.argmax())
+output = model(**inputs)
+first, last = int(output.start_logits.argmax()), int(output.end_logits.argmax())
 print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))""",
 }
 
 
 def _chat_template(run: Run) -> str | None:
-    """The template that the pushed tokenizer will have, in a file of its own or within its configuration."""
+    """The chat template of the pushed tokenizer, from its own file or from the tokenizer's configuration."""
     file = run.adapter / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")

@@ -1,59 +1,62 @@
-"""Answers that are read off one forward pass: a text's label, its entities, the span that answers a question."""
+"""Answers from one forward pass: the label of a text, its entities, or the span that answers a question."""
 
 from collections.abc import Callable
 
 import torch
+from torch import nn
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from tuner.data import encode
 from tuner.models.losses import collate
 from tuner.models.shape import Base, shape_of
 
-LONGEST_SPAN = 30  # tokens, as SQuAD's baselines take
-CANDIDATES = 20  # likeliest first and last tokens that are combined
+LONGEST_SPAN = 30  # tokens, as in SQuAD's baselines
+CANDIDATES = 20  # most likely first and last tokens, which are combined to spans
 
 
 @torch.inference_mode()
-def predict(model, tokenizer, base: Base, texts: list[str]) -> list[str]:
+def predict(model: nn.Module, tokenizer: PreTrainedTokenizerBase, base: Base, texts: list[str]) -> list[str]:
     """The answer to each text, in words: a label, a line for each entity, or a piece of the text."""
     tokenise, words = READERS[base.row.objective]
     read = tokenise(tokenizer, texts, shape_of(base).context)
     rows = [{k: read[k][i] for k in ("input_ids", "token_type_ids") if k in read} for i in range(len(texts))]
     batch = collate([{**row, "labels": []} for row in rows], tokenizer.pad_token_id or 0)
     device = next(model.parameters()).device
-    found = model(**{k: v.to(device) for k, v in batch.items() if k != "labels"})
-    return [words(found, i, read, text, base.labels) for i, text in enumerate(texts)]
+    output = model(**{k: v.to(device) for k, v in batch.items() if k != "labels"})
+    return [words(output, i, read, text, base.labels) for i, text in enumerate(texts)]
 
 
-def _read_text(tokenizer, texts, longest):
+def _read_text(tokenizer: PreTrainedTokenizerBase, texts: list[str], longest: int) -> BatchEncoding:
     return tokenizer(texts, truncation=True, max_length=longest)
 
 
-def _read_words(tokenizer, texts, longest):
+def _read_words(tokenizer: PreTrainedTokenizerBase, texts: list[str], longest: int) -> BatchEncoding:
     words = [text.split() for text in texts]
     return tokenizer(words, is_split_into_words=True, truncation=True, max_length=longest)
 
 
-def _read_pair(tokenizer, texts, longest):
+def _read_pair(tokenizer: PreTrainedTokenizerBase, texts: list[str], longest: int) -> BatchEncoding:
     pairs = [text.partition("\n")[::2] for text in texts]
     return tokenizer(*zip(*pairs), truncation="only_second", max_length=longest, return_offsets_mapping=True)
 
 
-def _label(found, number: int, read, text: str, labels) -> str:
-    return labels[int(found.logits[number].argmax())]
+def _label(output: ModelOutput, number: int, read: BatchEncoding, text: str, labels: tuple[str, ...]) -> str:
+    return labels[int(output.logits[number].argmax())]
 
 
-def _entities(found, number: int, read, text: str, labels) -> str:
+def _entities(output: ModelOutput, number: int, read: BatchEncoding, text: str, labels: tuple[str, ...]) -> str:
     words, heads = text.split(), encode.first_tokens(read.word_ids(number))
     tags = ["O"] * len(words)
-    best = found.logits[number].argmax(-1).tolist()
+    best = output.logits[number].argmax(-1).tolist()
     for token, word in enumerate(heads):
         if word is not None:
             tags[word] = labels[best[token]]
     return "\n".join(encode.entities(words, tags))
 
 
-def _span(found, number: int, read, text: str, labels) -> str:
-    start, end = found.start_logits[number].float(), found.end_logits[number].float()
+def _span(output: ModelOutput, number: int, read: BatchEncoding, text: str, labels: tuple[str, ...]) -> str:
+    start, end = output.start_logits[number].float(), output.end_logits[number].float()
     inside = [i for i, s in enumerate(read.sequence_ids(number)) if s == 1]
     firsts, lasts = (sorted(inside, key=lambda i: -float(x[i]))[:CANDIDATES] for x in (start, end))
     spans = [(float(start[a] + end[b]), a, b) for a in firsts for b in lasts if a <= b < a + LONGEST_SPAN]

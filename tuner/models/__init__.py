@@ -1,1 +1,1 @@
-"""Base models: found, described, loaded."""
+"""Find, inspect and load base models."""

@@ -1,31 +1,32 @@
-"""The device and the precision that arithmetic runs in."""
+"""The device, and the floating-point type that it computes in."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from tuner import recipe
 
 
 def device_type() -> str:
+    """`cuda` or `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def compute_dtype(model: recipe.Model) -> tuple[str, str]:
-    """What the arithmetic runs in, and why."""
+    """The name of the type that the model computes in, and the reason for it."""
     import torch
 
     if model.dtype != "auto":
         return model.dtype, "as asked"
     if device_type() == "cpu":
-        return "float32", "a CPU is exact and fast enough in it"
+        return "float32", "exact, and fast enough on a CPU"
     if torch.cuda.is_bf16_supported():
-        return "bfloat16", "the GPU has it, and it does not overflow"
-    return "float16", "the GPU has no bfloat16"
+        return "bfloat16", "supported by this GPU, and it does not overflow"
+    return "float16", "this GPU has no bfloat16"
 
 
-def autocast(model: recipe.Model):
-    """A context in which trained parts, held in float32, compute in the base's type, as they did in training."""
+def autocast(model: recipe.Model) -> AbstractContextManager:
+    """A context in which trained float32 weights compute in the base model's type, as they did in training."""
     import torch
 
     dtype = compute_dtype(model)[0]

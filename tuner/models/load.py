@@ -1,24 +1,25 @@
-"""Base models and tokenizers: finding, checking, loading and quantising them. safetensors only, never remote code.
-
-A model is named as on the Hub, or by a folder shipped under examples/; both go through the same code. `fetch` is what
-may use the network; everything behind it reads the disk.
-"""
+"""Load base models from disk onto the device, quantised as the recipe says. safetensors only, never remote code."""
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 from tuner.models.device import compute_dtype, device_type
 from tuner.models.shape import Base, _configure, shape_of
 
-KEPT = 3  # models that stay loaded for the next job
-KEPT_SHARE = 0.1  # of a GPU's memory that they may take when another is loaded
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
-_kept: OrderedDict[tuple, object] = OrderedDict()
+KEPT = 3  # base models that stay loaded
+KEPT_SHARE = 0.1  # of the GPU's memory: with more in use, kept models are dropped before another is loaded
+
+_kept: OrderedDict[tuple, "PreTrainedModel"] = OrderedDict()
 
 
-def load_base(base: Base, *, quantization: str | None = None):
-    """The base model on the device, in evaluation mode, quantised as the recipe says unless told otherwise.
+def load_base(base: Base, *, quantization: str | None = None) -> "PreTrainedModel":
+    """The base model on the device, in evaluation mode; `quantization` overrides the recipe's.
 
-    A new head is drawn by a fixed seed, so that it is the same wherever it is drawn.
+    A new head is initialised with a fixed seed, so it is the same in every process.
     """
     import torch
     import transformers
@@ -32,21 +33,20 @@ def load_base(base: Base, *, quantization: str | None = None):
             dtype=dtype,
             quantization_config=_quantization(quantization or base.model.quantization, dtype, shape_of(base).heads),
             device_map={"": 0} if device_type() == "cuda" else None,
-            ignore_mismatched_sizes=base.row.has_labels,  # a head for other labels than ours is drawn anew
+            ignore_mismatched_sizes=base.row.has_labels,  # a head for other labels is replaced
             use_safetensors=True,
             trust_remote_code=False,
         )
     for module in loaded.modules():
-        # On CPUs with AVX512-bf16 bitsandbytes repacks 4-bit weights in place at the first evaluation and rounds them
-        # to
-        # bfloat16 on the way: an evaluation would then change the training that follows.
+        # On CPUs with AVX512-bf16, bitsandbytes repacks 4-bit weights in place at the first evaluation and rounds
+        # them to bfloat16: an evaluation would then change the training that follows.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return loaded.eval()
 
 
-def shared_base(base: Base, *, quantization: str | None = None):
-    """The same model as `load` gives, kept for the next who asks: whoever changes it leaves it as it was found."""
+def shared_base(base: Base, *, quantization: str | None = None) -> "PreTrainedModel":
+    """The model that `load_base` loads, from a cache: a caller who changes it must restore it."""
     key = (
         str(base.folder),
         (base.folder / "config.json").stat().st_mtime_ns,
@@ -64,24 +64,24 @@ def shared_base(base: Base, *, quantization: str | None = None):
 
 
 def forget_bases() -> None:
-    """Drop the kept models, because one may have been left changed or the device is full."""
+    """Empty the cache: a model in it may have been left changed, or the device is full."""
     _kept.clear()
 
 
 def _is_full() -> bool:
-    """Whether the kept models take so much of a GPU that a run that was promised its memory might not get it."""
+    """Whether the cached models take memory that a run's estimate counts on."""
     if device_type() == "cpu":
         return False
     import torch
 
-    held = sum(model.get_memory_footprint() for model in _kept.values())
-    return held > KEPT_SHARE * torch.cuda.get_device_properties(0).total_memory
+    cached = sum(model.get_memory_footprint() for model in _kept.values())
+    return cached > KEPT_SHARE * torch.cuda.get_device_properties(0).total_memory
 
 
-def _quantization(kind: str, dtype, heads: tuple[str, ...]):
+def _quantization(kind: str, dtype: "torch.dtype", heads: tuple[str, ...]) -> "BitsAndBytesConfig | None":
     from transformers import BitsAndBytesConfig
 
-    # A new head has to be trained, which 4-bit weights can't be.
+    # A new head has to be trained, and quantised weights can't be.
     skipped = {"llm_int8_skip_modules": list(heads)} if heads else {}
     if kind == "nf4":
         return BitsAndBytesConfig(

@@ -1,45 +1,47 @@
-"""What a model's scores are held against, task by task, and the cross-entropy of it. Batches of tokenised rows."""
+"""The loss of each task: logits paired with labels, and their cross-entropy, over batches of tokenised rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from tuner.data.tokens import IGNORE_INDEX
 
 
-def next_token(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of a causal model in the columns that hold a label, and those labels."""
+def next_token(model: nn.Module, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """A causal model's logits, positions x vocabulary, in the columns of the batch that have a label; the labels."""
     labels = inputs["labels"][:, 1:]
     columns = (labels != IGNORE_INDEX).any(0).nonzero().flatten()
-    # Counted from the end: soft prompts put columns before the first.
+    # Counted from the end, because soft prompts add columns at the front.
     logits = model(**_read(inputs), logits_to_keep=columns - inputs["labels"].shape[1], use_cache=False).logits
     return logits.flatten(0, 1), labels[:, columns].flatten()
 
 
-def target_token(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of an encoder-decoder for each token of the target."""
+def target_token(model: nn.Module, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """An encoder-decoder's logits, positions x vocabulary, for each token of the target; the labels."""
     labels = inputs["labels"]
     before = model.prepare_decoder_input_ids_from_labels(labels=labels)
     logits = model(**_read(inputs), decoder_input_ids=before, use_cache=False).logits
     return logits[:, -labels.shape[1] :].flatten(0, 1), labels.flatten()
 
 
-def whole_text(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the labels of a text."""
+def whole_text(model: nn.Module, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """A classifier's logits, texts x labels; the labels."""
     return model(**_read(inputs)).logits, inputs["labels"][:, 0]
 
 
-def each_token(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the tags of each token."""
+def each_token(model: nn.Module, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """A tagger's logits, tokens x tags; the labels."""
     return model(**_read(inputs)).logits.flatten(0, 1), inputs["labels"].flatten()
 
 
-def span(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of where the answer begins, then of where it ends, over the tokens of the text."""
-    found = model(**_read(inputs))
+def span(model: nn.Module, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of where each answer begins, then of where it ends, 2 texts x tokens; the labels."""
+    output = model(**_read(inputs))
     padding = inputs["attention_mask"] == 0
     logits = [
-        scores.masked_fill(padding, torch.finfo(scores.dtype).min) for scores in (found.start_logits, found.end_logits)
+        scores.masked_fill(padding, torch.finfo(scores.dtype).min)
+        for scores in (output.start_logits, output.end_logits)
     ]
     return torch.cat(logits), inputs["labels"].T.flatten()
 
@@ -51,14 +53,14 @@ def _read(inputs: dict) -> dict:
     return {k: v for k, v in inputs.items() if k != "labels"}
 
 
-def mean_loss(objective: str, model, inputs: dict) -> torch.Tensor:
-    """Mean cross-entropy in nats over what has a label; `objective` names a function above."""
+def mean_loss(objective: str, model: nn.Module, inputs: dict) -> torch.Tensor:
+    """Mean cross-entropy in nats over all labels of a batch; `objective` names a function above."""
     logits, labels = SCORES[objective](model, inputs)
     return torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX)
 
 
 def collate(rows: list[dict], padding: int = 0) -> dict[str, torch.Tensor]:
-    """Tokenised rows as one right-padded batch, with its attention mask."""
+    """Tokenised rows as one right-padded batch with its attention mask, rows x longest row."""
     fill = {"input_ids": padding, "labels": IGNORE_INDEX}
     rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
     batch = {}
@@ -69,8 +71,8 @@ def collate(rows: list[dict], padding: int = 0) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def heldout_loss(objective: str, model, rows, batch_size: int, padding: int = 0) -> float:
-    """Mean cross-entropy in nats over all that has a label in `rows`."""
+def heldout_loss(objective: str, model: nn.Module, rows: Sequence[dict], batch_size: int, padding: int = 0) -> float:
+    """Mean cross-entropy in nats over all labels of `rows`."""
     total, count = 0.0, 0
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))

@@ -1,17 +1,22 @@
-"""What can be told of a base model without reading its weights: its task, sizes and layers."""
+"""What a base model is, read from its configuration without its weights: its task, sizes and layers."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuner import recipe
 from tuner.errors import TunerError
 from tuner.tasks import DEFAULT_TASK, TASKS, TaskRow
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
 class Base:
-    """A base model as a task needs it: its files, how it is held, and the labels of the head that it gets."""
+    """A base model set up for a task: its files, its precision, and the labels of its classification head if any."""
 
     folder: Path
     model: recipe.Model
@@ -20,12 +25,13 @@ class Base:
 
     @property
     def row(self) -> TaskRow:
+        """The task's row."""
         return TASKS[self.task]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What can be told of a model without its weights."""
+    """Sizes and layer names of a model."""
 
     model_type: str
     parameters: int
@@ -33,65 +39,63 @@ class Shape:
     layers: int
     vocabulary: int
     context: int  # tokens
-    linear_layers: tuple[tuple[str, int, int], ...]  # name, inputs, outputs; heads left out
-    modules: tuple[str, ...]  # names of all
-    weights: tuple[str, ...]  # names of all parameters, tied ones once
+    linear_layers: tuple[tuple[str, int, int], ...]  # name, inputs, outputs; without heads
+    modules: tuple[str, ...]  # names of all modules
+    weights: tuple[str, ...]  # names of all parameters; tied ones count once
     norms: tuple[str, ...]  # names of the normalisation layers
-    head_parameters: int  # in what is new
-    heads: tuple[str, ...]  # names of what is new in the model and has to be trained, whatever the method
-    conv1d: bool  # whether its linear layers are GPT-2's, with transposed weights
+    head_parameters: int  # parameters of the new head
+    heads: tuple[str, ...]  # names of new modules, which every method has to train
+    conv1d: bool  # GPT-2's linear layers, whose weights are transposed
 
 
-def load_config(folder: Path, name: str):
-    """The model's configuration. Raises TunerError where transformers does not know it."""
+def load_config(folder: Path, name: str) -> "PretrainedConfig":
+    """The model's configuration. Raises TunerError if transformers has no such architecture."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
-        hint = (
-            "It needs code of its own, which is not run here."
-            if "remote_code" in str(error)
-            else "Choose another model."
-        )
-        raise TunerError(f"'{name}' is of a kind that transformers does not know. {hint}") from None
+        reason = "needs code of its own, which is not run here" if "remote_code" in str(error) else "is unknown here"
+        raise TunerError(
+            f"transformers can't load '{name}': its architecture {reason}. Choose another model."
+        ) from None
 
 
-def can_do(config, task: TaskRow) -> bool:
-    """Whether transformers has the task for a model of this kind."""
+def can_do(config: "PretrainedConfig", task: TaskRow) -> bool:
+    """Whether transformers has a class for this architecture and task."""
     from transformers.models.auto import modeling_auto
 
-    known = getattr(modeling_auto, task.mapping)
-    return bool(
-        set(known.values()) & set(config.architectures or []) if task.architecture else config.model_type in known
-    )
+    classes = getattr(modeling_auto, task.mapping)  # model_type -> class
+    if task.architecture:
+        return bool(set(classes.values()) & set(config.architectures or []))
+    return config.model_type in classes
 
 
-def check_task(config, name: str, task: TaskRow) -> None:
-    """Raises TunerError where the model can't do the task."""
+def check_task(config: "PretrainedConfig", name: str, task: TaskRow) -> None:
+    """Raise TunerError if the model can't do the task."""
     if not can_do(config, task):
-        given = ", ".join(config.architectures or []) or "of no stated kind"
+        architecture = ", ".join(config.architectures or []) or "of unknown architecture"
         raise TunerError(
-            f"'{name}' is not {task.family} (it is {given}), and these rows ask for {task.title}. Choose "
+            f"'{name}' is not {task.family} (it is {architecture}), but these rows are for {task.title}. Choose "
             f"{task.such_as}."
         )
 
 
-def _configure(base: Base):
+def _configure(base: Base) -> "PretrainedConfig":
     config = load_config(base.folder, base.model.name)
     check_task(config, base.model.name, base.row)
     if base.labels:
         config.id2label = dict(enumerate(base.labels))
         config.label2id = {label: i for i, label in enumerate(base.labels)}
     if base.row.has_labels and config.pad_token_id is None:
-        # A decoder's head reads the last token that is no padding.
+        # A decoder's classification head reads the last token before the padding.
         config.pad_token_id = load_tokenizer(base.folder).pad_token_id
     return config
 
 
 @lru_cache(maxsize=8)
 def shape_of(base: Base) -> Shape:
-    """The model's shape, from its configuration alone: no weight is read. Raises TunerError as `load_config` does."""
+    """The model's shape, from its configuration alone. Raises TunerError as `load_config` does."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -125,11 +129,11 @@ def shape_of(base: Base) -> Shape:
     )
 
 
-def _new_modules(folder: Path, model) -> list[str]:
-    """What is beside the pretrained part, and BERT's pooler where the model was published without."""
+def _new_modules(folder: Path, model: "PreTrainedModel") -> list[str]:
+    """Names of the modules outside the pretrained body, and of BERT's pooler if the checkpoint has none."""
     from safetensors import safe_open
 
-    found = [
+    names = [
         name
         for name, child in model.named_children()
         if name != model.base_model_prefix and any(True for _ in child.parameters())
@@ -137,12 +141,14 @@ def _new_modules(folder: Path, model) -> list[str]:
     if getattr(model.base_model, "pooler", None) is not None:
         stored = [key for file in folder.glob("*.safetensors") for key in safe_open(file, "pt").keys()]  # noqa: SIM118
         if not any("pooler." in key for key in stored):
-            found.append(f"{model.base_model_prefix}.pooler")
-    return found
+            names.append(f"{model.base_model_prefix}.pooler")
+    return names
 
 
-def on_meta(base: Base, config=None, dtype=None):
-    """The model without storage."""
+def on_meta(
+    base: Base, config: "PretrainedConfig | None" = None, dtype: "torch.dtype | None" = None
+) -> "PreTrainedModel":
+    """The model on PyTorch's meta device: shapes and names, but no storage."""
     import torch
     import transformers
 
@@ -151,17 +157,24 @@ def on_meta(base: Base, config=None, dtype=None):
         return getattr(transformers, base.row.auto_class).from_config(config, **({"dtype": dtype} if dtype else {}))
 
 
-def _context(text) -> int:
-    """Tokens that the model was built for; T5 has relative positions and no such number."""
-    found = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2048
-    # RoBERTa's first two positions stand for padding.
-    return found - 2 if text.model_type in ("roberta", "xlm-roberta", "camembert") else found
+def _context(text: "PretrainedConfig") -> int:
+    """The model's context in tokens; 2048 for T5, whose relative positions have no limit."""
+    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2048
+    # RoBERTa's first two positions are taken by padding.
+    return positions - 2 if text.model_type in ("roberta", "xlm-roberta", "camembert") else positions
 
 
-def load_tokenizer(folder: Path):
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer, with a padding token. Raises TunerError where transformers can't load one."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError):
+        raise TunerError(
+            "The base model has no tokenizer that transformers can load without code of its own. Choose a model that "
+            "has one (tokenizer.json and tokenizer_config.json)."
+        ) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -19,7 +19,7 @@ from tuner.methods import spec
 from tuner.methods.peft_configs import is_named
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import compute_dtype
-from tuner.models.fetch import fetch_model, free_disk, is_shipped
+from tuner.models.fetch import fetch_model, find_folder, free_disk, is_shipped
 from tuner.models.shape import Base, Shape, can_do, check_task, load_config, load_tokenizer, shape_of
 from tuner.planning import forecast
 from tuner.planning.memory import count_trainable, method_key
@@ -55,7 +55,8 @@ def check(
     Raises TunerError with all problems.
     """
     problems: list[str] = []
-    folder = _attempt(problems, lambda: fetch_model(recipe.model))
+    own_folder = find_folder(recipe.model.name, base) if local else None
+    folder = _attempt(problems, lambda: fetch_model(recipe.model, own_folder))
     config = folder and _attempt(problems, lambda: load_config(folder, recipe.model.name))
     if recipe.method.name not in METHODS:
         problems.append(f"method.name: there is no method '{recipe.method.name}'. There are: {', '.join(METHODS)}.")
@@ -99,6 +100,8 @@ def check(
     plan = _plan(recipe, folder, shape, table, split, train, heldout, settings)
     plan |= {"trainable_parameters": trainable, "forecast": foreseen}
     plan |= {"task": stands.task, "labels": list(stands.labels)}
+    if own_folder:
+        plan |= {"revision": None, "model_folder": str(own_folder)}
     plan["chosen"] = [
         *chosen,
         {"setting": "format", "value": format.name, "reason": format.reason},

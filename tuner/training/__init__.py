@@ -1,1 +1,1 @@
-"""One window of training."""
+"""Train a run, window by window."""

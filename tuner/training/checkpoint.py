@@ -1,7 +1,7 @@
-"""Checkpoints: all that a run needs to go on bit for bit, in one safetensors file that is whole or not there.
+"""Checkpoints: everything that a run needs to resume bit for bit, in one safetensors file, written atomically.
 
-It holds the trainable weights, the optimizer's state, the random state and, as metadata, the counters with a checksum
-of it all. Row order and learning rate are functions of the step, so they need no state of their own.
+A checkpoint holds the trainable weights, the optimizer's state, the random state and, as metadata, the counters and a
+checksum of everything. Row order and learning rate are functions of the step, so they need no state.
 """
 
 import json
@@ -13,15 +13,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
+from tuner.methods.schedules import AdaLoraSchedule
 from tuner.runs import Run
 
-KEEP = 2  # the newest, and the one before it in case the newest can't be read
+KEEP = 2  # the newest, and the one before in case the newest can't be read
 
 
 def save(
-    run: Run, step: int, counters: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule
+    run: Run,
+    step: int,
+    counters: dict,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: AdaLoraSchedule | None,
 ) -> None:
-    """Write the checkpoint of `step`, then drop all but the newest KEEP. `schedule` is the method's, or None."""
+    """Write the checkpoint of `step`, then delete all but the newest KEEP. `schedule` is the method's, if any."""
     tensors = {f"weight/{name}": p.data for name, p in _trainable(model)}
     for index, state in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer/{index}/{key}": value for key, value in state.items()})
@@ -31,22 +37,26 @@ def save(
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    told = json.dumps({"step": step, **counters})
+    text = json.dumps({"step": step, **counters})
     run.checkpoints.mkdir(exist_ok=True)
     target = run.checkpoints / f"step-{step:08d}.safetensors"
-    beside = target.with_suffix(".part")
-    with open(beside, "wb") as file:
-        file.write(serialize(tensors, {"counters": told, "crc32": str(_checksum(told, tensors))}))
+    partial = target.with_suffix(".part")
+    with open(partial, "wb") as file:
+        file.write(serialize(tensors, {"counters": text, "crc32": str(_checksum(text, tensors))}))
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(target)
+    partial.replace(target)
     for old in _files(run)[KEEP:]:
         old.unlink()
 
 
-def load(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule) -> dict | None:
-    """Put the newest sound checkpoint into model, optimizer and schedule; its counters, or None where there is
-    none."""
+def load(
+    run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule: AdaLoraSchedule | None
+) -> dict | None:
+    """Restore model, optimizer and schedule from the newest intact checkpoint; returns its counters, or None.
+
+    The counters include the random states under `random`.
+    """
     for file in _files(run):
         try:
             counters, tensors = _read(file)
@@ -70,9 +80,9 @@ def _read(file: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     with safe_open(file, "pt") as stored:
         metadata = stored.metadata()
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-    # The first version wrote no checksum.
+    # The first version of Tuner wrote no checksum.
     if int(metadata.get("crc32", checksum := _checksum(metadata["counters"], tensors))) != checksum:
-        raise ValueError(f"{file.name} is not what was written")
+        raise ValueError(f"{file.name} is damaged")
     return json.loads(metadata["counters"]), tensors
 
 

@@ -1,51 +1,73 @@
-"""TRL's SFTTrainer, or transformers' own Trainer, as a window drives it: our row order, our learning rate, and a loss
-over what has a label only.
+"""TRL's SFTTrainer, or transformers' own Trainer, with our row order, learning rate and loss.
 
-Row order and learning rate are functions of the step alone, so that a resumed run needs no state for them.
+Row order and learning rate are functions of the step alone, so a resumed run needs no state for them. The loss covers
+labelled positions only.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import transformers
+from datasets import Dataset
+from torch import nn
 from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from tuner.data.batches import ENDLESS
 from tuner.methods import attach
-from tuner.methods.schedules import SCHEDULES
+from tuner.methods.schedules import SCHEDULES, AdaLoraSchedule
 from tuner.models import losses
 from tuner.models.device import device_type
 from tuner.recipe import Recipe
 from tuner.tasks import TaskRow
 
 
-class Driven:
-    """What we change in either trainer."""
+class Overrides:
+    """What we change in either trainer class."""
 
     objective = "next_token"
-    schedule = None  # of the method, where it has one
+    schedule: AdaLoraSchedule | None = None
 
     def get_train_dataloader(self) -> DataLoader:
+        """Batches in the order of `self.batches`."""
         loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The task's mean loss, with the penalty of the method's schedule; also counts the batch's tokens."""
         self.batch_tokens, self.padded_tokens = int(inputs["attention_mask"].sum()), inputs["input_ids"].numel()
         loss = losses.mean_loss(self.objective, model, inputs)
         return loss if self.schedule is None else loss + self.schedule.penalty()
 
-    def floating_point_ops(self, inputs) -> int:
+    def floating_point_ops(self, inputs: dict) -> int:
+        """Zero: nobody reads the count."""
         return 0
 
 
-def build(model, tokenizer, rows, recipe: Recipe, task: TaskRow, settings: dict, rate, callback):
-    """The trainer of an adapted model on tokenised rows; `rate(step)` is the learning rate's share of its peak."""
-    kind, config, extra = _classes(task)
-    # In bfloat16, TRL's choice for a quantised base, Adam loses small steps and a resumed run would differ from a
-    # whole one.
+def build(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    recipe: Recipe,
+    task: TaskRow,
+    settings: dict,
+    rate: Callable[[int], float],
+    callback: TrainerCallback,
+) -> Trainer:
+    """The trainer of an adapted model on tokenised rows; `rate(step)` is the learning rate as a share of its peak."""
+    trainer_class, arguments_class, extra = _classes(task)
+    # TRL casts an adapter on a quantised base to bfloat16. In it Adam loses small updates, and a resumed run would
+    # differ from an uninterrupted one, so the float32 values are put back below.
     start = attach.start_values(model)
-    arguments = config(
-        output_dir="unused",  # nothing is saved by the Trainer
+    arguments = arguments_class(
+        output_dir="unused",  # the Trainer saves nothing
         per_device_train_batch_size=settings["batch_size"],
         max_grad_norm=recipe.training.max_grad_norm,
         max_steps=ENDLESS,  # the clock ends it
@@ -66,7 +88,7 @@ def build(model, tokenizer, rows, recipe: Recipe, task: TaskRow, settings: dict,
     optimizer = torch.optim.AdamW(
         trainable, lr=settings["learning_rate"], weight_decay=recipe.training.weight_decay, fused=True
     )
-    trainer = kind(
+    trainer = trainer_class(
         model=model,
         args=arguments,
         train_dataset=rows,
@@ -83,23 +105,23 @@ def build(model, tokenizer, rows, recipe: Recipe, task: TaskRow, settings: dict,
     return trainer
 
 
-def _classes(task: TaskRow):
-    """The trainer's class, that of its arguments, and what only these are told."""
+def _classes(task: TaskRow) -> tuple[type[Trainer], type[TrainingArguments], dict]:
+    """The trainer's class, that of its arguments, and arguments that only this class takes."""
     if task.trainer == "trl.SFTTrainer":
         from trl import SFTConfig, SFTTrainer
 
-        told = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
-        return type("Trainer", (Driven, SFTTrainer), {}), SFTConfig, told
-    return type("Trainer", (Driven, transformers.Trainer), {}), transformers.TrainingArguments, {}
+        arguments = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+        return type("Trainer", (Overrides, SFTTrainer), {}), SFTConfig, arguments
+    return type("Trainer", (Overrides, Trainer), {}), TrainingArguments, {}
 
 
-def schedule_of(name: str | None, model):
-    """The method's schedule for this model, or None."""
+def schedule_of(name: str | None, model: nn.Module) -> AdaLoraSchedule | None:
+    """The schedule of this name for the model, or None."""
     return SCHEDULES[name](model) if name else None
 
 
 def decay(scheduler: str, progress: float) -> float:
-    """The share of the peak rate after the warm-up, at `progress` from 0 to 1."""
+    """The learning rate after the warm-up as a share of its peak, at `progress` from 0 to 1."""
     if scheduler == "constant":
         return 1.0
     if scheduler == "cosine":

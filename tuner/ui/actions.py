@@ -93,12 +93,15 @@ def is_at_hand(asked: Recipe) -> bool:
     """Whether base model and rows can be read without fetching anything."""
     from huggingface_hub import try_to_load_from_cache
 
+    from tuner.models.fetch import is_shipped
+
     model, source = asked.model, asked.data.source
-    shipped = (recipe.EXAMPLES / model.name / "config.json").is_file() and Path(model.name).name == model.name
     if "/" in source:
         return False
     try:
-        cached = shipped or isinstance(try_to_load_from_cache(model.name, "config.json", revision=model.revision), str)
+        cached = is_shipped(model.name) or isinstance(
+            try_to_load_from_cache(model.name, "config.json", revision=model.revision), str
+        )
     except ValueError:  # no name that a Hub could have: checking it says so
         cached = True
     return cached
@@ -218,9 +221,9 @@ def party(ids: list[str]) -> Party:
         (run,) = chosen.values()
         return Party({ADAPTER: run}, {MERGED: run} if can_merge(run) else {})
     gpu.import_core()
-    from tuner.inference import generate
+    from tuner.inference.variants import load_variants
 
-    generate.attached(chosen)  # loads no weights, and says what does not fit before a GPU is asked for
+    load_variants(chosen)  # loads no weights, and says what does not fit before a GPU is asked for
     return Party(chosen, {})
 
 

@@ -1,0 +1,82 @@
+"""What a person reads when a window breaks, and what the run keeps of it."""
+
+import logging
+import traceback
+
+import torch
+
+from tuner import hub_errors
+from tuner.errors import TunerError
+from tuner.models.load import forget_bases
+from tuner.runs import Run
+
+log = logging.getLogger(__name__)
+
+LOG = "error.log"  # in the run's folder: the traceback of the latest error that we have no words for
+
+
+def explain(error: Exception, run: Run) -> TunerError:
+    """The error in plain words: what happened, what is kept, what to do. Also records it in the run.
+
+    An error that came back although nothing was learned in between never suggests to resume.
+    """
+    events = run.events()
+    step = _steps_done(events)
+    problem = _in_words(error, run, step, _is_repeated(error, events))
+    try:
+        if not isinstance(error, TunerError):
+            run.write_text(LOG, "".join(traceback.format_exception(error)))
+        kind = type(error).__name__
+        run.append({"event": "error", "problems": list(problem.problems), "type": kind, "step": _furthest(events)})
+    except OSError:
+        log.exception("run %s: its error can't be written down", run.id)
+    return problem
+
+
+def _in_words(error: Exception, run: Run, step: int, is_repeated: bool) -> TunerError:
+    if isinstance(error, TunerError):
+        return error
+    forget_bases()  # a base may be left half changed, or the device full
+    place = "while its answers were scored" if run.is_trained else f"after step {step}" if step else "before step 1"
+    kept = f"{_kept(run)} {'Resuming would fail again.' if is_repeated else 'Resume it to try once more.'}"
+    twice = " for the second time" if is_repeated else ""
+    if isinstance(error, torch.OutOfMemoryError):
+        return TunerError(
+            f"Run {run.id} ran out of memory{twice} {place}. {kept} What needs less: a smaller base model, 4-bit "
+            "precision, shorter rows (data.max_length) or fewer rows per step (training.batch_size), in a new run."
+        )
+    if problem := hub_errors.explain(error, f"run {run.id}"):
+        return problem
+    log.exception("run %s broke", run.id, exc_info=error)
+    advice = (
+        " Train a new run with another method, precision or batch size, or with other rows." if is_repeated else ""
+    )
+    return TunerError(
+        f"Run {run.id} broke{' twice in the same way,' if is_repeated else ''} {place}, with an unexpected "
+        f"error ({type(error).__name__}). {kept}{advice} The details are in {LOG} in the run's folder."
+    )
+
+
+def _kept(run: Run) -> str:
+    if run.is_trained:
+        return "What it learned is kept."
+    checkpoint = run.last_event("checkpoint")
+    return f"What it learned up to step {checkpoint['step']} is kept." if checkpoint else "It had learned nothing yet."
+
+
+def _is_repeated(error: Exception, events: list[dict]) -> bool:
+    """Whether the latest error was of the same type, with no new step and no new answer since."""
+    index = max((i for i, event in enumerate(events) if event["event"] == "error"), default=None)
+    if index is None or events[index].get("type") != type(error).__name__:
+        return False
+    answered = any(event["event"] == "answered" for event in events[index:])
+    return not answered and _furthest(events) <= events[index]["step"]
+
+
+def _furthest(events: list[dict]) -> int:
+    return max((event["step"] for event in events if event["event"] == "step"), default=0)
+
+
+def _steps_done(events: list[dict]) -> int:
+    """Steps done when the window broke; a resumed window starts some steps back, at its checkpoint."""
+    return next((event["step"] for event in reversed(events) if event["event"] in ("step", "start")), 0)
