@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tuner import terminal
 from tuner.errors import TunerError
-from tuner.tasks import METRICS, metric_of
+from tuner.evaluation.metrics import METRICS, metric_of
 
 
 def main(arguments: list[str] | None = None) -> int:

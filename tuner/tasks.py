@@ -1,4 +1,4 @@
-"""TASKS: one row per task and family of models; METRICS: how an answer is scored. No torch until a row is used."""
+"""TASKS: one row per task and family of models. No torch until a row is used."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class TaskRow:
     trainer: str  # module and class
     formats: tuple[str, ...]  # rows that it learns from
     scores: str  # the function of losses.py that pairs the model's scores with the labels
-    metric: str
+    metric: str  # that decides unless the recipe names others
     pipeline: str  # the Hub's name of the task
     generates: bool = True  # answers are written token by token; else read off one forward pass
     has_labels: bool = False  # a new head gives one of the rows' labels
@@ -108,32 +108,6 @@ TASKS = {
         ),
     ]
 }
-
-
-@dataclass(frozen=True)
-class Metric:
-    name: str
-    title: str
-    explanation: str  # what 1 means, in a few words
-    hub: str  # the Hub's name for it
-
-
-METRICS = {
-    metric.name: metric
-    for metric in [
-        Metric("rougeL", "ROUGE-L", "the overlap of its answers with the reference; 1 is word for word", "rouge"),
-        Metric("accuracy", "accuracy", "the share of texts that got the right label", "accuracy"),
-        Metric("entity_f1", "entity F1", "found entities against true ones; 1 is all of them and no other", "f1"),
-        Metric(
-            "answer_f1", "answer F1", "the words shared with the right answer; 1 is all of them and no other", "f1"
-        ),
-    ]
-}
-
-
-def metric_of(scores: dict) -> Metric:
-    """What an evaluation was scored by; runs of the first version don't say."""
-    return METRICS[scores.get("metric", "rougeL")]
 
 
 def task_for(asked: str, format: str, is_encoder_decoder: bool) -> str:

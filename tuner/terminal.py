@@ -2,7 +2,9 @@
 
 import sys
 
-from tuner.tasks import METRICS, TASKS, metric_of
+from tuner.evaluation.metrics import METRICS
+from tuner.evaluation.verdict import judge, other_scores
+from tuner.tasks import TASKS
 
 WIDTH = 119  # columns of a table where the terminal tells none
 
@@ -61,16 +63,11 @@ def verdict(scores: dict | None) -> str:
     """Did it help, in a sentence or two."""
     if not scores:
         return "Not scored: the run was stopped before its end. `evaluate` scores what it learned."
-    base, adapter, gain = scores["base"], scores["adapter"], scores["gain"]
-    if gain is None:
-        return f"Held-out loss: base {base['loss']:.3f}, adapter {adapter['loss']:.3f}."
-    sure = "it helped" if gain["low"] > 0 else "it made things worse" if gain["high"] < 0 else "no clear difference"
-    metric = metric_of(scores)
-    name = metric.name
-    return (
-        f"On {scores['rows']} held-out rows, {metric.title}: base {base[name]:.2f}, adapter {adapter[name]:.2f}; "
-        f"gain {gain[name]:+.2f} (95% interval {gain['low']:+.2f} to {gain['high']:+.2f}): {sure}."
-    )
+    judged = judge(scores)
+    others = [
+        f"{title}: base {base}, adapter {adapter}, gain {gain}" for title, base, adapter, gain in other_scores(scores)
+    ]
+    return "\n".join([f"{judged.headline} {judged.text()}", *others])
 
 
 def shown(stream):

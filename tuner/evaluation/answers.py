@@ -12,7 +12,8 @@ from datasets import load_from_disk
 
 from tuner import runs
 from tuner.errors import TunerError
-from tuner.evaluation import metrics
+from tuner.evaluation.metrics import Metric, chosen
+from tuner.evaluation.score import score
 from tuner.inference import generate
 from tuner.models.device import device_type
 from tuner.models.losses import heldout_loss
@@ -31,6 +32,7 @@ def evaluate(run: Run, loaded: generate.Loaded | None = None, halt=None) -> Iter
     Where `halt` (of train) is set before the end, the answers so far are kept, and the next call goes on with them.
     """
     loaded = loaded or generate.attached({"adapter": run})
+    metrics = chosen(run.recipe.evaluation.metrics, loaded.base.row)
     answers = run.read_json(ANSWERS) or {}
     rows = heldout_rows(run)[: run.recipe.evaluation.rows]
     yield from _answer_all(run, rows, answers, loaded, halt)
@@ -38,7 +40,7 @@ def evaluate(run: Run, loaded: generate.Loaded | None = None, halt=None) -> Iter
         told = {"reason": halt.reason, "row": len(answers), "rows": len(rows)}
         yield run.append({"event": "unscored", **told})
         return
-    result = _scored(loaded.base.row.metric, rows, [answers[str(i)] for i in range(len(rows))])
+    result = _scored(metrics, rows, [answers[str(i)] for i in range(len(rows))])
     tokenised = load_from_disk(str(run.data / "heldout"))
     tokenised = tokenised.select(range(min(len(tokenised), run.recipe.evaluation.rows)))
     size = run.plan["settings"]["batch_size"]  # what fits in training fits here
@@ -113,18 +115,18 @@ def _answer(rows: list[dict], loaded: generate.Loaded, max_new_tokens: int, halt
     return found
 
 
-def _scored(metric: str, rows: list[dict], answers: list[dict[str, str]]) -> dict:
+def _scored(metrics: list[Metric], rows: list[dict], answers: list[dict[str, str]]) -> dict:
     if not rows:
         # Plain text has no prompts to answer: it is judged by its loss alone.
-        return {"metric": metric, "rows": 0, "base": {}, "adapter": {}, "gain": None, "examples": []}
-    result = metrics.score(metric, [row["reference"] for row in rows], answers)
+        return {"metric": metrics[0].name, "rows": 0, "base": {}, "adapter": {}, "gain": None, "examples": []}
+    result = score(metrics, [row["reference"] for row in rows], answers)
     each = result.pop("each")
     result["examples"] = [
         {
             "prompt": row["messages"][-1]["content"],
             "reference": row["reference"],
             **answer,
-            **{f"{v}_{metric}": each[v][i] for v in each},
+            **{f"{v}_{result['metric']}": each[v][i] for v in each},
         }
         for i, (row, answer) in enumerate(zip(rows[:SHOWN], answers))
     ]
