@@ -19,7 +19,7 @@ from tuner.evaluation.score import score
 from tuner.evaluation.verdict import judge
 from tuner.hub.card import card
 from tuner.planning import plan
-from tuner.ui import render
+from tuner.ui import fields, render
 
 
 def metric(name: str, statistics, **facts) -> Metric:
@@ -324,13 +324,21 @@ def test_more_errors_than_the_bars_can_show_still_fit_in_them(monkeypatch):
 def test_a_recipe_names_its_metrics_and_check_refuses_what_does_not_exist_or_does_not_fit():
     for named in ("auto", "answer_f1", ["rougeL", "answer_f1"]):
         assert plan.check(small_recipe(evaluation__metrics=named)).plan
-    with pytest.raises(TunerError, match=r"there is no 'chrf'. There are: rougeL, .*answer_f1"):
-        plan.check(small_recipe(evaluation__metrics=["rougeL", "chrf"]))
+    with pytest.raises(TunerError, match=r"there is no 'magic'. There are: rougeL, .*answer_f1"):
+        plan.check(small_recipe(evaluation__metrics=["rougeL", "magic"]))
     with pytest.raises(TunerError, match=r"accuracy can't score text generation. Use auto, or: rougeL, answer_f1"):
         plan.check(small_recipe(evaluation__metrics=["accuracy", "rougeL"]))
     with pytest.raises(TunerError) as refusal:
-        plan.check(small_recipe(evaluation__metrics="chrf", method__name="magic", data__source="nope.csv"))
+        plan.check(small_recipe(evaluation__metrics="magic", method__name="magic", data__source="nope.csv"))
     assert len(refusal.value.problems) == 3  # together with the other problems
+
+
+def test_the_page_takes_several_metrics_with_commas_between_them():
+    typed = fields.to_settings({"evaluation.metrics": " rougeL, answer_f1"})
+    recipe = small_recipe().with_settings({"evaluation.metrics": typed["evaluation"]["metrics"]})
+    assert recipe.evaluation.metrics == ["rougeL", "answer_f1"]
+    assert fields.to_input("evaluation.metrics", recipe) == "rougeL, answer_f1"
+    assert fields.to_input("evaluation.metrics", small_recipe()) == ""
 
 
 def test_page_terminal_and_card_show_every_metric_that_a_recipe_names(finished, tmp_path, monkeypatch):
