@@ -25,8 +25,8 @@ def test_compare_trains_each_method_for_the_same_seconds_on_the_same_base_with_i
     capsys, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(runs, "RUNS", tmp_path)
-    asked = ["compare", "corporate", "--methods", "lora,ia3,full", "--seconds", "4", "--json"]
-    assert main([*asked, *(part for setting in FEW for part in ("--set", setting))]) == 0
+    command = ["compare", "corporate", "--methods", "lora,ia3,full", "--seconds", "4", "--json"]
+    assert main([*command, *(part for setting in FEW for part in ("--set", setting))]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["method"] for row in rows] == ["lora", "ia3", "full"]
     for row in rows:
