@@ -38,7 +38,7 @@ def test_help_imports_nothing_heavy():
     assert out.splitlines()[-1] == "[]"
 
 
-def test_check_says_what_a_recipe_comes_to_and_trains_nothing(capsys, tmp_path, monkeypatch):
+def test_check_shows_what_a_recipe_would_do_and_trains_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["check", "corporate", "--json"]) == 0
     plan = printed(capsys)
@@ -50,7 +50,7 @@ def test_check_says_what_a_recipe_comes_to_and_trains_nothing(capsys, tmp_path, 
     assert "steps per epoch" in capsys.readouterr().out
 
 
-def test_few_steps_are_said_aloud(capsys):
+def test_a_plan_of_few_steps_carries_a_warning(capsys):
     rows = ["--set", "data.max_rows=80", "--set", "budget={epochs: 1}"]
     assert main(["check", "corporate", "--json", *rows]) == 0
     (warning,) = printed(capsys)["warnings"]
@@ -73,7 +73,7 @@ def test_the_whole_way_from_recipe_to_merged_model(capsys, tmp_path, monkeypatch
     assert printed(capsys)["top1_agreement"] == answer["merge_check"]["top1_agreement"]
 
 
-def test_the_same_command_again_goes_on_and_another_recipe_is_refused(capsys, mine):
+def test_the_same_command_again_resumes_the_run_and_another_recipe_is_refused(capsys, mine):
     assert main(["train", "corporate", "--out", str(mine.path), "--json", *SETTINGS]) == 0
     assert capsys.readouterr().out == ""
     assert main(["train", "corporate", "--out", str(mine.path), "--set", "seed=7"]) == 2

@@ -1,4 +1,4 @@
-"""One verdict for all readers, whichever way a metric points; and the metrics that a recipe names, wherever they show."""
+"""One verdict for all readers, whichever way a metric points, and every metric that a recipe names shown."""
 
 import io
 import shutil

@@ -38,12 +38,12 @@ class Metric:
 
     name: str
     title: str
-    explanation: str  # what the extremes mean, in a few words
+    explanation: str  # what it measures and what a full score means, in a few words
     hub: str  # the Hub's name for it
-    package: str  # whose figures it reproduces
-    tasks: tuple[str, ...]  # that it can score
-    statistics: Callable[[str, str], tuple[float, ...]]  # (reference, answer) -> always as many numbers
-    score: Callable[["np.ndarray"], "np.ndarray"] = ratio  # sums of statistics (..., numbers) -> scores (...)
+    package: str  # that computes the same figures
+    tasks: tuple[str, ...]  # names of the tasks whose answers it can score
+    statistics: Callable[[str, str], tuple[float, ...]]  # (reference, answer) -> as many numbers for every row
+    score: Callable[["np.ndarray"], "np.ndarray"] = ratio  # sums (..., numbers) -> scores (...)
     higher_is_better: bool = True
 
     @property
