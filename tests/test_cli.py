@@ -1,7 +1,8 @@
-"""`python -m tuner`: the way from recipe to merged model, for a person and for a program."""
+"""`tuner`: the way from recipe to merged model, for a person and for a program."""
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -21,7 +22,7 @@ def mine(finished, tmp_path, monkeypatch):
     return runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
 
 
-def said(capsys) -> dict:
+def printed(capsys) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
@@ -32,26 +33,27 @@ def test_help_imports_nothing_heavy():
         "print([m for m in ('torch', 'transformers', 'numpy', 'pydantic', 'yaml', 'gradio') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "usage: tuner train" in out
     assert "--set" in out
     assert out.splitlines()[-1] == "[]"
 
 
-def test_check_says_what_a_recipe_comes_to_and_trains_nothing(capsys, tmp_path, monkeypatch):
+def test_check_shows_what_a_recipe_would_do_and_trains_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["check", "corporate", "--json"]) == 0
-    plan = said(capsys)
+    plan = printed(capsys)
     assert plan["steps_per_epoch"] == -(-plan["rows"] // 16)
     assert {c["setting"] for c in plan["chosen"]} >= {"dtype", "batch_size", "target_modules", "learning_rate"}
     assert all(c["reason"] for c in plan["chosen"])
     assert not list(tmp_path.iterdir())
     assert main(["check", "corporate"]) == 0
-    assert "steps an epoch" in capsys.readouterr().out
+    assert "steps per epoch" in capsys.readouterr().out
 
 
-def test_few_steps_are_said_aloud(capsys):
+def test_a_plan_of_few_steps_carries_a_warning(capsys):
     rows = ["--set", "data.max_rows=80", "--set", "budget={epochs: 1}"]
     assert main(["check", "corporate", "--json", *rows]) == 0
-    (warning,) = said(capsys)["warnings"]
+    (warning,) = printed(capsys)["warnings"]
     assert "80 rows at 16 a step are 5 steps" in warning
 
 
@@ -61,31 +63,31 @@ def test_the_whole_way_from_recipe_to_merged_model(capsys, tmp_path, monkeypatch
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert main(["evaluate", "r", "--json"]) == 0
-    scores = said(capsys)
+    scores = printed(capsys)
     assert {"rougeL"} <= set(scores["base"]) & set(scores["adapter"])
     assert main(["chat", "r", "--prompt", "yo", "--json", "--max-new-tokens", "4"]) == 0
-    answer = said(capsys)
+    answer = printed(capsys)
     assert {"base", "adapter", "merged"} <= set(answer)
     assert answer["merge_check"]["top1_agreement"] >= 0.99
     assert main(["merge", "r", "--json"]) == 0
-    assert said(capsys)["top1_agreement"] == answer["merge_check"]["top1_agreement"]
+    assert printed(capsys)["top1_agreement"] == answer["merge_check"]["top1_agreement"]
 
 
-def test_the_same_command_again_goes_on_and_another_recipe_is_refused(capsys, mine):
+def test_the_same_command_again_resumes_the_run_and_another_recipe_is_refused(capsys, mine):
     assert main(["train", "corporate", "--out", str(mine.path), "--json", *SETTINGS]) == 0
     assert capsys.readouterr().out == ""
     assert main(["train", "corporate", "--out", str(mine.path), "--set", "seed=7"]) == 2
-    assert "holds a run of another recipe" in capsys.readouterr().err
+    assert "holds a run of a different recipe" in capsys.readouterr().err
 
 
 def test_runs_lists_them_with_their_scores(capsys, mine):
     assert main(["runs", "--json"]) == 0
-    (row,) = said(capsys)["runs"]
+    (row,) = printed(capsys)["runs"]
     assert (row["id"], row["status"]) == ("mine", "finished")
     assert (row["method"], row["metric"]) == ("lora", "rougeL")
     assert set(row["scores"]) == {"base", "adapter"}
     assert main(["evaluate", "mine"]) == 0
-    assert "held-out rows, ROUGE-L" in capsys.readouterr().out
+    assert "held-out rows, the base model scores" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("options", "is_private"), [((), True), (("--public",), False)])
@@ -93,12 +95,12 @@ def test_a_push_is_private_unless_asked_otherwise(options, is_private, mine, hub
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", hub.user("alice"))
     assert main(["push", "mine", "office", "--json", *options]) == 0
-    assert said(capsys)["url"] == f"{hub.url}/alice/office"
+    assert printed(capsys)["url"] == f"{hub.url}/alice/office"
     assert hub.repo("alice/office").private == is_private
 
 
 def test_a_weighted_merge_refuses_shares_that_do_not_fit_the_runs(mine, capsys, tmp_path):
-    for shares, says in (("0.7", "1 shares for 2 runs"), ("a,b", "a,b"), ("0.5,0.5", "--out")):
+    for shares, says in (("0.7", "1 for 2 runs"), ("a,b", "a,b"), ("0.5,0.5", "--out")):
         folder = [] if says == "--out" else ["--out", str(tmp_path / "sum")]
         assert main(["merge", "mine", "mine", "--weights", shares, *folder]) == 2
         assert says in capsys.readouterr().err
@@ -107,8 +109,44 @@ def test_a_weighted_merge_refuses_shares_that_do_not_fit_the_runs(mine, capsys, 
 
 def test_a_conversation_reads_from_the_terminal_until_it_ends(mine):
     command = [sys.executable, "-m", "tuner", "chat", str(mine.path), "--max-new-tokens", "4"]
-    done = subprocess.run(command, cwd=ROOT, input="yo\nthx\n", capture_output=True, text=True, check=True)
-    assert done.stdout.count("adapter") == 2
+    process = subprocess.run(command, cwd=ROOT, input="yo\nthx\n", capture_output=True, text=True, check=True)
+    assert process.stdout.count("adapter") == 2
+
+
+def test_scoring_resumes_in_the_terminal_where_it_was_left(mine, capsys):
+    scores = mine.read_json("evaluation.json")
+    (mine.path / "evaluation.json").unlink()
+    answers = {str(i): {v: e[v] for v in ("base", "adapter")} for i, e in enumerate(scores["examples"][:3])}
+    mine.write_json("answers.json", answers)
+    assert main(["evaluate", "mine"]) == 0
+    assert "3/4" in capsys.readouterr().err.replace(" ", "")
+    assert mine.read_json("evaluation.json") == scores
+
+
+def test_plain_text_is_scored_by_its_loss_in_the_terminal(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"Report {i} is with the manager."}) + "\n" for i in range(40)))
+    settings = ["--set", f"data.source={rows}", "--set", "budget.steps=2", "--set", "training.batch_size=4"]
+    assert main(["train", "corporate", "--out", str(tmp_path / "run"), *settings]) == 0
+    (tmp_path / "run/evaluation.json").unlink()
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "Only the loss was measured." in capsys.readouterr().out
+
+
+def test_an_interrupted_run_says_how_to_resume_it(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "tuner", "train", "corporate", "--out", str(folder), "--json", *SETTINGS]
+    with subprocess.Popen(
+        [*command, "--set", "budget.steps=100000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        next(line for line in process.stdout if '"step"' in line and json.loads(line)["event"] == "step")
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"To resume: tuner train {folder}" in error
+    assert "Traceback" not in error
+    assert runs.Run(folder).status == "stopped"
 
 
 BAD = {
@@ -122,7 +160,8 @@ BAD = {
     ),
     "an unknown method": (["check", "corporate", "--set", "method.name=magic"], "There are: lora"),
     "a missing file": (["check", "corporate", "--set", "data.source=nope.csv"], "There is no file 'nope.csv'"),
-    "a setting without a value": (["check", "corporate", "--set", "seed"], "--set budget.steps=100"),
+    "a setting without a value": (["check", "corporate", "--set", "seed"], "such as budget.steps=100"),
+    "a value that is not YAML": (["check", "corporate", "--set", "data.columns=["], "not valid YAML"),
     "a Hub name without network": (["check", "corporate", "--set", "model.name=a/b"], "'a/b'"),
 }
 
@@ -141,7 +180,7 @@ def test_problems_of_model_method_and_data_come_together(capsys, tmp_path):
     rows.write_text("prompt,completion\n" + "hi,hello\n" * 16 + "bye,\n" + "hi,hello\n" * 3)
     wrong = ["--set", f"data.source={rows}", "--set", "method.target_modules=[q_prj]"]
     assert main(["check", "corporate", "--json", *wrong]) == 2
-    problems = said(capsys)["problems"]
+    problems = printed(capsys)["problems"]
     assert any("q_prj" in p for p in problems)
     assert any("ow 17" in p and '"completion"' in p for p in problems)
 

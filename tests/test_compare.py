@@ -1,4 +1,4 @@
-"""Methods held against each other, and several runs' adapters side by side and merged together."""
+"""Methods compared with each other, and several runs' adapters side by side and merged together."""
 
 import json
 
@@ -26,13 +26,13 @@ def test_compare_trains_each_method_for_the_same_seconds_on_the_same_base_with_i
     capsys, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(runs, "RUNS", tmp_path)
-    asked = ["compare", "corporate", "--methods", "lora,ia3,full", "--seconds", "4", "--json"]
-    assert main([*asked, *(part for setting in FEW for part in ("--set", setting))]) == 0
+    command = ["compare", "corporate", "--methods", "lora,ia3,full", "--seconds", "4", "--json"]
+    assert main([*command, *(part for setting in FEW for part in ("--set", setting))]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["method"] for row in rows] == ["lora", "ia3", "full"]
     for row in rows:
         run = runs.open_run(row["run"])
-        # Full fine-tuning works on 16 bits only, so all stand on them.
+        # Full fine-tuning needs 16-bit weights, so all methods train on them.
         assert run.recipe.model.quantization == "none"
         assert run.recipe.budget.seconds == 4
         width = 256
@@ -57,12 +57,12 @@ def test_a_comparison_is_refused_with_the_problems_of_all_methods_before_anythin
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
-    """A run of each kind of adapter on one base: mixed in one batch, put on in turn, unmergeable."""
+    """Runs of four methods on one base: mixed in one batch, attached in turn, not mergeable."""
     folder, made = tmp_path_factory.mktemp("several"), {}
     for name in ("lora", "rslora", "ia3", "prefix_tuning"):
         rate = METHODS[name].learning_rate(256)
-        wanted = small_recipe(method__name=name, method__rank="auto", training__learning_rate=rate)
-        made[name] = plan.prepare(wanted, path=folder / name)
+        recipe = small_recipe(method__name=name, method__rank="auto", training__learning_rate=rate)
+        made[name] = plan.prepare(recipe, path=folder / name)
         list(train(made[name]))
     return made
 
@@ -98,7 +98,7 @@ def test_adapters_of_different_bases_are_refused_side_by_side(several, tmp_path)
         load_variants({"a": several["lora"], "b": other})
 
 
-def test_a_weighted_merge_lies_between_what_it_is_made_of(several, tmp_path, capsys):
+def test_a_weighted_merge_is_the_weighted_sum_of_its_runs(several, tmp_path, capsys):
     def weights(folder) -> dict[str, torch.Tensor]:
         return {n: p.float() for n, p in AutoModelForCausalLM.from_pretrained(folder).named_parameters()}
 
@@ -121,7 +121,7 @@ def test_a_weighted_merge_lies_between_what_it_is_made_of(several, tmp_path, cap
     assert moved > 10
 
 
-def test_what_stands_beside_the_weights_is_not_merged(several, tmp_path):
+def test_methods_that_leave_the_weights_alone_cannot_be_merged(several, tmp_path):
     with pytest.raises(TunerError, match="can't be merged"):
         merge.merge_weighted({several["lora"]: 0.5, several["prefix_tuning"]: 0.5}, tmp_path / "sum")
     assert not (tmp_path / "sum").exists()

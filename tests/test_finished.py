@@ -86,7 +86,7 @@ def test_the_page_shows_base_before_and_adapter_after(mine, scores):
     assert in_order(plain(html), "base 0%", "adapter 25%")
     base, adapter, gain = (scores[part] for part in ("base", "adapter", "gain"))
     verdict = plain(html.partition('class="t-sub"')[0])
-    assert in_order(verdict, f"{scores['rows']} rows", f"{base['rougeL']:.2f}", f"{adapter['rougeL']:.2f}")
+    assert in_order(verdict, f"{scores['rows']} held-out rows", f"{base['rougeL']:.2f}", f"{adapter['rougeL']:.2f}")
     assert in_order(verdict, f"{gain['low']:+.2f}", f"{gain['high']:+.2f}")
     bars = re.findall(r'class="t-bar (\w+)">(.*?)</div>', html)
     assert [kind for kind, _ in bars] == ["base", "adapter"]
@@ -121,6 +121,9 @@ def test_the_list_of_runs_shows_the_base_the_adapter_and_the_gain(mine, scores, 
     assert main(["runs", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["runs"]
     assert row["scores"] == {v: scores[v]["rougeL"] for v in ("base", "adapter")}
+    labels = {"metric": "accuracy", "base": {"accuracy": 0.25}, "adapter": {"accuracy": 0.75}}
+    mine.write_json("evaluation.json", scores | labels | {"gain": {"accuracy": 0.5, "low": 0.1, "high": 0.6}})
+    assert in_order(render.runs_list([actions.summary(mine)], "mine", "example"), "accuracy 0.25", "accuracy 0.75")
 
 
 def test_the_terminal_says_what_base_and_adapter_scored(mine, scores, capsys):
@@ -203,7 +206,7 @@ def test_a_score_from_few_rows_is_called_a_hint():
 def test_without_answers_the_verdict_is_the_loss_of_base_and_then_of_adapter():
     losses = {"metric": "rougeL", "rows": 0, "gain": None, "base": {"loss": 2.5}, "adapter": {"loss": 1.25}}
     assert in_order(plain(render.verdict(losses)), "2.500", "1.250")
-    assert in_order(terminal.verdict(losses), "base 2.500", "adapter 1.250")
+    assert in_order(terminal.verdict(losses), "base", "2.500", "adapter", "1.250")
     assert "t-verdict unsure" in render.verdict(losses)
 
 

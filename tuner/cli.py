@@ -1,23 +1,34 @@
-"""`python -m tuner ...`: the whole way from a recipe to a pushed adapter, in a terminal.
+"""The `tuner` command, also `python -m tuner`: from a recipe to an adapter on the Hub, in a terminal.
 
-Exit status 0 when it worked, 2 with every problem in plain words when the request can't work, 130 when interrupted.
+Exit status: 0 on success; 2 where the request can't work, with every problem in plain words; 130 when interrupted.
 """
 
 import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuner import terminal
 from tuner.errors import TunerError
-from tuner.tasks import METRICS, metric_of
+from tuner.evaluation.metrics import METRICS, metric_of
+
+if TYPE_CHECKING:
+    from tuner.inference.generate import Loaded
+    from tuner.recipe import Recipe
+    from tuner.runs import Run
+
+Options = argparse.Namespace
+RECIPE = ("recipe", "a YAML file, or the name of a shipped recipe such as corporate")
+RUN = ("run", "a run's folder or its id")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    _quiet()
+    _silence_libraries()
     try:
         options.run_command(options)
     except TunerError as error:
@@ -27,70 +38,64 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"tuner: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("tuner: stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tuner", description="Fine-tune a language model and see whether it helped."
-    )
+    parser = argparse.ArgumentParser(prog="tuner", description="Fine-tune a language model and see whether it helped.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run, help: str, *positional: tuple[str, str]) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable, help: str, *positional: tuple[str, str]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
         for argument, meaning in positional:
             sub.add_argument(argument, help=meaning)
-        sub.add_argument("--json", action="store_true", help="print JSON for a program")
+        sub.add_argument("--json", action="store_true", help="print JSON, for programs")
         sub.set_defaults(run_command=run)
         return sub
 
-    a_recipe = ("recipe", "a YAML file, or a shipped recipe's name such as corporate")
-    a_run = ("run", "a run's folder, or its id")
-    for sub in (
-        command(
-            "check", _check, "Say what a recipe comes to, or all that is wrong with it; nothing is trained.", a_recipe
-        ),
-        command(
-            "train",
-            _train,
-            "Train a recipe, or go on with a run. Ctrl-C stops it and keeps what was learned.",
-            a_recipe,
-        ),
-    ):
-        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as budget.steps=100")
-    sub.add_argument("--out", type=Path, metavar="RUN", help="the run's folder; if it is there, the run goes on")
-    command("evaluate", _evaluate, "Score base and adapter on the held-out rows.", a_run)
-    chat = command("chat", _chat, "Talk to base, adapters and merged model side by side.", a_run)
-    chat.add_argument("others", nargs="*", metavar="RUN", help="further runs of the same base, a line each")
-    chat.add_argument("--prompt", help="one message instead of a conversation")
-    chat.add_argument("--system", help="a system prompt")
-    chat.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token every time")
-    chat.add_argument("--top-p", type=float, default=1.0)
-    chat.add_argument("--max-new-tokens", type=int, default=96)
-    chat.add_argument("--seed", type=int, default=0)
-    merge = command("merge", _merge, "Merge the adapter into the 16-bit base, and check the result.", a_run)
-    merge.add_argument("others", nargs="*", metavar="RUN", help="further runs of the same base, for a weighted sum")
-    merge.add_argument("--weights", help="the share of each run, such as 0.7,0.3; equal ones if left out")
-    merge.add_argument("--out", type=Path, help="the folder of a weighted sum")
-    push = command(
-        "push", _push, "Push the adapter with its card to the Hub.", a_run, ("repo", "owner/name, or a name")
-    )
-    push.add_argument("--public", action="store_true", help="let everybody see it; private otherwise")
+    check = command("check", _check, "Show what a recipe would do, or all its problems; nothing is trained.", RECIPE)
+    a_recipe_or_run = ("recipe", f"{RECIPE[1]}; or a run's folder, to resume it")
+    train_help = "Train a recipe, or resume a run. Ctrl-C stops it and keeps what it has learned."
+    train = command("train", _train, train_help, a_recipe_or_run)
+    train.add_argument("--out", type=Path, metavar="RUN", help="the run's folder; a run that is there is resumed")
+    command("evaluate", _evaluate, "Score base and adapter on the held-out rows.", RUN)
+    _add_chat(command("chat", _chat, "Chat with base, adapter and merged model side by side.", RUN))
+    merge = command("merge", _merge, "Merge the adapter into the 16-bit base, and check the result.", RUN)
+    merge.add_argument("others", nargs="*", metavar="RUN", help="more runs on the same base, for a weighted merge")
+    merge.add_argument("--weights", help="a weight for each run, such as 0.7,0.3; equal weights by default")
+    merge.add_argument("--out", type=Path, metavar="FOLDER", help="the folder for a weighted merge")
+    push = command("push", _push, "Push the adapter and its card to the Hub.", RUN, ("repo", "owner/name, or a name"))
+    push.add_argument("--public", action="store_true", help="make it public; it is private by default")
     command("runs", _runs, "List the runs.")
-    command("methods", _methods, "List the methods with their facts.")
-    several = command(
-        "compare", _compare, "Train several methods for the same seconds, and hold them against each other.", a_recipe
-    )
-    several.add_argument("--methods", required=True, help="their names, with commas between them")
-    several.add_argument("--seconds", type=float, default=30, help="of training for each")
-    several.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as evaluation.rows=20")
+    command("methods", _methods, "List the methods and what they can do.")
+    compare_help = "Train several methods for the same number of seconds, and compare their scores."
+    compare = command("compare", _compare, compare_help, RECIPE)
+    compare.add_argument("--methods", required=True, help="names separated by commas, such as lora,ia3")
+    compare.add_argument("--seconds", type=float, default=30, help="training time for each, 30 by default")
+    for sub in (check, train, compare):
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a setting, such as budget.steps=100; repeatable",
+        )
     return parser
 
 
-def _quiet() -> None:
-    """Libraries' progress bars and advice are not for whoever asked; set TUNER_DEBUG to see them."""
+def _add_chat(chat: argparse.ArgumentParser) -> None:
+    chat.add_argument("others", nargs="*", metavar="RUN", help="more runs on the same base, to answer beside it")
+    chat.add_argument("--prompt", help="one message instead of a conversation")
+    chat.add_argument("--system", help="a system prompt")
+    chat.add_argument("--temperature", type=float, default=0.0, help="0, the default, picks the most likely token")
+    chat.add_argument("--top-p", type=float, default=1.0, help="sample from the most likely tokens up to this sum")
+    chat.add_argument("--max-new-tokens", type=int, default=96, help="longest answer in tokens, 96 by default")
+    chat.add_argument("--seed", type=int, default=0, help="of the sampling")
+
+
+def _silence_libraries() -> None:
+    """Hide the libraries' own progress bars and advice; TUNER_DEBUG=1 shows them."""
     if os.environ.get("TUNER_DEBUG"):
         return
     import logging
@@ -101,7 +106,7 @@ def _quiet() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _recipe(options):
+def _recipe(options: Options) -> "Recipe":
     import yaml
 
     from tuner.recipe import Recipe
@@ -110,8 +115,11 @@ def _recipe(options):
     for pair in options.set:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise TunerError(f"--set {pair}: give a setting and its value, such as --set budget.steps=100.")
-        settings[key] = yaml.safe_load(value)
+            raise TunerError(f"--set {pair}: '=' is missing. Give a setting and its value, such as budget.steps=100.")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise TunerError(f"--set {pair}: the value is not valid YAML. Check its brackets and quotes.") from None
     return Recipe.load(options.recipe).with_settings(settings)
 
 
@@ -121,14 +129,14 @@ def _base(recipe_path: str) -> Path:
     return find(recipe_path).parent
 
 
-def _check(options) -> None:
+def _check(options: Options) -> None:
     from tuner.planning import plan
 
     result = plan.check(_recipe(options), base=_base(options.recipe)).plan
     print(json.dumps(result) if options.json else terminal.plan_text(result))
 
 
-def _open_or_prepare(options):
+def _open_or_prepare(options: Options) -> "Run":
     from tuner import runs
     from tuner.planning import plan
 
@@ -139,14 +147,14 @@ def _open_or_prepare(options):
         run = runs.Run(options.out)
         if run.recipe != recipe:
             raise TunerError(
-                f"{options.out} holds a run of another recipe. Choose another folder, or delete that one."
+                f"{options.out} holds a run of a different recipe. Choose another folder, or delete that run."
             )
         if run.plan:
             return run
     return plan.prepare(recipe, base=_base(options.recipe), path=options.out)
 
 
-def _train(options) -> None:
+def _train(options: Options) -> None:
     run = _open_or_prepare(options)
     from tuner.training.window import train
 
@@ -158,13 +166,16 @@ def _train(options) -> None:
         for event in events:
             if event["event"] != "heartbeat":
                 show(event)
+    except KeyboardInterrupt:
+        print(f"\ntuner: stopped. To resume: tuner train {run.path}", file=sys.stderr)
+        raise
     finally:
         events.close()
     if not options.json:
         print(terminal.verdict(run.read_json("evaluation.json")))
 
 
-def _evaluate(options) -> None:
+def _evaluate(options: Options) -> None:
     from tuner import runs
 
     run = runs.open_run(options.run)
@@ -179,7 +190,7 @@ def _evaluate(options) -> None:
     print(json.dumps(scores) if options.json else terminal.verdict(scores))
 
 
-def _chat(options) -> None:
+def _chat(options: Options) -> None:
     from tuner import runs
     from tuner.inference import merge
     from tuner.inference.variants import load_variants
@@ -196,14 +207,14 @@ def _chat(options) -> None:
     _converse(options, load_variants(adapters, merged), check)
 
 
-def _converse(options, loaded, check: dict | None) -> None:
+def _converse(options: Options, loaded: "Loaded", check: dict | None) -> None:
     from tuner.inference import generate
 
     system = [{"role": "system", "content": options.system}] if options.system else []
     sampling = generate.Sampling(options.temperature, options.top_p, options.max_new_tokens, options.seed)
     conversations = {v: list(system) for v in loaded.variants}
     while True:
-        prompt = options.prompt if options.prompt is not None else _ask()
+        prompt = options.prompt if options.prompt is not None else _read_prompt()
         if not prompt:
             return
         for messages in conversations.values():
@@ -213,20 +224,20 @@ def _converse(options, loaded, check: dict | None) -> None:
         for variant, messages in conversations.items():
             messages.append({"role": "assistant", "content": answers[variant]})
         if options.json:
-            told = {"merge_check": check} if check else {}
-            print(json.dumps({"prompt": prompt, **answers, **told}), flush=True)
+            extra = {"merge_check": check} if check else {}
+            print(json.dumps({"prompt": prompt, **answers, **extra}), flush=True)
         if options.prompt is not None:
             return
 
 
-def _ask() -> str:
+def _read_prompt() -> str:
     try:
         return input("you> ").strip()
     except EOFError:
         return ""
 
 
-def _merge(options) -> None:
+def _merge(options: Options) -> None:
     from tuner import runs
     from tuner.inference import merge
 
@@ -239,31 +250,32 @@ def _merge(options) -> None:
         print(json.dumps({"merged": str(run.merged), **check}))
         return
     print(
-        f"{run.merged}: on {check['tokens']} held-out tokens it agrees with the adapter on the 16-bit base in "
-        f"{check['top1_agreement']:.1%}, with the adapter on the base as trained in "
+        f"Merged model in {run.merged}. On {check['tokens']} held-out tokens its most likely token agrees with the "
+        f"adapter on the 16-bit base in {check['top1_agreement']:.1%}, and with the adapter on the base as trained in "
         f"{check['top1_agreement_quantized']:.1%}."
     )
 
 
-def _merge_weighted(options, opened: list) -> None:
+def _merge_weighted(options: Options, opened: list["Run"]) -> None:
     from tuner.inference import merge
 
     if not options.out:
-        raise TunerError("Say where the sum is to lie: --out FOLDER.")
+        raise TunerError("A weighted merge needs a folder of its own. Add --out FOLDER.")
+    given = options.weights
     try:
-        shares = [float(w) for w in options.weights.split(",")] if options.weights else [1 / len(opened)] * len(opened)
+        weights = [float(w) for w in given.split(",")] if given else [1 / len(opened)] * len(opened)
     except ValueError:
         raise TunerError(
-            f"--weights {options.weights}: give numbers with commas between them, such as 0.7,0.3."
+            f"--weights {given}: these are not numbers. Separate them by commas, as in 0.7,0.3."
         ) from None
-    if len(shares) != len(opened):
-        raise TunerError(f"--weights gives {len(shares)} shares for {len(opened)} runs. Give one a run.")
-    merge.merge_weighted(dict(zip(opened, shares)), options.out)
-    told = dict(zip((run.id for run in opened), shares))
-    print(json.dumps({"merged": str(options.out), "shares": told}) if options.json else options.out)
+    if len(weights) != len(opened):
+        raise TunerError(f"--weights {given}: {len(weights)} for {len(opened)} runs. Give one weight for each run.")
+    merge.merge_weighted(dict(zip(opened, weights)), options.out)
+    shares = dict(zip((run.id for run in opened), weights))
+    print(json.dumps({"merged": str(options.out), "shares": shares}) if options.json else options.out)
 
 
-def _push(options) -> None:
+def _push(options: Options) -> None:
     from tuner import runs
     from tuner.hub import push
 
@@ -279,35 +291,37 @@ def _stored_token() -> str | None:
     return get_token()
 
 
-def _runs(options) -> None:
+def _runs(options: Options) -> None:
     from tuner import runs
 
-    rows = []
-    for run in runs.list_runs():
-        scores = run.read_json("evaluation.json")
-        answered = scores and scores["gain"] and metric_of(scores).name
-        rows.append(
-            {
-                "id": run.id,
-                "status": run.status,
-                "model": run.recipe.model.name,
-                "data": run.recipe.data.source,
-                "method": run.recipe.method.name,
-                "metric": answered,
-                "scores": answered and {v: scores[v][answered] for v in ("base", "adapter")},
-            }
-        )
+    rows = [_summary(run) for run in runs.list_runs()]
     if options.json:
         print(json.dumps({"runs": rows}))
-    elif not rows:
-        print("No runs yet. Try: python -m tuner train corporate")
-    for row in [] if options.json else rows:
-        told = row["scores"]
-        score = f"  {METRICS[row['metric']].title} {told['base']:.2f} -> {told['adapter']:.2f}" if told else ""
+        return
+    if not rows:
+        print("No runs yet. Try: tuner train corporate")
+    for row in rows:
+        scores = row["scores"]
+        score = f"  {METRICS[row['metric']].title} {scores['base']:.2f} -> {scores['adapter']:.2f}" if scores else ""
         print(f"{row['id']}  {row['status']:11}  {row['method']} on {row['model']}, {row['data']}{score}")
 
 
-def _methods(options) -> None:
+def _summary(run: "Run") -> dict:
+    """A run as `tuner runs` lists it; metric and scores are None where it has not been scored."""
+    scores, recipe = run.read_json("evaluation.json"), run.recipe
+    metric = metric_of(scores).name if scores and scores["gain"] else None
+    return {
+        "id": run.id,
+        "status": run.status,
+        "model": recipe.model.name,
+        "data": recipe.data.source,
+        "method": recipe.method.name,
+        "metric": metric,
+        "scores": metric and {v: scores[v][metric] for v in ("base", "adapter")},
+    }
+
+
+def _methods(options: Options) -> None:
     from tuner.methods.registry import METHODS
     from tuner.methods.spec import facts
 
@@ -317,16 +331,17 @@ def _methods(options) -> None:
     terminal.print_table(terminal.methods())
 
 
-def _compare(options) -> None:
+def _compare(options: Options) -> None:
     from tuner.experiments import compare
 
-    runs = compare.prepare(_recipe(options), options.methods.split(","), options.seconds, _base(options.recipe))
+    names = [name.strip() for name in options.methods.split(",")]
+    runs = compare.prepare(_recipe(options), names, options.seconds, _base(options.recipe))
     rows = []
     for event in compare.compare(runs):
         if event["event"] == "row":
             rows.append({k: v for k, v in event.items() if k != "event"})
         if not options.json:
-            terminal.say(event)
+            terminal.show_comparison(event)
     if options.json:
         print(json.dumps({"rows": rows}))
         return

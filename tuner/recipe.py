@@ -137,6 +137,9 @@ class Evaluation(Part):
 
     rows: Annotated[int, Field(ge=1, le=2000)] = Field(64, description="held-out rows answered by base and adapter")
     max_new_tokens: Annotated[int, Field(ge=1, le=2048)] = Field(64, description="longest answer in tokens")
+    metrics: Auto | str | list[str] = Field(
+        "auto", description="how answers are scored; the first metric decides whether it helped"
+    )
     loss_every: Annotated[int, Field(ge=0)] = Field(50, description="steps between held-out losses; 0 for none")
 
 

@@ -1,4 +1,4 @@
-"""TASKS: one row per task, with all that differs between tasks; METRICS: how an answer is scored. Imports no torch."""
+"""TASKS: one row per task, with all that differs between tasks. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class TaskRow:
     learns_from: tuple[str, ...]  # the kinds of rows above
     objective: str  # what is predicted: a row of ENCODERS (data/encode.py), SCORES (models/losses.py) and, where
     # answers are read off one forward pass, of READERS (inference/predict.py) and READ_OFF (hub/card_use.py)
-    metric: str
+    metric: str  # that decides unless the recipe names others
     pipeline: str  # the Hub's name of the task
     placeholder: str  # of the playground's prompt
     prompt_lines: int = 1  # of the playground's prompt; Enter sends only where it is 1
@@ -130,32 +130,6 @@ TASKS = {
         ),
     ]
 }
-
-
-@dataclass(frozen=True)
-class Metric:
-    name: str
-    title: str
-    explanation: str  # what 1 means, in a few words
-    hub: str  # the Hub's name for it
-
-
-METRICS = {
-    metric.name: metric
-    for metric in [
-        Metric("rougeL", "ROUGE-L", "the overlap of its answers with the reference; 1 is word for word", "rouge"),
-        Metric("accuracy", "accuracy", "the share of texts that got the right label", "accuracy"),
-        Metric("entity_f1", "entity F1", "found entities against true ones; 1 is all of them and no other", "f1"),
-        Metric(
-            "answer_f1", "answer F1", "the words shared with the right answer; 1 is all of them and no other", "f1"
-        ),
-    ]
-}
-
-
-def metric_of(scores: dict) -> Metric:
-    """What an evaluation was scored by; runs of the first version don't say."""
-    return METRICS[scores.get("metric", "rougeL")]
 
 
 def task_of(plan: dict) -> TaskRow:

@@ -1,21 +1,28 @@
-"""What a person sees in a terminal: plans, progress, verdicts and tables."""
+"""What people see in a terminal: the plan, progress, the verdict and tables."""
 
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from tuner.tasks import METRICS, TASKS, metric_of
+from tuner.evaluation.metrics import METRICS
+from tuner.evaluation.verdict import judge, other_scores
+from tuner.tasks import TASKS
 
-WIDTH = 119  # columns of a table where the terminal tells none
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDTH = 119  # columns of a table where the output is no terminal
 
 
 def plan_text(plan: dict) -> str:
-    """What a recipe comes to."""
+    """What will happen if the plan's recipe is trained."""
     from tuner.planning import forecast
 
     budget = f"{plan['steps']} steps ({plan['epochs']} epochs)" if plan["steps"] else f"{plan['seconds']:g} seconds"
     lines = [
         f"{plan['rows']} rows to train on, {plan['heldout_rows']} held out",
-        f"{plan['tokens']} tokens an epoch, {plan['trained_tokens']} of them trained",
-        f"{plan['steps_per_epoch']} steps an epoch; the budget is {budget}",
+        f"{plan['tokens']:,} tokens per epoch, {plan['trained_tokens']:,} of them learned from",
+        f"{plan['steps_per_epoch']} steps per epoch; the budget is {budget}",
         f"{plan['trainable_parameters']:,} of {plan['model_parameters']:,} parameters are trained",
         *(forecast.sentences(plan["forecast"]) if "forecast" in plan else []),
         *(f"{c['setting']}: {c['value']} ({c['reason']})" for c in plan["chosen"]),
@@ -25,12 +32,13 @@ def plan_text(plan: dict) -> str:
 
 
 class Progress:
-    """A bar for a person."""
+    """Progress bars of training and of scoring, fed with a run's events."""
 
     def __init__(self):
-        self.bar, self.heldout = None, None
+        self.bar = self.scoring = self.heldout = None
 
     def __call__(self, event: dict) -> None:
+        """Show one event."""
         from tqdm import tqdm
 
         kind = event["event"]
@@ -41,43 +49,38 @@ class Progress:
         elif kind == "heldout":
             self.heldout = event["loss"]
         elif kind == "step":
-            parts = {"loss": f"{event['loss']:.3f}", "tokens/s": f"{event['tokens_per_second']:.0f}"}
+            figures = {"loss": f"{event['loss']:.3f}", "tokens/s": f"{event['tokens_per_second']:.0f}"}
             if self.heldout is not None:
-                parts["held-out"] = f"{self.heldout:.3f}"
-            self.bar.set_postfix(parts, refresh=False)
+                figures["held-out"] = f"{self.heldout:.3f}"
+            self.bar.set_postfix(figures, refresh=False)
             self.bar.update(event["step"] - self.bar.n)
-        elif kind == "evaluating":
-            if event["row"] == 0:
-                self.bar = tqdm(total=event["rows"], unit="answer", desc="held-out rows", disable=False)
-            self.bar.update(event["row"] - self.bar.n)
-        elif kind == "evaluation":
-            self.bar.update(self.bar.total - self.bar.n)
-            self.bar.close()
         elif kind == "end":
             self.bar.close()
+        elif kind == "evaluating" and self.scoring is None:
+            rows = {"total": event["rows"], "initial": event["row"]}
+            self.scoring = tqdm(**rows, unit="answer", desc="held-out rows", disable=False)
+        elif kind == "answered":
+            self.scoring.update(event["row"] - self.scoring.n)
+        elif kind in ("evaluation", "unscored") and self.scoring is not None:
+            self.scoring.close()
 
 
 def verdict(scores: dict | None) -> str:
-    """Did it help, in a sentence or two."""
+    """Did it help? A few sentences, and a line for each further metric."""
     if not scores:
-        return "Not scored: the run was stopped before its end. `evaluate` scores what it learned."
-    base, adapter, gain = scores["base"], scores["adapter"], scores["gain"]
-    if gain is None:
-        return f"Held-out loss: base {base['loss']:.3f}, adapter {adapter['loss']:.3f}."
-    sure = "it helped" if gain["low"] > 0 else "it made things worse" if gain["high"] < 0 else "no clear difference"
-    metric = metric_of(scores)
-    name = metric.name
-    return (
-        f"On {scores['rows']} held-out rows, {metric.title}: base {base[name]:.2f}, adapter {adapter[name]:.2f}; "
-        f"gain {gain[name]:+.2f} (95% interval {gain['low']:+.2f} to {gain['high']:+.2f}): {sure}."
-    )
+        return "Not scored: the run stopped before its end. To score what it has learned so far, use `tuner evaluate`."
+    judged = judge(scores)
+    others = [
+        f"{title}: base {base}, adapter {adapter}, gain {gain}" for title, base, adapter, gain in other_scores(scores)
+    ]
+    return "\n".join([f"{judged.headline} {judged.text()}", *others])
 
 
-def shown(stream):
-    """The same answers, drawn as they grow, a line a variant."""
+def shown(stream: Iterator[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """The same answers, displayed as they grow, one line per variant."""
     from rich.live import Live
     from rich.table import Table
-    from rich.text import Text  # an answer may hold square brackets, which are markup elsewhere
+    from rich.text import Text  # an answer may contain square brackets, which Rich would read as markup
 
     with Live(refresh_per_second=8) as live:
         for answers in stream:
@@ -88,53 +91,60 @@ def shown(stream):
             yield answers
 
 
-def methods():
+def methods() -> "Table":
     """All methods, by kind."""
     from rich.table import Table
 
     from tuner.methods.registry import METHODS
 
-    table = Table("name", "method", "what it trains", "on 4 bits", "merges", "tasks")
-    before = None
+    table = Table("name", "method", "what it trains", "on 4-bit", "merges", "tasks")
+    last = None
     for row in sorted(METHODS.values(), key=lambda row: row.more):
-        group = "more" if row.more else row.kind
-        if group != before:
+        kind = "more" if row.more else row.kind
+        if kind != last:
             table.add_section()
-            table.add_row(f"[bold]{group}")
-        before = group
+            table.add_row(f"[bold]{kind}")
+        last = kind
         tasks = "all" if len(row.tasks) == len(TASKS) else ", ".join(row.tasks)
         facts = ["yes" if fact else "no" for fact in ("nf4" in row.quantizations, row.mergeable)]
         table.add_row(row.name, row.title, row.trains, *facts, tasks)
     return table
 
 
-def comparison(rows: list[dict]):
-    """A comparison's rows, best first."""
+def comparison(rows: list[dict]) -> "Table":
+    """The rows of a comparison, best first."""
     from rich.table import Table
 
-    metric = METRICS[rows[0]["metric"]].title
-    drawn = Table(title=f"{metric} on held-out rows (95% interval); the base alone: {rows[0]['base'] or 0:.3f}")
-    for column in ("method", metric, "held-out loss", "trained", "adapter", "steps", "seconds"):
-        drawn.add_column(column, justify="left" if column == "method" else "right")
-    for r in sorted(rows, key=lambda r: -(r["score"] or 0)):
-        score = f"{r['score']:.3f} ({r['low']:.2f} to {r['high']:.2f})" if r["score"] is not None else "not measured"
-        size = f"{r['adapter_bytes'] / 2**20:.2f} MB"
-        sizes = f"{r['trainable_parameters']:,}", size, f"{r['steps']:,}", f"{r['seconds']:.1f}"
-        drawn.add_row(r["title"], score, f"{r['loss']:.3f}", *sizes)
-    return drawn
+    metric = METRICS[rows[0]["metric"]]
+    title = (
+        f"{metric.title} on held-out rows (95% interval; {metric.direction}); base model: {rows[0]['base'] or 0:.3f}"
+    )
+    table = Table(title=title)
+    for column in ("method", metric.title, "held-out loss", "trained parameters", "adapter", "steps", "seconds"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in sorted(rows, key=lambda row: row["score"] or 0, reverse=metric.higher_is_better):
+        score = "not measured"
+        if row["score"] is not None:
+            score = f"{row['score']:.3f} ({row['low']:.2f} to {row['high']:.2f})"
+        size = f"{row['adapter_bytes'] / 2**20:.2f} MB"
+        sizes = f"{row['trainable_parameters']:,}", size, f"{row['steps']:,}", f"{row['seconds']:.1f}"
+        table.add_row(row["title"], score, f"{row['loss']:.3f}", *sizes)
+    return table
 
 
-def print_table(table) -> None:
+def print_table(table: "Table") -> None:
+    """Print a table, as wide as the terminal."""
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
-def say(event: dict) -> None:
-    """Where a comparison stands, in one line that is written over."""
-    done = event.get("seconds", 0.0) if event["event"] == "step" else None
-    if done is not None or event["event"] in ("start", "evaluating"):
-        what = f"{done:.0f} s, step {event['step']}" if done is not None else event["event"]
-        print(
-            f"\r{event['method']}: {what:40}", end="" if event["event"] != "row" else "\n", file=sys.stderr, flush=True
-        )
+def show_comparison(event: dict) -> None:
+    """Show how far a comparison is, in one line that each event overwrites."""
+    states = {"start": "starting", "evaluating": "scoring", "row": "finished"}
+    state = states.get(event["event"])
+    if event["event"] == "step":
+        state = f"step {event['step']}, {event['seconds']:.0f} s"
+    if state:
+        end = "\n" if event["event"] == "row" else ""
+        print(f"\r{event['method']}: {state:40}", end=end, file=sys.stderr, flush=True)

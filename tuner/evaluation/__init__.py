@@ -1,1 +1,1 @@
-"""Did it help, and how sure is that?"""
+"""After training: held-out answers, their scores, and the verdict."""

@@ -1,18 +1,20 @@
-"""Held-out answers and their scores: did it help, and how sure is that?
+"""Answers to the held-out prompts, and their scores.
 
-Every held-out prompt is answered by base and adapter, in one batch where PEFT can tell them apart row by row. What the
-metrics are stands in scoring.py.
+Base and adapter answer every held-out prompt, in one batch where PEFT can switch adapters row by row. Answers are kept
+in the run as they come, so that scoring resumes in the next window.
 """
 
 import json
 import time
 from collections.abc import Iterator
+from typing import Protocol
 
 from datasets import load_from_disk
 
 from tuner import runs
 from tuner.errors import TunerError
-from tuner.evaluation import metrics
+from tuner.evaluation.metrics import Metric, chosen
+from tuner.evaluation.score import score
 from tuner.inference import generate
 from tuner.inference.variants import LoadedVariants, load_variants
 from tuner.models.device import device_type
@@ -20,54 +22,74 @@ from tuner.models.losses import heldout_loss
 from tuner.planning.pace import PACES, pace_key, remember
 from tuner.runs import Run
 
-BATCH = 32  # prompts answered together, by base and adapter
-ANSWERS = "answers.json"  # of an evaluation that is not done
+BATCH = 32  # prompts answered together by base and adapter
+ANSWERS = "answers.json"  # of an unfinished evaluation
 SHOWN = 8  # rows kept with their answers for the page and the card
 
 
-def evaluate(run: Run, loaded: LoadedVariants | None = None, halt=None) -> Iterator[dict]:
-    """Answer the held-out rows and score them; yields progress, then {"event": "evaluation", ...}, which is also
-    written down.
+class Stop(Protocol):
+    """Says whether to leave early, and why."""
 
-    Where `halt` (of train) is set before the end, the answers so far are kept, and the next call goes on with them.
+    @property
+    def reason(self) -> str | None:
+        """stopped or window; None while there is time."""
+
+    def is_set(self) -> bool:
+        """Whether to leave now."""
+
+
+def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None = None) -> Iterator[dict]:
+    """Answer the held-out rows and score them; yields progress and at last {"event": "evaluation", ...}.
+
+    The scores are also written to the run's evaluation.json. Where `stop` is set before the end, the answers so far
+    are kept, and the next call resumes there. Raises TunerError for metrics that don't exist or don't fit the task.
     """
     loaded = loaded or load_variants({"adapter": run})
+    metrics = chosen(run.recipe.evaluation.metrics, loaded.base.row)
     answers = run.read_json(ANSWERS) or {}
     rows = heldout_rows(run)[: run.recipe.evaluation.rows]
-    yield from _answer_all(run, rows, answers, loaded, halt)
-    if halt and halt.is_set():
-        told = {"reason": halt.reason, "row": len(answers), "rows": len(rows)}
-        yield run.append({"event": "unscored", **told})
+    yield from _answer_all(run, rows, answers, loaded, stop)
+    if stop and stop.is_set():
+        yield run.append({"event": "unscored", "reason": stop.reason, "row": len(answers), "rows": len(rows)})
         return
-    result = _scored(loaded.base.row.metric, rows, [answers[str(i)] for i in range(len(rows))])
-    tokenised = load_from_disk(str(run.data / "heldout"))
-    tokenised = tokenised.select(range(min(len(tokenised), run.recipe.evaluation.rows)))
+    scores = _scored(metrics, rows, [answers[str(i)] for i in range(len(rows))])
+    for variant, loss in _losses(run, loaded).items():
+        scores[variant]["loss"] = loss
+    run.write_json("evaluation.json", scores)
+    (run.path / ANSWERS).unlink(missing_ok=True)
+    yield run.append({"event": "evaluation", **{key: value for key, value in scores.items() if key != "examples"}})
+
+
+def _losses(run: Run, loaded: LoadedVariants) -> dict[str, float]:
+    """Held-out loss by variant, in nats per token."""
+    rows = load_from_disk(str(run.data / "heldout"))
+    rows = rows.select(range(min(len(rows), run.recipe.evaluation.rows)))
     size = run.plan["settings"]["batch_size"]  # what fits in training fits here
+    padding = loaded.tokenizer.pad_token_id or 0
+    losses = {}
     for active in loaded.sharing_base:
         for variant in active.variants:
             with active.model_for(variant) as model:
-                padding = loaded.tokenizer.pad_token_id or 0
-                loss = heldout_loss(loaded.base.row.objective, model, tokenised, size, padding)
-            result[variant]["loss"] = round(loss, 5)
-    run.write_json("evaluation.json", result)
-    (run.path / ANSWERS).unlink(missing_ok=True)
-    yield run.append({"event": "evaluation", **{k: v for k, v in result.items() if k != "examples"}})
+                losses[variant] = round(heldout_loss(loaded.base.row.objective, model, rows, size, padding), 5)
+    return losses
 
 
-def _answer_all(run: Run, rows: list[dict], answers: dict[str, dict], loaded, halt) -> Iterator[dict]:
-    """Fill `answers`, row number to text by variant, and keep them in the run."""
-    # Rows of like length together waste least on padding.
+def _answer_all(
+    run: Run, rows: list[dict], answers: dict[str, dict], loaded: LoadedVariants, stop: Stop | None
+) -> Iterator[dict]:
+    """Fill in `answers`, row number to text by variant, and keep them in the run."""
+    # Rows of similar length together need the least padding.
     order = sorted(range(len(rows)), key=lambda i: len(str(rows[i]["messages"])))
-    left = [i for i in order if str(i) not in answers]
+    unanswered = [i for i in order if str(i) not in answers]
     size = _batch_size(run)
-    for start in range(0, len(left), size):
+    for start in range(0, len(unanswered), size):
         yield run.append({"event": "evaluating", "row": len(answers), "rows": len(rows)})
-        batch = left[start : start + size]
+        batch = unanswered[start : start + size]
         began = time.monotonic()
-        found = _answer([rows[i] for i in batch], loaded, run.recipe.evaluation.max_new_tokens, halt)
-        if halt and halt.is_set():
+        texts = _answer([rows[i] for i in batch], loaded, run.recipe.evaluation.max_new_tokens, stop)
+        if stop and stop.is_set():
             return  # the answers of this batch may be cut short
-        answers |= {str(i): answer for i, answer in zip(batch, found)}
+        answers |= {str(i): answer for i, answer in zip(batch, texts)}
         run.write_json(ANSWERS, answers)
         pace = round((time.monotonic() - began) / len(batch), 4)
         key = pace_key(device_type(), run.recipe)
@@ -76,9 +98,9 @@ def _answer_all(run: Run, rows: list[dict], answers: dict[str, dict], loaded, ha
 
 
 def _batch_size(run: Run) -> int:
-    """Prompts answered together: half as many after each window that was over before a batch was answered.
+    """Prompts answered together: halved after each window that closed before a batch was answered.
 
-    Raises TunerError where a window is too short for a single one.
+    Raises TunerError where a window is too short for a single answer.
     """
     cuts = 0
     for event in reversed(run.events()):
@@ -87,8 +109,8 @@ def _batch_size(run: Run) -> int:
         cuts += event["event"] == "unscored" and event["reason"] == "window"
     if BATCH >> cuts < 1:
         raise TunerError(
-            f"Run {run.id} can't be scored: one answer takes longer than a window. It is trained, and can be chatted "
-            "with; to score it, train it anew with fewer evaluation.max_new_tokens."
+            f"Run {run.id} can't be scored: one answer takes longer than a window. Its adapter is trained, and you "
+            "can chat with it. To get a score, train again with a smaller evaluation.max_new_tokens."
         )
     return BATCH >> cuts
 
@@ -98,35 +120,36 @@ def heldout_rows(run: Run) -> list[dict]:
     try:
         lines = (run.data / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise TunerError(f"Run {run.id} holds no held-out rows. Train it anew.") from None
+        raise TunerError(f"Run {run.id} has no held-out rows. Train its recipe again in a new run.") from None
     return [json.loads(line) for line in lines]
 
 
-def _answer(rows: list[dict], loaded: LoadedVariants, max_new_tokens: int, halt) -> list[dict[str, str]]:
+def _answer(rows: list[dict], loaded: LoadedVariants, max_new_tokens: int, stop: Stop | None) -> list[dict[str, str]]:
+    """The answers of base and adapter to each row."""
     sampling = generate.Sampling(max_new_tokens=max_new_tokens)
-    found: list[dict[str, str]] = [{} for _ in rows]
+    answers: list[dict[str, str]] = [{} for _ in rows]
     for active in loaded.sharing_base:
         variants = [v for v in active.variants for _ in rows]
-        asked = [row["messages"] for row in rows] * len(active.variants)
-        texts = generate.answer(loaded, active, variants, asked, sampling, stop=halt)
+        conversations = [row["messages"] for row in rows] * len(active.variants)
+        texts = generate.answer(loaded, active, variants, conversations, sampling, stop=stop)
         for number, (variant, text) in enumerate(zip(variants, texts)):
-            found[number % len(rows)][variant] = text
-    return found
+            answers[number % len(rows)][variant] = text
+    return answers
 
 
-def _scored(metric: str, rows: list[dict], answers: list[dict[str, str]]) -> dict:
+def _scored(metrics: list[Metric], rows: list[dict], answers: list[dict[str, str]]) -> dict:
     if not rows:
         # Plain text has no prompts to answer: it is judged by its loss alone.
-        return {"metric": metric, "rows": 0, "base": {}, "adapter": {}, "gain": None, "examples": []}
-    result = metrics.score(metric, [row["reference"] for row in rows], answers)
-    each = result.pop("each")
-    result["examples"] = [
+        return {"metric": metrics[0].name, "rows": 0, "base": {}, "adapter": {}, "gain": None, "examples": []}
+    scores = score(metrics, [row["reference"] for row in rows], answers)
+    each = scores.pop("each")
+    scores["examples"] = [
         {
             "prompt": row["messages"][-1]["content"],
             "reference": row["reference"],
             **answer,
-            **{f"{v}_{metric}": each[v][i] for v in each},
+            **{f"{variant}_{scores['metric']}": each[variant][i] for variant in each},
         }
         for i, (row, answer) in enumerate(zip(rows[:SHOWN], answers))
     ]
-    return result
+    return scores

@@ -1,18 +1,55 @@
-"""Metrics of a row, and what they come to over rows with their uncertainty.
+"""METRICS: one row per metric. Reading the table imports neither numpy nor torch.
 
-A metric gives each row a pair (part, whole); the score of many rows is the sum of parts over the sum of wholes. For a
-mean the whole is 1; for an F1 over entities the pair is (2 x found, found + true). Intervals are 95% percentile
-bootstraps over the rows, and a gain's is paired: one resampling draws the same rows of both.
+A metric turns one reference and one answer into a few numbers, its statistics; a score is a function of their sums
+over the rows. A mean keeps (value, 1), an F1 over entities (2 x correct, true + predicted), a corpus-wide metric such
+as BLEU its counts of n-grams. So every metric is scored and resampled in the same way (score.py).
 """
 
 import re
 import string
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+from tuner.errors import TunerError
+from tuner.tasks import TASKS, TaskRow
 
-RESAMPLES = 2000
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def ratio(sums: "np.ndarray") -> "np.ndarray":
+    """Parts over wholes, from sums of shape (..., 2); 1 where there was nothing to find and nothing was found."""
+    import numpy as np
+
+    part, whole = sums[..., 0], sums[..., 1]
+    return np.divide(part, whole, out=np.ones_like(part), where=whole > 0)
+
+
+def mean_of(value: Callable[[str, str], float]) -> Callable[[str, str], tuple[float, float]]:
+    """The statistics of a metric that is the mean of a value per row."""
+    return lambda reference, answer: (value(reference, answer), 1.0)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How answers are scored."""
+
+    name: str
+    title: str
+    explanation: str  # what it measures and what a full score means, in a few words
+    hub: str  # the Hub's name for it
+    package: str  # that computes the same figures
+    tasks: tuple[str, ...]  # names of the tasks whose answers it can score
+    statistics: Callable[[str, str], tuple[float, ...]]  # (reference, answer) -> as many numbers for every row
+    score: Callable[["np.ndarray"], "np.ndarray"] = ratio  # sums (..., numbers) -> scores (...)
+    higher_is_better: bool = True
+
+    @property
+    def direction(self) -> str:
+        """Which way is better, in words."""
+        return "higher is better" if self.higher_is_better else "lower is better"
 
 
 def rouge_l(reference: str, answer: str) -> float:
@@ -24,26 +61,26 @@ def rouge_l(reference: str, answer: str) -> float:
 
 
 class _Words:
-    """rouge_score's own tokenizer drops everything that is not a-z or 0-9, and with it most of the world's writing."""
+    """rouge_score's own tokenizer drops everything but a-z and 0-9, and with it most of the world's writing."""
 
     def tokenize(self, text: str) -> list[str]:
         return re.findall(r"\w+", text.lower())
 
 
-def entity_pair(reference: str, answer: str) -> tuple[float, float]:
-    """Entities that are right in kind and place, twice, and all that there are in both."""
-    true, found = (set(filter(None, text.split("\n"))) for text in (reference, answer))
-    return 2.0 * len(true & found), float(len(true) + len(found))
+def entity_counts(reference: str, answer: str) -> tuple[float, float]:
+    """Twice the number of entities with the right kind and place, and the number of true and predicted ones."""
+    true, predicted = (set(filter(None, text.split("\n"))) for text in (reference, answer))
+    return 2.0 * len(true & predicted), float(len(true) + len(predicted))
 
 
 def answer_f1(reference: str, answer: str) -> float:
-    """Words shared by two short answers, as SQuAD counts them (https://arxiv.org/abs/1606.05250): without case,
-    punctuation and articles."""
-    true, found = (_plain_words(text) for text in (reference, answer))
-    if not true or not found:
-        return float(true == found)
-    shared = sum((Counter(true) & Counter(found)).values())
-    return 2 * shared / (len(true) + len(found))
+    """Words shared by two short answers as SQuAD counts them (https://arxiv.org/abs/1606.05250): case, punctuation and
+    articles are ignored."""
+    true, predicted = (_plain_words(text) for text in (reference, answer))
+    if not true or not predicted:
+        return float(true == predicted)
+    shared = sum((Counter(true) & Counter(predicted)).values())
+    return 2 * shared / (len(true) + len(predicted))
 
 
 def _plain_words(text: str) -> list[str]:
@@ -51,58 +88,81 @@ def _plain_words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
-def _is_equal(reference: str, answer: str) -> float:
+def exact_match(reference: str, answer: str) -> float:
+    """1 where the answer equals the reference, but for white space around it; else 0."""
     return float(reference.strip() == answer.strip())
 
 
-PAIRS: dict[str, Callable[[str, str], tuple[float, float]]] = {
-    "rougeL": lambda reference, answer: (rouge_l(reference, answer), 1.0),
-    "accuracy": lambda reference, answer: (_is_equal(reference, answer), 1.0),
-    "entity_f1": entity_pair,
-    "answer_f1": lambda reference, answer: (answer_f1(reference, answer), 1.0),
+TEXT = tuple(task.name for task in TASKS.values() if not task.has_labels)  # tasks whose answers are free text
+METRICS = {
+    metric.name: metric
+    for metric in [
+        Metric(
+            name="rougeL",
+            title="ROUGE-L",
+            explanation="the overlap of its answers with the reference; 1 is word for word",
+            hub="rouge",
+            package="rouge_score",
+            tasks=TEXT,
+            statistics=mean_of(rouge_l),
+        ),
+        Metric(
+            name="accuracy",
+            title="accuracy",
+            explanation="the share of texts that got the right label",
+            hub="accuracy",
+            package="scikit-learn",
+            tasks=("classification",),
+            statistics=mean_of(exact_match),
+        ),
+        Metric(
+            name="entity_f1",
+            title="entity F1",
+            explanation="predicted entities against the true ones; 1 is all of them and no others",
+            hub="f1",
+            package="seqeval",
+            tasks=("token_classification",),
+            statistics=entity_counts,
+        ),
+        Metric(
+            name="answer_f1",
+            title="answer F1",
+            explanation="the words shared with the right answer; 1 is all of them and no others",
+            hub="f1",
+            package="SQuAD's evaluation script",
+            tasks=TEXT,
+            statistics=mean_of(answer_f1),
+        ),
+    ]
 }
 
 
-def score(metric: str, references: list[str], answers: list[dict[str, str]]) -> dict:
-    """What base and adapter score on the rows: {"metric", "rows", "base": {...}, "adapter": {...}, "gain": {...}}, and
-    each row's own scores under "each"."""
-    pairs = {
-        v: np.array([PAIRS[metric](r, a[v]) for r, a in zip(references, answers, strict=True)])
-        for v in ("base", "adapter")
-    }
-    result: dict = {"metric": metric, "rows": len(references)}
-    for variant, values in pairs.items():
-        low, high = interval(values)
-        exact = np.mean([_is_equal(r, a[variant]) for r, a in zip(references, answers, strict=True)])
-        result[variant] = {
-            metric: round(ratio(values), 4),
-            f"{metric}_low": low,
-            f"{metric}_high": high,
-            "exact_match": round(float(exact), 4),
-        }
-    gain = ratio(pairs["adapter"]) - ratio(pairs["base"])
-    low, high = interval(pairs["adapter"], pairs["base"])
-    result["gain"] = {metric: round(gain, 4), "low": low, "high": high}
-    result["each"] = {
-        v: [round(ratio(values[i : i + 1]), 4) for i in range(len(values))] for v, values in pairs.items()
-    }
-    return result
+def metric_of(scores: dict) -> Metric:
+    """The metric of an evaluation; runs of the first version don't name it."""
+    return METRICS[scores.get("metric", "rougeL")]
 
 
-def ratio(pairs: np.ndarray) -> float:
-    """Sum of parts over sum of wholes, of pairs (rows x 2); 1 where there was nothing to find and nothing found."""
-    part, whole = pairs.sum(0)
-    return float(part / whole) if whole else 1.0
+def chosen(requested: str | list[str], task: TaskRow) -> list[Metric]:
+    """The metrics that a recipe names, the one that decides first; the task's own for "auto". Raises TunerError."""
+    if problems := [*unknown(requested), *unfit(requested, task)]:
+        raise TunerError(*problems)
+    return [METRICS[name] for name in dict.fromkeys(_names(requested) or [task.metric])]
 
 
-def interval(pairs: np.ndarray, less: np.ndarray | None = None) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of the ratio, or of its difference to that of the same rows in `less`."""
-    drawn = np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))
-    ratios = _ratios(pairs, drawn) - (0.0 if less is None else _ratios(less, drawn))
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return round(float(low), 4), round(float(high), 4)
+def unknown(requested: str | list[str]) -> list[str]:
+    """A sentence on the names that no metric has, or nothing."""
+    names = [name for name in _names(requested) if name not in METRICS]
+    return [f"evaluation.metrics: there is no '{', '.join(names)}'. There are: {', '.join(METRICS)}."] if names else []
 
 
-def _ratios(pairs: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    part, whole = (pairs[:, i][drawn].sum(1) for i in (0, 1))
-    return np.divide(part, whole, out=np.ones_like(part), where=whole > 0)
+def unfit(requested: str | list[str], task: TaskRow) -> list[str]:
+    """A sentence on the metrics that can't score the task, or nothing."""
+    names = [name for name in _names(requested) if name in METRICS and task.name not in METRICS[name].tasks]
+    if not names:
+        return []
+    fitting = ", ".join(metric.name for metric in METRICS.values() if task.name in metric.tasks)
+    return [f"evaluation.metrics: {', '.join(names)} can't score {task.title}. Use auto, or: {fitting}."]
+
+
+def _names(requested: str | list[str]) -> list[str]:
+    return [] if requested == "auto" else [requested] if isinstance(requested, str) else requested

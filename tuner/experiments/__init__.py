@@ -1,1 +1,1 @@
-"""Several runs against each other."""
+"""Several runs compared with each other."""

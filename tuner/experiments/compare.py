@@ -1,4 +1,4 @@
-"""Methods against each other: the same rows, the same base, the same seconds, each method with its own defaults."""
+"""Compare methods: the same rows, base model and seconds, each method with its own defaults."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,33 +11,33 @@ from tuner.runs import Run
 
 
 def prepare(recipe: Recipe, names: list[str], seconds: float, base: Path | None = None) -> dict[str, Run]:
-    """A run a method, ready to train. Raises TunerError with the problems of all, before a second is spent.
+    """One run per method, ready to train. Raises TunerError with the problems of all methods before training.
 
-    Where a method can't work on the base as the recipe holds it, all stand on the 16-bit one: a comparison on
-    different bases would be of the bases.
+    Where one method can't train at the recipe's precision, all train at 16-bit: with different precisions the
+    comparison would be between base models, not methods.
     """
     unknown = [name for name in names if name not in METHODS]
     if unknown or not names:
-        raise TunerError(f"There is no method '{', '.join(unknown)}'. There are: {', '.join(METHODS)}.")
-    held = recipe.model.quantization
-    if any(held not in METHODS[name].quantizations for name in names):
+        raise TunerError(f"There is no method '{', '.join(unknown)}'. Choose from: {', '.join(METHODS)}.")
+    precision = recipe.model.quantization
+    if any(precision not in METHODS[name].quantizations for name in names):
         recipe = recipe.with_settings({"model.quantization": "none"})
     recipe = recipe.with_settings({"training.learning_rate": "auto", "budget.seconds": seconds})
-    asked = {name: recipe.model_copy(update={"method": Method(name=name), "name": name}) for name in names}
+    recipes = {name: recipe.model_copy(update={"method": Method(name=name), "name": name}) for name in names}
     problems = []
     for name in names:
         try:
-            plan.check(asked[name], base=base)
+            plan.check(recipes[name], base=base)
         except TunerError as error:
             problems += [f"{name}: {problem}" for problem in error.problems]
     if problems:
         raise TunerError(*problems)
-    return {name: plan.prepare(asked[name], base=base) for name in names}
+    return {name: plan.prepare(recipes[name], base=base) for name in names}
 
 
 def compare(runs: dict[str, Run]) -> Iterator[dict]:
-    """Train and score the runs one after the other; yields their events with the method's name, and its row of the
-    table at the end of each."""
+    """Train and score the runs one after another; yields their events with the method's name, and each method's row of
+    the table when it has finished."""
     from tuner.training.window import train
 
     for name, run in runs.items():
@@ -47,7 +47,7 @@ def compare(runs: dict[str, Run]) -> Iterator[dict]:
 
 
 def row(name: str, run: Run) -> dict:
-    """What came of a method: scores, sizes and seconds."""
+    """A method's row of the table: scores, sizes and seconds."""
     scores, end = run.read_json("evaluation.json"), run.last_event("end")
     metric = scores["metric"]
     return {

@@ -11,12 +11,14 @@ from pathlib import PurePath
 
 from tuner.data.parse import SUFFIXES
 from tuner.data.sources import HUB_NAME
+from tuner.evaluation.metrics import metric_of
+from tuner.evaluation.verdict import judge, other_scores, with_interval
 from tuner.hub.card_use import fence, use
 from tuner.methods.files import is_native
 from tuner.methods.registry import METHODS
 from tuner.recipe import EXAMPLES, Recipe
 from tuner.runs import Run
-from tuner.tasks import TaskRow, metric_of, task_of
+from tuner.tasks import TaskRow, task_of
 
 UNKNOWN = "not measured"
 SHOWN = 2  # rows shown before and after
@@ -136,8 +138,7 @@ def _scores(run: Run, scores: dict, recipe: Recipe) -> str:
     name = metric.name
 
     def measured(part: dict) -> str:
-        interval = f" ({part[name + '_low']:.3f} to {part[name + '_high']:.3f})" if f"{name}_low" in part else ""
-        return f"{part[name]:.3f}{interval}" if name in part else UNKNOWN
+        return with_interval(part, name, 3) if name in part else UNKNOWN
 
     def number(part: dict, key: str, form: str) -> str:
         return format(part[key], form) if key in part else UNKNOWN
@@ -148,22 +149,22 @@ def _scores(run: Run, scores: dict, recipe: Recipe) -> str:
     lines = [
         "| on held-out rows | base model | with adapter |",
         "|---|---|---|",
-        f"| {metric.title}, 0 to 1, higher is better (95% interval) | {measured(base)} | {measured(adapter)} |",
+        f"| {metric.title}, {metric.direction} (95% interval) | {measured(base)} | {measured(adapter)} |",
+        *(
+            f"| {title} (95% interval; gain {gain}) | {old} | {new} |"
+            for title, old, new, gain in other_scores(scores, 3)
+        ),
         f"| answers equal to the reference | {equal[0]} | {equal[1]} |",
         f"| loss, nats, lower is better | {loss[0]} | {loss[1]} |",
     ]
-    gain = scores.get("gain")
-    said = (
-        f"Gain in {metric.title}: {gain[name]:+.3f} (95% interval {gain['low']:+.3f} to {gain['high']:+.3f}). "
-        if gain
-        else ""
-    )
+    judged = judge(scores, 3) if scores.get("gain") else None
+    said = f"**{judged.headline}** {judged.text()} " if judged else ""
     generated = f", the likeliest token each time, at most {recipe.evaluation.max_new_tokens} tokens"
     generated = generated if _task(run).generates else ""
     how = (
-        f"{said}{rows} rows that training never saw were answered by the base model and by the adapter{generated}, on "
-        f"the base as trained ({_quantization(recipe)}). {metric.title}: {metric.explanation}. The intervals are "
-        "percentile bootstraps over the rows, the gain's is paired."
+        f"{said}Training never saw these {rows} rows; base model and adapter answered them{generated}, on the base as "
+        f"trained ({_quantization(recipe)}). {metric.title} is computed as by {metric.package}. The intervals are "
+        "percentile bootstraps over the rows; that of the gain is paired."
     )
     if _task(run).has_labels:
         how += " The base model's head is new and untrained, so the base's score is that of guessing."

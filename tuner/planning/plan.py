@@ -15,6 +15,7 @@ from tuner.data.recognise import recognise
 from tuner.data.split import Split, split_rows
 from tuner.data.tokens import Tokenised
 from tuner.errors import TunerError
+from tuner.evaluation import metrics
 from tuner.methods import spec
 from tuner.methods.peft_configs import is_named
 from tuner.methods.registry import METHODS, resolve
@@ -60,6 +61,7 @@ def check(
     config = folder and _attempt(problems, lambda: load_config(folder, recipe.model.name))
     if recipe.method.name not in METHODS:
         problems.append(f"method.name: there is no method '{recipe.method.name}'. There are: {', '.join(METHODS)}.")
+    problems += metrics.unknown(recipe.evaluation.metrics)
     read = _attempt(problems, lambda: _rows(recipe, table, base, local))
     if config and not read:
         problems += _of_the_method_alone(recipe, folder, config)
@@ -68,6 +70,8 @@ def check(
     table, format, split = read
     stands = _attempt(problems, lambda: _base(recipe, folder, config, format, split))
     shape = stands and _attempt(problems, lambda: shape_of(stands))
+    if stands:
+        problems += metrics.unfit(recipe.evaluation.metrics, stands.row)
     if shape and recipe.method.name in METHODS:
         row = METHODS[recipe.method.name]
         problems += spec.problems(row, recipe, resolve(recipe, shape, stands.row))

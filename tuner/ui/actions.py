@@ -285,7 +285,7 @@ def summary(run: Run) -> dict:
         "quantization": asked.model.quantization,
         "data": asked.data.source,
         "method": asked.method.name,
-        "scores": scores and {key: scores[key] for key in ("rows", "base", "adapter", "gain")},
+        "scores": scores and {key: value for key, value in scores.items() if key != "examples"},
     }
 
 

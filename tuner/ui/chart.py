@@ -48,11 +48,13 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
 
 
 def score_bars(rows: Sequence[tuple[str, str, float, float, float]]) -> str:
-    """A bar a row (kind, label, value, low, high), all from 0 to 1, with the 95% interval drawn over its end."""
+    """A bar for each row (kind, label, value, low, high) with the 95% interval drawn over its end; as wide as 1, or as
+    the largest score where that is more."""
+    whole = max(1.0, *(high for *_, high in rows))
     bars = "".join(
         f'<div class="t-bar {kind}"><span class="t-bar-name">{label}</span>'
-        f'<span class="t-bar-track"><i style="width:{value:.1%}"></i>'
-        f'<b style="left:{low:.1%};width:{max(0.0, high - low):.1%}"></b></span>'
+        f'<span class="t-bar-track"><i style="width:{value / whole:.1%}"></i>'
+        f'<b style="left:{low / whole:.1%};width:{max(0.0, high - low) / whole:.1%}"></b></span>'
         f'<span class="t-bar-value">{value:.2f} <small>{low:.2f} to {high:.2f}</small></span></div>'
         for kind, label, value, low, high in rows
     )

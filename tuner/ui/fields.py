@@ -87,13 +87,17 @@ def to_settings(values: dict[str, Any]) -> dict:
         value = value.strip() if isinstance(value, str) else value
         if value is None or value == "" or value == {}:
             continue
-        if path == "method.target_modules" and value not in ("all-linear", "auto"):
+        if _is_list(path) and value not in ("all-linear", "auto"):
             value = [name.strip() for name in str(value).split(",") if name.strip()]
         # The page's numbers are floats; 300.0 steps read better as they were typed.
         value = int(value) if isinstance(value, float) and value.is_integer() else value
         part, _, leaf = path.rpartition(".")
         (settings.setdefault(part, {}) if part else settings)[leaf] = value
     return settings
+
+
+def _is_list(path: str) -> bool:
+    return any(b.get("type") == "array" for b in branches(path))
 
 
 def _is_number(path: str) -> bool:

@@ -6,13 +6,13 @@
 from html import escape
 
 from tuner import recipe
+from tuner.evaluation.metrics import metric_of
+from tuner.evaluation.verdict import judge, other_scores
 from tuner.planning.forecast import PARTS, duration, gigabytes
 from tuner.runs import Run
-from tuner.tasks import metric_of
 from tuner.ui import chart, progress, run_queue
 
 SHOWN_CHARACTERS = 600  # of a prompt or an answer
-FEW_ROWS = 20  # below this a score is a hint
 NAMES = {"base": "Base model", "adapter": "With adapter"}
 MERGE_CHECKS = {
     "": "the adapter on the 16-bit base: the merge's share",
@@ -227,35 +227,23 @@ def _foretold(run: Run, now: progress.Progress) -> str:
 
 def verdict(scores: dict) -> str:
     """Did it help, and by how much, in plain words."""
-    gain = scores["gain"]
-    if not gain:  # plain text has nothing to answer
-        base, adapter = scores["base"]["loss"], scores["adapter"]["loss"]
-        said = f"On unseen text the loss went from <b>{base:.3f}</b> to <b>{adapter:.3f}</b> (lower is better)."
-        return tag("h3", "Held-out loss", "t-verdict unsure") + tag("p", said)
-    metric = metric_of(scores)
-    base, adapter = (scores[v][metric.name] for v in ("base", "adapter"))
-    kind, said = "unsure", "No clear difference."
-    if gain["low"] > 0:
-        kind, said = "good", "It helped."
-    elif gain["high"] < 0:
-        kind, said = "bad", "It made things worse."
-    moved = f"went from <b>{base:.2f}</b> to <b>{adapter:.2f}</b>"
-    few = " These are few rows, so take it as a hint." if scores["rows"] < FEW_ROWS else ""
-    text = (
-        f"On {scores['rows']} rows that it never saw, {metric.title} {moved} ({metric.explanation}). With 95% "
-        f"confidence the gain lies between {gain['low']:+.2f} and {gain['high']:+.2f}.{few}"
-    )
-    return tag("h3", said, f"t-verdict {kind}") + tag("p", text)
+    judged = judge(scores)
+    return tag("h3", judged.headline, f"t-verdict {judged.kind}") + tag("p", judged.text(lambda s: tag("b", s)))
 
 
 def bars(scores: dict) -> str:
-    """The metric of base and adapter with their intervals."""
+    """The metric of base and adapter with their intervals, and the other metrics in a table."""
     metric = metric_of(scores)
     keys = (metric.name, f"{metric.name}_low", f"{metric.name}_high")
     drawn = chart.score_bars([(v, name, *(scores[v][key] for key in keys)) for v, name in NAMES.items()])
     exact = ", ".join(f"{v} {scores[v]['exact_match']:.0%}" for v in NAMES)
     # Of a label the two are the same.
-    return drawn if metric.name == "accuracy" else drawn + tag("p", f"Word for word right: {exact}", "t-sub")
+    drawn += "" if metric.name == "accuracy" else tag("p", f"Word for word right: {exact}", "t-sub")
+    rows = [
+        tag("tr", tag("th", name) + "".join(tag("td", v) for v in values)) for name, *values in other_scores(scores)
+    ]
+    head = "<tr><th>Other metrics</th><td>base</td><td>adapter</td><td>gain</td></tr>"
+    return drawn + (tag("table", tag("thead", head) + tag("tbody", "".join(rows)), "t-merge") if rows else "")
 
 
 def before_and_after(examples: list[dict]) -> str:
@@ -315,7 +303,7 @@ def _run_row(row: dict, selected: bool, shared: bool) -> str:
         metric = metric_of(scores)
         minis = "".join(
             f'<span class="t-mini {v}" title="{name}: {metric.title} {scores[v][metric.name]:.2f}">'
-            f'<i style="width:{scores[v][metric.name]:.0%}"></i></span>'
+            f'<i style="width:{min(1, scores[v][metric.name]):.0%}"></i></span>'
             for v, name in NAMES.items()
         )
         picture = tag("span", minis, "t-minis") + tag("span", f"{scores['gain'][metric.name]:+.2f}", "t-gain")
