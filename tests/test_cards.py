@@ -55,19 +55,19 @@ def test_the_cards_lines_load_every_kind_of_adapter_for_every_task_in_a_fresh_pr
     token, cards, made = hub.user("alice"), {}, {}
     for number, (family, task, method) in enumerate(PUSHED):
         table = sources.read_pasted("\n".join(map(json.dumps, ROWS[task])))
-        wanted = asked(family, method, "none").with_settings({"task": task, "budget.steps": 3})
-        run = plan.prepare(wanted, table, path=tmp_path / f"run{number}")
+        chosen = asked(family, method, "none").with_settings({"task": task, "budget.steps": 3})
+        run = plan.prepare(chosen, table, path=tmp_path / f"run{number}")
         list(train(run))
         name = f"{family}-{task}-{method}".replace("_", "-")
         push(run, name, token=token, endpoint=hub.url)
         seen = str(tmp_path / f"seen{number}")
         cards[seen], made[seen] = hub.repo(f"alice/{name}").files["README.md"].decode(), run
     env = {**hub.env(tmp_path / "home"), "HF_TOKEN": token, "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    done = subprocess.run(
+    loaded = subprocess.run(
         [sys.executable, "-c", LOAD], input=json.dumps(cards), env=env, capture_output=True, text=True, cwd=tmp_path
     )
-    assert done.returncode == 0, done.stderr
+    assert loaded.returncode == 0, loaded.stderr
     for seen, run in made.items():
-        inputs, there = torch.load(seen)
+        inputs, outputs = torch.load(seen)
         with load_variants({"adapter": run}).model_for("adapter") as model, torch.inference_mode():
-            assert torch.allclose(model(**inputs)[0], there, atol=1e-4), run.recipe.method.name
+            assert torch.allclose(model(**inputs)[0], outputs, atol=1e-4), run.recipe.method.name

@@ -170,9 +170,9 @@ def shares(scores: list[float], **sampling) -> list[float]:
     ],
 )
 def test_sampling_follows_the_distribution_of_the_scores(sampling, expected):
-    found = shares([0.6, 0.3, 0.1], **sampling)
-    assert found == pytest.approx(expected, abs=0.025)
-    assert [share == 0 for share in found] == [share == 0 for share in expected]
+    measured = shares([0.6, 0.3, 0.1], **sampling)
+    assert measured == pytest.approx(expected, abs=0.025)
+    assert [share == 0 for share in measured] == [share == 0 for share in expected]
 
 
 def test_every_row_has_the_same_stream_of_its_own_which_moves_on_with_each_token():
@@ -338,10 +338,10 @@ def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, caps
     scores = run.read_json("evaluation.json")
     assert scores["rows"] == 0
     assert scores["adapter"]["loss"] < scores["base"]["loss"]
-    told = f"{scores['base']['loss']:.3f}", f"{scores['adapter']['loss']:.3f}"
+    losses = f"{scores['base']['loss']:.3f}", f"{scores['adapter']['loss']:.3f}"
     card = render.view(run, progress.read(run))
-    assert all(loss in card for loss in told)
+    assert all(loss in card for loss in losses)
     assert "t-bar" not in card
     assert "finished" in render.runs_list([actions.summary(run)], "", "")
     assert (main(["evaluate", "run"]), main(["runs"])) == (0, 0)
-    assert all(loss in capsys.readouterr().out for loss in told[:1])
+    assert all(loss in capsys.readouterr().out for loss in losses[:1])

@@ -158,8 +158,8 @@ def test_a_push_is_one_private_commit_of_just_what_is_needed(hub, named, finishe
     assert hub.tokens("/api/") == {token}
     assert hub.tokens("/lfs/") - {None} <= {token}
     assert [s.token for s in hub.seen if s.method == "PUT"] == [None]
-    told = capfd.readouterr()
-    assert token not in told.out + told.err + caplog.text
+    output = capfd.readouterr()
+    assert token not in output.out + output.err + caplog.text
     assert not any(token.encode() in path.read_bytes() for path in named.path.rglob("*") if path.is_file())
 
 
@@ -207,10 +207,10 @@ def test_a_shipped_base_is_pushed_beside_its_adapter(hub, shipped):
 
 def test_bad_requests_are_refused_together_before_the_hub_is_asked(hub, shipped):
     shutil.rmtree(shipped.adapter)
-    said = refused(shipped, hub, "my model!")
-    assert "'my model!' can't be a repository's name" in said
-    assert "has no adapter yet" in said
-    assert "There is no token" in said
+    problems = refused(shipped, hub, "my model!")
+    assert "'my model!' can't be a repository's name" in problems
+    assert "has no adapter yet" in problems
+    assert "There is no token" in problems
     for name in ("a/b/c", "-x", "x.git", "a--b", "", "x" * 95):
         assert "can't be a repository's name" in refused(shipped, hub, name)
     shipped.adapter.mkdir()

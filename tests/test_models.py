@@ -24,7 +24,7 @@ from tuner.planning import plan
 from tuner.runs import Run
 from tuner.ui import api
 
-# One process for many commands: a line of JSON for each, with its status and what it said.
+# One process for many commands: a line of JSON for each, with its exit status, output and errors.
 COMMANDS = """
 import contextlib, io, json, sys
 from tuner.cli import main
@@ -70,12 +70,12 @@ def test_a_prepared_run_needs_the_hub_no_more(hub, tmp_path):
     command = ["train", "corporate", "--out", str(tmp_path / "q"), "--set", "model.name=Qwen/Qwen3-0.6B", *FEW]
     ((status, _, error),) = run_commands(hub.env(tmp_path / "home"), command)
     assert status == 0, error
-    asked = len(hub.seen)
+    requests = len(hub.seen)
     (tmp_path / "q/evaluation.json").unlink()
     again = ["evaluate", str(tmp_path / "q")], ["chat", str(tmp_path / "q"), "--prompt", "yo", "--max-new-tokens", "2"]
     for status, _, error in run_commands(hub.env(tmp_path / "home"), *again):
         assert status == 0, error
-    assert len(hub.seen) == asked
+    assert len(hub.seen) == requests
 
 
 def test_what_cannot_be_trained_is_refused_before_any_training(hub, tmp_path):

@@ -37,8 +37,8 @@ def weights(run: runs.Run) -> bytes:
 
 def reports(run: runs.Run) -> dict:
     """Each step's last report, less what the clock decides."""
-    told = ("loss", "learning_rate", "grad_norm", "tokens", "epoch")
-    return {e["step"]: [e[key] for key in told] for e in run.events() if e["event"] == "step"}
+    reported = ("loss", "learning_rate", "grad_norm", "tokens", "epoch")
+    return {e["step"]: [e[key] for key in reported] for e in run.events() if e["event"] == "step"}
 
 
 def newest(run: runs.Run) -> int:
@@ -462,10 +462,10 @@ def test_scoring_that_does_not_fit_a_window_takes_fewer_rows_at_once_until_it_do
     for event in train(run):
         if event["event"] == "evaluating":
             run.stop()
-    asked = [e for e in run.events() if e["event"] == "unscored"]
-    assert asked[-1]["reason"] == "stopped"
-    run.append(asked[-1] | {"reason": "window"})
-    run.append(asked[-1] | {"reason": "window"})
+    unscored = [e for e in run.events() if e["event"] == "unscored"]
+    assert unscored[-1]["reason"] == "stopped"
+    run.append(unscored[-1] | {"reason": "window"})
+    run.append(unscored[-1] | {"reason": "window"})
     events = list(train(run))
     assert [e["row"] for e in events if e["event"] == "answered"] == [8, 16, 24, 32]
     assert run.status == "finished"
