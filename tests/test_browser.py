@@ -81,9 +81,9 @@ def answered(page: Page, titles: list[str]) -> None:
 
 def test_the_way_through(visit, tmp_path):
     page = visit()
-    expect(page.locator("#card")).to_contain_text("steps a pass")
+    expect(page.locator("#card")).to_contain_text("per epoch")
     page.locator("#amount input").fill(str(STEPS))
-    expect(page.locator("#card")).to_contain_text(f"The budget is {STEPS} steps")
+    expect(page.locator("#card")).to_contain_text(f"Budget: {STEPS} steps")
     page.locator("#train").click()
     seen = wait_for_more(page, wait_for_more(page, 0))
     assert "run=" in page.url
@@ -133,8 +133,8 @@ def test_problems_stand_in_place_and_nothing_typed_is_lost(visit):
     expect(page.locator("#card .t-problems")).to_contain_text('an empty "completion"')
     expect(page.locator("#pasted textarea")).to_have_value(typed)
     expect(page.locator("#train")).to_be_enabled()
-    page.get_by_label("Shipped example").check()
-    expect(page.locator("#card")).to_contain_text("steps a pass")
+    page.get_by_label("Included example").check()
+    expect(page.locator("#card")).to_contain_text("per epoch")
 
 
 def test_markup_in_rows_is_shown_as_text_wherever_it_is_shown(visit):
@@ -153,7 +153,7 @@ def test_markup_in_rows_is_shown_as_text_wherever_it_is_shown(visit):
 
 def test_dark_and_a_phones_width(visit, tmp_path):
     page = visit("?__theme=dark", viewport=PHONE)
-    expect(page.locator("#card")).to_contain_text("steps a pass")
+    expect(page.locator("#card")).to_contain_text("per epoch")
     assert page.evaluate("document.body.classList.contains('dark')")
     for name in ("Train", "Playground", "My runs"):
         page.get_by_role("tab", name=name).click()
@@ -170,7 +170,7 @@ def test_on_zerogpu_a_run_goes_on_in_the_next_window_while_its_tab_is_open(chrom
         expect(page.locator("#card .t-parts").first).to_be_visible()
         page.get_by_label("Seconds", exact=True).check()
         page.locator("#amount input").fill("13")
-        expect(page.locator("#card")).to_contain_text("The budget is 13 seconds")
+        expect(page.locator("#card")).to_contain_text("Budget: 13 seconds")
         expect(page.locator("#card .t-parts-names").first).to_contain_text("training 13 s")
         page.locator("#train").click()
         expect(page.locator("#card .t-run")).to_have_attribute("data-phase", "training")
@@ -195,10 +195,10 @@ def test_on_zerogpu_a_spent_quota_is_told_in_the_card_and_the_run_goes_on_later(
         page.set_default_timeout(PATIENCE)
         page.goto(url)
         page.locator("#amount input").fill("5")
-        expect(page.locator("#card")).to_contain_text("The budget is 5 steps")
+        expect(page.locator("#card")).to_contain_text("Budget: 5 steps")
         stage.quota = {"a.eyJ1IjoxfQ.c": 4}
         page.locator("#train").click()
-        expect(page.locator("#card .t-problems")).to_contain_text("4 are left. It is whole again in 5 h 32 min.")
+        expect(page.locator("#card .t-problems")).to_contain_text("4 s is left. The full quota is back in 5 h 32 min.")
         expect(page.locator("#card .t-problems")).to_contain_text("The run is safe")
         stage.quota = None
         page.locator("#resume").click()

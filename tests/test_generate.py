@@ -338,7 +338,7 @@ def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, caps
     assert scores["rows"] == 0
     assert scores["adapter"]["loss"] < scores["base"]["loss"]
     told = f"{scores['base']['loss']:.3f}", f"{scores['adapter']['loss']:.3f}"
-    card = render.view(run, progress.read(run))
+    card = render.run_card(run, progress.read(run))
     assert all(loss in card for loss in told)
     assert "t-bar" not in card
     assert "finished" in render.runs_list([actions.summary(run)], "", "")

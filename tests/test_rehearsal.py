@@ -114,7 +114,7 @@ def test_runs_killed_at_random_moments_end_with_the_adapter_of_the_uninterrupted
         before = len(stage.windows)
         stage.kill_after = chain([chance.uniform(0, 1.0) for _ in range(KILLS)], repeat(None))
         while driver.do("train", run)[-1]["event"] == "refused":
-            run.append({"event": "queued"})  # three workers died before anything was learned, and Go on was pressed
+            run.append({"event": "queued"})  # three workers died before anything was learned, and Resume was pressed
         killed += sum(window.how == "killed" for window in stage.windows[before:])
         same += weights(run) == weights(wholes[kind])
     print(f"\nrehearsal: {RUNS} runs, {killed} workers killed, {same} ended with the same adapter bit for bit")
@@ -207,10 +207,10 @@ def test_a_spent_quota_says_how_much_is_left_when_it_returns_and_that_the_run_is
     run = make(budget__steps=4)
     stage.quota = {TOKEN: 3}
     (problem,) = driver.do("train", run, TOKEN)[-1]["problems"]
-    assert "3 are left" in problem
+    assert "3 s is left" in problem
     assert "5 h 32 min" in problem
     assert "The run is safe" in problem
-    assert "Go on" in problem
+    assert "Resume" in problem
     assert run.status == "prepared"
     stage.quota = {TOKEN: 1000}
     assert driver.do("train", run, TOKEN)[-1] == {"event": "done"}
@@ -236,10 +236,10 @@ def test_windows_are_made_shorter_where_the_platform_finds_them_too_long(stage, 
 @pytest.mark.parametrize(
     ("refuse", "words"),
     [
-        ("runs", "as many GPU jobs as a day allows"),
-        ("pending", "run at once"),
+        ("runs", "as many GPU jobs as one day allows"),
+        ("pending", "running at once"),
         ("queue timeout", "No GPU became free"),
-        ("unavailable", "No GPU is to be had"),
+        ("unavailable", "No GPU is available"),
         ("expired", "Reload it"),
     ],
 )
@@ -248,5 +248,5 @@ def test_each_refusal_of_the_platform_becomes_a_plain_sentence_with_the_next_ste
     stage.refuse = refuse
     (problem,) = driver.do("train", run, TOKEN)[-1]["problems"]
     assert re.search(words, problem)
-    assert problem.endswith("The run is safe: open it again and press Go on.")
+    assert problem.endswith("The run is safe: open it again and press Resume.")
     assert not re.search("Error|Traceback|None", problem)

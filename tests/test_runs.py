@@ -91,7 +91,7 @@ def test_status_tells_a_living_process_from_a_killed_one(run):
     )
     assert holder.stdout.readline() == b"held\n"
     assert run.status == "training"
-    with pytest.raises(TunerError, match="in training already"), run.training():
+    with pytest.raises(TunerError, match="already in training"), run.training():
         pass
     holder.kill()
     holder.wait()

@@ -9,7 +9,7 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorte
 # The rooms in the order in which a run passes through them: each may import from earlier ones only.
 ROOMS = [
     {"tuner", "errors"},
-    {"heartbeat", "hub_errors", "recipe", "tasks"},
+    {"events", "heartbeat", "hub_errors", "recipe", "tasks"},
     {"runs", "runs_cleanup"},
     {"data"},
     {"models"},

@@ -109,7 +109,7 @@ def test_the_form_gives_back_the_recipe_that_fills_it():
     for recipe in (Recipe(), Recipe.parse(settings)):
         with gr.Blocks():
             built = form.build(recipe)
-        asked, table = form.asked(built, {component: component.value for component in built.inputs})
+        asked, table = form.read(built, {component: component.value for component in built.inputs})
         assert asked == recipe
         assert table is None
 
@@ -233,10 +233,10 @@ def test_a_choice_that_cant_stand_side_by_side_leaves_what_is_there(trained, run
     with gr.Blocks():
         tab = playground_tab.build(gr.BrowserState())
     first, other = trained(), trained(model__quantization="none")
-    changed = playground_tab.pick(tab, [first, other], [first], "half a prompt", [])
+    changed = playground_tab.choose_runs(tab, [first, other], [first], "half a prompt", [])
     assert list(changed) == [tab.problem]
     assert "different bases" in changed[tab.problem]
-    assert playground_tab.pick(tab, [first], [first], "", []) == {tab.problem: ""}
+    assert playground_tab.choose_runs(tab, [first], [first], "", []) == {tab.problem: ""}
 
 
 def test_a_prompt_is_asked_for_as_the_task_has_it(tmp_path, monkeypatch):
@@ -245,7 +245,7 @@ def test_a_prompt_is_asked_for_as_the_task_has_it(tmp_path, monkeypatch):
         tab = playground_tab.build(gr.BrowserState())
     for task, asked_for in playground_tab.PROMPTS.items():
         create(Recipe(), path=tmp_path / task).write_json("plan.json", {"task": task})
-        changed = playground_tab.pick(tab, [task], [], "", [])
+        changed = playground_tab.choose_runs(tab, [task], [], "", [])
         assert changed[tab.prompt]["placeholder"] == asked_for
         assert changed[tab.system]["visible"] == (task == "generation")
 
@@ -257,7 +257,7 @@ def test_chat_samples_and_refuses_what_is_no_number(client, finished):
     assert answers[0] == answers[1]
     with pytest.raises(Exception, match="temperature: -1 can't be used"):
         client.predict(**ask, temperature=-1, api_name="/chat")
-    with pytest.raises(Exception, match="Mend the history"):
+    with pytest.raises(Exception, match="Fix the history"):
         client.predict(**ask, history={"base": [{"role": "oracle", "content": "x"}]}, api_name="/chat")
 
 

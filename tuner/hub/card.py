@@ -211,20 +211,20 @@ def _settings(run: Run, recipe: Recipe) -> str:
 
 
 def _training(run: Run) -> str:
-    last: dict[str, dict] = {event["event"]: event for event in run.events()}
-    start, end, step, plan = last.get("start", {}), last.get("end", {}), last.get("step", {}), run.plan
+    start, end, step, heldout = (run.last_event(kind) or {} for kind in ("start", "end", "step", "heldout"))
+    plan = run.plan
     reason = {"steps": "all steps done", "clock": "the time was up", "stopped": "stopped by hand"}.get(
         end.get("reason")
     )
     done, asked = end.get("step"), step.get("steps")
     share = f" of {asked}" if asked and asked != done else ""
     seconds = f"{end['seconds']:.1f} s" if "seconds" in end else UNKNOWN
-    heldout, loss = last.get("heldout", {}).get("loss", UNKNOWN), step.get("loss", UNKNOWN)
+    heldout_loss, loss = heldout.get("loss", UNKNOWN), step.get("loss", UNKNOWN)
     trained, frozen = _count(plan.get("trainable_parameters")), _count(plan.get("model_parameters"))
     lines = [
         f"- steps: {_count(done)}{share} ({step.get('epoch', UNKNOWN)} epochs){f', {reason}' if reason else ''}",
         f"- time: {seconds}, device: {_line(start.get('device', UNKNOWN))}, {_count(step.get('tokens'))} tokens",
-        f"- last loss: {loss} (training), {heldout} (held-out), nats a token",
+        f"- last loss: {loss} (training), {heldout_loss} (held-out), nats a token",
         f"- parameters: {trained} trained, {frozen} frozen",
     ]
     versions = ", ".join(f"{name} {version}" for name in LIBRARIES if (version := _version(name)))
