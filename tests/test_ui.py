@@ -18,7 +18,7 @@ from tuner.errors import TunerError
 from tuner.planning import plan
 from tuner.recipe import Recipe
 from tuner.runs import create
-from tuner.ui import actions, form, playground_tab, progress
+from tuner.ui import actions, form, playground_tab
 
 SHORT = """
 method: {rank: 4}
@@ -112,15 +112,6 @@ def test_the_form_gives_back_the_recipe_that_fills_it():
         asked, table = form.read(built, {component: component.value for component in built.inputs})
         assert asked == recipe
         assert table is None
-
-
-def test_a_resumed_window_takes_back_what_came_after_its_checkpoint():
-    def window(first, last):
-        return [{"event": "start", "step": first}] + [
-            {"event": "step", "step": step, "loss": 1.0} for step in range(first + 1, last + 1)
-        ]
-
-    assert [e["step"] for e in progress.curve(window(0, 7) + window(4, 6))] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_example_run_is_everybodys_and_nobody_changes_it(tmp_path, monkeypatch):
