@@ -185,7 +185,7 @@ def test_a_log_that_is_gone_has_no_events(path):
 def test_a_run_that_was_deleted_and_created_again_is_opened_again(tmp_path, monkeypatch):
     monkeypatch.setattr("tuner.runs.RUNS", tmp_path)
     runs.create(small_recipe(), path=tmp_path / "run").append({"event": "error"})
-    assert actions.open_run("run").status == "failed"
+    assert (actions.open_run("run").status, actions.open_run("run").recipe.seed) == ("failed", small_recipe().seed)
     assert actions.open_run("run") is actions.open_run("run")
     shutil.rmtree(tmp_path / "run")
     runs.create(small_recipe(seed=9), path=tmp_path / "run")
@@ -209,8 +209,7 @@ def test_threads_that_share_a_run_miss_nothing_and_count_nothing_twice(path):
     def look() -> None:
         steps = [0]
         while steps[-1] < total:
-            with log.lock:
-                steps.append(len(log.fold(Curve).losses))
+            steps.append(len(log.fold(Curve).losses))
         seen.append(steps)
 
     threads = [threading.Thread(target=look) for _ in range(6)]
@@ -242,8 +241,11 @@ def test_a_resumed_window_takes_back_what_came_after_its_checkpoint():
     for event in (step(5, 2.0), step(6, 2.0)):
         resumed.add(event)
     assert resumed.losses[3:] == [(4, 1.0), (5, 2.0), (6, 2.0)]
-    resumed.add({"event": "start", "step": 4})
-    assert resumed.last == step(4)
+    for event in (saved | {"step": 6}, {"event": "start", "step": 4}, step(5), step(6, 3.0), saved | {"step": 6}):
+        resumed.add(event)
+    for event in (step(7), {"event": "start", "step": 6}):
+        resumed.add(event)
+    assert resumed.last == step(6, 3.0)
     resumed.add({"event": "start", "step": 0})
     assert (resumed.losses, resumed.last) == ([], {})
 
