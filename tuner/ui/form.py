@@ -15,9 +15,9 @@ from tuner.recipe import Recipe
 from tuner.ui import chooser, elements, fields
 
 BASES = [
-    ("tiny-office · included, generates text", "tiny-office"),
-    ("tiny-summarizer · included, turns text into text", "tiny-summarizer"),
-    ("tiny-reader · included, finds labels and entities", "tiny-reader"),
+    ("tiny-office · included, writes text", "tiny-office"),
+    ("tiny-summarizer · included, rewrites text", "tiny-summarizer"),
+    ("tiny-reader · included, labels text", "tiny-reader"),
     ("Qwen/Qwen3-0.6B · from the Hub", "Qwen/Qwen3-0.6B"),
     ("TinyLlama/TinyLlama-1.1B-Chat-v1.0 · from the Hub", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
     ("google/flan-t5-base · from the Hub", "google/flan-t5-base"),
@@ -56,7 +56,7 @@ def _base_card(form: SimpleNamespace, start: Recipe) -> None:
             value=start.model.name,
             allow_custom_value=True,
             label="Base model",
-            info=fields.schema("model.name")["description"],
+            info="choose one of these, or type the name of any model on the Hub",
             elem_id="base",
         )
         form.settings["model.quantization"] = gr.Radio(
@@ -119,12 +119,18 @@ def _method_card(form: SimpleNamespace, start: Recipe) -> None:
             form.is_surveyed = gr.State(False)
         with gr.Row():
             form.kind = gr.Radio(
-                [(k.capitalize(), k) for k in BUDGETS], value=kind, label="Budget", min_width=200, elem_id="kind"
+                [(k.capitalize(), k) for k in BUDGETS],
+                value=kind,
+                label="Budget",
+                scale=3,
+                min_width=260,
+                elem_id="kind",
             )
             form.amount = gr.Number(
                 getattr(start.budget, kind),
                 label=kind.capitalize(),
                 info=budget_help(kind),
+                scale=2,
                 min_width=140,
                 elem_id="amount",
             )

@@ -51,6 +51,7 @@ def theme() -> gr.themes.Base:
         block_info_text_color="*neutral_500",
         block_info_text_color_dark="*neutral_400",
         input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
     )
 
 
