@@ -1,11 +1,12 @@
 """The way through the page in a real Chromium: train the example, see the chart move, come back, chat."""
 
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
 from conftest import ROOT
-from playwright.sync_api import Page, expect, sync_playwright
-from served import serve
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from served import Served, serve
 from stage import Stage
 
 PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
@@ -21,13 +22,15 @@ expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The served app's address."""
     with serve(tmp_path_factory.mktemp("browser") / "runs") as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def chromium():
+def chromium() -> Iterator[Browser]:
+    """One browser for all tests."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(**CHROMIUM)
         yield browser
@@ -35,7 +38,7 @@ def chromium():
 
 
 @pytest.fixture
-def visit(chromium, url):
+def visit(chromium: Browser, url: Served) -> Iterator[Callable[..., Page]]:
     """Opens the page as a new visitor; in the end, nothing may have come from elsewhere and no error been logged."""
     contexts, faults = [], []
 
@@ -53,19 +56,22 @@ def visit(chromium, url):
     yield opened
     for context in contexts:
         context.close()
-    assert [f for f in faults if not any(known in f for known in LEAVING)] == []
+    assert [f for f in faults if not any(message in f for message in LEAVING)] == []
 
 
 def is_external(address: str) -> bool:
+    """Whether the address is on another machine."""
     parts = urlsplit(address)
     return parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in ("127.0.0.1", "localhost")
 
 
 def points(page: Page) -> int:
+    """Steps in the card's loss curve."""
     return page.evaluate("Number(document.querySelector('#card .t-curve')?.dataset.points || 0)")
 
 
 def wait_for_more(page: Page, than: int) -> int:
+    """Wait until the loss curve has more steps, and return how many."""
     page.wait_for_function("n => Number(document.querySelector('#card .t-curve')?.dataset.points || 0) > n", arg=than)
     return points(page)
 

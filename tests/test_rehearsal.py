@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from itertools import chain, repeat
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, small_recipe
@@ -47,10 +49,12 @@ class Driver:
         )
 
     def begin(self, job: str, run: Run, token: str = "") -> None:
+        """Begin a job."""
         self.process.stdin.write(json.dumps({"job": job, "run": str(run.path), "token": token}) + "\n")
         self.process.stdin.flush()
 
-    def events(self):
+    def events(self) -> Iterator[dict]:
+        """The job's events as they come; the last one is done, or refused."""
         for line in self.process.stdout:
             if not line.startswith("{"):
                 continue  # spaces prints there too
@@ -65,32 +69,38 @@ class Driver:
         return list(self.events())
 
     def end(self) -> None:
+        """Kill the app, as a restart of the Space does."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 @pytest.fixture(scope="module")
-def stage():
+def stage() -> Iterator[Stage]:
+    """One GPU."""
     with Stage() as stage:
         yield stage
 
 
 @pytest.fixture(scope="module")
-def driver(stage):
+def driver(stage: Stage) -> Iterator[Driver]:
+    """The app on the stage."""
     driver = Driver(stage)
     yield driver
     driver.end()
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(stage):
+def as_it_was(stage: Stage) -> Iterator[None]:
+    """Put the stage's settings back after each test."""
     yield
     stage.quota = stage.longest = stage.refuse = None
     stage.kill_after = iter(())
 
 
 @pytest.fixture
-def make(tmp_path):
+def make(tmp_path: Path) -> Callable[..., Run]:
+    """Prepares a small run with these settings."""
+
     def make(**settings) -> Run:
         path = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         return plan.prepare(small_recipe(**SETTINGS | settings), path=path)
@@ -99,6 +109,7 @@ def make(tmp_path):
 
 
 def weights(run: Run) -> bytes:
+    """The adapter's file."""
     return (run.adapter / "adapter_model.safetensors").read_bytes()
 
 
@@ -177,10 +188,10 @@ def test_a_stop_is_seen_within_two_seconds_and_the_run_goes_on_to_the_same_end(s
     driver.begin("train", run)
     events = driver.events()
     next(e for e in events if e["event"] == "step" and e["step"] == 5)
-    asked, stopped = time.monotonic(), time.time()
+    requested, stopped = time.monotonic(), time.time()
     run.stop()
     list(events)
-    assert time.monotonic() - asked < 2
+    assert time.monotonic() - requested < 2
     assert run.status == "stopped"
     # The step at hand, and one more where that one ended while the stop was being asked for.
     assert sum(e["time"] > stopped for e in run.events() if e["event"] == "step") <= 2

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -24,7 +25,8 @@ with Run(sys.argv[1]).training():
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> runs.Run:
+    """A run that has not begun."""
     return runs.create(small_recipe(), root=tmp_path)
 
 
@@ -189,7 +191,7 @@ def test_status_after_the_end_and_after_the_scoring(run, reason, unscored, score
     assert run.status == scored
 
 
-def aged(root, name: str, hours: float, *events: dict) -> runs.Run:
+def aged(root: Path, name: str, hours: float, *events: dict) -> runs.Run:
     """A run of 10,000 bytes whose last event is so old."""
     run = runs.create(Recipe(), path=root / name)
     for event in events:

@@ -1,7 +1,7 @@
-"""A run's event log, events.jsonl: one JSON object a line, appended to by whoever works on the run.
+"""A run's event log, events.jsonl: one JSON object per line, appended to by whoever works on the run.
 
-Readers continue where their last look ended. A killed writer may leave half a line, and a deleted run may be created
-again under the same path, so neither a whole last line nor the same file is taken for granted.
+Readers continue where they stopped last time. They expect half a line, left by a killed writer, and another file under
+the same name, left by somebody who deleted the run and created it again.
 """
 
 import json
