@@ -3,15 +3,15 @@
 import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# Progress bars of libraries have no place in a server's log.
+# Libraries' progress bars would fill the server's log.
 for bars in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
     os.environ.setdefault(bars, "1")
 
-from tuner import gpu  # noqa: E402, F401  first: on ZeroGPU `spaces` has to be imported before torch
+from tuner import gpu  # noqa: E402, F401  first, because on ZeroGPU `spaces` must be imported before torch
 from tuner.data.parse import MAX_FILE_BYTES  # noqa: E402
 from tuner.ui import page  # noqa: E402
 
-WAITING = 100  # requests that may wait in line
+WAITING = 100  # requests that may queue
 
 
 def main() -> None:
@@ -23,9 +23,9 @@ def main() -> None:
         footer_links=["api"],
         run_history=False,
         mcp_server=False,
-        max_file_size=MAX_FILE_BYTES + 2**20,  # what is larger than the limit by little gets its own sentence
+        max_file_size=MAX_FILE_BYTES + 2**20,  # so that a file just over the limit gets our own message
         show_error=True,
-        max_threads=2 * WAITING,  # who looks on at a run holds one
+        max_threads=2 * WAITING,  # everybody who follows a run holds one
     )
 
 

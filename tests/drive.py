@@ -26,27 +26,29 @@ def train(run: Run) -> None:
 
 def chat(run: Run) -> None:
     """One message to base and adapter."""
-    asked = [{"role": "user", "content": "need that report asap"}]
-    *_, texts = gpu.chat({"adapter": run}, {}, {"base": asked, "adapter": asked}, max_new_tokens=8)
+    turns = [{"role": "user", "content": "need that report asap"}]
+    *_, texts = gpu.chat({"adapter": run}, {}, {"base": turns, "adapter": turns}, max_new_tokens=8)
     say({"event": "answer", **texts})
 
 
 def merge(run: Run) -> None:
+    """Merge the adapter and check the merge."""
     say({"event": "merged", **gpu.merge(run)})
 
 
 def say(value: dict) -> None:
+    """Report one value to the test."""
     print(json.dumps(value), flush=True)
 
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        asked = json.loads(line)
-        if asked.get("token"):
-            headers = SimpleNamespace(get=lambda name, t=asked["token"]: t if name == "x-ip-token" else None)
+        request = json.loads(line)
+        if request.get("token"):
+            headers = SimpleNamespace(get=lambda name, t=request["token"]: t if name == "x-ip-token" else None)
             LocalContext.request.set(SimpleNamespace(headers=headers))
         try:
-            {"train": train, "chat": chat, "merge": merge}[asked["job"]](Run(Path(asked["run"])))
+            {"train": train, "chat": chat, "merge": merge}[request["job"]](Run(Path(request["run"])))
             say({"event": "done"})
         except TunerError as error:
             say({"event": "refused", "problems": list(error.problems)})

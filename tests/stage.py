@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -63,7 +63,16 @@ class Stage:
     refuse: None, a name in REFUSALS, or "queue timeout": how every further request is refused.
     """
 
-    def __init__(self, gpus=1, quota=None, longest=None, kill_after=None, *, grace=0.0, queue_patience=60.0):
+    def __init__(
+        self,
+        gpus: int = 1,
+        quota: dict[str, int] | None = None,
+        longest: int | None = None,
+        kill_after: Iterable[float | None] | None = None,
+        *,
+        grace: float = 0.0,
+        queue_patience: float = 60.0,
+    ):
         self.gpus, self.quota, self.longest, self.kill_after = gpus, quota, longest, iter(kill_after or ())
         self.grace, self.queue_patience, self.wait = grace, queue_patience, 19920  # 5:32:00
         self.refuse: str | None = None

@@ -1,11 +1,12 @@
 """The way through the page in a real Chromium: train the example, see the chart move, come back, chat."""
 
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
 from conftest import ROOT
-from playwright.sync_api import Page, expect, sync_playwright
-from served import serve
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from served import Served, serve
 from stage import Stage
 
 PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
@@ -21,13 +22,15 @@ expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The served app's address."""
     with serve(tmp_path_factory.mktemp("browser") / "runs") as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def chromium():
+def chromium() -> Iterator[Browser]:
+    """One browser for all tests."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(**CHROMIUM)
         yield browser
@@ -35,7 +38,7 @@ def chromium():
 
 
 @pytest.fixture
-def visit(chromium, url):
+def visit(chromium: Browser, url: Served) -> Iterator[Callable[..., Page]]:
     """Opens the page as a new visitor; in the end, nothing may have come from elsewhere and no error been logged."""
     contexts, faults = [], []
 
@@ -53,19 +56,22 @@ def visit(chromium, url):
     yield opened
     for context in contexts:
         context.close()
-    assert [f for f in faults if not any(known in f for known in LEAVING)] == []
+    assert [f for f in faults if not any(message in f for message in LEAVING)] == []
 
 
 def is_external(address: str) -> bool:
+    """Whether the address is on another machine."""
     parts = urlsplit(address)
     return parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in ("127.0.0.1", "localhost")
 
 
 def points(page: Page) -> int:
+    """Steps in the card's loss curve."""
     return page.evaluate("Number(document.querySelector('#card .t-curve')?.dataset.points || 0)")
 
 
 def wait_for_more(page: Page, than: int) -> int:
+    """Wait until the loss curve has more steps, and return how many."""
     page.wait_for_function("n => Number(document.querySelector('#card .t-curve')?.dataset.points || 0) > n", arg=than)
     return points(page)
 
@@ -81,9 +87,9 @@ def answered(page: Page, titles: list[str]) -> None:
 
 def test_the_way_through(visit, tmp_path):
     page = visit()
-    expect(page.locator("#card")).to_contain_text("steps a pass")
+    expect(page.locator("#card")).to_contain_text("per epoch")
     page.locator("#amount input").fill(str(STEPS))
-    expect(page.locator("#card")).to_contain_text(f"The budget is {STEPS} steps")
+    expect(page.locator("#card")).to_contain_text(f"Budget: {STEPS} steps")
     page.locator("#train").click()
     seen = wait_for_more(page, wait_for_more(page, 0))
     assert "run=" in page.url
@@ -133,8 +139,8 @@ def test_problems_stand_in_place_and_nothing_typed_is_lost(visit):
     expect(page.locator("#card .t-problems")).to_contain_text('an empty "completion"')
     expect(page.locator("#pasted textarea")).to_have_value(typed)
     expect(page.locator("#train")).to_be_enabled()
-    page.get_by_label("Shipped example").check()
-    expect(page.locator("#card")).to_contain_text("steps a pass")
+    page.get_by_label("Included example").check()
+    expect(page.locator("#card")).to_contain_text("per epoch")
 
 
 def test_markup_in_rows_is_shown_as_text_wherever_it_is_shown(visit):
@@ -153,7 +159,7 @@ def test_markup_in_rows_is_shown_as_text_wherever_it_is_shown(visit):
 
 def test_dark_and_a_phones_width(visit, tmp_path):
     page = visit("?__theme=dark", viewport=PHONE)
-    expect(page.locator("#card")).to_contain_text("steps a pass")
+    expect(page.locator("#card")).to_contain_text("per epoch")
     assert page.evaluate("document.body.classList.contains('dark')")
     for name in ("Train", "Playground", "My runs"):
         page.get_by_role("tab", name=name).click()
@@ -170,7 +176,7 @@ def test_on_zerogpu_a_run_goes_on_in_the_next_window_while_its_tab_is_open(chrom
         expect(page.locator("#card .t-parts").first).to_be_visible()
         page.get_by_label("Seconds", exact=True).check()
         page.locator("#amount input").fill("13")
-        expect(page.locator("#card")).to_contain_text("The budget is 13 seconds")
+        expect(page.locator("#card")).to_contain_text("Budget: 13 seconds")
         expect(page.locator("#card .t-parts-names").first).to_contain_text("training 13 s")
         page.locator("#train").click()
         expect(page.locator("#card .t-run")).to_have_attribute("data-phase", "training")
@@ -195,10 +201,10 @@ def test_on_zerogpu_a_spent_quota_is_told_in_the_card_and_the_run_goes_on_later(
         page.set_default_timeout(PATIENCE)
         page.goto(url)
         page.locator("#amount input").fill("5")
-        expect(page.locator("#card")).to_contain_text("The budget is 5 steps")
+        expect(page.locator("#card")).to_contain_text("Budget: 5 steps")
         stage.quota = {"a.eyJ1IjoxfQ.c": 4}
         page.locator("#train").click()
-        expect(page.locator("#card .t-problems")).to_contain_text("4 are left. It is whole again in 5 h 32 min.")
+        expect(page.locator("#card .t-problems")).to_contain_text("4 s is left. The full quota is back in 5 h 32 min.")
         expect(page.locator("#card .t-problems")).to_contain_text("The run is safe")
         stage.quota = None
         page.locator("#resume").click()

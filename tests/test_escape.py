@@ -11,7 +11,7 @@ from tuner import recipe, runs
 from tuner.hub.card import card
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import KINDS
-from tuner.ui import chooser, render, train_tab
+from tuner.ui import chooser, elements, plan_card, render, train_tab
 from tuner.ui.progress import Progress
 
 MARKUP = """<img src=x onerror="alert('x')">&"""
@@ -27,19 +27,21 @@ CHOICE = {"setting": "rank", "value": 4, "reason": "usual"}
 TOLD = {"problems": [MARKUP]}
 
 DRAWN = {
-    "a problem": lambda: render.problems([MARKUP]),
-    "one problem of two": lambda: render.problems(["", MARKUP]),
-    "a box's title": lambda: render.problems([""], MARKUP),
-    "a note": lambda: render.note(MARKUP),
-    "what is being done": lambda: render.busy(MARKUP),
+    "a problem": lambda: elements.problems([MARKUP]),
+    "one problem of two": lambda: elements.problems(["", MARKUP]),
+    "a box's title": lambda: elements.problems([""], MARKUP),
+    "a note": lambda: elements.note(MARKUP),
+    "what is being done": lambda: elements.busy(MARKUP),
     "a reference": lambda: render.reference(MARKUP),
-    "a plan's name": lambda: render.plan(FACTS, MARKUP),
-    "a plan's warning": lambda: render.plan(FACTS | {"warnings": [MARKUP]}, ""),
+    "a plan's name": lambda: plan_card.plan_card(FACTS, MARKUP),
+    "a plan's warning": lambda: plan_card.plan_card(FACTS | {"warnings": [MARKUP]}, ""),
     **{
-        f"a chosen setting's {part}": lambda part=part: render.chosen({"chosen": [CHOICE | {part: MARKUP}]})
+        f"a chosen setting's {part}": lambda part=part: plan_card.chosen_settings(
+            {"chosen": [CHOICE | {part: MARKUP}]}
+        )
         for part in CHOICE
     },
-    "one value of several": lambda: render.chosen({"chosen": [CHOICE | {"value": ["q_proj", MARKUP]}]}),
+    "one value of several": lambda: plan_card.chosen_settings({"chosen": [CHOICE | {"value": ["q_proj", MARKUP]}]}),
     **{
         f"an example's {part}": lambda part=part: render.before_and_after([EXAMPLE | {part: MARKUP}])
         for part in EXAMPLE
@@ -67,7 +69,7 @@ def test_markup_from_outside_is_shown_as_text(what):
 
 
 def test_an_address_can_not_leave_its_attribute():
-    html = render.pushed(f"https://huggingface.co/a/{MARKUP}")
+    html = render.push_link(f"https://huggingface.co/a/{MARKUP}")
     assert is_escaped(html)
     assert '"alert' not in html
     row = render.runs_list([RUN | {"run": MARKUP}], "", "")
@@ -97,14 +99,16 @@ def test_a_runs_recipe_is_text_on_its_card_before_and_after_its_end(source, fini
     run = runs.Run(shutil.copytree(finished.path, tmp_path / "run"))
     run.write_text("recipe.yaml", run.recipe.with_settings(SOURCES[source]).to_yaml())
     for phase in ("finished", "failed"):
-        assert is_escaped(render.view(run, Progress(phase, last=run.last_event("step"), losses=[(1, 2.0), (2, 1.0)])))
+        assert is_escaped(
+            render.run_card(run, Progress(phase, last=run.last_event("step"), losses=[(1, 2.0), (2, 1.0)]))
+        )
 
 
 def test_an_errors_text_and_a_recipes_error_are_text_on_the_card(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "RUNS", tmp_path)
     run = runs.create(small_recipe(), path=tmp_path / "run")
     run.append({"event": "error", "problems": [MARKUP]})
-    assert is_escaped(render.view(run))
+    assert is_escaped(render.run_card(run))
     assert is_escaped(train_tab.panel("run")[0])
     assert is_escaped(train_tab.panel(MARKUP)[0])  # there is no run of this name, and it says so
 

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from tuner import runs, terminal
 from tuner.cli import main
-from tuner.evaluation.metrics import rouge_l
 from tuner.experiments import compare
 from tuner.hub.card import card
+from tuner.metrics import rouge_l
 from tuner.ui import actions, api, playground_tab, render
 
 LENGTH = 16  # tokens, as the run was scored
@@ -62,7 +62,7 @@ def test_in_the_playground_and_the_terminal_each_answers_as_it_did_when_it_was_s
     assert shown == [answers[variant] for variant in ("base", "adapter", "merged")]
     with gr.Blocks():
         tab = playground_tab.build(gr.BrowserState())
-    picked = playground_tab.pick(tab, ["mine"], [], "", [])
+    picked = playground_tab.choose_runs(tab, ["mine"], [], "", [])
     titles = [picked[column]["label"] for column in tab.columns[:3]]
     assert all(re.search(v, title, re.IGNORECASE) for v, title in zip(answers, titles, strict=True))
 
@@ -82,7 +82,7 @@ def test_a_conversation_in_the_terminal_keeps_each_models_own_turns(mine, scores
 def test_the_page_shows_base_before_and_adapter_after(mine, scores):
     scores["adapter"]["exact_match"] = 0.25  # so few steps make no answer equal to its reference
     mine.write_json("evaluation.json", scores)
-    html = render.view(mine)
+    html = render.run_card(mine)
     assert in_order(plain(html), "base 0%", "adapter 25%")
     base, adapter, gain = (scores[part] for part in ("base", "adapter", "gain"))
     verdict = plain(html.partition('class="t-sub"')[0])

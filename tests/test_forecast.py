@@ -11,7 +11,7 @@ from tuner import gpu, runs, terminal
 from tuner.errors import TunerError
 from tuner.planning import forecast, plan
 from tuner.training.window import train
-from tuner.ui import progress, render
+from tuner.ui import plan_card, progress, render
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_the_pace_of_an_earlier_run_corrects_the_next_estimate():
         taken, rel=0.25
     )
     assert after["scoring"] != before["scoring"]
-    card = render.view(run, progress.read(run))
+    card = render.run_card(run, progress.read(run))
     assert f"{1000 * run.plan['forecast']['a_step']:.0f} ms" in card
     assert f"{1000 * taken:.0f} ms" in card
 
@@ -103,17 +103,17 @@ def test_a_method_without_an_estimate_is_planned_all_the_same(monkeypatch):
     monkeypatch.setattr(forecast, "estimate_memory", fails)
     checked = plan.check(small_recipe())
     assert checked.plan["forecast"]["memory"] is None
-    assert "Time" in render.plan(checked.plan, "name")
+    assert "Time" in plan_card.plan_card(checked.plan, "name")
 
 
 def test_the_card_tells_the_share_of_the_quota_and_what_would_finish_today():
     facts = plan.check(small_recipe(budget__seconds=60)).plan
-    plenty = render.plan(facts, "name", {"left": 300, "resets_in": 0})
+    plenty = plan_card.plan_card(facts, "name", {"left": 300, "resets_in": 0})
     assert "5 min 00 s left today" in plenty
     assert "will not finish" not in plenty
-    little = render.plan(facts, "name", {"left": 40, "resets_in": 7200})
+    little = plan_card.plan_card(facts, "name", {"left": 40, "resets_in": 7200})
     assert "will not finish today" in little
-    assert "whole again in 2 h 00 min" in little
+    assert "resume it in 2 h 00 min" in little
     assert "would finish today" in little
 
 
@@ -144,18 +144,18 @@ def test_the_estimate_stands_before_the_fact_each_with_its_own_figures(finished,
     run = runs.Run(shutil.copytree(finished.path, tmp_path / "run"))
     run.write_json("plan.json", run.plan | {"forecast": FORESEEN})
     run.append(TAKEN | {"peak_memory": 2 * 2**30})
-    html = render.view(run, progress.read(run))
+    html = render.run_card(run, progress.read(run))
     (told,) = [line for line in re.findall(r'<p class="t-sub">(.*?)</p>', html) if "ms" in line]
     assert in_order(told, "49 s", "200 ms", "27 s", "100 ms", "3.0 GB", "2.0 GB")
     assert re.search(r"(?i)^(foretold|estimat).*49 s.*(taken|took).*27 s", told)
     run.append(TAKEN)  # without a GPU there is no peak to tell
-    assert "GB" not in render.view(run, progress.read(run))
+    assert "GB" not in render.run_card(run, progress.read(run))
     run.write_json("plan.json", run.plan | {"forecast": None})
-    assert "200 ms" not in render.view(run, progress.read(run))
+    assert "200 ms" not in render.run_card(run, progress.read(run))
 
 
 def test_a_plan_says_each_figure_for_what_it_is_on_the_page_and_in_the_terminal():
-    page, lines = plain(render.plan(PLANNED, "name")), terminal.plan_text(PLANNED)
+    page, lines = plain(plan_card.plan_card(PLANNED, "name")), terminal.plan_text(PLANNED)
     for told in (page, lines):
         assert in_order(told, "Mind the rows.")
     for told in (re.sub(",", "", page.partition("240 ")[1] + page.partition("240 ")[2]), re.sub(",", "", lines)):
@@ -163,13 +163,13 @@ def test_a_plan_says_each_figure_for_what_it_is_on_the_page_and_in_the_terminal(
     assert in_order(page, "57 s", "49 s", "8 s", "3.0 GB", "8.0 GB", "2.0 GB", "512 MB")
     assert in_order(lines, "57 s", "30 steps", "49 s", "8 s", "3.0 GB", "8.0 GB", "2.0 GB", "512 MB")
     timed = PLANNED | {"steps": None, "epochs": None, "seconds": 45.0}
-    for told in (plain(render.plan(timed, "name")), terminal.plan_text(timed)):
+    for told in (plain(plan_card.plan_card(timed, "name")), terminal.plan_text(timed)):
         assert re.search(r"45\s+seconds", told)
 
 
 def test_where_the_estimate_comes_from_is_told():
     measured = PLANNED | {"forecast": FORESEEN | {"measured": True}}
-    for tell in (lambda facts: plain(render.plan(facts, "")), terminal.plan_text):
+    for tell in (lambda facts: plain(plan_card.plan_card(facts, "")), terminal.plan_text):
         assert "earlier run" in tell(measured)
         assert "earlier run" not in tell(PLANNED)
 
@@ -178,7 +178,7 @@ def test_where_the_estimate_comes_from_is_told():
     ("left", "warned", "instead"), [(57, False, None), (56.9, True, 48), (11, True, 3), (10, True, None)]
 )
 def test_the_quota_is_held_against_training_and_scoring_together(left, warned, instead):
-    told = plain(render.plan(PLANNED, "", {"left": left, "resets_in": 7200}))
+    told = plain(plan_card.plan_card(PLANNED, "", {"left": left, "resets_in": 7200}))
     assert ("will not finish today" in told) == warned
     assert ("2 h 00 min" in told) == warned
     budgets = [int(n) for n in re.findall(r"budget of (\d+) seconds", told)]

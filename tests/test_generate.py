@@ -14,9 +14,8 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
-from tuner import runs
+from tuner import metrics, runs
 from tuner.errors import TunerError
-from tuner.evaluation import metrics
 from tuner.evaluation.answers import evaluate, heldout_rows
 from tuner.inference import generate, merge
 from tuner.inference.variants import load_variants
@@ -339,7 +338,7 @@ def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, caps
     assert scores["rows"] == 0
     assert scores["adapter"]["loss"] < scores["base"]["loss"]
     losses = f"{scores['base']['loss']:.3f}", f"{scores['adapter']['loss']:.3f}"
-    card = render.view(run, progress.read(run))
+    card = render.run_card(run, progress.read(run))
     assert all(loss in card for loss in losses)
     assert "t-bar" not in card
     assert "finished" in render.runs_list([actions.summary(run)], "", "")

@@ -112,7 +112,7 @@ def spent(asked: int, left: int, wait: str = "5:32:00", more: str = "") -> gr.Er
 
 def refusal(error: Exception, run: runs.Run, job: str = "train", seconds: float = 30) -> str:
     with pytest.raises(TunerError) as caught:
-        gpu._other_seconds(error, seconds, run, job)
+        gpu._shorter_window(error, seconds, run, job)
     (problem,) = caught.value.problems
     return problem
 
@@ -122,17 +122,17 @@ SUBSCRIBE = "Subscribe to Hugging Face PRO to get 40 min of ZeroGPU quota a day 
 REFUSALS = {
     "5 h 32 min": spent(30, 4),
     "1 h 5 min": spent(30, 4, "1:05:00", SUBSCRIBE),
-    "many GPU jobs as a day": platform("quota exceeded", "You have exceeded your ZeroGPU runs limit. "),
-    "many GPU jobs as a day ": platform("quota exceeded", "You have exceeded your ZeroGPU runs limit. " + SUBSCRIBE),
+    "many GPU jobs as one day": platform("quota exceeded", "You have exceeded your ZeroGPU runs limit. "),
+    "many GPU jobs as one day ": platform("quota exceeded", "You have exceeded your ZeroGPU runs limit. " + SUBSCRIBE),
     "sign in": platform("quota exceeded", "Space app has reached its GPU limit. Retry later"),
     "sign in ": platform("quota exceeded", "No GPU was available after 60s. Retry later"),
     "within a minute": platform("queue timeout", "No GPU was available after 60s."),
-    "run at once": platform("pending credits exceeded", "You have too many ZeroGPU credits allocated."),
+    "running at once": platform("pending credits exceeded", "You have too many ZeroGPU credits allocated."),
     "long enough": platform("illegal duration", "The requested GPU duration (15s) is larger than the maximum allowed"),
     "Reload": platform("client error", "Expired ZeroGPU proxy token"),
     "at the moment": platform("client error", "No GPU was available"),
-    "not known here": platform("something new", "?"),
-    "not known here ": RuntimeError("ZeroGPU API /schedule error: 500"),
+    "unknown error": platform("something new", "?"),
+    "unknown error ": RuntimeError("ZeroGPU API /schedule error: 500"),
 }
 
 
@@ -167,7 +167,7 @@ def test_training_takes_the_seconds_that_are_left_where_they_are_enough(asked, l
     if expected is None:
         assert "left" in refusal(spent(asked, left), run)
     else:
-        assert gpu._other_seconds(spent(asked, left), 30, run, "train") == expected
+        assert gpu._shorter_window(spent(asked, left), 30, run, "train") == expected
     for job in ("chat", "merge"):  # which need all that they ask for
         assert "left" in refusal(spent(asked, left), run, job)
 
@@ -176,7 +176,7 @@ def test_too_long_a_window_is_halved_until_it_would_be_too_short(run):
     seconds, tried = 60.0, []
     for _ in range(10):
         try:
-            seconds = gpu._other_seconds(REFUSALS["long enough"], seconds, run, "train")
+            seconds = gpu._shorter_window(REFUSALS["long enough"], seconds, run, "train")
         except TunerError:
             break
         tried.append(seconds)
@@ -188,10 +188,10 @@ def test_too_long_a_window_is_halved_until_it_would_be_too_short(run):
 def test_a_worker_that_was_ended_is_a_death_in_training_and_a_sentence_elsewhere(run):
     aborted = platform("worker error", "GPU task aborted")
     with pytest.raises(gpu.Died):
-        gpu._other_seconds(aborted, 30, run, "train")
+        gpu._shorter_window(aborted, 30, run, "train")
     for job in ("chat", "merge"):
         assert "try again" in refusal(aborted, run, job)
-    assert "not known here" in refusal(platform("worker error", "ValueError"), run)
+    assert "unknown error" in refusal(platform("worker error", "ValueError"), run)
 
 
 @pytest.mark.parametrize(

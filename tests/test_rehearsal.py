@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from itertools import chain, repeat
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, small_recipe
@@ -47,10 +49,12 @@ class Driver:
         )
 
     def begin(self, job: str, run: Run, token: str = "") -> None:
+        """Begin a job."""
         self.process.stdin.write(json.dumps({"job": job, "run": str(run.path), "token": token}) + "\n")
         self.process.stdin.flush()
 
-    def events(self):
+    def events(self) -> Iterator[dict]:
+        """The job's events as they come; the last one is done, or refused."""
         for line in self.process.stdout:
             if not line.startswith("{"):
                 continue  # spaces prints there too
@@ -65,32 +69,38 @@ class Driver:
         return list(self.events())
 
     def end(self) -> None:
+        """Kill the app, as a restart of the Space does."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 @pytest.fixture(scope="module")
-def stage():
+def stage() -> Iterator[Stage]:
+    """One GPU."""
     with Stage() as stage:
         yield stage
 
 
 @pytest.fixture(scope="module")
-def driver(stage):
+def driver(stage: Stage) -> Iterator[Driver]:
+    """The app on the stage."""
     driver = Driver(stage)
     yield driver
     driver.end()
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(stage):
+def as_it_was(stage: Stage) -> Iterator[None]:
+    """Put the stage's settings back after each test."""
     yield
     stage.quota = stage.longest = stage.refuse = None
     stage.kill_after = iter(())
 
 
 @pytest.fixture
-def make(tmp_path):
+def make(tmp_path: Path) -> Callable[..., Run]:
+    """Prepares a small run with these settings."""
+
     def make(**settings) -> Run:
         path = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         return plan.prepare(small_recipe(**SETTINGS | settings), path=path)
@@ -99,6 +109,7 @@ def make(tmp_path):
 
 
 def weights(run: Run) -> bytes:
+    """The adapter's file."""
     return (run.adapter / "adapter_model.safetensors").read_bytes()
 
 
@@ -114,7 +125,7 @@ def test_runs_killed_at_random_moments_end_with_the_adapter_of_the_uninterrupted
         before = len(stage.windows)
         stage.kill_after = chain([chance.uniform(0, 1.0) for _ in range(KILLS)], repeat(None))
         while driver.do("train", run)[-1]["event"] == "refused":
-            run.append({"event": "queued"})  # three workers died before anything was learned, and Go on was pressed
+            run.append({"event": "queued"})  # three workers died before anything was learned, and Resume was pressed
         killed += sum(window.how == "killed" for window in stage.windows[before:])
         same += weights(run) == weights(wholes[kind])
     print(f"\nrehearsal: {RUNS} runs, {killed} workers killed, {same} ended with the same adapter bit for bit")
@@ -177,10 +188,10 @@ def test_a_stop_is_seen_within_two_seconds_and_the_run_goes_on_to_the_same_end(s
     driver.begin("train", run)
     events = driver.events()
     next(e for e in events if e["event"] == "step" and e["step"] == 5)
-    asked, stopped = time.monotonic(), time.time()
+    requested, stopped = time.monotonic(), time.time()
     run.stop()
     list(events)
-    assert time.monotonic() - asked < 2
+    assert time.monotonic() - requested < 2
     assert run.status == "stopped"
     # The step at hand, and one more where that one ended while the stop was being asked for.
     assert sum(e["time"] > stopped for e in run.events() if e["event"] == "step") <= 2
@@ -207,10 +218,10 @@ def test_a_spent_quota_says_how_much_is_left_when_it_returns_and_that_the_run_is
     run = make(budget__steps=4)
     stage.quota = {TOKEN: 3}
     (problem,) = driver.do("train", run, TOKEN)[-1]["problems"]
-    assert "3 are left" in problem
+    assert "3 s is left" in problem
     assert "5 h 32 min" in problem
     assert "The run is safe" in problem
-    assert "Go on" in problem
+    assert "Resume" in problem
     assert run.status == "prepared"
     stage.quota = {TOKEN: 1000}
     assert driver.do("train", run, TOKEN)[-1] == {"event": "done"}
@@ -236,10 +247,10 @@ def test_windows_are_made_shorter_where_the_platform_finds_them_too_long(stage, 
 @pytest.mark.parametrize(
     ("refuse", "words"),
     [
-        ("runs", "as many GPU jobs as a day allows"),
-        ("pending", "run at once"),
+        ("runs", "as many GPU jobs as one day allows"),
+        ("pending", "running at once"),
         ("queue timeout", "No GPU became free"),
-        ("unavailable", "No GPU is to be had"),
+        ("unavailable", "No GPU is available"),
         ("expired", "Reload it"),
     ],
 )
@@ -248,5 +259,5 @@ def test_each_refusal_of_the_platform_becomes_a_plain_sentence_with_the_next_ste
     stage.refuse = refuse
     (problem,) = driver.do("train", run, TOKEN)[-1]["problems"]
     assert re.search(words, problem)
-    assert problem.endswith("The run is safe: open it again and press Go on.")
+    assert problem.endswith("The run is safe: open it again and press Resume.")
     assert not re.search("Error|Traceback|None", problem)

@@ -5,7 +5,9 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 from conftest import ROOT, small_recipe
 
@@ -23,7 +25,8 @@ with Run(sys.argv[1]).training():
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> runs.Run:
+    """A run that has not begun."""
     return runs.create(small_recipe(), root=tmp_path)
 
 
@@ -91,11 +94,84 @@ def test_status_tells_a_living_process_from_a_killed_one(run):
     )
     assert holder.stdout.readline() == b"held\n"
     assert run.status == "training"
-    with pytest.raises(TunerError, match="in training already"), run.training():
+    with pytest.raises(TunerError, match="already in training"), run.training():
         pass
     holder.kill()
     holder.wait()
     assert run.status == "interrupted"
+
+
+FORKING = """
+import multiprocessing, sys
+from tuner.runs import Run
+multiprocessing.set_start_method("fork")
+run = Run(sys.argv[1])
+with run.training():
+    child = multiprocessing.Process(target=sys.stdin.read)
+    child.start()
+    print(child.pid, flush=True)
+    sys.stdin.readline()
+print("released", flush=True)
+child.join()
+"""
+
+
+def python(code: str, run: runs.Run) -> subprocess.Popen:
+    """A process that does this with the run; it ends with its standard input."""
+    command = [sys.executable, "-c", code, str(run.path)]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+
+@pytest.mark.parametrize("how", ["killed", "released"])
+def test_a_forked_worker_that_lives_on_does_not_keep_the_run(run, how):
+    with python(FORKING, run) as trainer:
+        worker = psutil.Process(int(trainer.stdout.readline()))
+        assert run.is_training
+        if how == "killed":
+            trainer.kill()
+            trainer.wait()
+        else:
+            trainer.stdin.write("\n")
+            assert trainer.stdout.readline() == "released\n"
+        assert worker.is_running()
+        assert not run.is_training
+        with run.training():
+            assert run.is_training
+        trainer.kill()
+        worker.kill()
+
+
+LOOKING = """
+import sys
+from tuner.runs import Run
+run, looks = Run(sys.argv[1]), []
+print("looking", flush=True)
+while not run.is_asked_to_stop:
+    looks.append(run.is_training)
+print(len(looks), sum(looks), flush=True)
+"""
+
+
+def test_looks_disturb_neither_each_other_nor_a_trainer(run):
+    lookers = [python(LOOKING, run) for _ in range(2)]
+    for looker in lookers:
+        assert looker.stdout.readline() == "looking\n"
+    assert not any(run.is_training for _ in range(100))
+    run.stop()
+    for looker in lookers:
+        looks, mistaken = map(int, looker.communicate(timeout=60)[0].split())
+        assert looks > 10
+        assert mistaken == 0
+    (run.path / "stop").unlink()
+    lookers = [python(LOOKING, run) for _ in range(2)]
+    for looker in lookers:
+        assert looker.stdout.readline() == "looking\n"
+    for _ in range(50):
+        with run.training():  # raises where a look is in the way
+            pass
+    run.stop()
+    for looker in lookers:
+        looker.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +191,7 @@ def test_status_after_the_end_and_after_the_scoring(run, reason, unscored, score
     assert run.status == scored
 
 
-def aged(root, name: str, hours: float, *events: dict) -> runs.Run:
+def aged(root: Path, name: str, hours: float, *events: dict) -> runs.Run:
     """A run of 10,000 bytes whose last event is so old."""
     run = runs.create(Recipe(), path=root / name)
     for event in events:

@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,16 @@ class Caller:
         for line in self.process.stdout:
             self.answers.put(json.loads(line))
 
-    def send(self, stage, name="one", token=None, seconds=30, steps=3, gate=None, fails=None) -> None:
+    def send(
+        self,
+        stage: Stage,
+        name: str = "one",
+        token: str | None = None,
+        seconds: int = 30,
+        steps: int = 3,
+        gate: Path | None = None,
+        fails: str | None = None,
+    ) -> None:
         """Begin a call; a gate is a pipe to which somebody has to write before the generator ends."""
         line = [name, stage.url, token, seconds, steps, gate and str(gate), fails]
         self.process.stdin.write(json.dumps(line) + "\n")
@@ -90,14 +100,15 @@ class Caller:
         """The end of the call that ended next."""
         return self.answers.get(timeout=60)
 
-    def call(self, stage, **arguments) -> dict:
+    def call(self, stage: Stage, **arguments) -> dict:
         """Begin a call and wait for its end."""
         self.send(stage, **arguments)
         return self.answer()
 
 
 @pytest.fixture(scope="module")
-def caller(tmp_path_factory):
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    """A process that calls the GPU as a Space does."""
     caller = Caller(tmp_path_factory.mktemp("caller"))
     yield caller
     caller.process.kill()
@@ -105,20 +116,24 @@ def caller(tmp_path_factory):
 
 
 @pytest.fixture
-def gate(tmp_path):
+def gate(tmp_path: Path) -> Path:
+    """A pipe that a call waits at until something is written to it."""
     os.mkfifo(tmp_path / "gate")
     return tmp_path / "gate"
 
 
 def pids(answer: dict) -> set[int]:
+    """The workers that gave the answer's values."""
     return {pid for _, pid in answer["values"]}
 
 
 def steps(answer: dict) -> list:
+    """The answer's values without their workers."""
     return [step for step, _ in answer["values"]]
 
 
 def refusal(answer: dict) -> tuple[str, str]:
+    """Title and message of a call that gave no value."""
     assert answer["values"] == []
     return answer["title"], answer["message"]
 
@@ -285,11 +300,11 @@ def test_a_caller_that_has_gone_leaves_the_line(caller, gate):
 def test_each_refusal_is_told_in_the_words_of_the_platform(caller, why, title, words):
     with Stage(quota={TOKEN: 40}) as stage:
         stage.refuse = why
-        told = refusal(caller.call(stage, token=TOKEN, seconds=30))
+        message = refusal(caller.call(stage, token=TOKEN, seconds=30))
         stage.refuse = None
         assert caller.call(stage, token=TOKEN, seconds=30)["title"] is None
-    assert told[0] == title
-    assert words in told[1]
+    assert message[0] == title
+    assert words in message[1]
 
 
 SEEN = "import sys, torch; print(sys.argv[1:], __name__, sys.path[0], torch.__name__, 'spaces' in sys.modules)"
@@ -302,13 +317,13 @@ def test_a_script_and_a_module_run_as_the_main_one_with_torch_and_spaces(tmp_pat
     with Stage() as stage:
         environment = os.environ | stage.environment | {"PYTHONPATH": str(tmp_path)}
         command = [sys.executable, str(ON_STAGE), *what, "a", "-b"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.stdout.split("\n")[0] == f"['a', '-b'] __main__ {ON_STAGE.parent.parent} torch True", done.stderr
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.stdout.split("\n")[0] == f"['a', '-b'] __main__ {ON_STAGE.parent.parent} torch True", ended.stderr
 
 
 def test_without_a_stage_the_launcher_says_so():
     command = [sys.executable, str(ON_STAGE), "app.py"]
     environment = {k: v for k, v in os.environ.items() if k != "SPACES_ZERO_GPU"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode
-    assert "the environment of a stage is missing" in done.stderr
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode
+    assert "the environment of a stage is missing" in ended.stderr

@@ -6,21 +6,25 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
 
 import gradio as gr
 import pytest
 from conftest import small_recipe
 from gradio_client import Client, handle_file
 from hub_double import Hub
-from served import ROOT, serve
+from served import ROOT, Served, serve
 
 from tuner.errors import TunerError
 from tuner.planning import plan
 from tuner.recipe import Recipe
 from tuner.runs import create
 from tuner.tasks import TASKS
-from tuner.ui import actions, form, playground_tab, progress
+from tuner.ui import actions, form, playground_tab
 
+T = TypeVar("T")
 SHORT = """
 method: {rank: 4}
 training: {checkpoint_seconds: 0.5, batch_size: 8}
@@ -34,30 +38,34 @@ ROWS = "prompt,completion\n" + "".join(f"hey can u do task {i},Could you please 
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The app's folder of runs."""
     return tmp_path_factory.mktemp("page") / "runs"
 
 
 @pytest.fixture(scope="module")
-def hub():
+def hub() -> Iterator[Hub]:
+    """A Hub that the app pushes to."""
     server = Hub()
     yield server
     server.close()
 
 
 @pytest.fixture(scope="module")
-def url(runs, hub):
+def url(runs: Path, hub: Hub) -> Iterator[Served]:
+    """The served app's address."""
     with serve(runs, HF_ENDPOINT=hub.url, HF_HOME=str(runs.parent / "hf"), **HUB_AT_HAND) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def client(url):
+def client(url: Served) -> Client:
+    """A visitor of the app."""
     return Client(url, verbose=False)
 
 
 @pytest.fixture(scope="module")
-def finished(url):
+def finished(url: Served) -> tuple[str, list[dict]]:
     """A visitor's run of five steps, trained to its end; its id and its events."""
     job = Client(url, verbose=False).submit(recipe=SHORT % 5, rows=ROWS, api_name="/train")
     events = list(job)
@@ -65,37 +73,37 @@ def finished(url):
 
 
 @pytest.fixture(scope="module")
-def trained(url, runs):
+def trained(url: Served, runs: Path) -> Callable[..., str]:
     """Trains a small run with other settings among the app's, once; gives its id."""
     from tuner.training.window import train
 
-    done: dict[str, str] = {}
+    trained: dict[str, str] = {}
 
     def run_of(**settings) -> str:
-        if (key := str(settings)) not in done:
+        if (key := str(settings)) not in trained:
             run = plan.prepare(small_recipe(evaluation__rows=2, **settings), root=runs)
             list(train(run))
-            done[key] = run.id
-        return done[key]
+            trained[key] = run.id
+        return trained[key]
 
     return run_of
 
 
-def until(condition, seconds=90):
+def until(condition: Callable[[], T], seconds: float = 90) -> T:
     """Look again and again until the condition holds, and return what it gave."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline, "it never came to pass"
         time.sleep(0.1)
-    return found
+    return value
 
 
 def test_start_imports_nothing_heavy():
     heavy = ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "evaluate")
     code = f"import sys, app; from tuner.ui import page; page.build(); print([m for m in {heavy} if m in sys.modules])"
     environment = os.environ | {"TUNER_RUNS": "/nonexistent"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.stdout.strip() == "[]", ended.stderr
 
 
 def test_the_form_gives_back_the_recipe_that_fills_it():
@@ -110,18 +118,9 @@ def test_the_form_gives_back_the_recipe_that_fills_it():
     for recipe in (Recipe(), Recipe.parse(settings)):
         with gr.Blocks():
             built = form.build(recipe)
-        asked, table = form.asked(built, {component: component.value for component in built.inputs})
-        assert asked == recipe
+        read, table = form.read(built, {component: component.value for component in built.inputs})
+        assert read == recipe
         assert table is None
-
-
-def test_a_resumed_window_takes_back_what_came_after_its_checkpoint():
-    def window(first, last):
-        return [{"event": "start", "step": first}] + [
-            {"event": "step", "step": step, "loss": 1.0} for step in range(first + 1, last + 1)
-        ]
-
-    assert [e["step"] for e in progress.curve(window(0, 7) + window(4, 6))] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_example_run_is_everybodys_and_nobody_changes_it(tmp_path, monkeypatch):
@@ -234,10 +233,10 @@ def test_a_choice_that_cant_stand_side_by_side_leaves_what_is_there(trained, run
     with gr.Blocks():
         tab = playground_tab.build(gr.BrowserState())
     first, other = trained(), trained(model__quantization="none")
-    changed = playground_tab.pick(tab, [first, other], [first], "half a prompt", [])
+    changed = playground_tab.choose_runs(tab, [first, other], [first], "half a prompt", [])
     assert list(changed) == [tab.problem]
     assert "different bases" in changed[tab.problem]
-    assert playground_tab.pick(tab, [first], [first], "", []) == {tab.problem: ""}
+    assert playground_tab.choose_runs(tab, [first], [first], "", []) == {tab.problem: ""}
 
 
 def test_a_prompt_is_asked_for_as_the_task_has_it(tmp_path, monkeypatch):
@@ -246,7 +245,7 @@ def test_a_prompt_is_asked_for_as_the_task_has_it(tmp_path, monkeypatch):
         tab = playground_tab.build(gr.BrowserState())
     for task in TASKS:
         create(Recipe(), path=tmp_path / task).write_json("plan.json", {"task": task})
-        changed = playground_tab.pick(tab, [task], [], "", [])
+        changed = playground_tab.choose_runs(tab, [task], [], "", [])
         assert changed[tab.prompt]["placeholder"] == TASKS[task].placeholder
         assert changed[tab.system]["visible"] == (task == "generation")
         assert changed[tab.prompt]["lines"] == (4 if task == "question_answering" else 1)
@@ -259,7 +258,7 @@ def test_chat_samples_and_refuses_what_is_no_number(client, finished):
     assert answers[0] == answers[1]
     with pytest.raises(Exception, match="temperature: -1 can't be used"):
         client.predict(**ask, temperature=-1, api_name="/chat")
-    with pytest.raises(Exception, match="Mend the history"):
+    with pytest.raises(Exception, match="Fix the history"):
         client.predict(**ask, history={"base": [{"role": "oracle", "content": "x"}]}, api_name="/chat")
 
 

@@ -8,14 +8,13 @@ from conftest import in_order, plain, small_recipe
 from rich.console import Console
 from test_scoring import OVERLAP, metric, pairs
 
-from tuner import runs, terminal
+from tuner import metrics, runs, terminal
 from tuner.errors import TunerError
-from tuner.evaluation import metrics
 from tuner.evaluation.answers import evaluate
-from tuner.evaluation.metrics import METRICS, Metric
 from tuner.evaluation.score import score
 from tuner.evaluation.verdict import judge
 from tuner.hub.card import card
+from tuner.metrics import METRICS, Metric
 from tuner.planning import plan
 from tuner.ui import fields, render
 

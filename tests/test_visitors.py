@@ -6,12 +6,14 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 from conftest import ROOT
 from gradio_client import Client
-from served import serve
+from served import Served, serve
 from stage import Stage
 
 from tuner.recipe import Recipe
@@ -30,18 +32,21 @@ evaluation: {rows: 4, max_new_tokens: 8, loss_every: 0}
 
 
 @pytest.fixture(scope="module")
-def stage():
+def stage() -> Iterator[Stage]:
+    """GPUs for all places."""
     with Stage(gpus=PLACES, queue_patience=300) as stage:
         yield stage
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The app's folder of runs."""
     return tmp_path_factory.mktemp("visitors") / "runs"
 
 
 @pytest.fixture(scope="module")
-def url(stage, runs):
+def url(stage: Stage, runs: Path) -> Iterator[Served]:
+    """The app served on the stage."""
     launcher = (str(ROOT / "tests/on_stage.py"),)
     with serve(
         runs, launcher, **stage.environment, TUNER_TRAINING_SLOTS=f"{PLACES}", TUNER_WINDOW_SECONDS="20"
@@ -63,6 +68,7 @@ class Visitor(threading.Thread):
         self.seen = ""
 
     def run(self) -> None:
+        """Train, then look at everything that is shown."""
         client = Client(self.url, headers={"X-IP-Token": self.token}, verbose=False)
         rows = "prompt,completion\n" + "".join(f"do {self.word} {i},Please do {self.word} {i}.\n" for i in range(24))
         job = client.submit(recipe=RECIPE, rows=rows, api_name="/train")
@@ -79,12 +85,12 @@ class Visitor(threading.Thread):
         client.close()
 
 
-def memory(url) -> int:
+def memory(url: Served) -> int:
     """Bytes that the app itself holds in memory, its workers left out."""
     return psutil.Process(url.pid).memory_info().rss
 
 
-def visit(url, stage, numbers) -> list[Visitor]:
+def visit(url: Served, stage: Stage, numbers: Iterable[int]) -> list[Visitor]:
     """All come while no GPU is free: whoever finds no place to train at waits, however fast the machine is."""
     visitors = [Visitor(url, number) for number in numbers]
     gpus, stage.gpus = stage.gpus, 0
@@ -149,10 +155,10 @@ def test_a_run_is_stopped_while_it_waits_and_goes_on_later(url, runs):
     assert client.predict(waiting, api_name="/stop") == "withdrawn"
     assert client.predict(waiting, api_name="/status")["phase"] == "prepared"
     for run in set(ids) - {waiting}:
-        asked = time.monotonic()
+        requested = time.monotonic()
         client.predict(run, api_name="/stop")
         while client.predict(run, api_name="/status")["status"] == "training":
-            assert time.monotonic() - asked < 2
+            assert time.monotonic() - requested < 2
         assert client.predict(run, api_name="/status")["phase"] == "stopped"
     events = client.submit(waiting, api_name="/resume")
     assert next(e for e in events if e["event"] == "step")

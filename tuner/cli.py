@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tuner import terminal
 from tuner.errors import TunerError
-from tuner.evaluation.metrics import METRICS, metric_of
+from tuner.metrics import METRICS, metric_of
 
 if TYPE_CHECKING:
     from tuner.inference.generate import Loaded

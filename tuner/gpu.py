@@ -1,8 +1,8 @@
-"""The one door to the GPU: what trains, answers, scores or merges for the page passes through here.
+"""The one door to the GPU: everything that trains, answers, scores or merges for the page passes through here.
 
-On ZeroGPU everything goes through one decorated generator, so that all jobs share one warm worker and the base models
-that it has loaded. Elsewhere training runs in a process of its own, so that runs do not share random states, a crash
-takes nobody along, and a closed page or a restarted app leaves it going; the rest runs in this process.
+On ZeroGPU one decorated generator does it all, so that all jobs share one warm worker and its loaded base models.
+Elsewhere each training runs in a process of its own: runs share no random state, a crash takes nothing else down, and
+a closed page or a restarted app leaves it running. The rest runs in this process.
 """
 
 import gc
@@ -25,12 +25,12 @@ from tuner.runs import Run
 log = logging.getLogger(__name__)
 
 ZERO = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-WINDOW = float(os.environ.get("TUNER_WINDOW_SECONDS", 60))  # the longest that is asked for at once
-LEAST = 10  # seconds: less is not worth loading a model for
-BESIDE = 5  # seconds that a window of training is asked for beyond its training and scoring
-CHATTING = 30  # seconds for an answer or a merge, the loading of the model included
-DEATHS = 3  # workers that may end before anything was learned
-TOO_SHORT = ("died", "unscored", "error")  # how a window ends that may have been too short
+WINDOW = float(os.environ.get("TUNER_WINDOW_SECONDS", 60))  # the longest window requested
+LEAST = 10  # seconds; a shorter window is not worth loading a model for
+BESIDE = 5  # seconds requested for a window of training beyond its training and scoring
+CHATTING = 30  # seconds for an answer or a merge, including loading the model
+DEATHS = 3  # workers that may die before anything was learned
+TOO_SHORT = ("died", "unscored", "error")  # endings of a window that may have been too short
 POLL = 0.2  # seconds between looks at a run's events
 
 _importing = threading.Lock()
@@ -39,55 +39,56 @@ _warm = False  # whether this worker has done a job
 
 @dataclass(frozen=True)
 class Refused:
-    """A TunerError on its way out of the worker, which lets only an ordinary exception's class name through."""
+    """A TunerError on its way out of a worker, where an exception would lose all but its class name."""
 
     problems: tuple[str, ...]
 
 
 class Died(Exception):
-    """The process that did the job is gone."""
+    """The process that did the job was ended from outside."""
 
 
 def train(run: Run) -> Iterator[dict]:
-    """One window of training, or of the scoring that follows: yields the run's events. Raises TunerError.
+    """One window of training, or of the scoring after it; yields the run's events. Raises TunerError.
 
-    A budget that is longer than a window leaves the run paused, and the next call goes on. So does a worker that was
-    ended from outside, unless several did before they learned anything.
+    A budget longer than a window leaves the run paused, and the next call resumes it. So does a worker that was ended
+    from outside, unless DEATHS of them were before anything was learned.
     """
-    start = len(run.events())
+    reader = run.reader()
+    reader.read()  # what happened before this window
     try:
         for _ in _in_a_window(run) if ZERO else _in_a_process(run):
-            for event in run.events(start):
-                start += 1
-                yield event
+            yield from reader.read()
             yield {"event": "heartbeat"}
     except Died:
         run.append({"event": "died"})
         if _deaths(run) >= DEATHS:
             raise TunerError(
-                f"Training of run {run.id} was ended from outside {DEATHS} times before it learned anything. Most "
-                "likely the model needs more memory than there is: take a smaller one, hold it in 4 bits, or take "
-                "shorter rows. What was learned before is kept."
+                f"Training of run {run.id} was ended from outside {DEATHS} times before it learned anything. The "
+                "model probably needs more memory than there is: choose a smaller base model, set Precision to 4-bit, "
+                "or use shorter rows. What was learned before is kept."
             ) from None
-    yield from run.events(start)
+    yield from reader.read()
 
 
 def chat(
-    adapters: dict[str, Run], merged: dict[str, Path], conversations: dict[str, list[dict]], **sampling
+    adapters: dict[str, Run], merged: dict[str, Path], conversations: dict[str, list[dict]], **sampling: float
 ) -> Iterator[dict[str, str]]:
-    """Answers to each variant's conversation, as they grow: of the base, of runs' adapters on it and of merged models,
-    by variant. Raises TunerError."""
+    """The answers so far to each variant's conversation, by variant. Raises TunerError.
+
+    Variants are the base, the adapters of runs on it and folders of merged models.
+    """
     paths = ({variant: str(run.path) for variant, run in adapters.items()}, {v: str(f) for v, f in merged.items()})
     yield from filter(None, _through("chat", next(iter(adapters.values())), CHATTING, *paths, conversations, sampling))
 
 
 def merge(run: Run) -> dict:
-    """Merge the run's adapter; returns the merge check. Raises TunerError."""
+    """Merge the run's adapter into its base; returns the merge check. Raises TunerError."""
     return next(filter(None, _through("merge", run, CHATTING)))
 
 
 def import_core() -> None:
-    """Import what jobs need, before a window opens; one at a time: transformers' lazy modules bear no two."""
+    """Import what jobs need before a window opens; transformers' lazy modules break if two threads import them."""
     with _importing:
         import bitsandbytes  # noqa: F401
 
@@ -95,9 +96,9 @@ def import_core() -> None:
 
 
 def quota(token: str | None) -> dict | None:
-    """The GPU seconds that the signed-in visitor has left today, and those until they are whole again.
+    """The signed-in visitor's GPU seconds left today (left), and the seconds until the full quota is back (resets_in).
 
-    None where they can't be known: off ZeroGPU, without a token, or when the Hub does not tell.
+    None if they are unknown: off ZeroGPU, without a token, or when the Hub does not answer.
     """
     if not ZERO or not token:
         return None
@@ -107,33 +108,33 @@ def quota(token: str | None) -> dict | None:
 
     hub_errors.limit_waiting()
     try:
-        found = HfApi(token=token).get_zero_gpu_quota()
+        remaining = HfApi(token=token).get_zero_gpu_quota()
     except Exception as error:
         log.warning("the GPU quota can't be read: %s", type(error).__name__)  # its text might hold the token
         return None
-    until = (found.resets_at - datetime.now(timezone.utc)).total_seconds() if found.resets_at else 0.0
-    return {"left": found.remaining, "resets_in": max(0.0, until)}
+    until = (remaining.resets_at - datetime.now(timezone.utc)).total_seconds() if remaining.resets_at else 0.0
+    return {"left": remaining.remaining, "resets_in": max(0.0, until)}
 
 
 def seconds_needed(run: Run) -> float:
     """Seconds of GPU time that the run still needs: loading, training, scoring."""
-    foreseen = run.plan.get("forecast") or {"training": WINDOW, "scoring": CHATTING, "start_up": BESIDE}
+    forecast = run.plan.get("forecast") or {"training": WINDOW, "scoring": CHATTING, "start_up": BESIDE}
     ended = run.last_event("checkpoint", "answered", "end", *TOO_SHORT)
     if ended and ended["event"] in TOO_SHORT:
         return WINDOW
-    start_up = (run.last_event("start") or {}).get("start_up", foreseen["start_up"])
+    start_up = (run.last_event("start") or {}).get("start_up", forecast["start_up"])
     if run.is_trained:
-        return BESIDE + start_up + foreseen["scoring"]
+        return BESIDE + start_up + forecast["scoring"]
     last, budget = run.last_event("step"), run.plan["seconds"]
     if budget:
-        return max(0.0, budget - (last["seconds"] if last else 0.0)) + foreseen["scoring"]
-    training = start_up + last["seconds_to_go"] if last else foreseen["training"]
-    # An estimate may be off, and what is not used is not charged.
-    return BESIDE + 1.2 * training + foreseen["scoring"]
+        return max(0.0, budget - (last["seconds"] if last else 0.0)) + forecast["scoring"]
+    training = start_up + last["seconds_to_go"] if last else forecast["training"]
+    # The estimate may be too low, and unused seconds are not charged.
+    return BESIDE + 1.2 * training + forecast["scoring"]
 
 
 def _make_ready(run: Run) -> None:
-    """All that a window needs and that can be had before it opens. A worker inherits what is imported here."""
+    """Do before the window opens what needs no GPU. A worker inherits what is imported here."""
     import_core()
     from tuner.models.fetch import base_of
     from tuner.models.shape import load_tokenizer, shape_of
@@ -149,7 +150,7 @@ def _in_a_window(run: Run) -> Iterator[dict]:
 
 def _in_a_process(run: Run) -> Iterator[None]:
     """Train in a process of its own, yielding now and then. Raises TunerError and Died."""
-    before = len(run.events())
+    earlier_error = run.last_event("error")
     with open(run.path / "train.log", "ab") as log_file:
         command = [sys.executable, "-m", "tuner", "train", str(run.path.resolve()), "--json"]
         process = subprocess.Popen(
@@ -167,8 +168,12 @@ def _in_a_process(run: Run) -> Iterator[None]:
     if process.returncode < 0:
         raise Died
     if process.returncode:
-        said = next((e for e in reversed(run.events(before)) if e["event"] == "error"), {})
-        raise TunerError(*said.get("problems", [f"Training of run {run.id} could not begin. Try again."]))
+        error = run.last_event("error")
+        if error and error != earlier_error:
+            raise TunerError(*error["problems"])
+        raise TunerError(
+            f"Training of run {run.id} could not start. Whoever runs this app finds the reason in the run's train.log."
+        )
 
 
 def _deaths(run: Run) -> int:
@@ -182,11 +187,11 @@ def _deaths(run: Run) -> int:
 
 
 def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
-    """Do the job in a window of so many seconds, or of what can be had. Raises TunerError and Died."""
+    """Do the job in a window of so many seconds, or of as many as are granted. Raises TunerError and Died."""
     if ZERO:
         _make_ready(run)
     while True:
-        seconds = int(seconds)  # spaces drops the rest, and the worker must not count on it
+        seconds = int(seconds)  # spaces drops the fraction, and the worker must not count on it
         try:
             for value in _window(job, str(run.path), seconds, *arguments):
                 if isinstance(value, Refused):
@@ -198,59 +203,65 @@ def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
         except Exception as error:
             if not ZERO:
                 raise
-            seconds = _other_seconds(error, seconds, run, job)
+            seconds = _shorter_window(error, seconds, run, job)
 
 
-def _other_seconds(error: Exception, seconds: float, run: Run, job: str) -> float:
-    """What to ask for instead, after the platform refused; else raises what a person is told, or Died."""
-    title, said = getattr(error, "title", "").removeprefix("ZeroGPU "), str(getattr(error, "message", error))
-    if (title, said) == ("worker error", "GPU task aborted"):
+def _shorter_window(error: Exception, seconds: float, run: Run, job: str) -> float:
+    """The seconds to request instead after the platform refused. Raises TunerError if there are none, and Died."""
+    title, message = getattr(error, "title", "").removeprefix("ZeroGPU "), str(getattr(error, "message", error))
+    if (title, message) == ("worker error", "GPU task aborted"):
         if job == "train":
             raise Died from None
-        raise TunerError("The GPU was taken away before the answer was whole. Nothing is lost: try again.") from None
-    figures = re.search(r"(\d+)s requested vs\. (-?\d+)s left", said)
+        raise TunerError(
+            "The GPU was taken away before the answer was complete. Nothing is lost: try again."
+        ) from None
+    figures = re.search(r"(\d+)s requested vs\. (-?\d+)s left", message)
     if title == "quota exceeded" and figures and job == "train":
-        asked, left = map(int, figures.groups())
-        if LEAST <= (possible := int(left * seconds / asked)) < seconds:
+        charged, left = map(int, figures.groups())  # a larger GPU is charged at a multiple of its seconds
+        if LEAST <= (possible := int(left * seconds / charged)) < seconds:
             return possible
     if title == "illegal duration" and seconds / 2 >= LEAST:
         return seconds / 2
-    for kind, pattern, words in REFUSALS:
-        if title == kind and (found := re.search(pattern, said)):
-            parts = {"wait": _spoken(parts[-1])} if (parts := found.groups()) else {}
+    for kind, pattern, sentence in REFUSALS:
+        if title == kind and (match := re.search(pattern, message)):
+            details = {"wait": _spoken(match[1])} if match.groups() else {}
             if figures:
-                parts |= {"asked": figures[1], "left": max(0, int(figures[2]))}
-            raise TunerError(f"{words.format(**parts)} {NEXT[job]}") from None
+                details |= {"requested": figures[1], "left": max(0, int(figures[2]))}
+            raise TunerError(f"{sentence.format(**details)} {NEXT[job]}") from None
     log.error("run %s: the GPU platform failed", run.id, exc_info=error)
-    raise TunerError(
-        f"The GPU service failed in a way that is not known here ({title or said}). {NEXT[job]}"
-    ) from None
+    # May happen each time, so there is no promise that resuming will help.
+    safe = "The run is safe." if job == "train" else NEXT[job]
+    raise TunerError(f"The GPU service failed with an unknown error ({title or message}). {safe}") from None
 
 
-# ZeroGPU's refusals: the error's title, what its message holds, and what a person is told.
+# ZeroGPU's refusals: the error's title, a pattern of its message, and what the visitor reads.
 REFUSALS = [
     (
         "quota exceeded",
         r"s left\)\. Try again in (.*)\. ",
-        "Your GPU time for today does not reach: {asked} seconds were asked for, {left} are left. It is whole again "
-        "in {wait}.",
+        "Not enough GPU time left today: this needs {requested} s, and {left} s is left. The full quota is back in "
+        "{wait}.",
     ),
-    ("quota exceeded", "runs limit", "You have started as many GPU jobs as a day allows."),
+    ("quota exceeded", "runs limit", "You have started as many GPU jobs as one day allows."),
     (
         "quota exceeded",
         "",
-        "This page has no GPU time of its own left. Open it on huggingface.co and sign in, so that your own counts.",
+        "This page has used up its own GPU time. Open it on huggingface.co and sign in to use yours.",
     ),
-    ("queue timeout", "", "No GPU became free within a minute: many people are waiting."),
-    ("pending credits exceeded", "", "Too many of your GPU jobs run at once. Wait until one of them has ended."),
-    ("illegal duration", "", "The GPU service grants no window that is long enough to load the model."),
+    ("queue timeout", "", "No GPU became free within a minute because many people are waiting."),
+    (
+        "pending credits exceeded",
+        "",
+        "Too many of your GPU jobs are running at once. Wait until one of them has finished.",
+    ),
+    ("illegal duration", "", "The GPU service allows no window long enough to load the model."),
     ("client error", "Expired", "The page has been open for too long. Reload it."),
-    ("client error", "", "No GPU is to be had at the moment."),
+    ("client error", "", "No GPU is available at the moment."),
 ]
 NEXT = {
-    "train": "The run is safe: open it again and press Go on.",
-    "chat": "Nothing is lost: send it again then.",
-    "merge": "Nothing is lost: try it again then.",
+    "train": "The run is safe: open it again and press Resume.",
+    "chat": "Nothing is lost: send the message again later.",
+    "merge": "Nothing is lost: try the merge again later.",
 }
 
 
@@ -263,25 +274,26 @@ def _spoken(wait: str) -> str:
 
 def _perform(job: str, path: str, seconds: float, *arguments) -> Iterator:
     """What a worker does: a run folder's path and a few plain values in, plain values out."""
-    run, opened = Run(Path(path)), _opened()
+    run, opened = Run(Path(path)), _opening_time()
     try:
         yield from JOBS[job](run, seconds, opened, *arguments)
     except TunerError as error:
         yield Refused(error.problems)
     except Exception:
         log.exception("run %s: %s broke", run.id, job)
-        yield Refused((f"Something broke that we did not foresee (run {run.id}). Nothing is lost: try again.",))
+        safe = "What the run learned is kept." if job == "train" else NEXT[job]
+        yield Refused((f"Tuner failed unexpectedly (run {run.id}). {safe}",))
 
 
-def _opened() -> float:
-    """When this job's window opened, on time.monotonic()'s clock: a cold worker's did when it was forked."""
+def _opening_time() -> float:
+    """When this job's window opened, on time.monotonic()'s clock; a cold worker's opened when it was forked."""
     global _warm
     if not ZERO or _warm:
         return time.monotonic()
     _warm = True
-    # The Trainer collects garbage as it begins; to look through all that was inherited would also copy its memory.
+    # The Trainer collects garbage when it starts, and going through all inherited objects would copy their memory.
     gc.freeze()
-    # Field 22 of stat: when this process was forked, in clock ticks since the machine started.
+    # Field 22 of stat: when this process was forked, in clock ticks since the machine booted.
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return time.monotonic() - age

@@ -1,14 +1,15 @@
-"""Heartbeats: ZeroGPU cancels a generator only where it yields, so work is done in a thread, and the wait yields."""
+"""Heartbeats: ZeroGPU can cancel a generator only where it yields, so a thread works while the generator yields."""
 
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 HEARTBEAT = 0.5  # seconds
 
 
-def with_heartbeat(work: Callable[[Callable], None], stop: Callable[[], None]) -> Iterator:
-    """What `work(put)` puts, and None every half second that brings nothing. What it raises is raised here.
+def with_heartbeat(work: Callable[[Callable[[Any], None]], None], stop: Callable[[], None]) -> Iterator[Any]:
+    """Yield what `work(put)` puts, and None after each half second without a value. Raises what the work raises.
 
     Closing the generator calls `stop` and waits until the work has ended.
     """

@@ -1,4 +1,4 @@
-"""Keeps the runs' folder in bounds: what was finished longest ago goes first, and never a run that is under way."""
+"""Keeps the folder of runs within a limit: the oldest finished runs are deleted first, and never one in progress."""
 
 import os
 import shutil
@@ -9,31 +9,31 @@ from pathlib import Path
 from tuner import runs
 from tuner.runs import Run
 
-LIMIT = float(os.environ.get("TUNER_MAX_RUNS_GB", 20)) * 2**30  # bytes that all runs may take together
-UNDER_WAY = 3600  # seconds since its last event in which a run may still wait for its turn or its next window
+LIMIT = float(os.environ.get("TUNER_MAX_RUNS_GB", 20)) * 2**30  # bytes of all runs together
+IN_PROGRESS = 3600  # seconds after its last event in which a run may still wait for its turn or its next window
 
 _one_at_a_time = threading.Lock()
 
 
 def make_room(root: Path | None = None, keep: frozenset[str] = frozenset(), limit: float | None = None) -> list[str]:
-    """Delete runs until the rest take at most `limit` bytes; returns the ids of those deleted.
+    """Delete runs until the rest take at most `limit` bytes (default LIMIT); returns the deleted ids.
 
-    Runs of anonymous visitors go before those of visitors who signed in, finished ones before others, old before new.
+    Anonymous visitors' runs go before those of visitors who signed in, finished ones before others, old before new.
     """
-    limit, gone = LIMIT if limit is None else limit, []
+    limit, deleted = LIMIT if limit is None else limit, []
     with _one_at_a_time:
         sizes = {run: _size(run.path) for run in runs.list_runs(root)}
         total = sum(sizes.values())
         for run in sorted(sizes, key=_worth):
             if total <= limit:
                 break
-            recent = time.time() - _touched(run) < UNDER_WAY
+            recent = time.time() - _touched(run) < IN_PROGRESS
             if run.id in keep or run.is_training or (recent and run.ending != "finished"):
                 continue
             shutil.rmtree(run.path, ignore_errors=True)
             total -= sizes[run]
-            gone.append(run.id)
-    return gone
+            deleted.append(run.id)
+    return deleted
 
 
 def _worth(run: Run) -> tuple[bool, bool, float]:

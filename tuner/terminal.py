@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tuner.evaluation.metrics import METRICS
 from tuner.evaluation.verdict import judge, other_scores
+from tuner.metrics import METRICS
 from tuner.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from datasets import load_from_disk
 
 from tuner import runs
 from tuner.errors import TunerError
-from tuner.evaluation.metrics import Metric, chosen
 from tuner.evaluation.score import score
 from tuner.inference import generate
 from tuner.inference.variants import LoadedVariants, load_variants
+from tuner.metrics import Metric, chosen
 from tuner.models.device import device_type
 from tuner.models.losses import heldout_loss
 from tuner.planning.pace import PACES, pace_key, remember

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tuner.evaluation.metrics import Metric, exact_match
+from tuner.metrics import Metric, exact_match
 
 RESAMPLES = 2000
 VARIANTS = ("base", "adapter")

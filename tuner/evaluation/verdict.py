@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tuner.evaluation.metrics import metric_of
+from tuner.metrics import metric_of
 
 FEW_ROWS = 20  # below this a score is only a hint
 HEADLINES = {"good": "It helped.", "bad": "It made things worse.", "unsure": "No clear difference."}

@@ -11,11 +11,10 @@ from pathlib import PurePath
 
 from tuner.data.parse import SUFFIXES
 from tuner.data.sources import HUB_NAME
-from tuner.evaluation.metrics import metric_of
 from tuner.evaluation.verdict import judge, other_scores, with_interval
-from tuner.hub.card_use import fence, use
-from tuner.methods.files import is_native
+from tuner.hub.card_use import fence, kind_of, use
 from tuner.methods.registry import METHODS
+from tuner.metrics import metric_of
 from tuner.recipe import EXAMPLES, Recipe
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
@@ -31,11 +30,12 @@ def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
     `base` is the base model's name on the Hub if it differs from the recipe's: a shipped model is pushed as well.
     """
     recipe, scores = _shown_recipe(run), run.read_json("evaluation.json") or {}
+    kind = kind_of(run)
     title = (repo or recipe.name or f"adapter-{run.id}").rpartition("/")[2]
     parts = [
         f"# {_line(title)}",
         _summary(run, recipe, base),
-        use(run, recipe, base, repo or "OWNER/" + re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII)),
+        use(run, recipe, base, repo or "OWNER/" + re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII), kind),
         _scores(run, scores, recipe),
         _before_and_after(scores),
         _data(run, recipe),
@@ -43,7 +43,11 @@ def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
         _training(run),
         _limits(run, recipe, scores),
     ]
-    return f"---\n{_front_matter(run, recipe, scores, title, base)}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+    return (
+        f"---\n{_front_matter(run, recipe, scores, title, base, kind)}\n---\n\n"
+        + "\n\n".join(filter(None, parts))
+        + "\n"
+    )
 
 
 def public_recipe(recipe: Recipe) -> Recipe:
@@ -77,7 +81,7 @@ def _source(recipe: Recipe) -> str:
     return source if is_hub_dataset(source) else PurePath(source.replace("\\", "/")).name
 
 
-def _front_matter(run: Run, recipe: Recipe, scores: dict, title: str, base: str | None) -> str:
+def _front_matter(run: Run, recipe: Recipe, scores: dict, title: str, base: str | None, kind: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     hub_data, task = is_hub_dataset(recipe.data.source), _task(run)
@@ -90,7 +94,7 @@ def _front_matter(run: Run, recipe: Recipe, scores: dict, title: str, base: str 
         "base_model_relation": ("finetune" if METHODS[recipe.method.name].changes_base else "adapter")
         if name
         else None,
-        "library_name": "transformers" if run.adapter.is_dir() and is_native(run.adapter) else "peft",
+        "library_name": "peft" if kind in ("peft", "hybrid") else "transformers",
         "pipeline_tag": task.pipeline,
         "tags": ["tuner", recipe.method.name, *quantized, *(["sft"] if task.generates else []), task.pipeline],
         "datasets": [recipe.data.source] if hub_data else None,

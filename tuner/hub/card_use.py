@@ -3,7 +3,7 @@
 import json
 import re
 
-from tuner.methods.files import SECOND, is_native
+from tuner.methods.files import CONFIG, SECOND
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
@@ -15,24 +15,25 @@ def fence(text: str, language: str = "text") -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def use(run: Run, recipe: Recipe, base: str | None, repo: str) -> str:
+def use(run: Run, recipe: Recipe, base: str | None, repo: str, kind: str) -> str:
     """The section on loading the adapter from `repo`; `base` is its base model on the Hub, if not the recipe's."""
     task = task_of(run.plan)
-    code = _load(run, recipe, task, base or recipe.model.name, repo) + "\n" + _ask(run, recipe, task)
+    code = _load(run, recipe, task, base or recipe.model.name, repo, kind) + "\n" + _ask(run, recipe, task)
     note = "If the repository is private, log in first: `hf auth login`."
-    if _kind(run) == "bottleneck":
+    if kind == "bottleneck":
         note += " This code needs Tuner's own module, `tuner`, because PEFT has no bottleneck adapters."
     return f"## How to use it\n\n{fence(code, 'python')}\n\n{note}"
 
 
-def _kind(run: Run) -> str:
-    if not run.adapter.is_dir() or not is_native(run.adapter):
-        return "hybrid" if (run.adapter / SECOND).is_dir() else "peft"
-    return run.read_json("adapter/adapter_config.json")["method"]
+def kind_of(run: Run) -> str:
+    """How the adapter is loaded: peft, hybrid (two parts), or one of our own kinds, selected or bottleneck."""
+    config = run.read_json(f"adapter/{CONFIG}") or {}
+    if "native" in config:
+        return config["method"]
+    return "hybrid" if (run.adapter / SECOND).is_dir() else "peft"
 
 
-def _load(run: Run, recipe: Recipe, task: TaskRow, base: str, repo: str) -> str:
-    kind = _kind(run)
+def _load(run: Run, recipe: Recipe, task: TaskRow, base: str, repo: str, kind: str) -> str:
     tokenizer = f'tokenizer = AutoTokenizer.from_pretrained("{repo}")'
     if kind == "peft" and task.chats:
         return (

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner import runs
+from tuner import metrics, runs
 from tuner.data import encode, formats, parse, sources
 from tuner.data.recognise import recognise
 from tuner.data.split import Split, split_rows
 from tuner.data.tokens import Tokenised
 from tuner.errors import TunerError
-from tuner.evaluation import metrics
 from tuner.methods import spec
 from tuner.methods.peft_configs import is_named
 from tuner.methods.registry import METHODS, resolve

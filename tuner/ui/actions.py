@@ -1,17 +1,20 @@
-"""What a visitor can do, as plain functions: the tabs and the named endpoints call the same ones.
+"""What a visitor can do, as plain functions called by the tabs and the named endpoints alike.
 
-Runs are known by their ids, which can't be guessed: who has the id may see, stop and push the run. Nothing here draws,
-and nothing heavy is imported before it is needed.
+A run's id can't be guessed: whoever has it may see, stop and push the run. Nothing here makes HTML, and nothing heavy
+is imported before it is needed.
 """
 
 import logging
 import math
 import secrets
 import shutil
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuner import gpu, recipe, runs, runs_cleanup
 from tuner.data import sources
@@ -24,13 +27,19 @@ from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
 from tuner.ui import progress, run_queue
 
+if TYPE_CHECKING:
+    from tuner.planning.plan import Checked
+
 log = logging.getLogger(__name__)
 
 EXAMPLE = "example"  # the id of the shipped, finished run
 PREVIEWED = 3  # rows
 BASE, ADAPTER, MERGED = "base", "adapter", "merged"
-MOST_COMPARED = 3  # runs whose adapters answer beside the base
-# Kind, least and most of what a visitor may set; 0.01 because a top-p of 0 leaves no token.
+MOST_COMPARED = 3  # runs whose adapters answer side by side with the base
+MOST_OPEN = 64  # runs kept open, so that a look at one reads only what is new
+_open: OrderedDict[Path, tuple[tuple[int, int], Run]] = OrderedDict()  # folder -> its recipe file's identity, the run
+_opening = threading.Lock()
+# Type, minimum and maximum of what a visitor may set; 0.01 because a top-p of 0 leaves no token.
 SAMPLING = {
     "temperature": (float, 0, 5),
     "top_p": (float, 0.01, 1),
@@ -40,87 +49,97 @@ SAMPLING = {
 
 
 def starting_recipe() -> Recipe:
-    """The recipe that the page starts with: the shipped one."""
+    """The recipe that the page starts with: the shipped example."""
     return Recipe.load("corporate") if (recipe.EXAMPLES / "corporate.yaml").is_file() else Recipe()
 
 
 def open_run(run: str) -> Run:
-    """The run with this id; no path is followed. Raises TunerError."""
-    return runs.open_run((run or "").strip(), local=False)
+    """The run with this id, opened once; no path is followed. Raises TunerError."""
+    opened = runs.open_run((run or "").strip(), local=False)
+    path, status = opened.path.absolute(), (opened.path / "recipe.yaml").stat()
+    identity = (status.st_ino, status.st_mtime_ns)  # another one if the run was deleted and created again
+    with _opening:
+        if _open.get(path, (None,))[0] != identity:
+            _open[path] = (identity, opened)
+        _open.move_to_end(path)
+        while len(_open) > MOST_OPEN:
+            _open.popitem(last=False)
+        return _open[path][1]
 
 
 def own_run(run: str) -> Run:
-    """The same, for what changes the run: the shipped example is everybody's. Raises TunerError."""
+    """The run with this id, to change it; the shipped example is not to be changed. Raises TunerError."""
     if run == EXAMPLE:
-        raise TunerError("The example run belongs to everybody. Train one of your own to change it.")
+        raise TunerError("The example run belongs to everybody and can't be changed. Train a run of your own.")
     return open_run(run)
 
 
 def install_example() -> None:
-    """Copy the shipped finished run into the runs' folder, where it is missing."""
+    """Copy the shipped finished run into the folder of runs if it is missing there."""
     source, target = recipe.EXAMPLES / "finished", runs.RUNS / EXAMPLE
     if source.is_dir() and not target.exists():
         runs.RUNS.mkdir(parents=True, exist_ok=True)
-        beside = runs.RUNS / f".{EXAMPLE}-{secrets.token_hex(4)}"
-        shutil.copytree(source, beside)
+        partial = runs.RUNS / f".{EXAMPLE}-{secrets.token_hex(4)}"
+        shutil.copytree(source, partial)
         try:
-            beside.rename(target)
-        except OSError:  # another process was quicker
-            shutil.rmtree(beside)
+            partial.rename(target)
+        except OSError:  # another process was faster
+            shutil.rmtree(partial)
 
 
 def has_example() -> bool:
+    """Whether the shipped finished run is installed."""
     return (runs.RUNS / EXAMPLE / "recipe.yaml").is_file()
 
 
 def read_rows(file: str | None, pasted: str | None, max_rows: int | None) -> Table | None:
-    """The uploaded or pasted rows; None where the recipe's own source is meant. Raises TunerError."""
+    """The uploaded or pasted rows; None if the recipe names their source. Raises TunerError."""
     if file:
         return sources.read_file(file, Path(file).name, max_rows)
     return sources.read_pasted(pasted, max_rows) if pasted and pasted.strip() else None
 
 
-def known_plan(asked: Recipe) -> dict | None:
-    """The example run's plan where this is its recipe: a first visitor need not wait for anything to be imported."""
+def known_plan(requested: Recipe) -> dict | None:
+    """The example run's plan if this is its recipe, so that a first visitor need not wait for imports."""
     if not has_example():
         return None
     example = open_run(EXAMPLE)
-    same = asked.model_copy(update={"name": None}) == example.recipe.model_copy(update={"name": None})
+    same = requested.model_copy(update={"name": None}) == example.recipe.model_copy(update={"name": None})
     return example.plan if same and example.plan else None
 
 
-def is_at_hand(asked: Recipe) -> bool:
-    """Whether base model and rows can be read without fetching anything."""
+def is_local(requested: Recipe) -> bool:
+    """Whether base model and rows can be read without downloading anything."""
     from huggingface_hub import try_to_load_from_cache
 
     from tuner.models.fetch import is_shipped
 
-    model, source = asked.model, asked.data.source
+    model, source = requested.model, requested.data.source
     if "/" in source:
         return False
     try:
         cached = is_shipped(model.name) or isinstance(
             try_to_load_from_cache(model.name, "config.json", revision=model.revision), str
         )
-    except ValueError:  # no name that a Hub could have: checking it says so
+    except ValueError:  # not a valid name on the Hub, which checking the recipe reports
         cached = True
     return cached
 
 
-def check(asked: Recipe, table: Table | None = None):
+def check(requested: Recipe, table: Table | None = None) -> "Checked":
     """plan.check for a visitor: no path is followed. Raises TunerError with all problems."""
     from tuner.planning import plan
 
     gpu.import_core()
-    return plan.check(asked, table, local=False)
+    return plan.check(requested, table, local=False)
 
 
-def preview(asked: Recipe, table: Table | None = None) -> dict:
-    """What the model will see: rows in pieces, the histogram of lengths, and what is cut. Raises TunerError."""
+def preview(requested: Recipe, table: Table | None = None) -> dict:
+    """What the model will see: rows in pieces, the histogram of lengths, and what is cut off. Raises TunerError."""
     from tuner.data.encode import preview_pieces
     from tuner.data.tokens import histogram
 
-    checked = check(asked, table)
+    checked = check(requested, table)
     train, base, tokenizer = checked.train, checked.base, checked.tokenizer
     return {
         "rows": [preview_pieces(base.task, row, tokenizer, base.labels) for row in train.rows[:PREVIEWED]],
@@ -134,38 +153,40 @@ def preview(asked: Recipe, table: Table | None = None) -> dict:
     }
 
 
-def prepare(asked: Recipe, visitor: str, table: Table | None = None, *, signed_in: bool = False) -> Run:
-    """A run folder of the visitor's, which waits for its turn and then trains. Raises TunerError with all problems."""
+def prepare(requested: Recipe, visitor: str, table: Table | None = None, *, signed_in: bool = False) -> Run:
+    """Create a run of the visitor's and queue it for training. Raises TunerError with all problems."""
     from tuner.planning import plan
 
     gpu.import_core()
-    if gone := runs_cleanup.make_room(keep=frozenset({EXAMPLE, *run_queue.queue.held()})):
-        log.info("old runs made room for new ones: %s", len(gone))
-    run = plan.prepare(asked, table, local=False)
+    if deleted := runs_cleanup.make_room(keep=frozenset({EXAMPLE, *run_queue.queue.held()})):
+        log.info("deleted %s old runs to make room", len(deleted))
+    run = plan.prepare(requested, table, local=False)
     run_queue.start(run, visitor, {"event": "queued", "signed_in": signed_in})
     return run
 
 
 def resume(run: str, visitor: str) -> Run:
-    """Let a run wait for its turn again. Raises TunerError where there is nothing to go on with."""
+    """Queue a run for training again. Raises TunerError if it has finished, is queued or in training."""
     opened = own_run(run)
     if progress.read(opened).phase == "finished":
-        raise TunerError(f"Run {run} has finished.")
+        raise TunerError(
+            f"Run {run} has finished, so there is nothing to resume. For longer training, start a run with more steps."
+        )
     if opened.is_training or run_queue.queue.holds(run):
-        raise TunerError(f"Run {run} is in training already, or waits for its turn.")
+        raise TunerError(f"Run {run} is already in training or waiting for its turn.")
     run_queue.start(opened, visitor, {"event": "queued"})
     return opened
 
 
 def watch(run: str, visitor: str) -> Run:
-    """The run, for somebody who looks on: as long as somebody does, it goes on in the next window by itself."""
+    """The run, for somebody who watches it: as long as somebody does, its next window starts by itself."""
     opened = open_run(run)
-    run_queue.goes_on(opened, visitor)
+    run_queue.start_next_window(opened, visitor)
     return opened
 
 
 def stop(run: str) -> str:
-    """Stop after the step at hand; what was learned is kept. Raises TunerError."""
+    """Stop after the current step, or give up waiting; what was learned is kept. Raises TunerError."""
     opened = own_run(run)
     starting = run_queue.queue.holds(run) and not run_queue.queue.place(run)
     if not opened.is_training and not starting:
@@ -177,60 +198,62 @@ def stop(run: str) -> str:
 
 
 def delete(run: str) -> None:
-    """Take the run away for good. Raises TunerError while it trains."""
+    """Delete the run for good. Raises TunerError while it is in training or queued."""
     opened = own_run(run)
     if opened.is_training or run_queue.queue.holds(run):
-        raise TunerError(f"Run {run} is in training. Stop it first, then delete it.")
+        raise TunerError(f"Run {run} is in training or waiting for its turn. Stop it first, then delete it.")
     shutil.rmtree(opened.path)
 
 
 def merge(run: str) -> dict:
-    """Merge the run's adapter into the 16-bit base, once; returns the merge check. Raises TunerError."""
+    """Merge the run's adapter into the 16-bit base; returns the merge check. Raises TunerError."""
     opened = open_run(run)
     gpu.import_core()
     return gpu.merge(opened)
 
 
 @dataclass(frozen=True)
-class Party:
-    """Who answers side by side: a base, adapters on it, and the merged model of a run that is alone. By variant."""
+class Lineup:
+    """The models that answer side by side, by variant: the base, adapters on it, and one run's merged model."""
 
     adapters: dict[str, Run]
     merged: dict[str, Run]
 
     @property
     def variants(self) -> list[str]:
+        """All variants, the base first."""
         return [BASE, *self.adapters, *self.merged]
 
     @property
     def task(self) -> TaskRow:
+        """The task that all of them were trained for."""
         return task_of(next(iter(self.adapters.values())).plan)
 
 
-def party(ids: list[str]) -> Party:
-    """Base, adapter and merged model of one run, or the base and each adapter of several. Raises TunerError.
+def lineup(ids: list[str]) -> Lineup:
+    """Base, adapter and merged model of one run, or the base and the adapter of each of several. Raises TunerError.
 
-    A run's own variants are "adapter" and, where it can be merged, "merged"; those of several are known by their ids.
+    One run's variants are "adapter" and, if it can be merged, "merged"; those of several are the runs' ids.
     """
     chosen = {run.id: run for run in map(open_run, ids)}
     if not chosen:
-        raise TunerError("No run is chosen. Train one first, or take the example.")
+        raise TunerError("No run is chosen. Choose one, or train one first.")
     if len(chosen) > MOST_COMPARED:
-        raise TunerError(f"{len(chosen)} runs are too many to stand side by side. Choose at most {MOST_COMPARED}.")
+        raise TunerError(f"{len(chosen)} runs are too many to compare side by side. Choose at most {MOST_COMPARED}.")
     if len(chosen) == 1:
         (run,) = chosen.values()
-        return Party({ADAPTER: run}, {MERGED: run} if can_merge(run) else {})
+        return Lineup({ADAPTER: run}, {MERGED: run} if can_merge(run) else {})
     gpu.import_core()
     from tuner.inference.variants import load_variants
 
-    load_variants(chosen)  # loads no weights, and says what does not fit before a GPU is asked for
-    return Party(chosen, {})
+    load_variants(chosen)  # loads no weights, and refuses runs on different bases before a GPU is requested
+    return Lineup(chosen, {})
 
 
 def can_merge(run: Run) -> bool:
-    """Whether there can be a merged model of the run."""
+    """Whether the run's adapter can be merged into its base."""
     row = METHODS[run.recipe.method.name]
-    # Only where it depends on the model need anything heavy be imported.
+    # Heavy imports are needed only if the answer depends on the model.
     if not row.mergeable or row.mergeable_on is MethodRow.mergeable_on:
         return row.mergeable
     gpu.import_core()
@@ -239,17 +262,17 @@ def can_merge(run: Run) -> bool:
     return merge.is_mergeable(run)
 
 
-def chat(those: Party, conversations: dict[str, list[dict]], **sampling) -> Iterator[dict[str, str]]:
-    """The answers so far, by variant; what has to be merged for them is merged first, once. Raises TunerError."""
+def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float) -> Iterator[dict[str, str]]:
+    """The answers so far, by variant; a run that has no merged model yet is merged first. Raises TunerError."""
     sampling = _checked(sampling)
     for turn in chain.from_iterable(conversations.values()):
         if turn.get("role") not in ("system", "user", "assistant") or not isinstance(turn.get("content"), str):
-            raise TunerError('A turn is {"role": "user" or "assistant", "content": text}. Mend the history.')
+            raise TunerError('A turn is {"role": "user" or "assistant", "content": text}. Fix the history.')
     gpu.import_core()
-    for run in those.merged.values():
+    for run in lineup.merged.values():
         gpu.merge(run)
-    merged = {variant: run.merged for variant, run in those.merged.items()}
-    return gpu.chat(those.adapters, merged, conversations, **sampling)
+    merged = {variant: run.merged for variant, run in lineup.merged.items()}
+    return gpu.chat(lineup.adapters, merged, conversations, **sampling)
 
 
 def _checked(sampling: dict) -> dict:
@@ -268,7 +291,7 @@ def _checked(sampling: dict) -> dict:
 
 
 def push(run: str, repository: str, token: str | None, private: bool) -> str:
-    """Push the adapter with its card; returns its address. Raises TunerError."""
+    """Push the adapter with its model card to the Hub; returns its address. Raises TunerError."""
     from tuner.hub import push
 
     return push.push(open_run(run), repository or "", token=(token or "").strip() or None, private=private)
@@ -276,25 +299,25 @@ def push(run: str, repository: str, token: str | None, private: bool) -> str:
 
 def summary(run: Run) -> dict:
     """A run in a few plain values."""
-    asked, scores = run.recipe, run.read_json("evaluation.json")
+    settings, scores = run.recipe, run.read_json("evaluation.json")
     return {
         "run": run.id,
-        "name": asked.name,
+        "name": settings.name,
         "status": run.status,
-        "model": asked.model.name,
-        "quantization": asked.model.quantization,
-        "data": asked.data.source,
-        "method": asked.method.name,
+        "model": settings.model.name,
+        "quantization": settings.model.quantization,
+        "data": settings.data.source,
+        "method": settings.method.name,
         "scores": scores and {key: value for key, value in scores.items() if key != "examples"},
     }
 
 
 def summaries(ids: list[str]) -> list[dict]:
-    """The runs with these ids that are still there, and the example."""
-    found = []
+    """The runs with these ids that still exist, and the example."""
+    listed = []
     for name in dict.fromkeys([*ids, *([EXAMPLE] if has_example() else [])]):
         try:
-            found.append(summary(open_run(name)))
+            listed.append(summary(open_run(name)))
         except TunerError:
             continue
-    return found
+    return listed

@@ -1,4 +1,4 @@
-"""The named endpoints: all that the page can do, for gradio_client and other programs.
+"""The named endpoints: everything that the page can do, for gradio_client and other programs.
 
 job = Client(URL).submit(recipe="budget: {steps: 40}", rows="prompt,completion\\n...", api_name="/train")
 for event in job: ...    # the first one names the run
@@ -8,19 +8,21 @@ from collections.abc import Iterator
 
 import gradio as gr
 
+from tuner.data.parse import Table
 from tuner.errors import TunerError
+from tuner.events import EventReader
 from tuner.recipe import Recipe
-from tuner.ui import actions, run_queue
+from tuner.runs import Run
+from tuner.ui import actions, progress, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS
 
-LAST_EVENTS = 20
-FOLLOWING = {"concurrency_limit": 100}  # those who look on at their runs, waiting or in training
+FOLLOWING = {"concurrency_limit": 100}  # callers who follow a run, waiting or in training
 
 
 def build() -> None:
     """Add the endpoints to the page that is being built."""
-    # Through components rather than gr.api, because gr.File takes nothing but what was uploaded.
+    # Through components rather than gr.api, because gr.File accepts nothing but uploaded files.
     with gr.Row(visible=False):
         given = [gr.Textbox(label="Recipe (YAML)"), gr.File(label="File of rows"), gr.Textbox("", label="Pasted rows")]
         answer = gr.JSON(label="Answer")
@@ -44,97 +46,98 @@ def _refused(error: Exception) -> gr.Error:
     return gr.Error("\n".join(problems_of(error)), title="Tuner", print_exception=False)
 
 
-def _asked(recipe: str, file: str | None, rows: str):
-    asked = Recipe.from_yaml(recipe or "{}")
-    return asked, actions.read_rows(file, rows, asked.data.max_rows)
+def _requested(recipe: str, file: str | None, rows: str) -> tuple[Recipe, Table | None]:
+    requested = Recipe.from_yaml(recipe or "{}")
+    return requested, actions.read_rows(file, rows, requested.data.max_rows)
 
 
 def check(recipe: str, file: str | None = None, rows: str = "") -> dict:
-    """Say what a recipe comes to, or all that is wrong with it; nothing is trained.
+    """Plan a recipe, or list all of its problems; nothing is trained.
 
     Args:
-        recipe: Settings in YAML; what is left out takes its default.
-        file: A CSV, TSV, JSON, JSONL or Parquet file of rows, if data.source is not meant.
-        rows: Pasted rows, if neither data.source nor a file is meant.
+        recipe: Settings in YAML; a setting that is left out has its default.
+        file: A CSV, TSV, JSON, JSONL or Parquet file of rows, instead of data.source.
+        rows: Pasted rows, instead of data.source or a file.
 
     Returns:
-        {"plan": {...}} with steps, tokens, warnings and everything that was chosen, or {"problems": [sentence, ...]}.
+        {"plan": {...}} with steps, tokens, warnings and all chosen settings, or {"problems": [sentence, ...]}.
     """
     try:
-        return {"plan": actions.check(*_asked(recipe, file, rows)).plan}
+        return {"plan": actions.check(*_requested(recipe, file, rows)).plan}
     except Exception as error:
         return {"problems": problems_of(error)}
 
 
 def preview(recipe: str, file: str | None = None, rows: str = "") -> dict:
-    """Show what the model will see of the rows.
+    """Show the rows as the model will see them.
 
     Args:
-        recipe: Settings in YAML; what is left out takes its default.
-        file: A file of rows, if data.source is not meant.
-        rows: Pasted rows, if neither data.source nor a file is meant.
+        recipe: Settings in YAML; a setting that is left out has its default.
+        file: A file of rows, instead of data.source.
+        rows: Pasted rows, instead of data.source or a file.
 
     Returns:
         {"rows": [[{"text", "trained", "special"}, ...]], "histogram": [[from, to, rows], ...], "truncated", ...},
         or {"problems": [sentence, ...]}.
     """
     try:
-        return actions.preview(*_asked(recipe, file, rows))
+        return actions.preview(*_requested(recipe, file, rows))
     except Exception as error:
         return {"problems": problems_of(error)}
 
 
 def train(recipe: str, file: str | None = None, rows: str = "", request: gr.Request = None) -> Iterator[dict]:
-    """Train a recipe and stream what happens; the first event names the run.
+    """Train a recipe and stream its events; the first event names the run.
 
-    Its window goes on when nobody listens any more; on ZeroGPU the next one begins only while somebody does.
+    A window continues when nobody listens any more; on ZeroGPU the next window starts only while somebody does.
 
     Args:
-        recipe: Settings in YAML; what is left out takes its default.
-        file: A file of rows, if data.source is not meant.
-        rows: Pasted rows, if neither data.source nor a file is meant.
+        recipe: Settings in YAML; a setting that is left out has its default.
+        file: A file of rows, instead of data.source.
+        rows: Pasted rows, instead of data.source or a file.
 
     Returns:
-        {"event": "run", "run": id, "plan": {...}}, then steps with their loss, the end and the evaluation.
+        {"event": "run", "run": id, "plan": {...}}, then each step with its loss, the end and the evaluation.
     """
     try:
-        asked, table = _asked(recipe, file, rows)
-        run = actions.prepare(asked, request.session_hash, table)
+        requested, table = _requested(recipe, file, rows)
+        run = actions.prepare(requested, request.session_hash, table)
     except Exception as error:
         raise _refused(error) from None
     yield {"event": "run", "run": run.id, "plan": run.plan}
-    yield from _events(run, request.session_hash, 0)
+    yield from _events(run, request.session_hash, run.reader())
 
 
 def resume(run: str, request: gr.Request = None) -> Iterator[dict]:
-    """Go on with a run that was stopped or interrupted, and stream what happens.
+    """Resume a run that was stopped or interrupted, and stream its events.
 
     Args:
         run: The run's id.
     """
     try:
-        seen = len(actions.own_run(run).events())
+        reader = actions.own_run(run).reader()
+        reader.read()  # what happened before
         opened = actions.resume(run, request.session_hash)
     except Exception as error:
         raise _refused(error) from None
     yield {"event": "run", "run": opened.id, "plan": opened.plan}
-    yield from _events(opened, request.session_hash, seen)
+    yield from _events(opened, request.session_hash, reader)
 
 
-def _events(run, visitor: str, seen: int) -> Iterator[dict]:
-    for event in run_queue.follow(run, visitor, seen):
+def _events(run: Run, visitor: str, reader: EventReader) -> Iterator[dict]:
+    for event in run_queue.follow(run, visitor, reader):
         if event["event"] != "heartbeat":
             yield event
 
 
 def status(run: str) -> dict:
-    """Tell how a run goes or what came of it.
+    """Show how far a run has come and how it ended.
 
     Args:
         run: The run's id.
 
     Returns:
-        Its status and phase, step and steps, the last events, evaluation and merge check (or null), plan and recipe.
+        Its status and phase, step and steps, the latest events, evaluation and merge check (or null), plan and recipe.
     """
     try:
         opened = actions.open_run(run)
@@ -145,7 +148,7 @@ def status(run: str) -> dict:
             "place": run_queue.queue.place(opened.id),
             "step": now.step,
             "steps": now.steps,
-            "events": opened.events()[-LAST_EVENTS:],
+            "events": list(opened.log.fold(progress.Latest).events),
             "evaluation": opened.read_json("evaluation.json"),
             "merge_check": opened.read_json("merge_check.json"),
             "plan": opened.plan,
@@ -156,7 +159,7 @@ def status(run: str) -> dict:
 
 
 def stop(run: str) -> str:
-    """Stop a run after the step at hand; what was learned is kept, and /resume goes on.
+    """Stop a run after its current step; what was learned is kept, and /resume continues it.
 
     Args:
         run: The run's id.
@@ -168,7 +171,7 @@ def stop(run: str) -> str:
 
 
 def runs(runs: list[str]) -> list[dict]:
-    """Sum up the runs with these ids that are still there, and the shipped example. Nobody is told other people's ids.
+    """List the runs with these ids that still exist, and the shipped example. Nobody else's ids are given away.
 
     Args:
         runs: The ids of your runs.
@@ -199,47 +202,47 @@ def chat(
     max_new_tokens: int = 96,
     seed: int = 0,
 ) -> Iterator[dict]:
-    """Answer a message by several models side by side, streamed as the answers grow.
+    """Answer a message with several models side by side, streamed as the answers grow.
 
-    Of one run those are base, adapter and merged model; of two or three on the same base, base and adapters. What is
-    no text to be written is told in words: a label, a line for each entity, or a piece of the text.
+    For one run these are base, adapter and merged model; for two or three runs on the same base, base and adapters.
+    Models that do not write text answer in words, too: a label, a line for each entity, or a piece of the text.
 
     Args:
         run: The run's id, or up to three ids with commas between; "example" is the shipped run.
-        message: What to answer. Where an answer is to be found in a text: the question, a line break, the text.
+        message: What to answer. For question answering: the question, a line break, the text.
         history: Earlier turns by variant, {"base": [{"role", "content"}, ...], "adapter": [...], "merged": [...]}.
         system: A system prompt, for models that write text.
-        temperature: 0 takes the likeliest token each time.
-        top_p: Only the likeliest tokens that make up this share are drawn from.
-        max_new_tokens: The longest answer in tokens.
+        temperature: 0 chooses the likeliest token each time.
+        top_p: Sample only from the likeliest tokens that together have this probability.
+        max_new_tokens: The longest answer, in tokens.
         seed: The same seed gives the same answers.
 
     Returns:
-        {"base": text, "adapter": text, "merged": text}, without "merged" where the method can't be merged; of several
+        {"base": text, "adapter": text, "merged": text}, without "merged" if the run can't be merged; for several
         runs {"base": text, id: text, ...}.
     """
     start = [{"role": "system", "content": system}] if system else []
-    asked = {"role": "user", "content": message}
+    turn = {"role": "user", "content": message}
     try:
-        party = actions.party([name for name in map(str.strip, run.split(",")) if name])
-        if system and not party.task.chats:
-            raise TunerError(f"system: there is no place for a system prompt in {party.task.title}. Leave it out.")
-        conversations = {v: [*start, *(history or {}).get(v, []), asked] for v in party.variants}
+        lineup = actions.lineup([name for name in map(str.strip, run.split(",")) if name])
+        if system and not lineup.task.chats:
+            raise TunerError(f"system: models for {lineup.task.title} have no system prompt. Leave it out.")
+        conversations = {v: [*start, *(history or {}).get(v, []), turn] for v in lineup.variants}
         sampling = {"temperature": temperature, "top_p": top_p}
-        yield from actions.chat(party, conversations, max_new_tokens=max_new_tokens, seed=seed, **sampling)
+        yield from actions.chat(lineup, conversations, max_new_tokens=max_new_tokens, seed=seed, **sampling)
     except Exception as error:
         raise _refused(error) from None
 
 
 def merge(run: str) -> dict:
-    """Merge the adapter into the 16-bit base and tell how far the merged model is from the adapter.
+    """Merge the adapter into the 16-bit base and compare the merged model with the adapter.
 
     Args:
         run: The run's id.
 
     Returns:
-        top1_agreement and max_logit_difference against the adapter on the 16-bit base, and the same with _quantized
-        against the adapter on the base as it was trained.
+        top1_agreement and max_logit_difference compared with the adapter on the 16-bit base; the same names with
+        _quantized compare with the adapter on the base as it was trained.
     """
     try:
         return actions.merge(run)
@@ -248,13 +251,13 @@ def merge(run: str) -> dict:
 
 
 def push(run: str, repository: str, token: str, private: bool = True) -> str:
-    """Push the adapter with its tokenizer and card to a repository of yours; returns its address.
+    """Push the adapter with its tokenizer and model card to your repository; returns its address.
 
     Args:
         run: The run's id.
         repository: owner/name, or a name.
-        token: A Hub token with write rights; it is used once and kept nowhere.
-        private: Whether only you can see it.
+        token: A Hub token with write access; it is used once and not stored.
+        private: Whether only you can see the repository.
     """
     try:
         return actions.push(run, repository, token, private)

@@ -1,21 +1,23 @@
-"""Small pictures in SVG and HTML: the loss curve, score bars with their intervals, the histogram of lengths.
+"""Small charts in SVG and HTML: the loss curve, score bars with intervals, parts of a whole, a histogram of lengths.
 
-They take plain numbers and know nothing of runs. Colours come from style.css, so light and dark need no second one.
+They are drawn from plain numbers. Colours come from style.css, so one chart serves light and dark.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from tuner.ui.elements import count
 
 WIDTH, HEIGHT = 640, 240  # of the loss curve, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 30  # margins
-MOST_POINTS = 400  # more than a screen can tell apart
+MOST_POINTS = 400  # a screen can't show more
 SMOOTHING = 0.9
 
 Point = tuple[float, float]
 
 
 def loss_curve(losses: Sequence[Point], heldout: Sequence[Point], steps: int | None) -> str:
-    """Training loss (raw and smoothed) and held-out loss over the steps; the axis is as long as the run will be."""
+    """Training loss (raw and smoothed) and held-out loss by step; the axis ends where the run will end."""
     shown = [p for p in [*losses, *heldout] if math.isfinite(p[1])]
     last = max([steps or 1, *(x for x, _ in shown)])
     ticks = _ticks(0.0, max((y for _, y in shown), default=4.0))
@@ -39,11 +41,11 @@ def loss_curve(losses: Sequence[Point], heldout: Sequence[Point], steps: int | N
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """An exponential mean that starts unbiased (Adam's correction)."""
+    """An exponential moving average with Adam's bias correction at the start."""
     mean, out = 0.0, []
-    for count, (x, y) in enumerate(points, 1):
+    for number, (x, y) in enumerate(points, 1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * y
-        out.append((x, mean / (1 - SMOOTHING**count)))
+        out.append((x, mean / (1 - SMOOTHING**number)))
     return out
 
 
@@ -62,12 +64,12 @@ def score_bars(rows: Sequence[tuple[str, str, float, float, float]]) -> str:
 
 
 def parts(name: str, total: str, shares: Sequence[tuple[str, float, str]], whole: float) -> str:
-    """A bar in parts (name, value, value as said) of a whole, with its total above and the parts' names below."""
-    drawn = [(n, v, said) for n, v, said in shares if v > 0]
+    """A bar in parts (name, value, value in words) of a whole, with the total above and the parts' names below."""
+    drawn = [(n, v, words) for n, v, words in shares if v > 0]
     bars = "".join(
-        f'<i style="width:{max(0.5, 100 * v / whole):.1f}%" title="{n}: {said}"></i>' for n, v, said in drawn
+        f'<i style="width:{max(0.5, 100 * v / whole):.1f}%" title="{n}: {words}"></i>' for n, v, words in drawn
     )
-    names = "".join(f"<span>{n} {said}</span>" for n, _, said in drawn)
+    names = "".join(f"<span>{n} {words}</span>" for n, _, words in drawn)
     return (
         f'<div class="t-parts"><div class="t-parts-head"><span>{name}</span><b>{total}</b></div>'
         f'<div class="t-parts-track" role="img" aria-label="{name}: {total}">{bars}</div>'
@@ -76,17 +78,17 @@ def parts(name: str, total: str, shares: Sequence[tuple[str, float, str]], whole
 
 
 def histogram(counts: Sequence[tuple[int, int, int]], limit: int) -> str:
-    """Bars of (from, to, rows); what lies beyond `limit` is drawn as cut."""
+    """Bars of (from, to, rows); those beyond `limit` are drawn as cut off."""
     tallest = max((rows for *_, rows in counts), default=1) or 1
     bars = "".join(
         f'<i class="{"cut" if low > limit else ""}" style="height:{max(2, 100 * rows / tallest) if rows else 0:.0f}%" '
-        f'title="{low} to {high} tokens: {rows} rows"></i>'
+        f'title="{low} to {high} tokens: {count(rows, "row")}"></i>'
         for low, high, rows in counts
     )
     first, last = (counts[0][0], counts[-1][1]) if counts else (0, 0)
     return (
         f'<div class="t-histogram" role="img" aria-label="Rows by length in tokens">{bars}</div>'
-        f'<div class="t-histogram-axis"><span>{first}</span><span>tokens a row</span><span>{last}</span></div>'
+        f'<div class="t-histogram-axis"><span>{first}</span><span>tokens per row</span><span>{last}</span></div>'
     )
 
 
@@ -100,18 +102,18 @@ def _ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
-    """Means of neighbours, so that a long run keeps its shape and its beginning."""
+    """Averages of neighbours, so that a long run keeps its shape and its beginning."""
     size = -(-len(points) // MOST_POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def _line(kind: str, points: Sequence[Point], place) -> str:
+def _line(kind: str, points: Sequence[Point], place: Callable[[float, float], str]) -> str:
     finite = [place(x, y) for x, y in points if math.isfinite(y)]
     return f'<polyline class="{kind}" points="{" ".join(finite)}"/>' if len(finite) > 1 else ""
 
 
-def _split(place, points: Sequence[Point]) -> list[list[str]]:
+def _split(place: Callable[[float, float], str], points: Sequence[Point]) -> list[list[str]]:
     return [place(x, y).split(",") for x, y in points if math.isfinite(y)]
 
 

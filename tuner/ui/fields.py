@@ -1,6 +1,6 @@
-"""The recipe's settings as inputs: labels, help, choices and bounds are read from Recipe, never typed again here.
+"""The recipe's settings as inputs: labels, help, choices and bounds are read from Recipe, never repeated here.
 
-A setting is known by its dotted path, such as training.learning_rate. An emptied input means Recipe's default.
+A setting is known by its dotted path, such as training.learning_rate. An empty input means Recipe's default.
 """
 
 from typing import Any
@@ -11,47 +11,48 @@ from tuner.data.formats import FORMATS
 from tuner.recipe import Recipe
 
 SCHEMA = Recipe.model_json_schema()
-# What the page asks for in its own way.
+# Settings with inputs of their own on the page.
 OWN = {"name", "model.name", "data.source", "data.columns", "method.name"}
 
 
 def paths(part: str) -> list[str]:
-    """The settings of a part."""
+    """The paths of all settings in a part of the recipe."""
     return [f"{part}.{leaf}" for leaf in SCHEMA["$defs"][part.title()]["properties"]]
 
 
 def schema(path: str) -> dict:
+    """The setting's JSON schema."""
     part, _, leaf = path.rpartition(".")
     return (SCHEMA["$defs"][part.title()] if part else SCHEMA)["properties"][leaf]
 
 
 def branches(path: str) -> list[dict]:
-    """The kinds of value that a setting takes."""
+    """The schemas of the kinds of value that a setting accepts."""
     return schema(path).get("anyOf", [schema(path)])
 
 
 def empty(path: str) -> str | None:
-    """What an empty input stands for, if the setting may be left out."""
+    """What an empty input means: auto, none, or None if the setting can't be left out."""
     if any(b.get("const") == "auto" for b in branches(path)):
         return "auto"
     return "none" if any(b.get("type") == "null" for b in branches(path)) else None
 
 
 def bounds(path: str) -> str:
-    """The bounds of a number in words, or nothing."""
-    said = []
+    """The bounds of a number in words; empty if it has none."""
+    ranges = []
     for branch in branches(path):
         low = branch.get("minimum", branch.get("exclusiveMinimum"))
         high = branch.get("maximum", branch.get("exclusiveMaximum"))
         if low is not None and high is not None and high < 2**31:
-            said.append(f"{low:g} to {high:g}")
+            ranges.append(f"{low:g} to {high:g}")
         elif low is not None and low > 1:
-            said.append(f"{low:g} or more")
-    return f" ({' or '.join(said)})" if len(said) == 1 else ""
+            ranges.append(f"{low:g} or more")
+    return f" ({ranges[0]})" if len(ranges) == 1 else ""
 
 
-def component(path: str, start: Recipe, **changes) -> gr.components.Component:
-    """The input of a setting, filled in from `start`."""
+def component(path: str, start: Recipe, **changes: Any) -> gr.components.Component:
+    """The input for a setting, filled in from `start`."""
     common: dict[str, Any] = {
         "label": schema(path)["title"].capitalize(),
         "info": schema(path)["description"] + bounds(path),
@@ -63,9 +64,9 @@ def component(path: str, start: Recipe, **changes) -> gr.components.Component:
     if "enum" in schema(path):
         return gr.Dropdown(schema(path)["enum"], **common | changes)
     if _is_number(path) and empty(path) is None:
-        # Bounds are Recipe's to check: it names the setting and the remedy, where gr.Number would open a pop-up.
+        # Recipe checks the bounds: it names the setting and the remedy, while gr.Number would open a pop-up.
         return gr.Number(**common | changes)
-    # Numbers that may be left out, too: Gradio 6 shows an empty gr.Number as 0.
+    # Numbers that can be left out are text, too, because Gradio 6 shows an empty gr.Number as 0.
     return gr.Textbox(**common | {"placeholder": empty(path) or ""} | changes)
 
 
@@ -81,7 +82,7 @@ def to_input(path: str, source: Recipe) -> Any:
 
 
 def to_settings(values: dict[str, Any]) -> dict:
-    """Recipe's nested settings of the inputs' values, by path; what was left empty is left out."""
+    """Recipe's nested settings from input values by path; empty inputs are left out."""
     settings: dict[str, Any] = {}
     for path, value in values.items():
         value = value.strip() if isinstance(value, str) else value
@@ -89,7 +90,7 @@ def to_settings(values: dict[str, Any]) -> dict:
             continue
         if _is_list(path) and value not in ("all-linear", "auto"):
             value = [name.strip() for name in str(value).split(",") if name.strip()]
-        # The page's numbers are floats; 300.0 steps read better as they were typed.
+        # The page's numbers are floats, and 300.0 steps should read as typed: 300.
         value = int(value) if isinstance(value, float) and value.is_integer() else value
         part, _, leaf = path.rpartition(".")
         (settings.setdefault(part, {}) if part else settings)[leaf] = value

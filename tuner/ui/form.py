@@ -1,4 +1,4 @@
-"""The three cards on which a visitor says what to train, and the recipe that comes of them."""
+"""The three cards in which a visitor says what to train, and the recipe read from them."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,26 +12,26 @@ from tuner.data.parse import SUFFIXES, Table
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.recipe import Recipe
-from tuner.ui import chooser, fields, render
+from tuner.ui import chooser, elements, fields
 
 BASES = [
-    ("tiny-office · shipped, writes", "tiny-office"),
-    ("tiny-summarizer · shipped, reads and writes", "tiny-summarizer"),
-    ("tiny-reader · shipped, reads: labels and entities", "tiny-reader"),
+    ("tiny-office · included, writes text", "tiny-office"),
+    ("tiny-summarizer · included, rewrites text", "tiny-summarizer"),
+    ("tiny-reader · included, labels text", "tiny-reader"),
     ("Qwen/Qwen3-0.6B · from the Hub", "Qwen/Qwen3-0.6B"),
     ("TinyLlama/TinyLlama-1.1B-Chat-v1.0 · from the Hub", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
     ("google/flan-t5-base · from the Hub", "google/flan-t5-base"),
     ("distilbert/distilbert-base-uncased · from the Hub", "distilbert/distilbert-base-uncased"),
 ]
-# What the shipped rows are, and the shipped base that they are made for.
+# What the included rows are, and the included base model that suits them.
 EXAMPLES = {
     "corporate.jsonl": ("casual messages and how a manager would write them", "tiny-office"),
     "support.jsonl": ("customer-support dialogues and their summaries", "tiny-summarizer"),
     "reviews.jsonl": ("product reviews and their sentiment", "tiny-reader"),
-    "entities.jsonl": ("sentences and the people, places, firms and dates in them", "tiny-reader"),
+    "entities.jsonl": ("sentences and the people, places, companies and dates in them", "tiny-reader"),
 }
 QUANTIZATIONS = {"nf4": "4-bit (NF4)", "int8": "8-bit", "none": "16-bit"}
-SOURCES = [("Shipped example", "example"), ("Upload a file", "file"), ("Paste rows", "paste"), ("Hub dataset", "hub")]
+SOURCES = [("Included example", "example"), ("Upload a file", "file"), ("Paste rows", "paste"), ("Hub dataset", "hub")]
 PASTED = "pasted rows"
 MOST_ROLES = max(len(f.roles) for f in FORMATS.values())
 BUDGETS = ("steps", "epochs", "seconds")
@@ -42,20 +42,13 @@ def build(start: Recipe) -> SimpleNamespace:
     form = SimpleNamespace(settings={})
     _base_card(form, start)
     _rows_card(form, start)
-    _how_card(form, start)
-    form.asking = {
-        "where": form.where,
-        "example": form.example,
-        "file": form.file,
-        "pasted": form.pasted,
-        "hub": form.hub,
-    }
-    form.asking |= {"kind": form.kind, "amount": form.amount}
-    form.inputs = [*form.settings.values(), *form.roles, *form.asking.values()]
+    _method_card(form, start)
+    source = [form.where, form.example, form.file, form.pasted, form.hub]
+    form.inputs = [*form.settings.values(), *form.roles, *source, form.kind, form.amount]
     return form
 
 
-def _base_card(form, start: Recipe) -> None:
+def _base_card(form: SimpleNamespace, start: Recipe) -> None:
     with gr.Column(elem_classes="t-group"):
         gr.HTML("<h2><b>1</b> Base model</h2>")
         form.settings["model.name"] = gr.Dropdown(
@@ -63,31 +56,31 @@ def _base_card(form, start: Recipe) -> None:
             value=start.model.name,
             allow_custom_value=True,
             label="Base model",
-            info=fields.schema("model.name")["description"],
+            info="choose one of these, or type the name of any model on the Hub",
             elem_id="base",
         )
         form.settings["model.quantization"] = gr.Radio(
             [(QUANTIZATIONS.get(v, v), v) for v in fields.schema("model.quantization")["enum"]],
             value=start.model.quantization,
-            label="Held in",
-            info=fields.schema("model.quantization")["description"],
+            label="Precision",
+            info="of the frozen base model: 4-bit saves memory, 16-bit is exact",
         )
 
 
-def _rows_card(form, start: Recipe) -> None:
+def _rows_card(form: SimpleNamespace, start: Recipe) -> None:
     shipped = sorted(f.name for f in recipe.EXAMPLES.glob("*") if f.suffix in SUFFIXES)
     with gr.Column(elem_classes="t-group"):
         gr.HTML("<h2><b>2</b> Your rows</h2>")
-        form.where = gr.Radio(SOURCES, value="example", label="Where they are", show_label=False, elem_id="where")
+        form.where = gr.Radio(SOURCES, value="example", label="Source of the rows", show_label=False, elem_id="where")
         form.example = gr.Dropdown(
             shipped,
             value=start.data.source,
             label="Example",
             info=EXAMPLES[start.data.source][0],
         )
-        form.file = gr.File(label=f"A file of rows ({', '.join(SUFFIXES)})", visible=False, height=130, elem_id="file")
+        form.file = gr.File(label=f"File of rows ({', '.join(SUFFIXES)})", visible=False, height=130, elem_id="file")
         form.pasted = gr.Textbox(
-            label="Rows: CSV, JSON lines, or two columns out of a spreadsheet",
+            label="Rows as CSV, JSON Lines, or two columns copied from a spreadsheet",
             placeholder="prompt,completion\nhi there,Good day.",
             lines=6,
             max_lines=14,
@@ -109,29 +102,35 @@ def _rows_card(form, start: Recipe) -> None:
                     if path not in fields.OWN and path not in form.settings:
                         form.settings[path] = fields.component(path, start, min_width=180)
         with gr.Accordion("What the model will see", open=False) as form.preview_fold:
-            form.preview = gr.HTML(render.note("Looking at the rows …"), elem_id="preview")
+            form.preview = gr.HTML(elements.note("Reading the rows …"), elem_id="preview")
             form.is_previewed = gr.State(False)
 
 
-def _how_card(form, start: Recipe) -> None:
+def _method_card(form: SimpleNamespace, start: Recipe) -> None:
     kind = next(k for k in BUDGETS if getattr(start.budget, k))
     with gr.Column(elem_classes="t-group"):
-        gr.HTML("<h2><b>3</b> How</h2>")
+        gr.HTML("<h2><b>3</b> Method and budget</h2>")
         form.settings["method.name"] = gr.Dropdown(
             chooser.choices(), value=start.method.name, label="Method", elem_id="method"
         )
         form.explained = gr.HTML(chooser.explained(start.method.name))
-        with gr.Accordion("All methods, and what each would take here", open=False) as form.methods_fold:
+        with gr.Accordion("Compare all methods", open=False) as form.methods_fold:
             form.methods = gr.HTML(chooser.drawn({}, start.method.name), js_on_load=chooser.CLICKED, elem_id="methods")
             form.is_surveyed = gr.State(False)
         with gr.Row():
             form.kind = gr.Radio(
-                [(k.capitalize(), k) for k in BUDGETS], value=kind, label="Budget", min_width=200, elem_id="kind"
+                [(k.capitalize(), k) for k in BUDGETS],
+                value=kind,
+                label="Budget",
+                scale=3,
+                min_width=260,
+                elem_id="kind",
             )
             form.amount = gr.Number(
                 getattr(start.budget, kind),
                 label=kind.capitalize(),
-                info=meaning(kind),
+                info=budget_help(kind),
+                scale=2,
                 min_width=140,
                 elem_id="amount",
             )
@@ -142,69 +141,68 @@ def _how_card(form, start: Recipe) -> None:
                 gr.HTML(f'<h3 class="t-part">{part.capitalize()}</h3>')
                 with gr.Row():
                     for path in left:
-                        hidden = {} if is_taken(path, start.method.name) else {"visible": False}
+                        hidden = {} if applies(path, start.method.name) else {"visible": False}
                         form.settings[path] = fields.component(path, start, min_width=180, **hidden)
             with gr.Row():
                 for path in ("task", "seed"):
                     form.settings[path] = fields.component(path, start, min_width=180)
 
 
-def is_taken(path: str, method: str) -> bool:
-    """Whether a setting means something for the method; all that are not a method's own do."""
+def applies(path: str, method: str) -> bool:
+    """Whether the method uses a setting; settings outside of `method` apply to all."""
     part, _, leaf = path.rpartition(".")
     return part != "method" or leaf == "name" or method not in METHODS or leaf in METHODS[method].settings
 
 
-def method_inputs(form, method: str) -> list:
-    """Updates for another method: its explanation, and which settings are shown."""
+def show_method(form: SimpleNamespace, method: str) -> list:
+    """Updates for another method: its explanation, and which of its settings are shown."""
     own = [path for path in form.settings if path.startswith("method.") and path != "method.name"]
-    return [chooser.explained(method), *(gr.update(visible=is_taken(path, method)) for path in own)]
+    return [chooser.explained(method), *(gr.update(visible=applies(path, method)) for path in own)]
 
 
-def method_outputs(form) -> list:
-    """What `method_inputs` has values for."""
+def method_outputs(form: SimpleNamespace) -> list:
+    """The outputs of `show_method`."""
     own = [form.settings[path] for path in form.settings if path.startswith("method.") and path != "method.name"]
     return [form.explained, *own]
 
 
-def example_inputs(name: str) -> list:
-    """Updates for other shipped rows: what they are, the base that they are made for, and how it is held."""
-    said, base = EXAMPLES.get(name, ("", None))
-    known = base is not None
-    held = "nf4" if base == "tiny-office" else "none"
-    return [gr.update(info=said), base if known else gr.skip(), held if known else gr.skip()]
+def show_example(name: str) -> list:
+    """Updates for other included rows: what they are, the base model that suits them, and its precision."""
+    description, base = EXAMPLES.get(name, ("", None))
+    if base is None:
+        return [gr.update(info=description), gr.skip(), gr.skip()]
+    return [gr.update(info=description), base, "nf4" if base == "tiny-office" else "none"]
 
 
-def meaning(kind: str) -> str:
-    """What an amount of this budget is."""
+def budget_help(kind: str) -> str:
+    """What the amount of this kind of budget means."""
     return fields.schema(f"budget.{kind}")["description"]
 
 
 def show_source(where: str) -> list:
-    """Updates of example, file, pasted and hub_row: the one that is meant is shown."""
+    """Updates of example, file, pasted and hub_row: only the chosen source is shown."""
     return [gr.update(visible=where == kind) for _, kind in SOURCES]
 
 
-def asked(form, data: dict) -> tuple[Recipe, Table | None]:
+def read(form: SimpleNamespace, data: dict) -> tuple[Recipe, Table | None]:
     """The recipe, and the uploaded or pasted rows. Raises TunerError with all problems of both."""
-    problems, wanted, table = [], None, None
+    problems, requested, table = [], None, None
     try:
-        wanted = Recipe.parse(fields.to_settings(_values(form, data)))
+        requested = Recipe.parse(fields.to_settings(_values(form, data)))
     except TunerError as error:
         problems += error.problems
     try:
-        table = given_rows(form, data, wanted and wanted.data.max_rows)
+        table = read_rows(form, data, requested and requested.data.max_rows)
     except TunerError as error:
         problems += error.problems
     if problems:
         raise TunerError(*problems)
-    return wanted, table
+    return requested, table
 
 
-def _values(form, data: dict) -> dict:
+def _values(form: SimpleNamespace, data: dict) -> dict:
     method = data[form.settings["method.name"]]
-    taken = {path: component for path, component in form.settings.items() if is_taken(path, method)}
-    values = {path: data[component] for path, component in taken.items()}
+    values = {path: data[component] for path, component in form.settings.items() if applies(path, method)}
     where, file = data[form.where], data[form.file]
     sources = {"example": data[form.example], "file": file and Path(file).name, "paste": PASTED, "hub": data[form.hub]}
     values["data.source"] = sources[where] or "rows"
@@ -217,32 +215,34 @@ def _values(form, data: dict) -> dict:
     return values
 
 
-def given_rows(form, data: dict, max_rows: int | None = None) -> Table | None:
-    """The uploaded or pasted rows; None where a name stands for them. Raises TunerError."""
+def read_rows(form: SimpleNamespace, data: dict, max_rows: int | None = None) -> Table | None:
+    """The uploaded or pasted rows; None if the recipe names their source. Raises TunerError."""
     where = data[form.where]
     if where == "paste":
         return sources.read_pasted(data[form.pasted] or "", max_rows)
     if where == "file":
         if not data[form.file]:
             raise TunerError(
-                f"No file of rows is there yet. Upload one ({', '.join(SUFFIXES)}), or take the shipped example."
+                f"There is no file of rows yet. Upload one ({', '.join(SUFFIXES)}), or choose the included example."
             )
         return sources.read_file(data[form.file], Path(data[form.file]).name, max_rows)
     if where == "hub" and not (data[form.hub] or "").strip():
-        raise TunerError("No dataset is named. Give its name as on the Hub (owner/name), or take the shipped example.")
+        raise TunerError(
+            "No dataset is named. Enter its name on the Hub (owner/name), or choose the included example."
+        )
     return None
 
 
-def role_inputs(form, data: dict) -> list:
-    """Updates of the column inputs: the parts of the format that was chosen, and the columns that the rows have."""
+def show_columns(form: SimpleNamespace, data: dict) -> list:
+    """Updates of the column inputs: one for each part of the chosen format, offering the columns of the rows."""
     chosen = FORMATS.get(data[form.settings["data.format"]])
     if not chosen:
         return [gr.update(visible=False, value=None)] * len(form.roles)
     try:
-        table = given_rows(form, data)
+        table = read_rows(form, data)
         if table is None and data[form.where] == "example":
             table = sources.read_file(recipe.EXAMPLES / Path(data[form.example]).name)
-    except TunerError:  # the plan's card says what is wrong
+    except TunerError:  # shown in the plan's card
         table = None
     columns = table.columns if table else []
     parts = [*chosen.roles, *[None] * (len(form.roles) - len(chosen.roles))]
@@ -258,13 +258,13 @@ def role_inputs(form, data: dict) -> list:
     ]
 
 
-def filled(form) -> list:
-    """The inputs that `fill` has values for, in its order."""
+def fill_outputs(form: SimpleNamespace) -> list:
+    """The outputs of `fill`."""
     return [*form.settings.values(), form.where, form.example, form.hub, form.kind, form.amount]
 
 
-def fill(form, source: Recipe) -> list:
-    """Updates that show a recipe in the form. Rows that were uploaded or pasted have to be given again."""
+def fill(form: SimpleNamespace, source: Recipe) -> list:
+    """Updates that show a recipe in the form. Rows that were uploaded or pasted must be entered again."""
     is_shipped = (recipe.EXAMPLES / Path(source.data.source).name).is_file()
     where = "example" if is_shipped else "hub" if "/" in source.data.source else gr.skip()
     kind = next(k for k in BUDGETS if getattr(source.budget, k))
@@ -274,5 +274,5 @@ def fill(form, source: Recipe) -> list:
         gr.update(value=source.data.source) if is_shipped else gr.skip(),
         gr.update(value=source.data.source) if where == "hub" else gr.skip(),
         gr.update(value=kind),
-        gr.update(value=getattr(source.budget, kind), label=kind.capitalize(), info=meaning(kind)),
+        gr.update(value=getattr(source.budget, kind), label=kind.capitalize(), info=budget_help(kind)),
     ]

@@ -1,7 +1,8 @@
-"""The page: a header, the tabs, and what leads from one tab to another."""
+"""The page: a header, the tabs, and the buttons that lead from one tab to another."""
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 
@@ -12,23 +13,23 @@ from tuner.ui.wiring import NOBODY, PRIVATE
 
 CSS = Path(__file__).with_name("style.css")
 HEADER = """<div class="t-header"><h1>Tuner</h1>
-<p>Fine-tune a small language model, see honestly whether it helped, and take it home.</p></div>"""
+<p>Fine-tune a language model in a few minutes, see honestly whether it helped, and push it to the Hub.</p></div>"""
 ABOUT = """<div class="t-about"><h2>About</h2>
-<p>Tuner changes a base model by the method that you choose, most of them a small adapter beside weights that stay as
-they are, then lets base and adapter answer rows that training never saw. The difference between the two, with its
-uncertainty, is the result. A run lives in one
-folder: recipe, events, adapter, scores. The same runs work in a terminal: <code>python -m tuner --help</code>.</p>
-<p>Runs are known by ids that can't be guessed, and this browser keeps the list of yours. Uploaded rows are used for
-your run alone, and the upload is dropped after a day; tokens are never stored. The oldest finished runs make
-room when the disk fills up.</p>
-<p>This page takes files of up to {megabytes:g} MB with {rows:,} rows and {tokens:,.0f} tokens, base models of up to
-{billions:g} billion parameters, and runs of up to {minutes:g} minutes.</p></div>"""
-CLEAN = (3600, 86400)  # once an hour, drop uploads that are a day old
-KEPT_SECRET = "tuner"  # the list lies in the visitor's own browser: a new one at each start would lose it
+<p>Tuner fine-tunes a base model with the method you choose; most methods train a small adapter and leave the base
+model's weights frozen. Then base model and adapter both answer held-out rows, which training never saw. The difference
+between their scores, with its uncertainty, is the result. Everything about a run is in one folder: recipe, events,
+adapter, scores. The same runs work in a terminal: <code>python -m tuner --help</code>.</p>
+<p>A run's id can't be guessed, and the list of your runs is stored in this browser. Uploaded rows are used for your
+run only, and the upload is deleted after a day; tokens are never stored. When the disk is full, the oldest finished
+runs are deleted.</p>
+<p>Limits of this page: files of up to {megabytes:g} MB with {rows:,} rows and {tokens:,.0f} tokens, base models of up
+to {billions:g} billion parameters, and runs of up to {minutes:g} minutes.</p></div>"""
+CLEAN = (3600, 86400)  # once an hour, delete uploads that are a day old
+KEPT_SECRET = "tuner"  # fixed, because a new secret at each start would make the browsers' lists unreadable
 
 
 def theme() -> gr.themes.Base:
-    """Fonts of the visitor's system, so that nothing is fetched from elsewhere."""
+    """Colours, and fonts of the visitor's system, so that nothing is downloaded from elsewhere."""
     return gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.slate,
@@ -50,16 +51,17 @@ def theme() -> gr.themes.Base:
         block_info_text_color="*neutral_500",
         block_info_text_color_dark="*neutral_400",
         input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
     )
 
 
 def has_oauth() -> bool:
-    """Whether visitors can sign in: elsewhere than on a Space, Gradio's button stops the launch."""
+    """Whether visitors can sign in; off a Space, Gradio's sign-in button would stop the launch."""
     return "OAUTH_CLIENT_ID" in os.environ and gr.utils.get_space() is not None
 
 
 def about() -> str:
-    """What Tuner does, and what it takes."""
+    """What Tuner does, and this page's limits."""
     return ABOUT.format(
         megabytes=parse.MAX_FILE_BYTES / 2**20,
         rows=parse.MAX_ROWS,
@@ -70,53 +72,55 @@ def about() -> str:
 
 
 def build() -> gr.Blocks:
-    """The whole page with its endpoints."""
+    """The whole page with its named endpoints."""
     actions.install_example()
     with gr.Blocks(title="Tuner", fill_width=True, analytics_enabled=False, delete_cache=CLEAN) as page:
-        api.build()  # first, because a name that a tab's handler has is no longer free
+        api.build()  # first, because a handler of a tab may not take an endpoint's name
         browser = gr.BrowserState(NOBODY, storage_key="tuner", secret=KEPT_SECRET)
         gr.HTML(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train"):
                 train = train_tab.build(browser, has_oauth=has_oauth())
-            with gr.Tab("Playground", id="playground") as playground_place:
+            with gr.Tab("Playground", id="playground") as playground_tab_item:
                 playground = playground_tab.build(browser)
-            with gr.Tab("My runs", id="runs") as runs_place:
+            with gr.Tab("My runs", id="runs") as runs_tab_item:
                 mine = runs_tab.build(browser, has_oauth=has_oauth())
         gr.HTML(about())
-        _lead(tabs, train, playground, mine, browser)
-        playground_place.select(playground_tab.offer, [browser, playground.run], playground.run, **PRIVATE)
-        runs_place.select(runs_tab.refresh, [browser, mine.selected], mine.picked, **PRIVATE)
+        _link_tabs(tabs, train, playground, mine, browser)
+        playground_tab_item.select(playground_tab.update_runs, [browser, playground.run], playground.run, **PRIVATE)
+        runs_tab_item.select(runs_tab.refresh, [browser, mine.selected], mine.outputs, **PRIVATE)
 
         def arrive(kept: dict | None, request: gr.Request) -> list:
-            # The run that the link names, or the one that this browser looked at last.
+            # The run named in the link, or the one that this browser showed last.
             shown = request.query_params.get("run") or (kept or {}).get("shown", "")
-            return train_tab.attach(train, shown, kept)
+            return train_tab.show(train, shown, kept)
 
-        arrived = page.load(arrive, browser, train_tab.attached(train), **PRIVATE)
-        train.look_again(arrived)
+        arrived = page.load(arrive, browser, train_tab.show_outputs(train), **PRIVATE)
+        train.check_again(arrived)
     return page
 
 
-def _lead(tabs, train, playground, mine, browser) -> None:
-    """What leads from a run to the playground, to the push, and back to training."""
+def _link_tabs(
+    tabs: gr.Tabs, train: SimpleNamespace, playground: SimpleNamespace, mine: SimpleNamespace, browser: gr.BrowserState
+) -> None:
+    """The buttons that lead from a run to the playground, to the push, and back to training."""
 
     def to_playground(run: str, kept: dict) -> list:
-        return [gr.Tabs(selected="playground"), playground_tab.offer(kept, run)]
+        return [gr.Tabs(selected="playground"), playground_tab.update_runs(kept, run)]
 
     def to_push(run: str, kept: dict) -> list:
         return [gr.Tabs(selected="runs"), gr.update(open=True), *runs_tab.refresh(kept, run)]
 
     def to_train(run: str, kept: dict) -> list:
-        return [gr.Tabs(selected="train"), *train_tab.attach(train, run, kept)]
+        return [gr.Tabs(selected="train"), *train_tab.show(train, run, kept)]
 
     def to_resume(run: str, kept: dict, request: gr.Request) -> list:
         train_tab.resume(run, request)
         return to_train(run, kept)
 
     train.chat.click(to_playground, [train.shown, browser], [tabs, playground.run], **PRIVATE)
-    train.push.click(to_push, [train.shown, browser], [tabs, mine.push_fold, *mine.picked], **PRIVATE)
+    train.push.click(to_push, [train.shown, browser], [tabs, mine.push_fold, *mine.outputs], **PRIVATE)
     mine.chat.click(to_playground, [mine.selected, browser], [tabs, playground.run], **PRIVATE)
-    back = {"inputs": [mine.selected, browser], "outputs": [tabs, *train_tab.attached(train)], **PRIVATE}
+    back = {"inputs": [mine.selected, browser], "outputs": [tabs, *train_tab.show_outputs(train)], **PRIVATE}
     mine.open.click(to_train, **back)
     mine.resume.click(to_resume, **back)

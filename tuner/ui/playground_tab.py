@@ -1,4 +1,4 @@
-"""Playground: one prompt, answered side by side by the base and by what the chosen runs made of it."""
+"""Playground: one prompt, answered side by side by the base model and by the chosen runs' adapters."""
 
 import json
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import gradio as gr
 
 from tuner.methods.registry import METHODS
+from tuner.runs import Run
 from tuner.tasks import DEFAULT_TASK, TASKS
-from tuner.ui import actions, form, render
+from tuner.ui import actions, elements, form, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS, PRIVATE
@@ -17,18 +18,25 @@ from tuner.ui.wiring import MODELS, PRIVATE
 TITLES = {BASE: "Base model", ADAPTER: "Adapter", MERGED: "Merged model"}
 COLUMNS = 1 + actions.MOST_COMPARED
 MOST_EXAMPLES = 6
-NOTHING = "(nothing)"  # where a model found no answer in a text, or no entities
+NOTHING = "(nothing)"  # shown if a model finds no answer in a text, or no entities
 
 
 def build(browser: gr.BrowserState) -> SimpleNamespace:
     """The tab's inputs and outputs."""
-    # `shown` are the runs whose columns stand there, `asked` is the prompt that is being answered.
-    tab = SimpleNamespace(browser=browser, shown=gr.State([]), asked=gr.State(""))
+    # `shown` are the runs that the columns belong to, `pending` is the prompt that is being answered.
+    tab = SimpleNamespace(browser=browser, shown=gr.State([]), pending=gr.State(""))
+    _conversation(tab)
+    _settings(tab)
+    _wire(tab)
+    return tab
+
+
+def _conversation(tab: SimpleNamespace) -> None:
     with gr.Row(elem_classes="t-line"):
         tab.run = gr.Dropdown(
             [],
             label="Runs",
-            info="one, to see its adapter and its merged model; or up to three on the same base, to compare them",
+            info="one run to see its adapter and merged model, or up to three on the same base model to compare them",
             multiselect=True,
             max_choices=actions.MOST_COMPARED,
             filterable=False,
@@ -74,100 +82,106 @@ def build(browser: gr.BrowserState) -> SimpleNamespace:
     tab.examples = gr.Dataset(
         components=[gr.Textbox(visible=False)],
         samples=[],
-        label="Rows that were held out, with their reference",
+        label="Held-out rows, each with a reference answer",
         elem_id="examples",
     )
+
+
+def _settings(tab: SimpleNamespace) -> None:
     with gr.Accordion("Sampling and system prompt", open=False) as tab.sampling_fold:
         with gr.Row():
             tab.temperature = gr.Slider(
-                0, 2, 0, step=0.05, label="Temperature", info="0 takes the likeliest token each time"
+                0, 2, 0, step=0.05, label="Temperature", info="0 chooses the likeliest token each time"
             )
             tab.top_p = gr.Slider(
-                0.05, 1, 1, step=0.05, label="Top-p", info="only the likeliest tokens that make up this share"
+                0.05,
+                1,
+                1,
+                step=0.05,
+                label="Top-p",
+                info="sample only from the likeliest tokens with this total probability",
             )
-            tab.length = gr.Slider(1, 512, 96, step=1, label="Length", info="tokens at most")
+            tab.length = gr.Slider(1, 512, 96, step=1, label="Max new tokens", info="the longest answer")
             tab.seed = gr.Number(0, precision=0, label="Seed", info="the same seed gives the same answer")
-        tab.system = gr.Textbox(label="System prompt", placeholder="none", info="put before a new conversation")
-    with gr.Accordion("How far is merged from the adapter?", open=True) as tab.check_fold:
+        tab.system = gr.Textbox(label="System prompt", placeholder="none", info="starts each new conversation")
+    with gr.Accordion("Does merging change the answers?", open=True) as tab.check_fold:
         tab.check = gr.HTML()
-    _wire(tab)
-    return tab
 
 
-def _wire(tab) -> None:
+def _wire(tab: SimpleNamespace) -> None:
     sampling = [tab.system, tab.temperature, tab.top_p, tab.length, tab.seed]
     answered = [*tab.columns, tab.problem, tab.check]
-    busy = [tab.prompt, tab.asked, tab.send, tab.stop]
+    busy = [tab.prompt, tab.pending, tab.send, tab.stop]
     answers = []
     for start in (tab.send.click, tab.prompt.submit):
         begun = start(_begin, [tab.prompt, tab.run], [*busy, tab.problem], queue=False, **PRIVATE)
-        given = [tab.run, tab.asked, *sampling, *tab.columns]
+        given = [tab.run, tab.pending, *sampling, *tab.columns]
         answers.append(begun.then(_answer, given, answered, **MODELS, **PRIVATE))
-        answers[-1].then(_end, [tab.asked, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
+        answers[-1].then(_end, [tab.pending, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
     stopped = tab.stop.click(None, None, None, cancels=answers, api_visibility="private")
-    stopped.then(_end, [tab.asked, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
+    stopped.then(_end, [tab.pending, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
 
-    def picked(chosen: list[str] | None, shown: list[str], prompt: str, first: list | None) -> dict:
-        return pick(tab, chosen or [], shown, prompt, first)
+    def choose(chosen: list[str] | None, shown: list[str], prompt: str, first: list | None) -> dict:
+        return choose_runs(tab, chosen or [], shown, prompt, first)
 
-    tab.picked = [tab.shown, tab.examples, tab.check, tab.check_fold, tab.system, tab.sampling_fold]
-    tab.picked += [tab.prompt, tab.reference, tab.problem, *tab.columns]
-    tab.run.change(picked, [tab.run, tab.shown, tab.prompt, tab.columns[0]], tab.picked, **PRIVATE)
+    outputs = [tab.shown, tab.examples, tab.check, tab.check_fold, tab.system, tab.sampling_fold]
+    outputs += [tab.prompt, tab.reference, tab.problem, *tab.columns]
+    tab.run.change(choose, [tab.run, tab.shown, tab.prompt, tab.columns[0]], outputs, **PRIVATE)
     tab.clear.click(lambda: "", None, tab.problem, queue=False, **PRIVATE)
-    tab.examples.select(_take_example, tab.shown, [tab.prompt, tab.reference], queue=False, **PRIVATE)
-    # What empties the columns first ends the answer that is being written into them.
+    tab.examples.select(_use_example, tab.shown, [tab.prompt, tab.reference], queue=False, **PRIVATE)
+    # Before the columns are emptied, the answer being written into them is cancelled.
     others = [tab.shown.change, tab.clear.click, tab.examples.select]
     ended = gr.on(others, None, None, None, cancels=answers, api_visibility="private")
     ended.then(_empty, None, [*tab.columns, *busy[1:]], queue=False, **PRIVATE)
 
 
 def choices(browser: dict | None) -> list[tuple[str, str]]:
-    """The visitor's runs that can be talked to, and the example, as (title, id)."""
-    found = []
+    """The visitor's runs that have an adapter, and the example, as (title, id)."""
+    offered = []
     for row in actions.summaries((browser or {}).get("runs", [])):
         if (actions.open_run(row["run"]).adapter / "adapter_config.json").is_file():
             status = "" if row["status"] == "finished" else f", {row['status']}"
             base = f"{Path(row['model']).name}, {form.QUANTIZATIONS[row['quantization']]}"
-            found.append((f"{_title(row)} on {base}{status}", row["run"]))
-    return found
+            offered.append((f"{_title(row)} on {base}{status}", row["run"]))
+    return offered
 
 
 def _title(row: dict) -> str:
-    """A run in so few words that they fit above a column."""
+    """A short name for a run, which fits above a column."""
     name, rows = row["name"] or row["method"], Path(row["data"]).stem
     which = "example" if row["run"] == actions.EXAMPLE else row["run"][:4]
     return f"{name} · {which}" if name == rows else f"{name} · {rows} {which}"
 
 
-def offer(browser: dict | None, chosen: str | list[str] | None = None):
-    """An update of the runs' dropdown: what is chosen, as far as it is there, or else the first run."""
+def update_runs(browser: dict | None, chosen: str | list[str] | None = None) -> dict:
+    """An update of the runs' dropdown: the chosen runs that still exist, or else the first run."""
     chosen = [chosen] if isinstance(chosen, str) else chosen or []
-    # A run that came by its link is not among the browser's.
+    # A run opened by its link is not in the browser's list.
     offered = choices({"runs": [*(browser or {}).get("runs", []), *chosen]})
     ids = [id for _, id in offered]
     kept = [id for id in chosen if id in ids]
     return gr.update(choices=offered, value=kept or ids[:1])
 
 
-def pick(tab, chosen: list[str], shown: list[str], prompt: str, first: list | None) -> dict:
-    """What changes when other runs are chosen: the columns' titles, examples, merge check, and what a prompt is.
+def choose_runs(tab: SimpleNamespace, chosen: list[str], shown: list[str], prompt: str, first: list | None) -> dict:
+    """Updates for another choice of runs: the columns' titles, examples, merge check and prompt.
 
-    Where they can't stand side by side, or their columns are there already, nothing but the problem changes. The last
-    prompt comes back, to be put to the new choice. The columns are emptied because `shown` changes.
+    If the runs can't be compared, or are shown already, only the problem changes. The last prompt comes back, to be
+    sent to the new choice. The columns are emptied because `shown` changes.
     """
     if chosen and chosen == shown:
         return {tab.problem: ""}
     try:
-        party = actions.party(chosen) if chosen else None
+        lineup = actions.lineup(chosen) if chosen else None
         titles, rows = [*TITLES.values()], []
-        if party:
-            titles, rows = _titles(party), _heldout(actions.open_run(chosen[0]))
-        check = _check(party)
+        if lineup:
+            titles, rows = _titles(lineup), _heldout(actions.open_run(chosen[0]))
+        check = _merge_check(lineup)
     except Exception as error:
-        return {tab.problem: render.problems(problems_of(error))}
-    task = party.task if party else TASKS[DEFAULT_TASK]
-    said = [turn["content"] for turn in plain(first, answered=False) if turn["role"] == "user"]
-    back = {"value": said[-1]} if said and not (prompt or "").strip() else {}
+        return {tab.problem: elements.problems(problems_of(error))}
+    task = lineup.task if lineup else TASKS[DEFAULT_TASK]
+    prompts = [turn["content"] for turn in plain(first, answered=False) if turn["role"] == "user"]
+    last_prompt = {"value": prompts[-1]} if prompts and not (prompt or "").strip() else {}
     return {
         tab.shown: chosen,
         tab.examples: gr.update(samples=[[row["messages"][-1]["content"]] for row in rows]),
@@ -175,31 +189,31 @@ def pick(tab, chosen: list[str], shown: list[str], prompt: str, first: list | No
         tab.check_fold: gr.update(visible=bool(check)),
         tab.system: gr.update(visible=task.chats),
         tab.sampling_fold: gr.update(visible=task.generates),
-        tab.prompt: gr.update(placeholder=task.placeholder, lines=task.prompt_lines, **back),
+        tab.prompt: gr.update(placeholder=task.placeholder, lines=task.prompt_lines, **last_prompt),
         tab.reference: gr.skip() if chosen[:1] == shown[:1] else "",
-        tab.problem: "" if party else render.note("Choose a run. Where there is none yet, train one first."),
+        tab.problem: "" if lineup else elements.note("Choose a run. If there is none yet, train one first."),
         **{column: gr.update(label=title, visible=True) for column, title in zip(tab.columns, titles)},
         **{column: gr.update(visible=False) for column in tab.columns[len(titles) :]},
     }
 
 
-def _titles(party: actions.Party) -> list[str]:
-    runs = {**party.adapters, **party.merged}
-    return [TITLES.get(v) or _title(actions.summary(runs[v])) for v in party.variants]
+def _titles(lineup: actions.Lineup) -> list[str]:
+    runs = {**lineup.adapters, **lineup.merged}
+    return [TITLES.get(v) or _title(actions.summary(runs[v])) for v in lineup.variants]
 
 
-def _check(party: actions.Party | None) -> str:
-    """How far the merged model is from the adapter, or why there is none; empty where several runs are compared."""
-    if not party or ADAPTER not in party.adapters:
+def _merge_check(lineup: actions.Lineup | None) -> str:
+    """How far the merged model is from the adapter, or why there is none; empty if several runs are compared."""
+    if not lineup or ADAPTER not in lineup.adapters:
         return ""
-    run = party.adapters[ADAPTER]
-    if party.merged:
+    run = lineup.adapters[ADAPTER]
+    if lineup.merged:
         return render.merge_check(run.read_json("merge_check.json"))
     method = METHODS[run.recipe.method.name].title
-    return render.note(f"{method} can't be merged into this model's weights, so base and adapter answer alone.")
+    return elements.note(f"{method} can't be merged into this base model, so only base and adapter answer.")
 
 
-def _heldout(run) -> list[dict]:
+def _heldout(run: Run) -> list[dict]:
     try:
         with open(run.data / "heldout.jsonl", encoding="utf-8") as lines:
             return [json.loads(line) for line, _ in zip(lines, range(MOST_EXAMPLES), strict=False)]
@@ -207,7 +221,7 @@ def _heldout(run) -> list[dict]:
         return []
 
 
-def _take_example(shown: list[str], event: gr.SelectData) -> list:
+def _use_example(shown: list[str], event: gr.SelectData) -> list:
     """Prompt and reference of a held-out row, for a new conversation."""
     rows = _heldout(actions.open_run(shown[0]))
     row = rows[event.index if isinstance(event.index, int) else event.index[0]]
@@ -215,33 +229,33 @@ def _take_example(shown: list[str], event: gr.SelectData) -> list:
 
 
 def _empty() -> list:
-    return [*[[]] * COLUMNS, *_rest()]
+    return [*[[]] * COLUMNS, *_idle()]
 
 
 def _begin(prompt: str, chosen: list[str] | None) -> list:
     if not chosen:
-        return [gr.skip()] * 4 + [render.problems(["No run is chosen. Train one first, or take the example."])]
+        return [gr.skip()] * 4 + [elements.problems(["No run is chosen. Choose one, or train one first."])]
     if not (prompt or "").strip():
         return [
             gr.skip(),
             "",
             gr.skip(),
             gr.skip(),
-            render.problems(["There is nothing to answer yet. Write a prompt first."]),
+            elements.problems(["The prompt is empty. Write one first."]),
         ]
     return ["", prompt, gr.update(visible=False), gr.update(visible=True), ""]
 
 
-def _end(asked: str, prompt: str, problem: str) -> list:
-    """Buttons as before; a prompt that met a problem comes back, so that nothing typed is lost."""
-    back = asked if problem and not prompt else gr.skip()
-    # "Loading ..." has had its time; a problem stays.
-    left = "" if 'class="t-note"' in (problem or "") else gr.skip()
-    return [back, *_rest(), left]
+def _end(pending: str, prompt: str, problem: str) -> list:
+    """The buttons as before; after a problem the prompt comes back, so that nothing typed is lost."""
+    restored = pending if problem and not prompt else gr.skip()
+    # A note such as "Loading the models" is over; a problem stays.
+    message = "" if 'class="t-note"' in (problem or "") else gr.skip()
+    return [restored, *_idle(), message]
 
 
-def _rest() -> list:
-    """Nothing is being answered: the prompt in hand, and the buttons."""
+def _idle() -> list:
+    """The pending prompt and the buttons while nothing is being answered."""
     return ["", gr.update(visible=True), gr.update(visible=False)]
 
 
@@ -253,39 +267,36 @@ def _answer(chosen: list[str], prompt: str, system: str, temperature, top_p, len
     before = [plain(column) for column in columns]
     sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": length, "seed": seed or 0}
     try:
-        party = actions.party(chosen)
-        unused = [gr.skip()] * (COLUMNS - len(party.variants))
-        asked = [[*turns, {"role": "user", "content": prompt}] for turns in before[: len(party.variants)]]
-        yield [*asked, *unused, render.note(_preparing(party)), gr.skip()]
-        # Only a model that chats looks back; to others each text is a new one.
-        chats = party.task.chats
+        lineup = actions.lineup(chosen)
+        unused = [gr.skip()] * (COLUMNS - len(lineup.variants))
+        questions = [[*turns, {"role": "user", "content": prompt}] for turns in before[: len(lineup.variants)]]
+        yield [*questions, *unused, elements.note(_preparing(lineup)), gr.skip()]
+        # Only chat models see earlier turns; other models see each text on its own.
+        chats = lineup.task.chats
         start = [{"role": "system", "content": system}] if chats and system and system.strip() else []
-        conversations = {v: start + turns if chats else turns[-1:] for v, turns in zip(party.variants, asked)}
-        said = [""] * len(asked)
-        for texts in actions.chat(party, conversations, **sampling):
-            said = [texts[v] for v in party.variants]
-            yield [*_said(asked, said), *unused, "", _check(party)]
+        conversations = {v: start + turns if chats else turns[-1:] for v, turns in zip(lineup.variants, questions)}
+        answers = [""] * len(questions)
+        for texts in actions.chat(lineup, conversations, **sampling):
+            answers = [texts[v] for v in lineup.variants]
+            yield [*_answered(questions, answers), *unused, "", _merge_check(lineup)]
         if not chats:
-            yield [*_said(asked, [text or NOTHING for text in said]), *unused, "", _check(party)]
+            answers = [text or NOTHING for text in answers]
+            yield [*_answered(questions, answers), *unused, "", _merge_check(lineup)]
     except Exception as error:
-        yield [*before, render.problems(problems_of(error)), gr.skip()]
+        yield [*before, elements.problems(problems_of(error)), gr.skip()]
 
 
-def _preparing(party: actions.Party) -> str:
-    unmerged = [run for run in party.merged.values() if not run.read_json("merge_check.json")]
-    what = "Merging the adapter into the 16-bit base, once, and checking it" if unmerged else "Loading the models"
-    return what + " …"
+def _preparing(lineup: actions.Lineup) -> str:
+    unmerged = [run for run in lineup.merged.values() if not run.read_json("merge_check.json")]
+    return "Merging the adapter into the 16-bit base and checking the result …" if unmerged else "Loading the models …"
 
 
-def _said(asked: list[list[dict]], texts: list[str]) -> list[list[dict]]:
-    return [[*turns, {"role": "assistant", "content": text}] for turns, text in zip(asked, texts)]
+def _answered(questions: list[list[dict]], texts: list[str]) -> list[list[dict]]:
+    return [[*turns, {"role": "assistant", "content": text}] for turns, text in zip(questions, texts)]
 
 
 def plain(column: list | None, *, answered: bool = True) -> list[dict]:
-    """A column's turns, only the answered ones unless told otherwise, as role and text.
-
-    Gradio hands contents on as lists of parts.
-    """
+    """A column's turns as role and text, whatever form Gradio gives them; with `answered`, up to the last answer."""
     turns = []
     for message in column or []:
         content = message["content"]

@@ -1,4 +1,4 @@
-"""What went wrong, as a visitor is told it."""
+"""Errors as the sentences that a visitor reads."""
 
 import logging
 import secrets
@@ -8,14 +8,17 @@ from tuner.errors import TunerError
 log = logging.getLogger(__name__)
 
 
-def problems_of(error: Exception) -> list[str]:
-    """The sentences that a visitor is shown; anything unforeseen is logged under an id."""
+def problems_of(error: Exception, run: str | None = None) -> list[str]:
+    """The sentences for this error, of this run if one is named; an unexpected error is logged with an id."""
     if isinstance(error, TunerError):
         return list(error.problems)
-    if type(error).__module__.startswith("gradio") and hasattr(error, "message"):  # ZeroGPU's own, made for people
+    if type(error).__module__.startswith("gradio") and hasattr(error, "message"):  # ZeroGPU's own, written for people
         return [str(error.message)]
     if isinstance(error, OSError) and error.errno == 28:
-        return ["The disk of this machine is full. Delete a run that you no longer need, then try again."]
+        return ["This machine's disk is full. Delete a run that you no longer need, then try again."]
+    if run:  # which may fail the same way each time, so there is no promise that trying again will help
+        log.error("run %s: unexpected error", run, exc_info=error)
+        return [f"Tuner failed unexpectedly (run {run}). What the run learned is kept."]
     name = secrets.token_hex(4)
-    log.error("unforeseen error %s", name, exc_info=error)
-    return [f"Something broke that we did not foresee (error {name}). Nothing that you entered is lost: try again."]
+    log.error("unexpected error %s", name, exc_info=error)
+    return [f"Something unexpected went wrong (error {name}). Nothing you entered is lost: try again."]

@@ -1,23 +1,27 @@
-"""What a run's folder says of its way so far: its phase, its curves, its time to go. Knows nothing of drawing."""
+"""How far a run has come, read from its folder: phase, loss curves, time to go. Knows nothing about HTML."""
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from tuner.runs import Run
 
 LIVE = ("waiting", "starting", "training", "scoring", "continuing")
-CAN_GO_ON = ("prepared", "paused", "stopped", "interrupted", "failed")
+RESUMABLE = ("prepared", "paused", "stopped", "interrupted", "failed")
 NOW = {"start": "training", "step": "training", "end": "scoring", "evaluating": "scoring", "answered": "scoring"}
-# Seconds after which a run that was to start is taken for forgotten: its page was closed, or the app restarted.
+SILENT = ("checkpoint", "heldout", "schedule")  # events that leave the phase as it is
+# Seconds after which a run that was about to start counts as abandoned: its page was closed, or the app restarted.
 SOON = {"queued": ("waiting", 3600), "continued": ("waiting", 3600), "starting": ("starting", 120)}
-# Seconds in which a run whose window closed goes on by itself if somebody looks. A browser's hidden tab looks once a
+# Seconds in which a run whose window closed continues by itself if somebody looks. A browser's hidden tab looks once a
 # minute; who comes back later is asked first, because it is their quota.
 RECENT = 90
 
 
 @dataclass(frozen=True)
 class Progress:
-    phase: str  # one of LIVE or CAN_GO_ON, or finished
+    """A run at one moment."""
+
+    phase: str  # one of LIVE or RESUMABLE, or finished
     step: int = 0
     steps: int | None = None
     losses: list[tuple[float, float]] = field(default_factory=list)  # (step, loss)
@@ -25,59 +29,98 @@ class Progress:
     last: dict = field(default_factory=dict)  # the newest step's event
     scored: tuple[int, int] = (0, 0)  # held-out rows answered, and how many there are
     problems: list[str] = field(default_factory=list)
+    failed_again: bool = False  # with the same problems as last time, nothing learned in between
     seconds: float | None = None  # of training
     stopping: bool = False
 
     @property
     def is_live(self) -> bool:
+        """Whether something happens without anybody pressing a button."""
         return self.phase in LIVE
 
 
-def curve(events: list[dict]) -> list[dict]:
-    """The step and held-out events that count: a window that starts at step s takes back what came after s."""
-    kept: list[dict] = []
-    for event in events:
-        if event["event"] == "start":
-            kept = [e for e in kept if e["step"] <= event["step"]]
-        elif event["event"] in ("step", "heldout"):
-            kept.append(event)
-    return kept
+class Curve:
+    """A fold of the events: the steps that count. A window that starts at step s takes back every step after s."""
+
+    def __init__(self):
+        self.losses: list[tuple[float, float]] = []  # (step, loss)
+        self.heldout: list[tuple[float, float]] = []
+        self.last: dict = {}  # the newest step's event
+        self.planned: int | None = None  # steps
+        self.failures: list[list[str]] = []  # problems of each failure since something was learned
+        self._saved: deque[dict] = deque(maxlen=8)  # the steps at the latest checkpoints, where a window may start
+
+    def add(self, event: dict) -> None:
+        """Take the next event into account."""
+        kind = event["event"]
+        if kind == "step":
+            self.losses.append((event["step"], event["loss"]))
+            self.last = event
+        elif kind == "heldout":
+            self.heldout.append((event["step"], event["loss"]))
+        elif kind == "start":
+            self._take_back(event["step"])
+        elif kind == "checkpoint" and self.last:
+            self._saved.append(self.last)
+        if kind in ("start", "schedule"):
+            self.planned = event.get("steps") or self.planned
+        if kind in ("checkpoint", "answered", "end"):
+            self.failures = []
+        elif kind == "error":
+            self.failures = [*self.failures[-1:], event.get("problems", [])]
+
+    def _take_back(self, step: int) -> None:
+        self.losses = [point for point in self.losses if point[0] <= step]
+        self.heldout = [point for point in self.heldout if point[0] <= step]
+        kept = [event for event in (*self._saved, self.last) if event and event["step"] <= step]
+        self.last = max(kept, key=lambda event: event["step"], default={})
+        self._saved = deque(kept, self._saved.maxlen)
+
+
+class Latest:
+    """A fold of the events: the newest ones."""
+
+    def __init__(self):
+        self.events: deque[dict] = deque(maxlen=20)
+
+    def add(self, event: dict) -> None:
+        """Take the next event into account."""
+        self.events.append(event)
 
 
 def read(run: Run) -> Progress:
-    """The run's progress."""
-    training, events = run.is_training, run.events()
-    kept = curve(events)
-    steps = [e for e in kept if e["event"] == "step"]
-    last = steps[-1] if steps else {}
-    scoring = next((e for e in reversed(events) if e["event"] in ("evaluating", "evaluation")), {})
-    ended = next((e for e in reversed(events) if e["event"] == "end"), {})
-    error = next((e for e in reversed(events) if e["event"] in ("error", "start", "queued")), {})
-    planned = next((e["steps"] for e in reversed(events) if e["event"] in ("start", "schedule") and e["steps"]), None)
-    return Progress(
-        phase=_phase(run, events, training),
-        step=last.get("step", 0),
-        steps=last.get("steps") or planned or run.plan.get("steps"),
-        losses=[(e["step"], e["loss"]) for e in steps],
-        heldout=[(e["step"], e["loss"]) for e in kept if e["event"] == "heldout"],
-        last=last,
-        scored=(scoring.get("row", 0), scoring.get("rows", 0)),
-        problems=error.get("problems", []),
-        seconds=ended.get("seconds", last.get("seconds")),
-        stopping=training and run.is_asked_to_stop,
-    )
+    """The run's progress; of the events, only those since the last look are read."""
+    training = run.is_training
+    with run.log.lock:
+        curve = run.log.fold(Curve)
+        scoring = run.last_event("evaluating", "evaluation") or {}
+        ended = run.last_event("end") or {}
+        error = run.last_event("error", "start", "queued") or {}
+        return Progress(
+            phase=_phase(run, training),
+            step=curve.losses[-1][0] if curve.losses else 0,
+            steps=curve.last.get("steps") or curve.planned or run.plan.get("steps"),
+            losses=list(curve.losses),
+            heldout=list(curve.heldout),
+            last=curve.last,
+            scored=(scoring.get("row", 0), scoring.get("rows", 0)),
+            problems=error.get("problems", []),
+            failed_again=len(curve.failures) > 1 and curve.failures[-1] == curve.failures[-2],
+            seconds=ended.get("seconds", curve.last.get("seconds")),
+            stopping=training and run.is_asked_to_stop,
+        )
 
 
-def _phase(run: Run, events: list[dict], training: bool) -> str:
-    """Waiting and starting are told by our own events, the rest by the trainer's."""
-    named = [e["event"] for e in events if e["event"] not in ("checkpoint", "heldout", "schedule")]
-    newest = named[-1] if named else ""
+def _phase(run: Run, training: bool) -> str:
+    """Waiting and starting follow from the page's own events, the rest from the trainer's."""
+    newest, named = run.log.newest(), run.log.newest_except(*SILENT)
+    kind = named["event"] if named else ""
     if training:
-        return NOW.get(newest, "starting")
-    phase, patience = SOON.get(newest, ("", 0))
-    since = time.time() - events[-1]["time"] if events else 0.0
+        return NOW.get(kind, "starting")
+    phase, patience = SOON.get(kind, ("", 0))
+    since = time.time() - newest["time"] if newest else 0.0
     if patience and since < patience:
         return phase
-    if run.ending == "paused" and newest in ("end", "unscored", "died") and since < RECENT:
+    if run.ending == "paused" and kind in ("end", "unscored", "died") and since < RECENT:
         return "continuing"
     return run.ending

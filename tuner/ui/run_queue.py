@@ -1,6 +1,6 @@
-"""Who trains when: a fair line in front of the places to train at, and a thread that takes each run through its turn.
+"""Who trains when: a fair queue for the places to train in, and a thread that takes each run through its turn.
 
-A turn is one window. It goes on whether or not somebody looks; the next one is asked for by whoever still does.
+A turn is one window, which runs whether or not anybody watches. The next window starts only while somebody does.
 """
 
 import os
@@ -13,26 +13,27 @@ from dataclasses import replace
 
 from tuner import gpu
 from tuner.errors import TunerError
+from tuner.events import EventReader
 from tuner.runs import Run
 from tuner.ui import progress
 from tuner.ui.problems import problems_of
 
-# Runs that train at once: on ZeroGPU each has a GPU of its own, elsewhere they share this machine.
+# Runs that train at once: on ZeroGPU each has its own GPU, elsewhere they share this machine.
 PLACES = int(os.environ.get("TUNER_TRAINING_SLOTS", 8 if gpu.ZERO else 2))
-LOOK = 0.2  # seconds between looks at a run's events
+POLL = 0.2  # seconds between looks at a run's events
 
 
 class RunQueue:
-    """Places for so many runs. Next is the visitor with the fewest in training, and of those who came first."""
+    """A queue for so many places. Next is the visitor with the fewest runs in training; ties go by arrival."""
 
     def __init__(self, places: int):
         self.places = places
-        self._waiting: dict[str, str] = {}  # run -> visitor, in the order in which they came
+        self._waiting: dict[str, str] = {}  # run -> visitor, in order of arrival
         self._training: dict[str, str] = {}
         self._changed = threading.Condition()
 
     def join(self, run: str, visitor: str) -> bool:
-        """Stand in line; False where the run does already, or is in training."""
+        """Join the queue; False if the run is in it already, or in training."""
         with self._changed:
             if self.holds(run):
                 return False
@@ -40,30 +41,30 @@ class RunQueue:
             return True
 
     def leave(self, run: str) -> bool:
-        """Give up waiting; False where the run was not in line."""
+        """Leave the queue; False if the run was not in it."""
         with self._changed:
             left = self._waiting.pop(run, None) is not None
             self._changed.notify_all()
             return left
 
     def holds(self, run: str) -> bool:
-        """Whether the run waits or trains."""
+        """Whether the run is waiting or in training."""
         with self._changed:
             return run in self._waiting or run in self._training
 
     def held(self) -> list[str]:
-        """The runs that wait or train."""
+        """The runs that are waiting or in training."""
         with self._changed:
             return [*self._waiting, *self._training]
 
     def place(self, run: str) -> int | None:
-        """How many are served before the run, itself included; None where it does not wait."""
+        """The run's place in the queue, 1 being next; None if it is not waiting."""
         with self._changed:
             order = self._order()
             return order.index(run) + 1 if run in order else None
 
     def _order(self) -> list[str]:
-        """Those who wait, in the order in which they would be served if nobody else came."""
+        """The waiting runs in the order in which they would be served if no others came."""
         busy = list(self._training.values())
         waiting, order = dict(self._waiting), []
         while waiting:
@@ -74,7 +75,7 @@ class RunQueue:
 
     @contextmanager
     def turn(self, run: str) -> Iterator[bool]:
-        """Wait for the run's turn, then hold a place; gives False where the run left the line."""
+        """Wait for the run's turn, then hold a place; gives False if the run left the queue."""
         with self._changed:
             self._changed.wait_for(lambda: run not in self._waiting or self._is_next(run))
             if is_served := run in self._waiting:
@@ -96,9 +97,9 @@ queue = RunQueue(PLACES)
 
 
 def start(run: Run, visitor: str, event: dict | None = None) -> None:
-    """Let the run wait for its turn and train for a window, by itself; nothing happens where it does already.
+    """Queue the run for one window of training in the background, and log `event`; a run queued already is left alone.
 
-    `event` is written down with it. Called in an event's handler, whose request tells ZeroGPU whose quota counts.
+    Called in an event's handler, whose request tells ZeroGPU whose quota to charge.
     """
     if queue.join(run.id, visitor):
         if event:
@@ -106,30 +107,28 @@ def start(run: Run, visitor: str, event: dict | None = None) -> None:
         threading.Thread(target=copy_context().run, args=(_take_turn, run), daemon=True).start()
 
 
-def follow(run: Run, visitor: str, seen: int = 0) -> Iterator[dict]:
-    """The run's events from number `seen` on, its place in line, and heartbeats, until it has come to an end.
+def follow(run: Run, visitor: str, reader: EventReader) -> Iterator[dict]:
+    """Yield the reader's next events, changes of place in the queue, and heartbeats until the run has ended.
 
-    While somebody follows, a run whose window closed goes on in the next.
+    While somebody follows, a run whose window closed continues in the next one.
     """
     place = None
     while True:
         held = queue.holds(run.id)
-        for event in run.events(seen):
-            seen += 1
-            yield event
+        yield from reader.read()
         if not held:
-            if not goes_on(run, visitor):
+            if not start_next_window(run, visitor):
                 return
             continue
         if (now := queue.place(run.id)) != place and now:
             yield {"event": "waiting", "place": now}
         place = now
         yield {"event": "heartbeat"}
-        time.sleep(LOOK)
+        time.sleep(POLL)
 
 
-def goes_on(run: Run, visitor: str) -> bool:
-    """Start the next window where the run waits for one, or for a turn that an app's restart took; tells whether."""
+def start_next_window(run: Run, visitor: str) -> bool:
+    """Queue the run again if it waits for its next window, or lost its turn to a restart of the app; tells whether."""
     if queue.holds(run.id):
         return False
     phase = progress.read(run).phase
@@ -139,17 +138,17 @@ def goes_on(run: Run, visitor: str) -> bool:
 
 
 def look(run: Run) -> progress.Progress:
-    """The run's progress, as its folder and the line tell it."""
+    """The run's progress as its folder and the queue show it."""
     now = progress.read(run)
     return replace(now, phase="waiting") if queue.place(run.id) else now
 
 
 def withdraw(run: Run) -> bool:
-    """Give up a place in line, or the next window; False where there is nothing to give up."""
-    waits = queue.leave(run.id) or progress.read(run).phase in ("continuing", "waiting")
-    if waits:
+    """Give up the place in the queue or the next window; False if the run has neither."""
+    was_waiting = queue.leave(run.id) or progress.read(run).phase in ("continuing", "waiting")
+    if was_waiting:
         run.append({"event": "withdrawn"})
-    return waits
+    return was_waiting
 
 
 def _take_turn(run: Run) -> None:
@@ -161,12 +160,13 @@ def _take_turn(run: Run) -> None:
             for _ in gpu.train(run):
                 pass
         except Exception as error:
-            if run.path.exists():  # or it was deleted while it waited
-                _write_down(run, error)
+            if run.path.exists():  # it may have been deleted while it waited
+                _log_error(run, error)
 
 
-def _write_down(run: Run, error: Exception) -> None:
-    problems = problems_of(error)
-    last = run.events()[-1:]
-    if not (isinstance(error, TunerError) and last and last[0].get("problems") == problems):
+def _log_error(run: Run, error: Exception) -> None:
+    problems = problems_of(error, run.id)
+    last = run.last_event() or {}
+    # The training process may have logged it already.
+    if not (isinstance(error, TunerError) and last.get("problems") == problems):
         run.append({"event": "error", "problems": problems})

@@ -1,11 +1,11 @@
-"""My runs: this browser's runs and the example; open, go on with, push and delete one."""
+"""My runs: this browser's runs and the example; open, resume, push or delete one."""
 
 from types import SimpleNamespace
 
 import gradio as gr
 
 from tuner.errors import TunerError
-from tuner.ui import actions, progress, render
+from tuner.ui import actions, elements, progress, render
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import NOBODY, PRIVATE
 
@@ -21,18 +21,20 @@ LINK = """(id) => {
 
 
 def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
-    """The tab's inputs and outputs; with OAuth a push uses the visitor's sign-in, else a token that is typed."""
+    """The tab's inputs and outputs; a push uses the visitor's sign-in with OAuth, else a token that is typed in."""
     tab = SimpleNamespace(browser=browser, selected=gr.Textbox(visible=False))
-    gr.HTML('<p class="t-sub">They are known to this browser only. Whoever has a run\'s link can see it.</p>')
+    gr.HTML(
+        '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can see the run.</p>'
+    )
     tab.rows = gr.HTML(js_on_load=CLICKED, elem_id="runs")
     with gr.Column(visible=False, elem_id="run-actions") as tab.actions:
         with gr.Row(elem_classes="t-buttons"):
             tab.open = gr.Button("Open", size="md", variant="primary", min_width=100, elem_id="open-run")
             tab.chat = gr.Button("Chat", size="md", min_width=100)
-            tab.resume = gr.Button("Go on", size="md", min_width=100, visible=False)
+            tab.resume = gr.Button("Resume", size="md", min_width=100, visible=False)
             tab.delete = gr.Button("Delete", size="md", variant="stop", min_width=100, elem_id="delete-run")
-        tab.sure = gr.Button("Delete it for good", size="md", variant="stop", visible=False, elem_id="delete-sure")
-        tab.link = gr.Textbox(label="Its private link", interactive=False, buttons=["copy"])
+        tab.sure = gr.Button("Delete for good", size="md", variant="stop", visible=False, elem_id="delete-sure")
+        tab.link = gr.Textbox(label="Private link to this run", interactive=False, buttons=["copy"])
         tab.problem = gr.HTML()
         with gr.Accordion("Push the adapter to the Hub", open=False) as tab.push_fold:
             _push_form(tab, has_oauth)
@@ -40,24 +42,24 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
     return tab
 
 
-def _push_form(tab, has_oauth: bool) -> None:
+def _push_form(tab: SimpleNamespace, has_oauth: bool) -> None:
     gr.HTML(
-        '<p class="t-sub">The adapter in PEFT\'s format, with its tokenizer and a card that tells base model, data, '
-        "settings and scores, goes to a repository of yours.</p>"
+        '<p class="t-sub">Uploads the adapter to your own repository: PEFT\'s format, with tokenizer and a model card '
+        "that lists base model, data, settings and scores.</p>"
     )
     with gr.Row():
         tab.repository = gr.Textbox(
             label="Repository", placeholder="your-name/corporate-lora", elem_id="repository", scale=3
         )
         tab.private = gr.Checkbox(
-            True, label="Private", info="only you can see it", elem_id="private", scale=1, min_width=120
+            True, label="Private", info="only you can see the repository", elem_id="private", scale=1, min_width=120
         )
     if has_oauth:
         tab.login = gr.LoginButton()
     tab.token = gr.Textbox(
-        label="Token with write rights",
+        label="Hub token with write access",
         type="password",
-        info="from https://huggingface.co/settings/tokens; used once and kept nowhere",
+        info="from https://huggingface.co/settings/tokens; used once and not stored",
         visible=not has_oauth,
         elem_id="token",
     )
@@ -65,18 +67,19 @@ def _push_form(tab, has_oauth: bool) -> None:
     tab.pushed = gr.HTML(elem_id="pushed")
 
 
-def _wire(tab, has_oauth: bool) -> None:
-    tab.picked = [tab.selected, tab.rows, tab.actions, tab.resume, tab.delete, tab.sure, tab.problem, tab.pushed]
-    tab.rows.click(_pick, tab.browser, tab.picked, queue=False, **PRIVATE)
+def _wire(tab: SimpleNamespace, has_oauth: bool) -> None:
+    # The outputs of `refresh`, in its order.
+    tab.outputs = [tab.selected, tab.rows, tab.actions, tab.resume, tab.delete, tab.sure, tab.problem, tab.pushed]
+    tab.rows.click(_select, tab.browser, tab.outputs, queue=False, **PRIVATE)
     tab.selected.change(None, tab.selected, tab.link, js=LINK, api_visibility="private")
     tab.delete.click(lambda: gr.update(visible=True), None, tab.sure, queue=False, **PRIVATE)
-    tab.sure.click(_delete, [tab.selected, tab.browser], [tab.browser, *tab.picked], queue=False, **PRIVATE)
+    tab.sure.click(_delete, [tab.selected, tab.browser], [tab.browser, *tab.outputs], queue=False, **PRIVATE)
     push = {"inputs": [tab.selected, tab.repository, tab.private, tab.token], "outputs": [tab.pushed, tab.token]}
     tab.push.click(_push_signed_in if has_oauth else _push, **push, concurrency_limit=4, api_visibility="private")
 
 
 def refresh(browser: dict | None, selected: str = "") -> list:
-    """Values of `picked` for the visitor's runs as they are now."""
+    """The list of runs, and the buttons for the selected one, as they are now."""
     rows = actions.summaries((browser or {}).get("runs", []))
     row = next((r for r in rows if r["run"] == selected), None)
     phase = progress.read(actions.open_run(selected)).phase if row else ""
@@ -84,7 +87,7 @@ def refresh(browser: dict | None, selected: str = "") -> list:
         selected if row else "",
         render.runs_list(rows, selected, actions.EXAMPLE),
         gr.update(visible=bool(row)),
-        gr.update(visible=phase in progress.CAN_GO_ON),
+        gr.update(visible=phase in progress.RESUMABLE),
         gr.update(visible=selected != actions.EXAMPLE),
         gr.update(visible=False),
         "",
@@ -92,7 +95,7 @@ def refresh(browser: dict | None, selected: str = "") -> list:
     ]
 
 
-def _pick(browser: dict | None, event: gr.EventData) -> list:
+def _select(browser: dict | None, event: gr.EventData) -> list:
     return refresh(browser, getattr(event, "run", "") or "")
 
 
@@ -101,23 +104,25 @@ def _delete(run: str, browser: dict | None) -> list:
     try:
         actions.delete(run)
     except TunerError as error:
-        return [gr.skip(), *refresh(browser, run)[:-2], render.problems(list(error.problems)), ""]
-    left = {**browser, "runs": [r for r in browser["runs"] if r != run]}
-    return [left, *refresh(left)]
+        return [gr.skip(), *refresh(browser, run)[:-2], elements.problems(list(error.problems)), ""]
+    remaining = {**browser, "runs": [r for r in browser["runs"] if r != run]}
+    return [remaining, *refresh(remaining)]
 
 
 def _push(run: str, repository: str, private: bool, token: str) -> list:
-    """The new repository's link, or what was wrong; the token's input is emptied when it has done its work."""
+    """The repository's link, or the problems; the token's input is emptied once the token was used."""
     try:
-        return [render.pushed(actions.push(run, repository, token, private)), ""]
+        return [render.push_link(actions.push(run, repository, token, private)), ""]
     except Exception as error:
-        return [render.problems(problems_of(error), "It was not pushed"), gr.skip()]
+        return [elements.problems(problems_of(error), "The adapter was not pushed"), gr.skip()]
 
 
 def _push_signed_in(run: str, repository: str, private: bool, typed: str, signed_in: gr.OAuthToken | None) -> list:
     if signed_in is None:
         return [
-            render.problems(["Sign in with Hugging Face first; the button is just above."], "It was not pushed"),
+            elements.problems(
+                ["Sign in with Hugging Face first, using the button above."], "The adapter was not pushed"
+            ),
             gr.skip(),
         ]
     return _push(run, repository, private, signed_in.token)

@@ -1,11 +1,9 @@
-"""What the tabs' event handlers have in common: who may call them, and how many of them run at once."""
+"""What the tabs' event handlers share: who may call them, and how many run at once."""
 
-# Of the page's own; programs use the named endpoints.
+# For the page only; programs use the named endpoints.
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 CHECKS = {"concurrency_limit": 4, "concurrency_id": "check"}
-# Base and adapter share one model, whose adapter is switched by row while it answers: one answer at a time.
+# Base and adapter share one model that switches adapters row by row, so it gives one answer at a time.
 MODELS = {"concurrency_limit": 1, "concurrency_id": "models"}
-NOBODY = {
-    "runs": [],
-    "shown": "",
-}  # what a new visitor's browser keeps: the visitor's runs, and the one last looked at
+# What a new visitor's browser remembers: the visitor's runs, and the one last shown.
+NOBODY = {"runs": [], "shown": ""}

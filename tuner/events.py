@@ -1,0 +1,139 @@
+"""A run's event log, events.jsonl: one JSON object per line, appended to by whoever works on the run.
+
+Readers continue where they stopped last time. They expect half a line, left by a killed writer, and another file under
+the same name, left by somebody who deleted the run and created it again.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+
+class Fold(Protocol):
+    """What is made of a log event by event, created without arguments."""
+
+    def add(self, event: dict) -> None:
+        """Take the next event into account."""
+
+
+FoldType = TypeVar("FoldType", bound=Fold)
+
+
+class EventReader:
+    """Reads a log piece by piece; belongs to one thread."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.restarts = 0  # times that the file was replaced or cut short, and read from its start again
+        self._offset = 0  # bytes of whole lines read so far
+        self._file: int | None = None
+        self._seen: tuple[int, int] | None = None
+
+    def read(self) -> list[dict]:
+        """The events since the last call; all of them if the file has been replaced or cut short since."""
+        try:
+            if self._identity(os.stat(self.path)) == self._seen:
+                return []
+            with open(self.path, "rb") as file:
+                status = os.fstat(file.fileno())
+                if self._offset and (status.st_ino != self._file or status.st_size < self._offset):
+                    self._restart()
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:
+            if self._offset:
+                self._restart()
+            return []
+        self._file, self._seen = status.st_ino, self._identity(status)
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [event for line in whole.splitlines() if (event := _parse(line))]
+
+    @staticmethod
+    def _identity(status: os.stat_result) -> tuple[int, int]:
+        return status.st_ino, status.st_size
+
+    def _restart(self) -> None:
+        self.restarts += 1
+        self._offset, self._file, self._seen = 0, None, None
+
+
+class EventLog:
+    """A log whose newest events and folds are kept, so that a look reads only what is new. Threads may share it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lock = threading.RLock()  # hold it to read a fold that no other thread changes meanwhile
+        self._folds: dict[type, Fold] = {}
+        self._begin()
+
+    def append(self, event: dict) -> dict:
+        """Write one event with its time and return it."""
+        event = {"event": event["event"], "time": round(time.time(), 3), **event}
+        with open(self.path, "ab+") as file:
+            # Half a line of a killed writer becomes a line of its own, which readers skip.
+            if file.tell() and not _ends_a_line(file):
+                file.write(b"\n")
+            file.write(json.dumps(event).encode() + b"\n")
+        return event
+
+    def newest(self, *kinds: str) -> dict | None:
+        """The newest event of these kinds, or of all kinds if none is named."""
+        with self.lock:
+            self._update()
+            return self._last_of(set(kinds) & self._newest.keys() if kinds else self._newest)
+
+    def newest_except(self, *kinds: str) -> dict | None:
+        """The newest event of any other kind."""
+        with self.lock:
+            self._update()
+            return self._last_of(self._newest.keys() - set(kinds))
+
+    def _last_of(self, kinds: Iterable[str]) -> dict | None:
+        numbered = [self._newest[kind] for kind in kinds]
+        return max(numbered, key=lambda pair: pair[0])[1] if numbered else None
+
+    def fold(self, kind: type[FoldType]) -> FoldType:
+        """The log's fold of this class, up to date; its first use reads the log from the start."""
+        with self.lock:
+            if kind not in self._folds:
+                self._folds[kind] = kind()
+                self._begin()
+            self._update()
+            return self._folds[kind]
+
+    def _begin(self) -> None:
+        self._reader = EventReader(self.path)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._count, self._restarts = 0, self._reader.restarts
+        self._newest: dict[str, tuple[int, dict]] = {}
+        self._folds = {kind: kind() for kind in self._folds}
+
+    def _update(self) -> None:
+        events = self._reader.read()
+        if self._reader.restarts != self._restarts:
+            self._forget()
+        for event in events:
+            self._count += 1
+            self._newest[event["event"]] = (self._count, event)
+            for fold in self._folds.values():
+                fold.add(event)
+
+
+def _ends_a_line(file) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _parse(line: bytes) -> dict | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
