@@ -17,7 +17,7 @@ from conftest import small_recipe
 from tuner import runs
 from tuner.events import EventLog, EventReader
 from tuner.hub.card import card
-from tuner.ui import actions, progress, train_tab
+from tuner.ui import actions, progress, render, train_tab
 from tuner.ui.progress import Curve
 
 STEPS = 20_000
@@ -257,9 +257,11 @@ def test_a_run_that_fails_the_same_way_twice_is_not_advised_to_resume(tmp_path, 
     run = runs.create(small_recipe(), path=tmp_path / "run")
     run.append(PROBLEM)
     assert not progress.read(run).failed_again
+    assert "resuming will not help" not in render.run_card(run)
     if between:
         run.append(between)
     run.append(PROBLEM)
     assert progress.read(run).failed_again == expected
+    assert ("resuming will not help" in render.run_card(run)) == expected
     run.append(PROBLEM | {"problems": ["Something else."]})
     assert not progress.read(run).failed_again

@@ -195,7 +195,7 @@ def test_a_look_between_a_windows_end_and_its_place_given_back_does_not_lose_the
     run.append({"event": "end", "reason": "window"})
     assert run_queue.queue.join(run.id, "ann")
     with run_queue.queue.turn(run.id):
-        assert not run_queue.goes_on(run, "ann")
+        assert not run_queue.start_next_window(run, "ann")
         assert run.events()[-1]["event"] == "end"
     assert run_queue.look(run).phase == "continuing"
 
