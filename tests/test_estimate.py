@@ -71,7 +71,7 @@ def made(folder, name, quantization, dtype="float32", **settings):
 def adapted(base, recipe):
     """The model as training has it."""
     method = METHODS[recipe.method.name]
-    parts = method.parts(resolve(recipe, shape_of(base), base.row))
+    parts = method.configs(resolve(recipe, shape_of(base), base.row))
     model = attach.attach(load_base(base), parts).train()
     for p in model.parameters():
         if p.requires_grad:
@@ -137,7 +137,7 @@ def test_activations_where_only_some_layers_have_an_adapter(folders):
         assert said == pytest.approx(real, rel=0.15)
 
 
-@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.count])
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.needs_storage])
 def test_activations_of_every_method_that_can_be_made_without_storage(folders, method):
     recipe, base = made(folders["llama"], "llama", "none", method__name=method, **OWN)
     real, _ = measured(base, recipe, 4, 48, 5)

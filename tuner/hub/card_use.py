@@ -3,7 +3,7 @@
 import json
 import re
 
-from tuner.methods.files import SECOND, is_native
+from tuner.methods.files import CONFIG, SECOND, is_native
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS, TaskRow
@@ -29,7 +29,7 @@ def use(run: Run, recipe: Recipe, base: str | None, repo: str) -> str:
 def _kind(run: Run) -> str:
     if not run.adapter.is_dir() or not is_native(run.adapter):
         return "hybrid" if (run.adapter / SECOND).is_dir() else "peft"
-    return run.read_json("adapter/adapter_config.json")["method"]
+    return run.read_json(f"adapter/{CONFIG}")["method"]
 
 
 def _load(run: Run, recipe: Recipe, task: TaskRow, base: str, repo: str) -> str:

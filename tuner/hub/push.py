@@ -88,7 +88,7 @@ def _name_problem(repo: str) -> str | None:
 def _run_problem(run: Run) -> str | None:
     if run.is_training:
         return f"Run {run.id} is still in training. Wait until it has ended, or stop it: what it learned is kept."
-    if not (run.adapter / "adapter_config.json").is_file() or not (run.adapter / ADAPTER).is_file():
+    if not (run.adapter / CONFIG).is_file() or not (run.adapter / ADAPTER).is_file():
         if any(run.adapter.glob("*.bin")):
             return f"The adapter of run {run.id} is a pickle, which is never pushed. Save it as safetensors."
         return f"Run {run.id} has no adapter yet. Train it first, then push."

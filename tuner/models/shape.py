@@ -36,6 +36,7 @@ class Shape:
     linear_layers: tuple[tuple[str, int, int], ...]  # name, inputs, outputs; heads left out
     modules: tuple[str, ...]  # names of all
     weights: tuple[str, ...]  # names of all parameters, tied ones once
+    weight_sizes: tuple[int, ...]  # parameters in each of them
     norms: tuple[str, ...]  # names of the normalisation layers
     head_parameters: int  # in what is new
     heads: tuple[str, ...]  # names of what is new in the model and has to be trained, whatever the method
@@ -116,6 +117,7 @@ def shape_of(base: Base) -> Shape:
         linear_layers=tuple(linear),
         modules=tuple(name for name, _ in modules),
         weights=tuple(name for name, _ in model.named_parameters()),
+        weight_sizes=tuple(p.numel() for _, p in model.named_parameters()),
         norms=tuple(
             name for name, m in modules if "norm" in type(m).__name__.lower() and any(True for _ in m.parameters())
         ),

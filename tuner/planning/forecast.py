@@ -75,7 +75,7 @@ def _scoring(recipe: Recipe, base: Base, rows: int, an_answer: float | None) -> 
 
 
 def _memory(base, recipe, settings, length: int, columns: int) -> dict | None:
-    if METHODS[recipe.method.name].count:
+    if METHODS[recipe.method.name].needs_storage:
         return None  # it can't be put on a model without storage
     try:
         return estimate_memory(base, recipe, settings, length, columns)

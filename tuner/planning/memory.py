@@ -5,8 +5,10 @@ up. Seconds come from the pace of an earlier run like this one, else from a coun
 """
 
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import lru_cache
+from typing import Any
 
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import device_type
@@ -69,37 +71,39 @@ def method_key(recipe: Recipe) -> str:
 
 @lru_cache(maxsize=256)
 def count_trainable(base: Base, method: str) -> int:
-    """Parameters that the method trains, counted on the model without storage; `method` is a recipe's JSON."""
+    """Parameters that the method trains, by its closed formula; `method` is a `method_key`."""
     recipe, shape = Recipe.model_validate_json(method), shape_of(base)
-    if count := METHODS[recipe.method.name].count:
-        return count(resolve(recipe, shape, base.row)) + shape.head_parameters
-    return sum(p.numel() for p in _on_meta(base, method).parameters() if p.requires_grad)
+    return METHODS[recipe.method.name].count(resolve(recipe, shape, base.row)) + shape.head_parameters
 
 
 @lru_cache(maxsize=256)
 def adapter_bytes(base: Base, method: str) -> int:
-    """Bytes of the adapter's file; what is trained in float32 where that can't be told without storage."""
+    """Bytes of the adapter's file; `method` is a `method_key`."""
     from tuner.methods import attach
 
     row = METHODS[Recipe.model_validate_json(method).method.name]
-    if row.count:
+    if row.needs_storage:
         heads = shape_of(base).head_parameters
         return (row.stored * (count_trainable(base, method) - heads) + heads) * FLOAT
-    return attach.stored_bytes(_on_meta(base, method))
+    return attach.stored_bytes(attach_on_meta(base, method))
 
 
-def _on_meta(base: Base, method: str, dtype=None, prepare=lambda model: None):
+def attach_on_meta(base: Base, method: str, dtype: Any = None, prepare: Callable = lambda model: None) -> Any:
+    """The base without storage, with the method of a `method_key` attached; `prepare` sees the base before that.
+
+    Raises what PEFT raises where it refuses the configuration or the model.
+    """
     import torch
 
     from tuner.methods import attach
 
     recipe = Recipe.model_validate_json(method)
-    asked = resolve(recipe, shape_of(base), base.row)
+    target = resolve(recipe, shape_of(base), base.row)
     # Without `devices` CUDA would be asked for its state, and on ZeroGPU the main process may not touch CUDA.
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = on_meta(base, dtype=dtype)
         prepare(model)
-        return attach.attach(model, METHODS[recipe.method.name].parts(asked)).train()
+        return attach.attach(model, METHODS[recipe.method.name].configs(target)).train()
 
 
 @lru_cache(maxsize=256)
@@ -110,7 +114,7 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
     from torch.utils._pytree import tree_leaves, tree_map_only
 
     compute = getattr(torch, dtype)
-    saved, held, there = [], [], []
+    saved, kept, constants = [], [], []
 
     def keep(tensor):
         # Detached, lest a saved result and its graph keep each other for ever; a weak reference, because part of the
@@ -121,9 +125,9 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
 
     def quantise(model) -> None:
         if base.model.quantization != "none":
-            _as_if_quantised(model, base.model.quantization, lambda tensor: held.append(keep(tensor)))
+            _as_if_quantised(model, base.model.quantization, lambda tensor: kept.append(keep(tensor)))
 
-    model = _on_meta(base, method, compute, quantise)
+    model = attach_on_meta(base, method, compute, quantise)
     # Tensors on "meta" take PyTorch's plainest attention, which keeps every score; these fakes take the fused one, as
     # real ones do.
     with ExitStack() as stack:
@@ -137,7 +141,7 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
             others = {k: v for k, v in vars(module).items() if isinstance(v, (dict, torch.Tensor)) and k[0] != "_"}
             faked = tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype), others)
             vars(module).update(faked)
-            there += [t for t in tree_leaves(faked) if isinstance(t, torch.Tensor)]
+            constants += [t for t in tree_leaves(faked) if isinstance(t, torch.Tensor)]
         ids = torch.ones(batch, length, dtype=torch.long)
         inputs = {"input_ids": ids, "attention_mask": ids.clone()}
         if base.task == "generation":
@@ -150,7 +154,7 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
         # The result keeps the graph, and with it what is counted below.
         result = torch.func.functional_call(model, tensors, kwargs=inputs)
         storages = {s._cdata: s.nbytes() for ref in saved if ref() is not None for s in [ref().untyped_storage()]}
-        for tensor in [*tensors.values(), *there]:
+        for tensor in [*tensors.values(), *constants]:
             storages.pop(tensor.untyped_storage()._cdata, None)
         del result
     return sum(storages.values())

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from tuner.data import parse
 from tuner.errors import TunerError
-from tuner.methods import spec
-from tuner.methods.registry import METHODS, resolve
-from tuner.models.shape import shape_of
+from tuner.methods.registry import METHODS
 from tuner.planning import forecast, plan
 from tuner.planning.memory import adapter_bytes, count_trainable, method_key
+from tuner.planning.method_check import method_problems
 from tuner.recipe import Method, Recipe
 
 
@@ -24,10 +23,9 @@ def method_costs(
     # LoRA works wherever anything does: what it stumbles over is not the method's.
     checked = plan.check(_with(recipe, "lora"), table, base, local=local)
     stands, settings = checked.base, checked.plan["settings"]
-    for name, row in METHODS.items():
+    for name in METHODS:
         asked = _with(recipe, name)
-        target = resolve(asked, shape_of(stands), stands.row)
-        if problems := spec.problems(row, asked, target):
+        if problems := method_problems(asked, stands):
             yield {"name": name, "problems": problems}
             continue
         key = method_key(asked)

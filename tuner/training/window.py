@@ -171,7 +171,7 @@ class Window(TrainerCallback):
         base = shared_base(self.base)
         # After loading, which draws random numbers where a base is not loaded already.
         transformers.set_seed(self.recipe.seed)
-        self.model = attach.attach(base, row.parts(resolve(self.recipe, shape, self.base.row)))
+        self.model = attach.attach(base, row.configs(resolve(self.recipe, shape, self.base.row)))
         lengths = [len(ids) for ids in rows["input_ids"]]
         batches = Batches(lengths, self.settings["batch_size"], self.recipe.seed)
         # The first version counted once, after the first steps, and did not say so.

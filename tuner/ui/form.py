@@ -11,6 +11,7 @@ from tuner.data.formats import FORMATS
 from tuner.data.parse import SUFFIXES, Table
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
+from tuner.methods.spec import PRECISIONS
 from tuner.recipe import Recipe
 from tuner.ui import chooser, fields, render
 
@@ -30,7 +31,6 @@ EXAMPLES = {
     "reviews.jsonl": ("product reviews and their sentiment", "tiny-reader"),
     "entities.jsonl": ("sentences and the people, places, firms and dates in them", "tiny-reader"),
 }
-QUANTIZATIONS = {"nf4": "4-bit (NF4)", "int8": "8-bit", "none": "16-bit"}
 SOURCES = [("Shipped example", "example"), ("Upload a file", "file"), ("Paste rows", "paste"), ("Hub dataset", "hub")]
 PASTED = "pasted rows"
 MOST_ROLES = max(len(f.roles) for f in FORMATS.values())
@@ -67,7 +67,7 @@ def _base_card(form, start: Recipe) -> None:
             elem_id="base",
         )
         form.settings["model.quantization"] = gr.Radio(
-            [(QUANTIZATIONS.get(v, v), v) for v in fields.schema("model.quantization")["enum"]],
+            [(PRECISIONS[v], v) for v in fields.schema("model.quantization")["enum"]],
             value=start.model.quantization,
             label="Held in",
             info=fields.schema("model.quantization")["description"],

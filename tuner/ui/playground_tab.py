@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import gradio as gr
 
+from tuner.methods.files import CONFIG
 from tuner.methods.registry import METHODS
+from tuner.methods.spec import PRECISIONS
 from tuner.tasks import TASKS
-from tuner.ui import actions, form, render
+from tuner.ui import actions, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS, PRIVATE
@@ -132,9 +134,9 @@ def choices(browser: dict | None) -> list[tuple[str, str]]:
     """The visitor's runs that can be talked to, and the example, as (title, id)."""
     found = []
     for row in actions.summaries((browser or {}).get("runs", [])):
-        if (actions.open_run(row["run"]).adapter / "adapter_config.json").is_file():
+        if (actions.open_run(row["run"]).adapter / CONFIG).is_file():
             status = "" if row["status"] == "finished" else f", {row['status']}"
-            base = f"{Path(row['model']).name}, {form.QUANTIZATIONS[row['quantization']]}"
+            base = f"{Path(row['model']).name}, {PRECISIONS[row['quantization']]}"
             found.append((f"{_title(row)} on {base}{status}", row["run"]))
     return found
 

@@ -9,6 +9,7 @@ import gradio as gr
 
 from tuner import gpu
 from tuner.errors import TunerError
+from tuner.methods.files import CONFIG
 from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
 from tuner.ui import actions, chooser, form, progress, render, run_queue
@@ -277,7 +278,7 @@ def panel(run: str) -> list:
         opened = actions.open_run(run)
         now = run_queue.look(opened)
         card, phase = render.view(opened, now), now.phase
-        has_adapter = (opened.adapter / "adapter_config.json").is_file()
+        has_adapter = (opened.adapter / CONFIG).is_file()
     except Exception as error:
         card, phase, has_adapter = render.problems(problems_of(error)), "gone", False
     # Between a worker's death and the note of it the folder alone would say that all is over.
