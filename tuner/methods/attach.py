@@ -133,13 +133,6 @@ def _without_layers(model, head_of: Callable):
     return base
 
 
-def settle(model) -> None:
-    """After training: evaluation mode, and every weight in the type in which a fresh load would hold it."""
-    model.eval()
-    if isinstance(model, native.NativeModel):
-        model.match_base_type()
-
-
 def stored_bytes(model) -> int:
     """Bytes that `save` would write, without a tensor's storage being there."""
     return sum(_stored_bytes(level) for level in _levels(model))

@@ -148,13 +148,6 @@ class NativeModel(torch.nn.Module):
         for name, old in self.originals.items():
             old.data = self.copies[name].data.to(old.dtype)
 
-    def match_base_type(self) -> None:
-        """Hold the copies in the type of their originals, as generation outside of autocast needs it."""
-        for name, old in self.originals.items():
-            self.copies[name].data = self.copies[name].data.to(old.dtype)
-        for *_, original, wide in self.beside:
-            wide.data = wide.data.to(original.dtype)
-
     def tensors(self) -> dict[str, torch.Tensor]:
         """What was trained, by name: the base's own for its weights."""
         chosen = {name: copy.data for name, copy in self.copies.items()}
@@ -182,5 +175,4 @@ def load(base, folder: Path) -> NativeModel:
     kind = CONFIGS[told["native"]]
     model = NativeModel(base, kind(**{f.name: told[f.name] for f in fields(kind) if f.name in told}))
     model.put_in(load_file(Path(folder) / WEIGHTS))
-    model.match_base_type()
     return model

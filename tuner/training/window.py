@@ -311,7 +311,7 @@ class Window(TrainerCallback):
             # A local path means nothing to whoever loads the adapter.
             attach.save(self.model, folder, self.recipe.model.name)
             self.trainer.processing_class.save_pretrained(folder)
-        attach.settle(self.model)
+        self.model.eval()
         self._remember()
         self.emit(
             {
