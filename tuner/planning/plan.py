@@ -1,7 +1,7 @@
-"""Before a run: everything that can be checked, chosen and counted without a GPU, and the run folder that comes of it.
+"""Before a run: check the recipe, choose what it leaves open, and write the run folder. No GPU needed.
 
-`check` collects the problems of model, data and method together; `prepare` writes what training needs, so that nothing
-is downloaded, parsed or tokenised while a GPU is held.
+`check` reports the problems of model, method and rows together; `prepare` writes all that training needs, so that
+nothing is downloaded, parsed or tokenised in a GPU window.
 """
 
 import json
@@ -27,14 +27,14 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS, task_for
 
-USUAL_LENGTH = 1024  # tokens
-USUAL_BATCH = 16  # rows
-FEW_STEPS = 60  # below this a run teaches little
+DEFAULT_LENGTH = 1024  # tokens
+DEFAULT_BATCH = 16  # rows
+FEW_STEPS = 60  # fewer teach little
 
 
 @dataclass
 class Checked:
-    """A recipe that can be run: the base and the tokenised rows that it resolves to, and the plan."""
+    """A recipe that can run: its base, its tokenised rows and the plan."""
 
     recipe: Recipe
     base: Base
@@ -57,9 +57,9 @@ class Rows(NamedTuple):
 def check(
     recipe: Recipe, table: parse.Table | None = None, base: Path | None = None, *, local: bool = True
 ) -> Checked:
-    """Check the recipe against its model and its rows: `table`, or what its source names.
+    """Check the recipe against its model and its rows: `table`, or those that its source names.
 
-    Relative paths start from the folder `base`; without `local`, for a visitor, no path is followed at all.
+    Relative paths start from the folder `base`. Without `local`, for a visitor, no path is followed at all.
     Raises TunerError with all problems.
     """
     model, rows = _resolve(recipe, table, base, local)
@@ -102,9 +102,9 @@ def prepare(
     root: Path | None = None,
     path: Path | None = None,
 ) -> Run:
-    """A run folder, ready to train: at `path`, or a new one under `root`.
+    """Write a run folder, ready to train: at `path`, or a new one under `root`.
 
-    Raises TunerError with all problems, having written nothing.
+    Raises TunerError with all problems, before anything is written.
     """
     from datasets import Dataset
 
@@ -153,12 +153,12 @@ def _collect(problems: list[str]) -> Iterator[None]:
 
 
 def _base(recipe: Recipe, folder: Path, config, format: formats.Format, split: Split) -> Base:
-    """The base with its task and its labels. Raises TunerError where rows and task, or model and task, don't fit."""
+    """The base with its task and labels. Raises TunerError where rows or model don't fit the task."""
     row = TASKS[task_for(recipe.task, format.name, bool(config.is_encoder_decoder))]
     if format.name not in row.formats:
         raise TunerError(
-            f"task: {row.title} learns from rows of {' or '.join(row.formats)}, and these are {format.name}. Leave "
-            "task out, or map the columns by hand (data.format, data.columns)."
+            f"task: {row.title} learns from rows in the format {' or '.join(row.formats)}, and these are "
+            f"{format.name}. Leave task out, or map the columns by hand (data.format, data.columns)."
         )
     check_task(config, recipe.model.name, row)
     return Base(folder, recipe.model, row.name, encode.labels_of(row.name, [*split.train, *split.heldout]))
@@ -166,16 +166,16 @@ def _base(recipe: Recipe, folder: Path, config, format: formats.Format, split: S
 
 def _why_task(recipe: Recipe, format: formats.Format, base: Base) -> str:
     if recipe.task != "auto":
-        return "as asked"
+        return "as given"
     labels = f", with the labels {', '.join(base.labels[:8])}{' ...' if len(base.labels) > 8 else ''}"
-    return f"told by the rows ({format.name}) and the kind of model{labels if base.labels else ''}"
+    return f"inferred from the rows ({format.name}) and the model{labels if base.labels else ''}"
 
 
 def _check_size(recipe: Recipe, shape: Shape, local: bool) -> None:
     if not local and shape.parameters > forecast.MAX_PARAMETERS:
         raise TunerError(
-            f"{recipe.model.name} has {shape.parameters / 1e9:.1f} billion parameters; this page takes "
-            f"{forecast.MAX_PARAMETERS / 1e9:g} billion. Choose a smaller one, or run Tuner on a machine of yours."
+            f"{recipe.model.name} has {shape.parameters / 1e9:.1f} billion parameters, and this page allows at most "
+            f"{forecast.MAX_PARAMETERS / 1e9:g} billion. Choose a smaller model, or run Tuner on your own machine."
         )
 
 
@@ -190,7 +190,7 @@ def _choose(recipe: Recipe, shape: Shape, rows: int) -> list[dict]:
     """Every setting with its value and the reason for it: a default, or "as given"."""
     row, given = METHODS[recipe.method.name], recipe.method.model_dump()
     settings = resolve(recipe, shape, None).settings
-    batch = min(USUAL_BATCH, max(1, rows // 4))
+    batch = min(DEFAULT_BATCH, max(1, rows // 4))
     few = f"there are only {rows} rows" if rows > 1 else "there is only 1 row"
     length, why_length = _choose_length(recipe, shape, settings)
     dtype, why_dtype = compute_dtype(recipe.model)
@@ -199,7 +199,7 @@ def _choose(recipe: Recipe, shape: Shape, rows: int) -> list[dict]:
         "batch_size": (
             recipe.training.batch_size,
             batch,
-            few if batch < USUAL_BATCH else "small batches suit adapters in short runs",
+            few if batch < DEFAULT_BATCH else "small batches suit adapters in short runs",
         ),
         "max_length": (recipe.data.max_length, length, why_length),
         **{name: (given[name], value, f"{row.title}'s default") for name, value in settings.items()},
@@ -222,8 +222,8 @@ def _choose_length(recipe: Recipe, shape: Shape, settings: dict) -> tuple[int, s
             f"data.max_length: {recipe.data.max_length} tokens do not fit the model's context of {shape.context} "
             f"beside {settings['virtual_tokens']} virtual tokens. Set it to at most {room}, or leave it out."
         )
-    if room > USUAL_LENGTH:
-        return USUAL_LENGTH, "long enough for most rows, and affordable"
+    if room > DEFAULT_LENGTH:
+        return DEFAULT_LENGTH, "long enough for most rows, and affordable"
     return room, "the model's context, less the virtual tokens" if is_prompted else "the model's context"
 
 
@@ -231,14 +231,14 @@ def _estimate(
     recipe: Recipe, model: Base, chosen: list[dict], settings: dict, train: Tokenised, heldout: int, trainable: int
 ) -> dict:
     """The forecast. A batch size that was left to us shrinks, in `chosen` and `settings` too, until it fits."""
-    estimate = forecast.forecast(recipe, model, settings, train, heldout, trainable)
+    estimate = forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
     fitting = forecast.rows_that_fit(estimate, settings["batch_size"])
     if recipe.training.batch_size != "auto" or not 0 < fitting < settings["batch_size"]:
         return estimate
     settings["batch_size"] = fitting
     batch = next(c for c in chosen if c["setting"] == "batch_size")
-    batch |= {"value": fitting, "reason": "as many as the device's memory holds"}
-    return forecast.forecast(recipe, model, settings, train, heldout, trainable)
+    batch |= {"value": fitting, "reason": "as many as fit in the device's memory"}
+    return forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
 
 
 def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenised, heldout: int, settings: dict) -> dict:
@@ -248,8 +248,8 @@ def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenised, heldout: in
     warnings = [*rows.table.notes, *rows.split.warnings, *([train.warning] if train.warning else [])]
     if steps and steps < FEW_STEPS:
         warnings.append(
-            f"{count:,} rows in batches of {batch} make {per_epoch} step{'s' if per_epoch > 1 else ''} an epoch, and "
-            f"this run has {steps} in all. That teaches little: give more rows, more steps, or smaller batches."
+            f"{count:,} rows in batches of {batch} make {_steps(per_epoch)} an epoch, and this run has "
+            f"{_steps(steps)}. That teaches little: give more rows, more steps, or smaller batches."
         )
     return {
         "format": runs.FORMAT,
@@ -271,13 +271,17 @@ def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenised, heldout: in
     }
 
 
+def _steps(number: int) -> str:
+    return "1 step" if number == 1 else f"{number:,} steps"
+
+
 def _check_disk(plan: dict, root: Path) -> None:
-    # Adapter, and twice a checkpoint of weights and two moments in float32; the rows as int64 pairs.
+    # In float32: the adapter, and two checkpoints of weights and AdamW's two moments; the rows as int64 pairs.
     needed = plan["trainable_parameters"] * 4 * (1 + 2 * 3) + plan["tokens"] * 16 + 50 * 2**20
     while not root.exists():
         root = root.resolve().parent
     if free_disk(root) < needed:
         raise TunerError(
-            f"This run needs about {needed / 2**20:.0f} MB on disk; {free_disk(root) / 2**20:.0f} MB are free. "
-            "Delete old runs, or choose another folder with TUNER_RUNS."
+            f"This run needs about {needed / 2**20:.0f} MB of disk space, and {free_disk(root) / 2**20:.0f} MB are "
+            "free. Delete old runs, or set TUNER_RUNS to a folder on another disk."
         )

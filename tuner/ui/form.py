@@ -120,9 +120,9 @@ def _how_card(form, start: Recipe) -> None:
         form.settings["method.name"] = gr.Dropdown(
             chooser.choices(), value=start.method.name, label="Method", elem_id="method"
         )
-        form.explained = gr.HTML(chooser.explained(start.method.name))
+        form.explained = gr.HTML(chooser.explanation(start.method.name))
         with gr.Accordion("All methods, and what each would take here", open=False) as form.methods_fold:
-            form.methods = gr.HTML(chooser.drawn({}, start.method.name), js_on_load=chooser.CLICKED, elem_id="methods")
+            form.methods = gr.HTML(chooser.html({}, start.method.name), js_on_load=chooser.CLICKED, elem_id="methods")
             form.is_surveyed = gr.State(False)
         with gr.Row():
             form.kind = gr.Radio(
@@ -158,7 +158,7 @@ def is_taken(path: str, method: str) -> bool:
 def method_inputs(form, method: str) -> list:
     """Updates for another method: its explanation, and which settings are shown."""
     own = [path for path in form.settings if path.startswith("method.") and path != "method.name"]
-    return [chooser.explained(method), *(gr.update(visible=is_taken(path, method)) for path in own)]
+    return [chooser.explanation(method), *(gr.update(visible=is_taken(path, method)) for path in own)]
 
 
 def method_outputs(form) -> list:

@@ -216,12 +216,12 @@ def _survey(tab, data: dict) -> Iterator:
     try:
         asked, table = form.asked(tab.form, data)
         if table is None and not actions.is_at_hand(asked):
-            yield chooser.drawn({}, chosen)
+            yield chooser.html({}, chosen)
             return
         gpu.import_core()
         yield from chooser.growing(method_costs(asked, table, local=False), chosen)
     except Exception as error:
-        yield render.problems(problems_of(error)) + chooser.drawn({}, chosen)
+        yield render.problems(problems_of(error)) + chooser.html({}, chosen)
 
 
 def _take(tab, text: str) -> list:
