@@ -48,6 +48,7 @@ QUICK = [  # what depends on whether the rank divides a width or exceeds it, and
     ("llama60", "lokr", "rank", 1000),
     ("llama60", "miss", "rank", 7),
     ("llama", "hra", "rank", 300),
+    ("llama", "adalora", "rank", 1),
     ("llama60", "randlora", "rank", 7),
     ("llama60", "prompt_tuning", "virtual_tokens", 1),
     ("llama", "bottleneck", "bottleneck", 1000),
@@ -126,3 +127,17 @@ def test_any_method_at_an_extreme_setting_is_refused_in_a_sentence_or_trains_sav
     print("", *(f"{s}: {counts[s, 'trained']} trained, {counts[s, 'refused']} refused" for s in settings), sep="\n")
     assert not failures, "\n".join(failures)
     assert counts.total() == len(cases)
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
+def test_virtual_tokens_and_the_longest_row_fit_into_the_context_together(method, tmp_path):
+    rows = [{"prompt": f"hello {n}", "completion": "good day " * (400 if n % 2 else 1)} for n in range(8)]
+    table = sources.read_pasted("\n".join(map(json.dumps, rows)))
+    wanted = extreme("gpt2", method, "virtual_tokens", 32)
+    run = plan.prepare(wanted, table, path=tmp_path / "run")
+    assert run.plan["settings"]["max_length"] == 512 - 32
+    assert run.plan["truncated_rows"] > 0
+    list(train(run))
+    assert run.status == "finished"
+    with pytest.raises(TunerError, match=r"data\.max_length: 481 tokens do not fit .* at most 480"):
+        plan.check(wanted.with_settings({"data.max_length": 481}), table)

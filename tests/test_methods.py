@@ -1,5 +1,5 @@
-"""The method table: each row trains as many numbers as its paper says, is refused where it can't work, and goes on bit
-for bit; and a new row is there everywhere by being in the table."""
+"""The method table: each row trains as many parameters as its formula says, is refused where it can't work, and
+resumes bit for bit; and a new row in the table is all that a new method needs."""
 
 import json
 
@@ -108,15 +108,15 @@ def test_a_rows_formula_holds_on_other_architectures_and_beside_a_new_head(bases
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_adapters_file_is_as_large_as_foretold(bases, name, tmp_path):
-    asked, base = recipe_and_base(bases, "llama", name, {})
-    configs = METHODS[name].configs(resolve(asked, shape_of(base), base.row))
+def test_an_adapters_file_is_as_large_as_estimated(bases, name, tmp_path):
+    wanted, base = recipe_and_base(bases, "llama", name, {})
+    configs = METHODS[name].configs(resolve(wanted, shape_of(base), base.row))
     attach.save(attach.attach(load_base(base), configs), tmp_path, "llama")
     stored = [t for file in tmp_path.rglob("*.safetensors") for t in load_file(file).values()]
-    assert adapter_bytes(base, method_key(asked)) == sum(t.nbytes for t in stored)
+    assert adapter_bytes(base, method_key(wanted)) == sum(t.nbytes for t in stored)
 
 
-# What the table tells
+# What the table says
 
 
 def test_every_method_asked_for_is_listed_with_its_facts(capsys):
@@ -142,8 +142,8 @@ def test_every_method_asked_for_is_listed_with_its_facts(capsys):
 
 def test_the_table_of_methods_is_printed_for_a_person(capsys):
     assert cli.main(["methods"]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in METHODS)
+    table = capsys.readouterr().out
+    assert all(name in table for name in METHODS)
 
 
 MADE_UP = MethodRow(
@@ -164,10 +164,10 @@ def test_a_new_row_is_all_that_a_new_method_takes(monkeypatch, capsys, tmp_path)
     monkeypatch.setitem(METHODS, "made_up", MADE_UP)
     assert cli.main(["methods", "--json"]) == 0
     assert "made_up" in {row["name"] for row in json.loads(capsys.readouterr().out)["methods"]}
-    asked = small_recipe(method__name="made_up", method__rank="auto")
-    checked = plan.check(asked)
+    wanted = small_recipe(method__name="made_up", method__rank="auto")
+    checked = plan.check(wanted)
     assert {"setting": "rank", "value": 2, "reason": "Made up's default"} in checked.plan["chosen"]
-    run = plan.prepare(asked, path=tmp_path / "run")
+    run = plan.prepare(wanted, path=tmp_path / "run")
     assert [e["step"] for e in train(run) if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
     assert run.status == "finished"
     assert run.read_json("evaluation.json")["rows"] == 4
@@ -183,7 +183,7 @@ def test_a_new_row_is_all_that_a_new_method_takes(monkeypatch, capsys, tmp_path)
     assert len([1 for _, method, _ in test_matrix.combinations(whole=True) if method == "made_up"]) == 30
 
 
-# What can't work is said before anything is spent
+# What can't work is refused before anything is spent
 
 PROMPTS = [{"prompt": f"hello {n}", "completion": f"good day {n}"} for n in range(20)]
 LABELLED = [{"text": f"a text {n}", "label": ("good", "bad")[n % 2]} for n in range(20)]
@@ -191,72 +191,80 @@ SAME = [{"text": f"a text {n}", "label": "good"} for n in range(20)]
 MANY = [{"text": f"a text {n}", "label": f"label {n % 501}"} for n in range(1002)]
 
 
-def held(base: str, how: str, method: str, **settings) -> dict:
-    return {"model": {"name": base, "quantization": how}, "method": {"name": method, **settings}}
+def configured(base: str, quantization: str, method: str, **settings) -> dict:
+    return {"model": {"name": base, "quantization": quantization}, "method": {"name": method, **settings}}
 
 
 REFUSED = {
-    "full on 4 bits": (
-        held("llama", "nf4", "full"),
+    "full fine-tuning in 4-bit": (
+        configured("llama", "nf4", "full"),
         PROMPTS,
         ["Full fine-tuning", "needs a 16-bit base", "to none, or choose qlora"],
     ),
-    "full on 8 bits": (
-        held("llama", "int8", "full"),
+    "full fine-tuning in 8-bit": (
+        configured("llama", "int8", "full"),
         PROMPTS,
         ["Full fine-tuning", "needs a 16-bit base", "to none, or choose qlora"],
     ),
-    "upper layers on 4 bits": (
-        held("llama", "nf4", "upper_layers"),
+    "upper layers in 4-bit": (
+        configured("llama", "nf4", "upper_layers"),
         PROMPTS,
         ["Upper layers", "needs a 16-bit base", "to none, or choose qlora"],
     ),
-    "QLoRA on 16 bits": (
-        held("llama", "none", "qlora"),
+    "QLoRA in 16-bit": (
+        configured("llama", "none", "qlora"),
         PROMPTS,
         ["QLoRA", "needs a 4-bit (NF4) or 8-bit base", "to nf4 or int8, or choose lora"],
     ),
     "a soft prompt for labels": (
-        held("distilbert", "none", "prompt_tuning"),
+        configured("distilbert", "none", "prompt_tuning"),
         LABELLED,
         ["Prompt tuning", "text classification", "Choose lora"],
     ),
     "LLaMA-Adapter on another family": (
-        held("qwen3", "none", "llama_adapter"),
+        configured("qwen3", "none", "llama_adapter"),
         PROMPTS,
         ["LLaMA-Adapter", "this one is qwen3", "Choose lora"],
     ),
     "LLaMA-Adapter on an encoder-decoder": (
-        held("t5", "none", "llama_adapter"),
+        configured("t5", "none", "llama_adapter"),
         PROMPTS,
         ["LLaMA-Adapter", "text to text", "Choose lora"],
     ),
-    "SHiRA on Conv1D": (held("gpt2", "none", "shira"), PROMPTS, ["SHiRA", "Conv1D", "Choose lora"]),
+    "SHiRA on Conv1D": (configured("gpt2", "none", "shira"), PROMPTS, ["SHiRA", "Conv1D", "Choose lora"]),
     "a setting of another method": (
-        held("llama", "nf4", "ia3", rank=8),
+        configured("llama", "nf4", "ia3", rank=8),
         PROMPTS,
         ["method.rank", "(IA)³ has no such setting", "leave this one out"],
     ),
     "a setting that is not the method's": (
-        held("llama", "nf4", "lora", virtual_tokens=8),
+        configured("llama", "nf4", "lora", virtual_tokens=8),
         PROMPTS,
         ["method.virtual_tokens", "It has rank, alpha, dropout, target_modules", "leave this one out"],
     ),
     "a layer that is not there": (
-        held("llama", "nf4", "lora", target_modules=["q_prj"]),
+        configured("llama", "nf4", "lora", target_modules=["q_prj"]),
         PROMPTS,
         ["method.target_modules", '"q_prj"', "set it to all-linear"],
     ),
-    "an unknown method": (held("llama", "nf4", "magic"), PROMPTS, ["method.name", "'magic'", "Choose one of lora"]),
-    "labels all the same": (held("distilbert", "none", "lora"), SAME, ["same label (good)", "Add others"]),
-    "too many labels": (held("distilbert", "none", "lora"), MANY, ["501 different labels", "prompt and completion"]),
+    "an unknown method": (
+        configured("llama", "nf4", "magic"),
+        PROMPTS,
+        ["method.name", "'magic'", "Choose one of lora"],
+    ),
+    "labels all the same": (configured("distilbert", "none", "lora"), SAME, ["same label (good)", "Add others"]),
+    "too many labels": (
+        configured("distilbert", "none", "lora"),
+        MANY,
+        ["501 different labels", "prompt and completion"],
+    ),
     "labels on a task that has none": (
-        held("llama", "none", "lora") | {"task": "question_answering"},
+        configured("llama", "none", "lora") | {"task": "question_answering"},
         LABELLED,
         ["task:", "squad", "Leave task out"],
     ),
     "a task that the model can't do": (
-        held("distilbert", "none", "lora"),
+        configured("distilbert", "none", "lora"),
         PROMPTS,
         ["'distilbert' is not a causal language model", "Qwen/Qwen3-0.6B"],
     ),
@@ -277,12 +285,12 @@ def test_what_cannot_work_is_refused_with_its_name_and_a_way_out(bases, case, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_all_that_is_wrong_with_a_method_is_said_together(bases):
-    asked = Recipe.parse(held("distilbert", "nf4", "llama_adapter", rank=4, dropout=0.1))
+def test_all_problems_of_a_method_are_reported_together(bases):
+    wanted = Recipe.parse(configured("distilbert", "nf4", "llama_adapter", rank=4, dropout=0.1))
     with pytest.raises(TunerError) as refused:
-        plan.check(asked, lines(LABELLED))
-    said = [problem.partition(":")[0] for problem in refused.value.problems]
-    assert said == ["method.rank", "method.dropout", "method.name", "model.quantization"]
+        plan.check(wanted, lines(LABELLED))
+    settings = [problem.partition(":")[0] for problem in refused.value.problems]
+    assert settings == ["method.rank", "method.dropout", "method.name", "model.quantization"]
 
 
 # A run that is cut in two ends as one that is not
@@ -296,8 +304,8 @@ def whole_and_parted(tmp_path, monkeypatch):
     goes_on = Clock.is_time_to_leave
 
     def made(at: int, **settings) -> tuple:
-        asked = small_recipe(**OFTEN, **settings)
-        whole, parted = (plan.prepare(asked, path=tmp_path / name) for name in ("whole", "parted"))
+        wanted = small_recipe(**OFTEN, **settings)
+        whole, parted = (plan.prepare(wanted, path=tmp_path / name) for name in ("whole", "parted"))
         list(train(whole))
         with monkeypatch.context() as patch:
             patch.setattr(Clock, "is_time_to_leave", lambda c, step: "window" if step == at else goes_on(c, step))
@@ -354,5 +362,5 @@ def assert_ranks_were_dropped(run) -> None:
     assert int((kept != 0).sum()) == layers * rank  # of layers x rank x 3/2 at the start
     loaded = generate.attached({"adapter": run})
     with loaded.carrier("adapter") as model:
-        there = [p for name, p in model.named_parameters() if "lora_E" in name]
-        assert sum(int((p != 0).sum()) for p in there) == layers * rank
+        values = [p for name, p in model.named_parameters() if "lora_E" in name]
+        assert sum(int((p != 0).sum()) for p in values) == layers * rank
