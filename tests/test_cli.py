@@ -54,7 +54,7 @@ def test_a_plan_of_few_steps_carries_a_warning(capsys):
     rows = ["--set", "data.max_rows=80", "--set", "budget={epochs: 1}"]
     assert main(["check", "corporate", "--json", *rows]) == 0
     (warning,) = printed(capsys)["warnings"]
-    assert "80 rows at 16 a step are 5 steps" in warning
+    assert "80 rows in batches of 16 make 5 steps" in warning
 
 
 def test_the_whole_way_from_recipe_to_merged_model(capsys, tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ BAD = {
         ["check", "corporate", "--set", "method.target_modules=[q_prj]"],
         'tiny-office has no layer "q_prj". It has down_proj',
     ),
-    "an unknown method": (["check", "corporate", "--set", "method.name=magic"], "There are: lora"),
+    "an unknown method": (["check", "corporate", "--set", "method.name=magic"], "Choose one of lora"),
     "a missing file": (["check", "corporate", "--set", "data.source=nope.csv"], "There is no file 'nope.csv'"),
     "a setting without a value": (["check", "corporate", "--set", "seed"], "such as budget.steps=100"),
     "a value that is not YAML": (["check", "corporate", "--set", "data.columns=["], "not valid YAML"),

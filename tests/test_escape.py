@@ -53,7 +53,7 @@ DRAWN = {
         f"a listed run's {part}": lambda part=part: render.runs_list([RUN | {part: MARKUP}], "", "")
         for part in ("run", "name", "model", "data", "method")
     },
-    "why a method can't be used": lambda: chooser.drawn({"lora": TOLD}, "lora"),
+    "why a method can't be used": lambda: chooser.html({"lora": TOLD}, "lora"),
 }
 
 
@@ -82,9 +82,9 @@ def test_a_methods_own_words_are_text_too(field, monkeypatch):
     assert row.kind in KINDS
     monkeypatch.setitem(METHODS, "lora", dataclasses.replace(row, **{field: MARKUP}))
     if field != "trains":
-        assert is_escaped(chooser.drawn({}, ""))
+        assert is_escaped(chooser.html({}, ""))
     if field != "title":
-        assert is_escaped(chooser.explained("lora"))
+        assert is_escaped(chooser.explanation("lora"))
 
 
 SOURCES = {

@@ -1,4 +1,4 @@
-"""What a run is said to take, against what real models, real passes and real optimizers take."""
+"""Estimates of memory and time, against what real models, real passes and real optimizers need."""
 
 import gc
 import json
@@ -71,7 +71,7 @@ def made(folder, name, quantization, dtype="float32", **settings):
 def adapted(base, recipe):
     """The model as training has it."""
     method = METHODS[recipe.method.name]
-    parts = method.parts(resolve(recipe, shape_of(base), base.row))
+    parts = method.configs(resolve(recipe, shape_of(base), base.row))
     model = attach.attach(load_base(base), parts).train()
     for p in model.parameters():
         if p.requires_grad:
@@ -125,19 +125,19 @@ CASES = [
 def test_activations_are_what_a_real_forward_pass_leaves_alive(folders, family, quantization, dtype, size):
     recipe, base = made(folders[family], family, quantization, dtype)
     real, _ = measured(base, recipe, *size, 5)
-    said = estimated(base, recipe, *size, 5)
-    assert said["activations"] == pytest.approx(real, rel=0.15)
+    estimate = estimated(base, recipe, *size, 5)
+    assert estimate["activations"] == pytest.approx(real, rel=0.15)
 
 
 def test_activations_where_only_some_layers_have_an_adapter(folders):
     for quantization in ("nf4", "int8"):
         recipe, base = made(folders["qwen3"], "qwen3", quantization, method__target_modules=["q_proj"])
         real, _ = measured(base, recipe, 4, 48, 5)
-        said = estimated(base, recipe, 4, 48, 5)["activations"]
-        assert said == pytest.approx(real, rel=0.15)
+        estimate = estimated(base, recipe, 4, 48, 5)["activations"]
+        assert estimate == pytest.approx(real, rel=0.15)
 
 
-@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.count])
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.needs_storage])
 def test_activations_of_every_method_that_can_be_made_without_storage(folders, method):
     recipe, base = made(folders["llama"], "llama", "none", method__name=method, **OWN)
     real, _ = measured(base, recipe, 4, 48, 5)
@@ -148,9 +148,9 @@ def test_activations_of_every_method_that_can_be_made_without_storage(folders, m
 def test_the_peak_is_activations_and_logits(folders, dtype):
     recipe, base = made(folders["tiny-office"], "tiny-office", "none", dtype)
     _, most = measured(base, recipe, 4, 80, 78)
-    said = estimated(base, recipe, 4, 80, 78)
-    assert said["logits"] == 4 * 78 * 1536 * 12
-    assert said["activations"] + said["logits"] == pytest.approx(most, rel=0.1)
+    estimate = estimated(base, recipe, 4, 80, 78)
+    assert estimate["logits"] == 4 * 78 * 1536 * 12
+    assert estimate["activations"] + estimate["logits"] == pytest.approx(most, rel=0.1)
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
@@ -199,9 +199,9 @@ def test_counting_touches_no_gpu(folders, monkeypatch):
 def test_parts_add_up_and_grow_with_the_batch(folders):
     recipe, base = made(folders["llama"], "llama", "nf4")
     small, large = (estimated(base, recipe, rows, 32, 4) for rows in (2, 4))
-    for said in (small, large):
-        assert all(isinstance(v, int) for v in said.values())
-        assert said["total"] == sum(v for k, v in said.items() if k != "total")
+    for estimate in (small, large):
+        assert all(isinstance(v, int) for v in estimate.values())
+        assert estimate["total"] == sum(v for k, v in estimate.items() if k != "total")
     assert large["activations"] == pytest.approx(2 * small["activations"], rel=0.02)
     assert small["weights"] == large["weights"]
     assert available_memory() > 2**20
@@ -223,10 +223,10 @@ def test_a_model_of_billions_is_estimated_from_its_configuration_alone(tmp_path)
         tie_word_embeddings=True,
     ).save_pretrained(tmp_path)
     recipe, base = made(tmp_path, "qwen", "nf4", "bfloat16")
-    said = estimated(base, recipe, 16, 256, 128)
+    estimate = estimated(base, recipe, 16, 256, 128)
     assert shape_of(base).parameters == pytest.approx(1.72e9, rel=0.01)
-    assert 1.2 * 2**30 < said["weights"] < 1.5 * 2**30
-    assert 2**30 < said["activations"] < 30 * 2**30
+    assert 1.2 * 2**30 < estimate["weights"] < 1.5 * 2**30
+    assert 2**30 < estimate["activations"] < 30 * 2**30
 
 
 def test_flops_of_a_step_counted_by_hand(folders):

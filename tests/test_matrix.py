@@ -1,7 +1,7 @@
-"""Every method on every family of models, in 16 bits and in NF4: it learns, it changes what its row names and nothing
-else, it comes back in another process, it merges, or it is refused with a reason before anything is spent.
+"""Every method on every family of models, in 16-bit and in NF4: it learns, changes only what its row names, loads
+in another process and merges, or is refused with a reason before anything is spent.
 
-`make matrix` walks it all; `make test` takes each method once.
+`make matrix` runs all combinations; `make test` runs each method once.
 """
 
 import json
@@ -61,14 +61,14 @@ PLACES = [(family, task) for family, tasks in TASKS_OF.items() for task in tasks
 
 
 def combinations(whole: bool) -> list[tuple[tuple[str, str], str, str]]:
-    """Place, method and way of holding the base: all, or each method once, on the next place that its row allows."""
+    """Place, method and precision: all, or each method once, on the next place that its row allows."""
     if whole:
-        return [(place, method, held) for place in PLACES for method in METHODS for held in ("none", "nf4")]
-    found = []
+        return [(place, method, precision) for place in PLACES for method in METHODS for precision in ("none", "nf4")]
+    places = []
     for i, (name, row) in enumerate(METHODS.items()):
         place = next(p for p in islice(cycle(PLACES), i, None) if p[1] in row.tasks)
-        found.append((place, name, row.quantizations[i % len(row.quantizations)]))
-    return found
+        places.append((place, name, row.quantizations[i % len(row.quantizations)]))
+    return places
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def bases(tmp_path_factory):
     recipe.EXAMPLES = before
 
 
-def asked(family: str, method: str, quantization: str) -> Recipe:
+def small_run(family: str, method: str, quantization: str) -> Recipe:
     settings = {"model": {"name": family, "quantization": quantization}, "method": {"name": method}}
     # The rate of a wider model: at 48 channels and a dozen rows the method's own swings to and fro.
     rate = METHODS[method].learning_rate(400)
@@ -96,7 +96,7 @@ def test_each_method_learns_changes_what_it_names_comes_back_and_merges_or_is_re
     trained, refused, failures = {}, {}, []
     for (family, task), method, quantization in combinations("TUNER_MATRIX" in os.environ):
         table = sources.read_pasted("\n".join(map(json.dumps, ROWS[task])))
-        wanted = asked(family, method, quantization).with_settings({"task": task})
+        wanted = small_run(family, method, quantization).with_settings({"task": task})
         path = tmp_path / f"{family}-{task}-{method}-{quantization}"
         try:
             run = plan.prepare(wanted, table, path=path)
@@ -106,8 +106,8 @@ def test_each_method_learns_changes_what_it_names_comes_back_and_merges_or_is_re
         # The walk goes on, so that one look tells all that is wrong.
         with collected(failures, path.name):
             trained[run] = trained_as_named(run)
-    for path, (said, title) in refused.items():
-        assert title in said
+    for path, (message, title) in refused.items():
+        assert title in message
         assert not path.exists()
     again = [sys.executable, "tests/reload.py", str(bases), *(str(run.path) for run in trained)]
     subprocess.run(again, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
@@ -128,8 +128,8 @@ def collected(failures: list[str], name: str):
 
 
 def comes_back_and_merges(run: runs.Run, seen: torch.Tensor) -> bool:
-    there = torch.load(run.path / "logits.pt")
-    assert torch.allclose(seen, there, atol=1e-4), f"{run.id} answers otherwise in another process"
+    reloaded = torch.load(run.path / "logits.pt")
+    assert torch.allclose(seen, reloaded, atol=1e-4), f"{run.id} answers otherwise in another process"
     if not merge.is_mergeable(run):
         with pytest.raises(TunerError, match="can't be merged"):
             merge.merge(run)
@@ -198,7 +198,7 @@ def test_what_is_trained_in_float32_computes_on_a_16_bit_base_wherever_it_answer
 ):
     table = sources.read_pasted("\n".join(map(json.dumps, ROWS[task])))
     settings = {"task": task, "model.dtype": "bfloat16", "budget.steps": 2, "evaluation.loss_every": 1}
-    run = plan.prepare(asked(family, method, quantization).with_settings(settings), table, path=tmp_path / "run")
+    run = plan.prepare(small_run(family, method, quantization).with_settings(settings), table, path=tmp_path / "run")
     list(train(run))
     before = run.read_json("evaluation.json")
     list(evaluate(run))

@@ -145,7 +145,7 @@ def test_check_says_all_problems_at_once(client):
 def test_check_plans_pasted_rows_and_warns_of_few_steps(client):
     plan = client.predict(recipe=SHORT % 5, rows=ROWS, api_name="/check")["plan"]
     assert (plan["rows"], plan["heldout_rows"], plan["steps_per_epoch"]) == (22, 2, 3)
-    assert any("22 rows at 8 a step are 3 steps" in w for w in plan["warnings"])
+    assert any("22 rows in batches of 8 make 3 steps" in w for w in plan["warnings"])
     assert {"learning_rate", "target_modules", "format"} <= {c["setting"] for c in plan["chosen"]}
 
 

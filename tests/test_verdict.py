@@ -59,7 +59,7 @@ def test_the_method_with_the_fewest_errors_comes_first_in_a_comparison(monkeypat
 
 def test_more_errors_than_the_bars_can_show_still_fit_in_them(monkeypatch):
     rate = metric("rate", lambda reference, answer: (float(len(answer)), 1.0), higher_is_better=False)
-    html = render.bars(scored_by(rate, monkeypatch, ("12345", "1234")))
+    html = render.score_bars(scored_by(rate, monkeypatch, ("12345", "1234")))
     assert 'width:100.0%"></i>' in html
     assert 'width:80.0%"></i>' in html
 
@@ -101,7 +101,7 @@ def test_page_terminal_and_card_show_every_metric_that_a_recipe_names(finished, 
     assert rouge["adapter"]["rougeL"] == before["adapter"]["rougeL"]
     assert rouge["gain"] == before["gain"]
     shown = f"{rouge['base']['rougeL']:.2f}", f"{rouge['adapter']['rougeL']:.2f}", f"{rouge['gain']['rougeL']:+.2f}"
-    for text in (terminal.verdict(scores), plain(render.view(mine))):
+    for text in (terminal.verdict(scores), plain(render.run_card(mine))):
         assert in_order(text, judge(scores).headline, f"{scores['adapter']['overlap']:.2f}", "ROUGE-L", *shown)
         assert in_order(text, *shown, "Errors", "lower is better")
     text = card(mine)
@@ -117,6 +117,6 @@ def test_card_page_and_terminal_give_one_verdict(low, high, headline, finished, 
     mine = runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
     scores = mine.read_json("evaluation.json") | {"gain": {"rougeL": (low + high) / 2, "low": low, "high": high}}
     mine.write_json("evaluation.json", scores)
-    for text in (terminal.verdict(scores), plain(render.verdict(scores)), plain(render.view(mine)), card(mine)):
+    for text in (terminal.verdict(scores), plain(render.verdict(scores)), plain(render.run_card(mine)), card(mine)):
         assert headline in text
         assert text.count("It helped.") + text.count("No clear") + text.count("It made") == 1

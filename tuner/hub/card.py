@@ -14,6 +14,7 @@ from tuner.data.sources import HUB_NAME
 from tuner.evaluation.verdict import judge, other_scores, with_interval
 from tuner.hub.card_use import fence, kind_of, use
 from tuner.methods.registry import METHODS
+from tuner.methods.spec import PRECISIONS
 from tuner.metrics import metric_of
 from tuner.recipe import EXAMPLES, Recipe
 from tuner.runs import Run
@@ -291,7 +292,7 @@ def _task(run: Run) -> TaskRow:
 
 
 def _quantization(recipe: Recipe) -> str:
-    return {"nf4": "4-bit NF4", "int8": "8-bit", "none": "16- or 32-bit weights"}[recipe.model.quantization]
+    return PRECISIONS[recipe.model.quantization]
 
 
 def _rows(run: Run) -> str:

@@ -1,1 +1,1 @@
-"""Fine-tuning methods: the table, and how a method is attached to a base."""
+"""Fine-tuning methods: the table, and how a method is attached to a base model."""

@@ -1,7 +1,6 @@
-"""A method put on a base and taken off again: PEFT's models and ours, one or two on top of each other, by one set of
-calls.
+"""Attach, load, save, detach and merge adapters: PEFT's models and ours, one or two on top of each other.
 
-A run's adapter folder is what `PeftModel.from_pretrained` reads; a hybrid's second part lies in a folder within.
+`PeftModel.from_pretrained` reads a run's adapter folder; a hybrid's second adapter is in a folder inside it.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,39 +16,46 @@ from peft.utils import ModulesToSaveWrapper
 from tuner.methods import native
 from tuner.methods.files import SECOND, is_native
 
+Adapted = PeftModel | native.NativeModel
 
-def attach(base, parts: list):
-    """The base with a method's parts on it, ready to train: only their parameters have gradients."""
-    if isinstance(parts[0], tuple(native.CONFIGS.values())):
-        return native.NativeModel(base, parts[0])
-    model = get_peft_model(base, parts[0])
-    below = [p for p in model.parameters() if p.requires_grad]
-    for part in parts[1:]:
-        model = _with_head(get_peft_model(model, part, adapter_name=SECOND))
-        for parameter in below:
+
+def attach(base: torch.nn.Module, configs: list) -> Adapted:
+    """The base with a method's configurations attached, ready to train: only their parameters require gradients."""
+    if isinstance(configs[0], tuple(native.CONFIGS.values())):
+        return native.NativeModel(base, configs[0])
+    model = get_peft_model(base, configs[0])
+    first = [p for p in model.parameters() if p.requires_grad]
+    for config in configs[1:]:
+        model = _with_head(get_peft_model(model, config, adapter_name=SECOND))
+        for parameter in first:  # PEFT freezes the first adapter as part of the second one's base
             parameter.requires_grad_(True)
-    return _in_type(model)
+    return _keep_type(model)
 
 
-def _in_type(model):
-    """PEFT's (IA)3 answers in float32 on a base in 4 bits, which a 16-bit normalisation behind it may not take."""
+def _keep_type(model: PeftModel) -> PeftModel:
+    """Return (IA)3's results in the type of its inputs.
+
+    On a 4-bit base PEFT returns float32, which a 16-bit normalisation layer that follows may refuse.
+    """
     for module in model.modules():
         if isinstance(module, IA3Layer):
             module.register_forward_hook(lambda layer, inputs, output: output.to(inputs[0].dtype))
     return model
 
 
-def _with_head(model):
-    """A second part switches the first part's head off."""
+def _with_head(model: PeftModel) -> PeftModel:
+    """Switch the first adapter's head on again, which attaching a second adapter switches off."""
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
             module.set_adapter("default")
     return model
 
 
-def load(base, folders: dict[str, Path]):
-    """The base with saved adapters on it, in evaluation mode; several, by the names they get, where PEFT can hold
-    them side by side."""
+def load(base: torch.nn.Module, folders: dict[str, Path]) -> Adapted:
+    """The base with saved adapters attached, in evaluation mode.
+
+    `folders` are by the adapters' names; several only where PEFT can attach them side by side.
+    """
     (name, folder), *others = folders.items()
     if is_native(folder):
         return native.load(base, folder).eval()
@@ -58,51 +64,51 @@ def load(base, folders: dict[str, Path]):
         model = _with_head(PeftModel.from_pretrained(model, folder / SECOND, adapter_name=SECOND))
     for name, folder in others:
         model.load_adapter(folder, name)
-    return _in_type(model).eval()
+    return _keep_type(model).eval()
 
 
-def save(model, folder: Path, base_name: str) -> None:
-    """Save what was trained, in safetensors; `base_name` because a path of this machine means nothing elsewhere."""
+def save(model: Adapted, folder: Path, base_name: str) -> None:
+    """Save what was trained, in safetensors, with `base_name`: a path on this machine means nothing elsewhere."""
     for level in _levels(model):
         for config in level.peft_config.values():
             config.base_model_name_or_path = base_name
-        # PEFT would ask the Hub whether the base's vocabulary grew; ours never does.
+        # Otherwise PEFT asks the Hub whether the base's vocabulary grew; ours never does.
         level.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[level.active_adapter])
     for card in folder.rglob("README.md"):
-        card.unlink()  # PEFT's empty one; ours is written for the push
+        card.unlink()  # PEFT's empty one; ours is written before a push
 
 
-def _levels(model) -> list:
-    """The adapted models, from the outermost in."""
-    found = []
+def _levels(model: torch.nn.Module) -> list[Adapted]:
+    """The adapted models, from the outside in."""
+    levels = []
     while isinstance(model, (PeftModel, native.NativeModel)):
-        found.append(model)
-        model = _below(model)
-    return found
+        levels.append(model)
+        model = _inside(model)
+    return levels
 
 
-def _below(model):
+def _inside(model: Adapted) -> torch.nn.Module:
     if isinstance(model, native.NativeModel):
         return model.base
     return model.base_model if model.active_peft_config.is_prompt_learning else model.base_model.model
 
 
 @contextmanager
-def disabled(model) -> Iterator[None]:
-    """The base's own answers, for a while."""
+def disabled(model: Adapted) -> Iterator[None]:
+    """Inside this context the model answers as the base."""
     with ExitStack() as stack:
         for level in _levels(model):
             stack.enter_context(level.disable_adapter())
         yield
 
 
-def detach(model):
-    """The base, as it was found."""
+def detach(model: Adapted) -> torch.nn.Module:
+    """The base, unchanged."""
     return _without_layers(model, lambda head: head.original_module)
 
 
-def merge(model):
-    """A plain model with what was learned in its weights. The base is changed for good."""
+def merge(model: Adapted) -> torch.nn.Module:
+    """The base with what was learned merged into its weights, which changes it for good."""
     for level in _levels(model):
         if isinstance(level, native.NativeModel):
             level.merge()
@@ -111,54 +117,46 @@ def merge(model):
     return _without_layers(model, lambda head: next(iter(head.modules_to_save.values())))
 
 
-def _without_layers(model, head_of: Callable):
-    """The base without a method's layers. PEFT's own unloading leaves a trained head in it, and refuses (IA)3 on 4
-    bits."""
+def _without_layers(model: Adapted, head_of: Callable[[ModulesToSaveWrapper], torch.nn.Module]) -> torch.nn.Module:
+    """The base without a method's layers. PEFT's own `unload` leaves a trained head in, and refuses (IA)3 in 4-bit."""
     levels = _levels(model)
     for level in levels:
         if isinstance(level, native.NativeModel):
             level.unload()
-        elif hasattr(level.base_model, "_parents"):  # LLaMA-Adapter's layers are no tuner layers
+        elif hasattr(level.base_model, "_parents"):  # LLaMA-Adapter's layers are not tuner layers
             level.base_model.disable_adapter_layers()
-    base, replaced = _below(levels[-1]), []
+    base, replaced = _inside(levels[-1]), []
     for name, module in list(base.named_modules()):
         if isinstance(module, (ModulesToSaveWrapper, BaseTunerLayer)) and not name.startswith(tuple(replaced)):
             is_head = isinstance(module, ModulesToSaveWrapper)
             parent, _, leaf = name.rpartition(".")
             setattr(base.get_submodule(parent), leaf, head_of(module) if is_head else module.get_base_layer())
             replaced.append(name + ".")
-    # PEFT leaves these where transformers looks for adapters of its own.
+    # PEFT leaves these behind, and transformers takes them for adapters of its own.
     for left in ("peft_config", "_hf_peft_config_loaded"):
         vars(base).pop(left, None)
     return base
 
 
-def settle(model) -> None:
-    """After training: evaluation mode, and every weight in the type in which a fresh load would hold it."""
-    model.eval()
-    if isinstance(model, native.NativeModel):
-        model.match_base_type()
-
-
-def stored_bytes(model) -> int:
-    """Bytes that `save` would write, without a tensor's storage being there."""
+def stored_bytes(model: Adapted) -> int:
+    """Bytes that `save` would write; the model may be without storage."""
     return sum(_stored_bytes(level) for level in _levels(model))
 
 
-def _stored_bytes(level) -> int:
+def _stored_bytes(level: Adapted) -> int:
     if isinstance(level, native.NativeModel):
-        found = level.tensors()
+        tensors = level.tensors()
     elif level.active_peft_config.peft_type in (PeftType.PROMPT_TUNING, PeftType.P_TUNING):
-        # What is kept are the vectors alone, which would have to be computed.
+        # Only the vectors are saved, and they would have to be computed.
         config = level.active_peft_config
         return config.num_virtual_tokens * config.num_transformer_submodules * config.token_dim * 4
     elif level.active_peft_config.is_prompt_learning:
-        found = start_values(level)
+        tensors = start_values(level)
     else:
-        found = get_peft_model_state_dict(level, adapter_name=level.active_adapter)
-    return sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+        tensors = get_peft_model_state_dict(level, adapter_name=level.active_adapter)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def start_values(model) -> dict[str, torch.Tensor]:
+def start_values(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The trained parameters in float32, by name."""
     return {name: p.detach().float() for name, p in model.named_parameters() if p.requires_grad}

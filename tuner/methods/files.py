@@ -1,12 +1,12 @@
-"""How an adapter lies in its folder. No torch."""
+"""The files of an adapter's folder. No torch."""
 
 import json
 from pathlib import Path
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-SECOND = "second"  # the folder of a hybrid's second part, and its adapter's name
+SECOND = "second"  # the folder and the name of a hybrid's second adapter
 
 
 def is_native(folder: Path) -> bool:
-    """Whether what is saved there is ours (native.py) and not PEFT's."""
+    """Whether the adapter in this folder is one of ours (native.py), not PEFT's."""
     return "native" in json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))

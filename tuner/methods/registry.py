@@ -1,23 +1,16 @@
 """METHODS: one row per fine-tuning method, with the facts that checks and the page need. No torch until a method is
 applied. A new method is a new row, and nothing else.
 
-The rows stand in this order on the page: by kind, the well-known first; those with `more` are folded away.
+The page shows the rows in this order: by kind, well-known ones first; those with `more` are folded away.
 """
 
-from tuner.methods import peft_configs, spec
-from tuner.methods.peft_configs import (
-    ALPHA,
-    LORA,
-    RANK,
-    Target,
-    peft_config,
-    selected,
-    setting,
-    soft_prompt,
-    unless_known,
-)
+from tuner.methods import counts, peft_configs, rules, spec
+from tuner.methods.counts import low_rank, per_layer
+from tuner.methods.peft_configs import ALPHA, LORA, RANK, peft_config, selected, setting, soft_prompt
 from tuner.methods.registry_more import MORE
-from tuner.methods.spec import FLOAT, LINEAR, MethodRow, times_lora
+from tuner.methods.spec import LINEAR, UNQUANTIZED, MethodRow, times_lora
+from tuner.methods.target import Target
+from tuner.models.shape import Shape
 from tuner.recipe import Recipe
 from tuner.tasks import TaskRow
 
@@ -31,11 +24,12 @@ _REPARAMETERISATIONS = [
         title="LoRA",
         kind="reparameterisation",
         paper="https://arxiv.org/abs/2106.09685",
-        explanation="Leaves every weight as it is and learns a small low-rank update beside each linear layer. The "
-        "safest first choice: often close to full fine-tuning with a small part of the weights.",
-        trains="two thin matrices beside each linear layer",
+        explanation="Freezes the model and learns a small low-rank update for each linear layer. The best first "
+        "choice: it often comes close to full fine-tuning with under 1% of the parameters.",
+        trains="two thin matrices for each linear layer",
         parameters=r"\.lora_[AB]\.",
-        parts=peft_config("LoraConfig", **LORA),
+        configs=peft_config("LoraConfig", **LORA),
+        count=per_layer(low_rank),
         settings=LOW_RANK,
         beside_base=True,
     ),
@@ -44,11 +38,12 @@ _REPARAMETERISATIONS = [
         title="QLoRA",
         kind="reparameterisation",
         paper="https://arxiv.org/abs/2305.14314",
-        explanation="LoRA on a base held in 4 or 8 bits, so that a model four times the size fits. The rounding costs "
-        "a little accuracy, and the adapter learns around it.",
-        trains="two thin matrices beside each linear layer",
+        explanation="LoRA on a base in 4-bit or 8-bit precision, so that a model up to four times as large fits in "
+        "memory. Rounding costs a little accuracy, which the adapter learns to make up for.",
+        trains="two thin matrices for each linear layer",
         parameters=r"\.lora_[AB]\.",
-        parts=peft_config("LoraConfig", **LORA),
+        configs=peft_config("LoraConfig", **LORA),
+        count=per_layer(low_rank),
         settings=LOW_RANK,
         quantizations=("nf4", "int8"),
         beside_base=True,
@@ -58,11 +53,12 @@ _REPARAMETERISATIONS = [
         title="rsLoRA",
         kind="reparameterisation",
         paper="https://arxiv.org/abs/2312.03732",
-        explanation="LoRA whose update is divided by the root of the rank instead of the rank, so that high ranks "
-        "still learn. Worth a try from rank 64 on; at low ranks it is LoRA with a larger step.",
-        trains="two thin matrices beside each linear layer",
+        explanation="LoRA that divides its update by the square root of the rank, not by the rank, so that high ranks "
+        "keep learning. Worth trying from rank 64; at low ranks it is LoRA with larger steps.",
+        trains="two thin matrices for each linear layer",
         parameters=r"\.lora_[AB]\.",
-        parts=peft_config("LoraConfig", use_rslora=True, **LORA),
+        configs=peft_config("LoraConfig", use_rslora=True, **LORA),
+        count=per_layer(low_rank),
         settings=LOW_RANK | {"rank": 64, "alpha": 16},
         beside_base=True,
     ),
@@ -71,11 +67,12 @@ _REPARAMETERISATIONS = [
         title="DoRA",
         kind="reparameterisation",
         paper="https://arxiv.org/abs/2402.09353",
-        explanation="Splits each weight into its length and its direction, and lets LoRA turn the direction. Often a "
-        "little better than LoRA at low ranks, and slower.",
-        trains="LoRA's two matrices and a length for each output",
+        explanation="Splits each weight matrix into magnitude and direction, and lets LoRA change the direction. "
+        "Often a little better than LoRA at low ranks, but slower.",
+        trains="LoRA's two matrices, and a magnitude for each output",
         parameters=r"\.lora_([AB]|magnitude_vector)\.",
-        parts=peft_config("LoraConfig", use_dora=True, **LORA),
+        configs=peft_config("LoraConfig", use_dora=True, **LORA),
+        count=per_layer(lambda a, b, r: low_rank(a, b, r) + b),
         quantizations=("nf4", "none"),  # PEFT loses the scale of an 8-bit weight after an evaluation
         settings=LOW_RANK,
     ),
@@ -84,22 +81,22 @@ _REPARAMETERISATIONS = [
         title="AdaLoRA",
         kind="reparameterisation",
         paper="https://arxiv.org/abs/2303.10512",
-        explanation="Starts with a higher rank than it may keep and drops what matters least, layer by layer, while "
-        "it trains. It decides where the rank is needed; short runs give it little time to.",
-        trains="the three factors of an update beside each linear layer",
+        explanation="Starts at one and a half times the rank and drops what matters least as it trains, so that each "
+        "layer ends with the rank it needs. Short runs give it little time to find out.",
+        trains="three factors of an update for each linear layer",
         parameters=r"\.lora_[ABE]\.",
-        parts=peft_config(
+        configs=peft_config(
             "AdaLoraConfig",
-            init_r=lambda settings: settings["rank"] * 3 // 2,
+            init_r=lambda target: target.settings["rank"] * 3 // 2,
             target_r=RANK,
             lora_alpha=ALPHA,
             lora_dropout=setting("dropout"),
-            total_step=1,  # PEFT wants one; schedules.py goes by the run's own progress
+            total_step=1,  # required by PEFT; schedules.py follows the run's own progress instead
         ),
+        count=per_layer(lambda a, b, r: r * 3 // 2 * (a + b + 1)),
         settings=LOW_RANK,
         learning_rate=times_lora(2),
-        learning_rate_reason="twice LoRA's: its update begins with a singular value of nought",
-        needs_total_steps=True,
+        learning_rate_reason="twice LoRA's: its singular values start at zero",
         schedule="AdaLoraSchedule",
     ),
     MethodRow(
@@ -107,16 +104,17 @@ _REPARAMETERISATIONS = [
         title="Uni-LoRA (intrinsic dimension)",
         kind="reparameterisation",
         paper="https://arxiv.org/abs/2506.00799",
-        explanation="Learns one short vector and spreads it over all layers by a fixed random projection, as "
-        "Intrinsic SAID (https://arxiv.org/abs/2012.13255) did. Shows how few numbers a task needs.",
+        explanation="Learns one short vector and projects it onto all layers at random, as in Intrinsic SAID "
+        "(https://arxiv.org/abs/2012.13255). Shows how few parameters a task needs.",
         trains="one vector for the whole model",
         parameters=r"\.unilora_theta_d\.",
-        parts=peft_config("UniLoraConfig", r=RANK, theta_d_length=INTRINSIC),
+        configs=peft_config("UniLoraConfig", r=RANK, theta_d_length=INTRINSIC),
         count=lambda target: INTRINSIC,
         settings={"rank": 4, **LINEAR},
         learning_rate=times_lora(4),
-        learning_rate_reason="each number moves many weights a little",
-        quantizations=FLOAT,
+        learning_rate_reason="four times LoRA's: each number changes many weights a little",
+        quantizations=UNQUANTIZED,
+        needs_storage=True,
     ),
 ]
 
@@ -126,46 +124,50 @@ _ADDITIVE = [
         title="(IA)³",
         kind="additive adapter",
         paper="https://arxiv.org/abs/2205.05638",
-        explanation="Learns one factor for each key, value and feed-forward channel, and leaves the weights alone. A "
-        "few thousand numbers, made for few rows; it needs a high learning rate.",
-        trains="a factor a channel in attention and feed-forward",
+        explanation="Learns a scaling factor for each key, value and feed-forward channel. A few thousand parameters, "
+        "made for tasks with few rows; it needs a high learning rate.",
+        trains="a scaling factor for each channel",
         parameters=r"\.ia3_l\.",
-        parts=peft_configs.ia3,
+        configs=peft_configs.ia3,
+        count=counts.ia3_factors,
         learning_rate=times_lora(5),
-        learning_rate_reason="factors begin at 1 and have far to go: PEFT's own comparison gains most at such rates",
-        refuses=unless_known("key", "fused"),
+        learning_rate_reason="five times LoRA's: factors start at 1 and must move far; PEFT's comparison gains most "
+        "at such rates",
+        rules=(rules.has_role("key", "fused"),),
     ),
     MethodRow(
         name="bottleneck",
         title="Bottleneck adapter",
         kind="additive adapter",
         paper="https://arxiv.org/abs/1902.00751",
-        explanation="Puts a small two-layer network behind attention and feed-forward of each block, as Houlsby et "
-        "al. did first. It stays in the model's way: slower answers, and no merging.",
-        trains="a narrow layer behind each sub-layer",
+        explanation="Adds a small two-layer network behind attention and feed-forward in each block: the original "
+        "adapter of Houlsby et al. It can't be merged, so answers stay a little slower.",
+        trains="a small network behind each sub-layer",
         parameters=r"^bottlenecks\.",
-        parts=peft_configs.bottleneck,
+        configs=peft_configs.bottleneck,
+        count=counts.bottlenecks,
         settings={"bottleneck": 64},
         mergeable=False,
-        refuses=unless_known("attention_out"),
+        rules=(rules.has_role("attention_out"),),
     ),
     MethodRow(
         name="llama_adapter",
         title="LLaMA-Adapter",
         kind="additive adapter",
         paper="https://arxiv.org/abs/2303.16199",
-        explanation="Gives the upper blocks' attention a few learned positions to look at, through a gate that begins "
-        "shut. It changes nothing at first, so it can't break the model.",
-        trains="learned positions and a gate in the upper blocks",
+        explanation="Gives attention in the upper blocks a few learned positions, behind a gate that starts closed. "
+        "Training starts from exactly the base's answers.",
+        trains="learned positions and a gate in each upper block",
         parameters=r"\.adaption_(prompt|gate)$",
-        parts=peft_configs.llama_adapter,
+        configs=peft_configs.llama_adapter,
+        count=counts.prompt_positions,
         settings={"virtual_tokens": 10, "layers": 30},
         learning_rate=times_lora(3),
-        learning_rate_reason="nothing is learned until the gates open",
+        learning_rate_reason="three times LoRA's: nothing is learned until the gates open",
         mergeable=False,
         tasks=("generation",),
-        quantizations=FLOAT,
-        refuses=peft_configs.llama_adapter_refuses,
+        quantizations=UNQUANTIZED,
+        rules=(rules.model_types("llama", "mistral", "gpt2"),),
     ),
 ]
 
@@ -175,49 +177,54 @@ _SOFT_PROMPTS = [
         title="Prompt tuning",
         kind="soft prompt",
         paper="https://arxiv.org/abs/2104.08691",
-        explanation="Learns a few vectors that are put before every prompt, as if there were words for them. The "
-        "smallest adapter of all; small models gain little from it.",
+        explanation="Learns a few vectors that stand before every prompt like words of their own. One of the smallest "
+        "adapters; small models gain little from it.",
         trains="vectors before the prompt",
         parameters=r"^prompt_encoder\.",
-        parts=soft_prompt("PromptTuningConfig", prompt_tuning_init="SAMPLE_VOCAB"),
+        configs=soft_prompt("PromptTuningConfig", prompt_tuning_init="SAMPLE_VOCAB"),
+        count=counts.prompt_vectors,
         settings={"virtual_tokens": 20},
         learning_rate=lambda width: 0.03,
-        learning_rate_reason="soft prompts need high rates; Lester et al. took 0.3 with another optimizer",
+        learning_rate_reason="soft prompts need high rates; Lester et al. used 0.3 with another optimizer",
         mergeable=False,
         tasks=("generation", "seq2seq"),
+        rules=(rules.room_in_context,),
     ),
     MethodRow(
         name="prefix_tuning",
         title="Prefix tuning",
         kind="soft prompt",
         paper="https://arxiv.org/abs/2101.00190",
-        explanation="Learns keys and values that every layer's attention sees before the prompt. It reaches deeper "
-        "than prompt tuning, and takes room in the context.",
+        explanation="Learns keys and values that attention sees before the prompt, in every layer. It changes more "
+        "than prompt tuning does, and also takes up context.",
         trains="keys and values before the prompt, in every layer",
         parameters=r"^prompt_encoder\.",
-        parts=soft_prompt("PrefixTuningConfig"),
+        configs=soft_prompt("PrefixTuningConfig"),
+        count=counts.prefixes,
         settings={"virtual_tokens": 20},
         learning_rate=lambda width: 0.05,
         learning_rate_reason="soft prompts need high rates",
         mergeable=False,
         tasks=("generation",),  # PEFT's does not reach an encoder-decoder's cross-attention where rows are padded
-        gradient_checkpointing=False,
+        rules=(rules.room_in_context,),
     ),
     MethodRow(
         name="p_tuning",
         title="P-tuning",
         kind="soft prompt",
         paper="https://arxiv.org/abs/2103.10385",
-        explanation="Prompt tuning whose vectors come out of a small network, which makes them easier to learn. Only "
-        "its vectors are kept in the end.",
-        trains="a small network that makes the vectors before the prompt",
+        explanation="Prompt tuning whose vectors come from a small network, which makes them easier to learn. Only "
+        "the vectors are saved.",
+        trains="a small network that produces the vectors before the prompt",
         parameters=r"^prompt_encoder\.",
-        parts=soft_prompt("PromptEncoderConfig", encoder_hidden_size=lambda target: target.shape.width),
+        configs=soft_prompt("PromptEncoderConfig", encoder_hidden_size=lambda target: target.shape.width),
+        count=counts.prompt_encoder,
         settings={"virtual_tokens": 20},
         learning_rate=lambda width: 0.003,
-        learning_rate_reason="a network stands between rate and vectors",
+        learning_rate_reason="lower than for other soft prompts: a network is trained, not the vectors themselves",
         mergeable=False,
         tasks=("generation", "seq2seq"),
+        rules=(rules.room_in_context,),
     ),
 ]
 
@@ -227,42 +234,47 @@ _SELECTIVE = [
         title="BitFit",
         kind="selective",
         paper="https://arxiv.org/abs/2106.10199",
-        explanation="Trains the bias terms alone, less than a thousandth of the weights. Models of today have few or "
-        "none: those get new ones, as in BEFT (https://arxiv.org/abs/2509.15974).",
+        explanation="Trains only the bias terms, under 0.1% of the weights. Recent models have few or none: a model "
+        "without any gets new ones, as in BEFT (https://arxiv.org/abs/2509.15974).",
         trains="bias terms",
         parameters=r"\.(bias|beft_bias\.\w+)$",
-        parts=peft_configs.bitfit,
+        configs=peft_configs.bitfit,
+        count=lambda target: (
+            target.size_of(peft_configs.biases(target)) or per_layer(lambda inputs, outputs, rank: outputs)(target)
+        ),
         mergeable_on=lambda target: bool(peft_configs.biases(target)),
         learning_rate=times_lora(3),
-        learning_rate_reason="few numbers, each of little effect",
+        learning_rate_reason="three times LoRA's: few parameters, each with little effect",
     ),
     MethodRow(
         name="layernorm",
         title="LayerNorm tuning",
         kind="selective",
         paper="https://arxiv.org/abs/2312.11420",
-        explanation="Trains the normalisation layers alone: one or two numbers a channel, twice or more a block. "
-        "Its paper found it close to LoRA on models that also see.",
+        explanation="Trains only the normalisation layers: one or two numbers for each channel, at least twice per "
+        "block. Its paper found it close to LoRA on models that also process images.",
         trains="the normalisation layers",
         parameters=r"\.ln_tuning_layers\.",
-        parts=peft_configs.layer_norm,
+        configs=peft_configs.layer_norm,
+        count=lambda target: target.size_of(target.weights_in(target.shape.norms)),
         learning_rate=times_lora(3),
-        learning_rate_reason="few numbers, each of little effect",
+        learning_rate_reason="three times LoRA's: few parameters, each with little effect",
     ),
     MethodRow(
         name="upper_layers",
         title="Upper layers",
         kind="selective",
         paper="https://arxiv.org/abs/1801.06146",
-        explanation="Trains the last blocks as in full fine-tuning and leaves those below, which the backward "
-        "pass then need not reach. The oldest trick of transfer learning.",
+        explanation="Fine-tunes the last blocks in full and freezes those below, which the backward pass can then "
+        "skip. The oldest form of transfer learning.",
         trains="all weights of the last blocks",
         parameters=r"^base\.(.*?)\.\d+\.",
-        parts=selected(peft_configs.upper_blocks),
+        configs=selected(peft_configs.upper_blocks),
+        count=lambda target: target.size_of(peft_configs.upper_blocks(target)),
         settings={"layers": 2},
         learning_rate=times_lora(0.3),
-        learning_rate_reason="real weights move, so a third of LoRA's",
-        quantizations=FLOAT,
+        learning_rate_reason="a third of LoRA's: the model's own weights change",
+        quantizations=UNQUANTIZED,
         changes_base=True,
     ),
     MethodRow(
@@ -270,29 +282,16 @@ _SELECTIVE = [
         title="SHiRA (sparse)",
         kind="selective",
         paper="https://arxiv.org/abs/2406.13175",
-        explanation="Trains a few of each layer's own weights, picked at random, and leaves the rest: a sparse update "
-        "of high rank. Several such adapters get in each other's way less.",
+        explanation="Trains a random few of each layer's own weights: a sparse update of high rank. Several such "
+        "adapters on one model interfere less with each other.",
         trains="as many of each linear layer's own weights as LoRA of that rank would add",
         parameters=r"\.shira_weight\.",
-        parts=peft_config("ShiraConfig", r=RANK, random_seed=0),
-        count=lambda target: sum(min(a * b, target.settings["rank"] * (a + b)) for _, a, b in target.sizes),
-        stored=3,  # each with its row and column
+        configs=peft_config("ShiraConfig", r=RANK, random_seed=0),
+        count=per_layer(low_rank),
+        stored=3,  # each with its row and its column
         settings={"rank": 16, **LINEAR},
-        refuses=peft_configs.only_plain_linear,
-    ),
-    MethodRow(
-        name="supertuning",
-        title="Super-Tuning (sparse)",
-        kind="selective",
-        paper="https://arxiv.org/abs/2607.09287",
-        explanation="Trains the largest weights of each layer and leaves the rest.",
-        trains="the largest 1% of each linear layer's weights",
-        parameters=r"\.super",
-        parts=peft_config("SupertuningConfig"),
-        settings=LINEAR,
-        quantizations=FLOAT,
-        refuses=peft_configs.only_plain_linear,
-        more=True,
+        rules=(rules.plain_linear, rules.rank_fits_weights),
+        needs_storage=True,
     ),
 ]
 
@@ -302,27 +301,29 @@ _WHOLE = [
         title="LoRA with (IA)³",
         kind="hybrid",
         paper="https://arxiv.org/abs/2110.04366",
-        explanation="Both in one run: (IA)³ scales keys, values and what comes out of feed-forward, LoRA adds "
-        "to the other layers. Mixed adapters reach further than each alone, say He et al.",
+        explanation="Both in one run: (IA)³ scales keys, values and feed-forward channels, and LoRA updates the other "
+        "layers. He et al. found that mixed adapters do better than each alone.",
         trains="LoRA's matrices and (IA)³'s factors",
         parameters=r"\.(lora_[AB]|ia3_l)\.",
-        parts=peft_configs.lora_and_ia3,
+        configs=peft_configs.lora_and_ia3,
+        count=counts.beside_ia3,
         settings={k: v for k, v in LOW_RANK.items() if k not in LINEAR},
-        refuses=unless_known("key", "fused"),
+        rules=(rules.has_role("key", "fused"),),
     ),
     MethodRow(
         name="full",
         title="Full fine-tuning",
         kind="full",
         paper="https://arxiv.org/abs/1801.06146",
-        explanation="Trains every weight. The yardstick for all others: sixteen bytes of memory a weight, and a file "
-        "as large as the model.",
+        explanation="Trains every weight. The reference for all other methods, at a price: sixteen bytes of memory "
+        "per weight, and a file as large as the model.",
         trains="all weights",
         parameters=r"^base\.",
-        parts=selected(lambda target: list(target.shape.weights)),
+        configs=selected(peft_configs.all_weights),
+        count=lambda target: target.size_of(target.shape.weights),
         learning_rate=times_lora(0.1),
         learning_rate_reason="a tenth of LoRA's, as fitted in 'LoRA Without Regret'",
-        quantizations=FLOAT,
+        quantizations=UNQUANTIZED,
         changes_base=True,
     ),
 ]
@@ -331,6 +332,6 @@ _WHOLE = [
 METHODS = {row.name: row for row in [*_REPARAMETERISATIONS, *_ADDITIVE, *_SOFT_PROMPTS, *_SELECTIVE, *_WHOLE, *MORE]}
 
 
-def resolve(recipe: Recipe, shape, task: TaskRow | None) -> Target:
-    """What the recipe's method is put on, with the method's own defaults where the recipe says nothing."""
+def resolve(recipe: Recipe, shape: Shape, task: TaskRow | None) -> Target:
+    """The recipe resolved against its method, with the method's defaults for settings left out."""
     return spec.resolve(METHODS[recipe.method.name], recipe, shape, task)

@@ -42,6 +42,7 @@ class Shape:
     linear_layers: tuple[tuple[str, int, int], ...]  # name, inputs, outputs; without heads
     modules: tuple[str, ...]  # names of all modules
     weights: tuple[str, ...]  # names of all parameters; tied ones count once
+    weight_sizes: tuple[int, ...]  # parameters in each of them
     norms: tuple[str, ...]  # names of the normalisation layers
     head_parameters: int  # parameters of the new head
     heads: tuple[str, ...]  # names of new modules, which every method has to train
@@ -120,6 +121,7 @@ def shape_of(base: Base) -> Shape:
         linear_layers=tuple(linear),
         modules=tuple(name for name, _ in modules),
         weights=tuple(name for name, _ in model.named_parameters()),
+        weight_sizes=tuple(p.numel() for _, p in model.named_parameters()),
         norms=tuple(
             name for name, m in modules if "norm" in type(m).__name__.lower() and any(True for _ in m.parameters())
         ),

@@ -1,1 +1,1 @@
-"""Everything that can be known before a run."""
+"""Before a run: what can be checked, chosen and estimated without a GPU."""

@@ -1,11 +1,12 @@
-"""What a run will take: steps, seconds, memory. Told before a device is asked for, and held against the fact later."""
+"""Estimates of a run's steps, seconds and memory, made before it starts and compared with the actual run later."""
 
 import logging
 import os
+from typing import Any
 
 from tuner import runs
 from tuner.data.batches import Batches
-from tuner.data.tokens import IGNORE_INDEX
+from tuner.data.tokens import IGNORE_INDEX, Tokenised
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.models.device import device_type
@@ -16,28 +17,31 @@ from tuner.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-MAX_PARAMETERS = float(os.environ.get("TUNER_MAX_BILLION_PARAMETERS", 9)) * 1e9  # of a visitor's base model
-MAX_SECONDS = float(os.environ.get("TUNER_MAX_SECONDS", 900))  # of a visitor's run
-MAX_TOKENS = float(os.environ.get("TUNER_MAX_TOKENS", 5e6))  # of a visitor's rows
+# Limits for visitors of a shared page.
+MAX_PARAMETERS = float(os.environ.get("TUNER_MAX_BILLION_PARAMETERS", 9)) * 1e9  # of the base model
+MAX_SECONDS = float(os.environ.get("TUNER_MAX_SECONDS", 900))  # of the run
+MAX_TOKENS = float(os.environ.get("TUNER_MAX_TOKENS", 5e6))  # of the training rows
 USABLE = 0.9  # share of a device's memory; allocators waste some
-READING = 1e9  # bytes of weights a second that loading is taken to read
-LOADING = 1.0  # seconds that it takes besides
-A_TOKEN = 0.03  # seconds that a batch's next token is taken to need where no run was measured
-ANSWERED_TOGETHER = 32  # rows, in the evaluation
+# Assumed where no earlier run was measured:
+READ_SPEED = 1e9  # bytes of weights loaded per second
+LOAD_SECONDS = 1.0  # for loading anything, whatever its size
+TOKEN_SECONDS = 0.03  # for the next token of a batch of answers
+ANSWER_BATCH = 32  # held-out rows answered together
 PARTS = {
     "weights": "weights",
     "adapter": "adapter and optimizer",
     "activations": "activations",
     "logits": "logits",
-    "context": "the GPU's own",
+    "context": "CUDA context",
 }
 
 
-def forecast(recipe: Recipe, base: Base, settings: dict, rows, heldout: int, trainable: int) -> dict:
-    """Steps, seconds (start_up, a_step, training, scoring) and bytes of memory; `rows` are tokenised, `heldout` is
-    their number.
+def estimate_run(
+    recipe: Recipe, base: Base, settings: dict, rows: Tokenised, heldout: int, trainable: int
+) -> dict[str, Any]:
+    """Steps, seconds (start_up, a_step, training, scoring) and bytes of memory, which is None where unknown.
 
-    Memory is None where a method can't be told from its shape.
+    `rows` are the training rows, `heldout` is the number of held-out rows, `trainable` that of trained parameters.
     """
     shape = shape_of(base)
     lengths = [len(row["input_ids"]) for row in rows.rows]
@@ -53,115 +57,117 @@ def forecast(recipe: Recipe, base: Base, settings: dict, rows, heldout: int, tra
     )
     a_step = step_seconds(flops, mean, pace)
     weights = weight_bytes(shape, recipe.model.quantization, settings["dtype"])
-    start_up = pace.get("start_up") or LOADING + weights / READING
-    found = {
+    start_up = pace.get("start_up") or LOAD_SECONDS + weights / READ_SPEED
+    budget = recipe.budget
+    steps = budget.steps or (budget.epochs and max(1, round(budget.epochs * len(sizes))))
+    estimate = {
         "start_up": start_up,
         "a_step": a_step,
         "scoring": _scoring(recipe, base, min(heldout, recipe.evaluation.rows), pace.get("seconds_per_answer")),
         "measured": "seconds_per_token" in pace,
         "memory": _memory(base, recipe, settings, length, columns),
         "available": available_memory(),
+        "steps": steps or max(0, int((budget.seconds - start_up) / a_step)),
+        "training": budget.seconds or start_up + steps * a_step,
     }
-    budget = recipe.budget
-    steps = budget.steps or (budget.epochs and max(1, round(budget.epochs * len(sizes))))
-    found["steps"] = steps or max(0, int((budget.seconds - start_up) / a_step))
-    found["training"] = budget.seconds or start_up + steps * a_step
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in estimate.items()}
 
 
-def _scoring(recipe: Recipe, base: Base, rows: int, an_answer: float | None) -> float:
+def _scoring(recipe: Recipe, base: Base, rows: int, seconds_per_answer: float | None) -> float:
+    if seconds_per_answer:
+        return LOAD_SECONDS + rows * seconds_per_answer
     tokens = recipe.evaluation.max_new_tokens if base.row.generates else 1
-    usual = -(-rows // ANSWERED_TOGETHER) * tokens * A_TOKEN
-    return LOADING + (rows * an_answer if an_answer else usual)
+    return LOAD_SECONDS + -(-rows // ANSWER_BATCH) * tokens * TOKEN_SECONDS
 
 
-def _memory(base, recipe, settings, length: int, columns: int) -> dict | None:
-    if METHODS[recipe.method.name].count:
-        return None  # it can't be put on a model without storage
+def _memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict[str, int] | None:
+    if METHODS[recipe.method.name].needs_storage:
+        return None
     try:
         return estimate_memory(base, recipe, settings, length, columns)
     except Exception:
-        # An estimate that can't be made must not stop a run that could be.
+        # A failed estimate must not stop a run that would work.
         log.exception("no estimate of memory for %s on %s", recipe.method.name, recipe.model.name)
         return None
 
 
-def rows_that_fit(found: dict, batch_size: int) -> int:
-    """Rows a step, at most `batch_size`, whose memory is there; 0 where not even one's is."""
-    memory = found["memory"]
+def rows_that_fit(estimate: dict, batch_size: int) -> int:
+    """The largest batch that fits in memory, at most `batch_size`; 0 where not even one row does."""
+    memory = estimate["memory"]
     if memory is None:
         return batch_size
     a_row = (memory["activations"] + memory["logits"]) / batch_size
     fixed = memory["total"] - a_row * batch_size
-    fitting = int((found["available"] * USABLE - fixed) / max(1.0, a_row))
+    fitting = int((estimate["available"] * USABLE - fixed) / max(1.0, a_row))
     if fitting >= batch_size:
         return batch_size
     return 0 if fitting < 1 else 1 << (fitting.bit_length() - 1)
 
 
-def check_memory(found: dict, recipe: Recipe, batch_size: int) -> None:
-    """Raises TunerError where the run does not fit the device, with what would."""
-    fitting = rows_that_fit(found, batch_size)
+def check_memory(estimate: dict, recipe: Recipe, batch_size: int) -> None:
+    """Raises TunerError where the run does not fit in the device's memory, with what would."""
+    fitting = rows_that_fit(estimate, batch_size)
     if fitting >= batch_size:
         return
     parts = ", ".join(
-        f"{name} {gigabytes(found['memory'][key])}" for key, name in PARTS.items() if key in found["memory"]
+        f"{name} {gigabytes(estimate['memory'][key])}" for key, name in PARTS.items() if key in estimate["memory"]
     )
     ways = [f"at most {fitting} rows a step (training.batch_size)"] if fitting else []
-    ways += ["4 bits (model.quantization: nf4)"] if recipe.model.quantization != "nf4" else []
+    ways += ["4-bit precision (model.quantization: nf4)"] if recipe.model.quantization != "nf4" else []
     ways += ["shorter rows (data.max_length)", "a smaller base model"]
+    needed = gigabytes(estimate["memory"]["total"])
     raise TunerError(
-        f"{recipe.model.name} would need {gigabytes(found['memory']['total'])} of memory ({parts}), and the device "
-        f"has {gigabytes(found['available'])}. Take {' or '.join(ways)}."
+        f"{recipe.model.name} needs about {needed} of memory ({parts}), and the device "
+        f"has {gigabytes(estimate['available'])}. Choose {', '.join(ways[:-1])} or {ways[-1]}."
     )
 
 
-def check_budget(found: dict, recipe: Recipe) -> None:
-    """Raises TunerError where the budget buys no step."""
-    if found["steps"] < 1:
+def check_budget(estimate: dict, recipe: Recipe) -> None:
+    """Raises TunerError where the budget is too short for a single step."""
+    if estimate["steps"] < 1:
         raise TunerError(
-            f"budget.seconds: {recipe.budget.seconds:g} seconds buy no step of this run: loading takes about "
-            f"{duration(found['start_up'])} and a step {found['a_step']:.1f} s. Give more seconds, or take a smaller "
-            "base model."
+            f"budget.seconds: {recipe.budget.seconds:g} seconds are too few for a single step: loading takes about "
+            f"{duration(estimate['start_up'])} and a step {estimate['a_step']:.1f} s. Give more seconds, or choose a "
+            "smaller base model."
         )
 
 
-def check_limits(found: dict, tokens: int) -> None:
-    """What a visitor's run may take of a shared page. Raises TunerError with all problems."""
+def check_limits(estimate: dict, tokens: int) -> None:
+    """Raises TunerError where a visitor's run exceeds the limits of a shared page, with all problems."""
     problems = []
     if tokens > MAX_TOKENS:
         problems.append(
-            f"The rows come to {tokens:,} tokens an epoch; this page takes {MAX_TOKENS:,.0f}. Set data.max_rows to "
-            "use a part of them."
+            f"The rows have {tokens:,} tokens per epoch, and this page allows at most {MAX_TOKENS:,.0f}. Set "
+            "data.max_rows to use fewer rows."
         )
-    if found["training"] > MAX_SECONDS:
-        affordable = int((MAX_SECONDS - found["start_up"]) / found["a_step"])
-        ways = f"at most {affordable:,} steps, or " if 0 < affordable < found["steps"] else ""
+    if estimate["training"] > MAX_SECONDS:
+        affordable = int((MAX_SECONDS - estimate["start_up"]) / estimate["a_step"])
+        ways = f"at most {affordable:,} steps, or " if 0 < affordable < estimate["steps"] else ""
         problems.append(
-            f"This run would not finish: it needs about {duration(found['training'])}, and this page gives a run "
-            f"{duration(MAX_SECONDS)}. Take {ways}a budget of at most {MAX_SECONDS:,.0f} seconds."
+            f"This run would not finish: it needs about {duration(estimate['training'])}, and this page allows a run "
+            f"{duration(MAX_SECONDS)}. Set {ways}a budget of at most {MAX_SECONDS:,.0f} seconds."
         )
     if problems:
         raise TunerError(*problems)
 
 
-def sentences(found: dict) -> list[str]:
-    """The forecast in plain words."""
-    source = "at the pace of an earlier run" if found["measured"] else "by this model's size"
-    told = [
-        f"About {duration(found['training'] + found['scoring'])} in all, {source}: {found['steps']:,} steps in "
-        f"{duration(found['training'])}, then {duration(found['scoring'])} of scoring"
+def sentences(estimate: dict) -> list[str]:
+    """The estimate in words."""
+    source = "at the pace of an earlier run" if estimate["measured"] else "estimated from the model's size"
+    lines = [
+        f"About {duration(estimate['training'] + estimate['scoring'])} in all, {source}: {estimate['steps']:,} steps "
+        f"in {duration(estimate['training'])}, then {duration(estimate['scoring'])} of scoring"
     ]
-    if memory := found["memory"]:
+    if memory := estimate["memory"]:
         parts = ", ".join(f"{name} {gigabytes(memory[key])}" for key, name in PARTS.items() if key in memory)
-        told.append(
-            f"{gigabytes(memory['total'])} of memory, of {gigabytes(found['available'])} that there are: {parts}"
+        lines.append(
+            f"About {gigabytes(memory['total'])} of memory, of {gigabytes(estimate['available'])} available: {parts}"
         )
-    return told
+    return lines
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds in words, such as 1 min 05 s."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -171,5 +177,5 @@ def duration(seconds: float) -> str:
 
 
 def gigabytes(count: float) -> str:
-    """Bytes as a person says them."""
+    """Bytes in words, such as 1.5 GB."""
     return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"

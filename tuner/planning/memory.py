@@ -1,28 +1,29 @@
-"""What a run will take before it runs: device memory in parts, and seconds. Needs neither a GPU nor the weights.
+"""Device memory that a run will need, part by part, and the method on a model without storage. No GPU, no weights.
 
-Memory is told by shape: the model is built without storage and run forward once, and what autograd would keep is added
-up. Seconds come from the pace of an earlier run like this one, else from a count of floating-point operations.
+The model is built without storage and run forward once, and the tensors that autograd would keep are added up.
 """
 
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import lru_cache
+from typing import Any
 
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import device_type
 from tuner.models.shape import Base, Shape, on_meta, shape_of
 from tuner.recipe import Recipe
 
-CUDA_CONTEXT = 600 * 2**20  # bytes; kernels and cuBLAS's workspace, which differ by driver and GPU
+CUDA_CONTEXT = 600 * 2**20  # bytes for kernels and cuBLAS's workspace; varies with driver and GPU
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLOAT = BYTES["float32"]
 
 
 def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict:
-    """Bytes on the device at the peak of a training step: weights, adapter, activations, logits and their total.
+    """Bytes on the device at the peak of a training step: weights, adapter, activations, logits, their total, and on
+    CUDA its context.
 
     `settings` are the plan's (batch_size, dtype); rows are padded to `length` tokens, of which `columns` have a label.
-    On CUDA there is "context" too.
     """
     shape, batch = shape_of(base), settings["batch_size"]
     written = 1 if base.row.objective == "next_token" else columns
@@ -33,8 +34,8 @@ def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, col
         # Float32 weights, their gradient and AdamW's two moments.
         "adapter": count_trainable(base, method_key(recipe)) * 4 * FLOAT,
         "activations": activations,
-        # The peak is in the backward pass of the loss, in float32 whatever the model computes in: the log-softmax that
-        # was kept, the gradient that falls on it, and the gradient of the logits. The logits themselves are gone.
+        # The peak is in the backward pass of the loss, always in float32: the log-softmax kept, the gradient that
+        # arrives at it, and the gradient of the logits. The logits themselves are gone by then.
         "logits": batch * columns * choices * 3 * FLOAT,
     }
     if device_type() == "cuda":
@@ -43,12 +44,12 @@ def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, col
 
 
 def weight_bytes(shape: Shape, quantization: str, dtype: str) -> int:
-    """Bytes of the frozen base as it is held. The head, embeddings, norms and biases are never quantised."""
+    """Bytes of the frozen base in this precision. Head, embeddings, norms and biases are never quantised."""
     sizes = [a * b for _, a, b in shape.linear_layers]
     held = sum(sizes) * BYTES[dtype]
     if quantization == "nf4":
-        # Two weights a byte, a byte of scale for 64 weights, a float32 for 256 scales; and a layer has two tables, of
-        # 16 and 256 values, and an offset.
+        # A byte for 2 weights, a byte of scale for 64 weights, a float32 for 256 scales; and in each layer two tables,
+        # of 16 and 256 values, and an offset.
         tables = (16 + 256 + 1) * FLOAT
         held = sum(_groups(n, 2) + _groups(n, 64) + _groups(n, 64 * 256) * FLOAT + tables for n in sizes)
     elif quantization == "int8":
@@ -61,43 +62,45 @@ def _groups(n: int, size: int) -> int:
 
 
 def method_key(recipe: Recipe) -> str:
-    """The part of a recipe that decides which parameters are trained, as a key."""
+    """The part of a recipe that decides which parameters are trained, as a key for caches."""
     return recipe.model_dump_json(include={"model", "method"})
 
 
 @lru_cache(maxsize=256)
 def count_trainable(base: Base, method: str) -> int:
-    """Parameters that the method trains, counted on the model without storage; `method` is a recipe's JSON."""
+    """Parameters that the method trains, by its closed formula; `method` is a `method_key`."""
     recipe, shape = Recipe.model_validate_json(method), shape_of(base)
-    if count := METHODS[recipe.method.name].count:
-        return count(resolve(recipe, shape, base.row)) + shape.head_parameters
-    return sum(p.numel() for p in _on_meta(base, method).parameters() if p.requires_grad)
+    return METHODS[recipe.method.name].count(resolve(recipe, shape, base.row)) + shape.head_parameters
 
 
 @lru_cache(maxsize=256)
 def adapter_bytes(base: Base, method: str) -> int:
-    """Bytes of the adapter's file; what is trained in float32 where that can't be told without storage."""
+    """Bytes of the adapter's file; `method` is a `method_key`."""
     from tuner.methods import attach
 
     row = METHODS[Recipe.model_validate_json(method).method.name]
-    if row.count:
+    if row.needs_storage:
         heads = shape_of(base).head_parameters
         return (row.stored * (count_trainable(base, method) - heads) + heads) * FLOAT
-    return attach.stored_bytes(_on_meta(base, method))
+    return attach.stored_bytes(attach_on_meta(base, method))
 
 
-def _on_meta(base: Base, method: str, dtype=None, prepare=lambda model: None):
+def attach_on_meta(base: Base, method: str, dtype: Any = None, prepare: Callable = lambda model: None) -> Any:
+    """The base without storage, with the method of a `method_key` attached; `prepare` sees the base before that.
+
+    Raises what PEFT raises where it refuses the configuration or the model.
+    """
     import torch
 
     from tuner.methods import attach
 
     recipe = Recipe.model_validate_json(method)
-    asked = resolve(recipe, shape_of(base), base.row)
+    target = resolve(recipe, shape_of(base), base.row)
     # Without `devices` CUDA would be asked for its state, and on ZeroGPU the main process may not touch CUDA.
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = on_meta(base, dtype=dtype)
         prepare(model)
-        return attach.attach(model, METHODS[recipe.method.name].parts(asked)).train()
+        return attach.attach(model, METHODS[recipe.method.name].configs(target)).train()
 
 
 @lru_cache(maxsize=256)
@@ -108,34 +111,34 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
     from torch.utils._pytree import tree_leaves, tree_map_only
 
     compute = getattr(torch, dtype)
-    saved, held, there = [], [], []
+    saved, kept, constants = [], [], []
 
     def keep(tensor):
-        # Detached, lest a saved result and its graph keep each other for ever; a weak reference, because part of the
-        # graph may be dropped again, as DoRA does.
+        # Detached, or a saved result and its graph would keep each other alive; a weak reference, because part of the
+        # graph may be dropped again, as in DoRA.
         tensor = tensor.detach()
         saved.append(weakref.ref(tensor))
         return tensor
 
     def quantise(model) -> None:
         if base.model.quantization != "none":
-            _as_if_quantised(model, base.model.quantization, lambda tensor: held.append(keep(tensor)))
+            _as_if_quantised(model, base.model.quantization, lambda tensor: kept.append(keep(tensor)))
 
-    model = _on_meta(base, method, compute, quantise)
-    # Tensors on "meta" take PyTorch's plainest attention, which keeps every score; these fakes take the fused one, as
-    # real ones do.
+    model = attach_on_meta(base, method, compute, quantise)
+    # On "meta" PyTorch uses its plain attention, which keeps every score; fake tensors use the fused one, as real
+    # ones do.
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode())
         tensors = {name: torch.empty(b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
         for name, p in model.named_parameters():
             data = torch.empty(p.shape, dtype=torch.float32 if p.requires_grad else p.dtype)
             tensors[name] = torch.nn.Parameter(data, requires_grad=p.requires_grad)
-        # Some methods hold tensors that are neither, such as the numbers of virtual tokens.
+        # Some methods have tensors that are neither, such as the indices of virtual tokens.
         for module in model.modules():
             others = {k: v for k, v in vars(module).items() if isinstance(v, (dict, torch.Tensor)) and k[0] != "_"}
             faked = tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype), others)
             vars(module).update(faked)
-            there += [t for t in tree_leaves(faked) if isinstance(t, torch.Tensor)]
+            constants += [t for t in tree_leaves(faked) if isinstance(t, torch.Tensor)]
         ids = torch.ones(batch, length, dtype=torch.long)
         inputs = {"input_ids": ids, "attention_mask": ids.clone()}
         if base.row.objective == "next_token":
@@ -145,26 +148,25 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
         stack.enter_context(torch.autocast("cpu", dtype=compute, enabled=dtype != "float32"))
         stack.enter_context(_as_if_real(cuda))
-        # The result keeps the graph, and with it what is counted below.
+        # The result keeps the graph alive, and with it what is counted below.
         result = torch.func.functional_call(model, tensors, kwargs=inputs)
         storages = {s._cdata: s.nbytes() for ref in saved if ref() is not None for s in [ref().untyped_storage()]}
-        for tensor in [*tensors.values(), *there]:
+        for tensor in [*tensors.values(), *constants]:
             storages.pop(tensor.untyped_storage()._cdata, None)
         del result
     return sum(storages.values())
 
 
-def _as_if_quantised(model, quantization: str, hold) -> None:
-    """Let the model's linear layers keep and answer what bitsandbytes' do."""
+def _as_if_quantised(model: Any, quantization: str, hold: Callable) -> None:
+    """Let the linear layers keep and return tensors as bitsandbytes' layers do."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     def after(module, args, output):
-        # MatMul8bitLt and MatMul8bitFp keep their input, though no gradient of a frozen weight needs it; MatMul4Bit
-        # keeps none.
+        # MatMul8bitLt and MatMul8bitFp keep their input, though frozen weights need no gradient; MatMul4Bit does not.
         if quantization == "int8" and args[0].requires_grad:
             hold(args[0])
-        # Both answer in the type they were asked in, whatever autocast says.
+        # Both return the type of their input, whatever autocast says.
         return output.to(args[0].dtype)
 
     for module in model.modules():
@@ -172,19 +174,19 @@ def _as_if_quantised(model, quantization: str, hold) -> None:
             module.register_forward_hook(after)
 
 
-def _as_if_real(cuda: bool):
-    """What a real pass does, and on a GPU, otherwise than the fake one on the CPU that is counted on."""
+def _as_if_real(cuda: bool) -> Any:
+    """Make the fake forward pass on the CPU do what a real one does, and what one on CUDA does."""
     import torch
     from torch.overrides import TorchFunctionMode
 
     class AsIfReal(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
             kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
-            if name == "rand" and args == (1,):  # a method's throw of dice whether to skip a layer
+            if name == "rand" and args == (1,):  # a method's random choice to skip a layer
                 return torch.tensor(1.0)
             if cuda and name in ("layer_norm", "softmax", "pow", "__pow__"):  # autocast runs them in float32
                 args = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
-            if cuda and name == "scaled_dot_product_attention":  # the fused one takes dropout too
+            if cuda and name == "scaled_dot_product_attention":  # the fused one includes dropout
                 kwargs["dropout_p"] = 0.0
             return func(*args, **kwargs)
 
@@ -192,7 +194,7 @@ def _as_if_real(cuda: bool):
 
 
 def available_memory() -> int:
-    """Bytes of memory that training may take: the GPU's whole, or what is free of the machine's."""
+    """Bytes of memory that training may use: all of the GPU's, or what is free on this machine."""
     if device_type() == "cuda":
         import torch
 

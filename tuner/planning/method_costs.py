@@ -1,47 +1,53 @@
-"""What each method would take for the same base and the same rows: parameters, size, memory and time, or why not."""
+"""What each method would cost on the same base and rows: parameters, file size, memory and time, or why not."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from tuner.data import parse
 from tuner.errors import TunerError
-from tuner.methods import spec
-from tuner.methods.registry import METHODS, resolve
-from tuner.models.shape import shape_of
+from tuner.methods.registry import METHODS
 from tuner.planning import forecast, plan
 from tuner.planning.memory import adapter_bytes, count_trainable, method_key
+from tuner.planning.method_check import method_problems
 from tuner.recipe import Method, Recipe
 
 
 def method_costs(
     recipe: Recipe, table: parse.Table | None = None, base: Path | None = None, *, local: bool = True
 ) -> Iterator[dict]:
-    """A dict a method, in the table's order: name, and either problems or trainable_parameters, adapter_bytes, memory
-    (bytes, or None where it can't be told), steps and seconds of training.
+    """For each row of METHODS a dict: name, problems, and if it has none trainable_parameters, adapter_bytes, memory
+    (bytes, or None where unknown), steps and seconds of training.
 
-    Raises TunerError where base and rows themselves can't be used.
+    Raises TunerError where the base and the rows themselves can't be used.
     """
-    # LoRA works wherever anything does: what it stumbles over is not the method's.
-    checked = plan.check(_with(recipe, "lora"), table, base, local=local)
-    stands, settings = checked.base, checked.plan["settings"]
-    for name, row in METHODS.items():
-        asked = _with(recipe, name)
-        target = resolve(asked, shape_of(stands), stands.row)
-        if problems := spec.problems(row, asked, target):
+    # LoRA works wherever anything does: its problems are not the method's.
+    checked = plan.check(_with_method(recipe, "lora"), table, base, local=local)
+    model, settings = checked.base, checked.plan["settings"]
+    for name in METHODS:
+        candidate = _with_method(recipe, name)
+        if problems := method_problems(candidate, model):
             yield {"name": name, "problems": problems}
             continue
-        key = method_key(asked)
-        trainable, stored = count_trainable(stands, key), adapter_bytes(stands, key)
-        found = forecast.forecast(asked, stands, settings, checked.train, len(checked.heldout.rows), trainable)
-        told = {"name": name, "trainable_parameters": trainable, "adapter_bytes": stored, "problems": []}
+        key = method_key(candidate)
+        trainable = count_trainable(model, key)
+        estimate = forecast.estimate_run(
+            candidate, model, settings, checked.train, len(checked.heldout.rows), trainable
+        )
         try:
-            forecast.check_memory(found, asked, settings["batch_size"])
+            forecast.check_memory(estimate, candidate, settings["batch_size"])
         except TunerError as error:
-            told["problems"] = list(error.problems)
-        memory = found["memory"] and found["memory"]["total"]
-        yield told | {"memory": memory, "steps": found["steps"], "seconds": found["training"]}
+            problems = list(error.problems)
+        yield {
+            "name": name,
+            "problems": problems,
+            "trainable_parameters": trainable,
+            "adapter_bytes": adapter_bytes(model, key),
+            "memory": estimate["memory"] and estimate["memory"]["total"],
+            "steps": estimate["steps"],
+            "seconds": estimate["training"],
+        }
 
 
-def _with(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with another method, all of whose settings are its own."""
+def _with_method(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with another method, at that method's defaults."""
     return recipe.model_copy(update={"method": Method(name=name)})

@@ -1,4 +1,4 @@
-"""Seconds that a step takes: the pace of an earlier run like it, else a count of floating-point operations."""
+"""Seconds per step: from the pace of an earlier run like it, or else from a count of floating-point operations."""
 
 import json
 import os
@@ -10,26 +10,27 @@ from tuner.models.device import device_type
 from tuner.models.shape import Shape
 from tuner.recipe import Recipe
 
-# Dense 16-bit tensor-core flops a clock a multiprocessor, by compute capability, from NVIDIA's architecture papers;
-# times multiprocessors and boost clock they give the data sheets' peaks, such as 312e12 on an A100, 989e12 on an H100.
+# Dense 16-bit tensor-core flops per clock and multiprocessor by compute capability, from NVIDIA's architecture papers.
+# Times multiprocessors and boost clock they give the data sheets' peaks: 312e12 on an A100, 989e12 on an H100.
 TENSOR_FLOPS = {(7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (8, 6): 1024, (8, 9): 1024, (9, 0): 4096, (10, 0): 8192}
-USUAL_CLOCK = 1.7e9  # clocks a second
+TYPICAL_CLOCK = 1.7e9  # Hz
 # Of the peak: PEFT's own reference reaches 16% of an H100's on unpacked rows.
 GPU_UTILISATION = 0.15
-# Of a large matrix product's speed: measured with the shipped model on two cores. The rest goes into dequantising,
-# small products and what is no product.
+# Of a large matrix product's speed: measured with the shipped model on two cores. The rest goes into dequantisation,
+# small products and everything else.
 CPU_UTILISATION = 0.5
 
-PACES = "paces.json"  # beside the runs
+PACES = "paces.json"  # in the folder of runs
 KEPT_PACES = 200
 
 
 def flops_per_step(shape: Shape, trainable: int, settings: dict, length: int, columns: int) -> float:
     """Floating-point operations of one training step on rows of `length` tokens, `columns` of them with a label.
 
-    After Kaplan et al. 2020 (https://arxiv.org/abs/2001.08361), section 2.1: a weight takes 2 a token forward, 2 for
-    the gradient of its input and 2 for its own, which a frozen one has not. Attention takes 4 times length times width
-    a layer a token, and twice that backward; Kaplan et al. halve it, but with padding masked scores are computed too.
+    After Kaplan et al. 2020 (https://arxiv.org/abs/2001.08361), section 2.1. Per token, a weight needs 2 forward, 2
+    for the gradient of its input and 2 for its own gradient, which frozen weights don't need. Attention needs 4 times
+    length times width per layer, and twice that backward; Kaplan et al. halve it for causal masks, but with padding
+    the masked scores are computed too.
     """
     tokens = settings["batch_size"] * length
     frozen = sum(a * b for _, a, b in shape.linear_layers)
@@ -40,12 +41,12 @@ def flops_per_step(shape: Shape, trainable: int, settings: dict, length: int, co
 
 @lru_cache(maxsize=1)
 def device_speed() -> float:
-    """Flops a second that training may be expected to reach on this device."""
+    """Flops per second that training can be expected to reach on this device."""
     import torch
 
     if device_type() == "cuda":
         gpu = torch.cuda.get_device_properties(0)
-        clock = getattr(gpu, "clock_rate", 0) * 1e3 or USUAL_CLOCK
+        clock = getattr(gpu, "clock_rate", 0) * 1e3 or TYPICAL_CLOCK
         per_clock = TENSOR_FLOPS.get((gpu.major, gpu.minor), 1024)
         return gpu.multi_processor_count * per_clock * clock * GPU_UTILISATION
     size = 512
@@ -58,31 +59,31 @@ def device_speed() -> float:
 
 
 def step_seconds(flops: float, tokens_per_step: float, pace: dict | None) -> float:
-    """Seconds a step: at the earlier run's `pace` where there is one, else from the flops of a step."""
+    """Seconds per step: at an earlier run's `pace` if there is one, else from the flops of a step."""
     if pace and pace.get("seconds_per_token"):
         return tokens_per_step * pace["seconds_per_token"]
     return flops / device_speed()
 
 
 def pace_key(device: str, recipe: Recipe) -> str:
-    """What runs must share for the pace of one to tell that of another: the kind of device, model and method."""
+    """What runs must share for the pace of one to predict the other's: device, model, precision and method."""
     return " | ".join((device, recipe.model.name, recipe.model.quantization, recipe.method.name))
 
 
 def remember(path: Path, key: str, measured: dict) -> None:
-    """Write down what was measured of a run's pace: seconds_per_token (padded), start_up, seconds_per_answer."""
+    """Store the measured pace of a run: seconds_per_token (padding included), start_up, seconds_per_answer."""
     paces = _paces(path)
     before = paces.pop(key, None)
     measured = {**(before if isinstance(before, dict) else {}), **measured}
     newest = [*paces.items(), (key, measured)][-KEPT_PACES:]
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_text(json.dumps(dict(newest), indent=1), encoding="utf-8")
-    beside.replace(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_text(json.dumps(dict(newest), indent=1), encoding="utf-8")
+    partial.replace(path)
 
 
 def recall(path: Path, key: str) -> dict | None:
-    """The pace written down last for `key`; None where there is none, or the file is broken."""
+    """The latest pace stored for `key`; None where there is none, or the file is broken."""
     measured = _paces(path).get(key)
     return measured if isinstance(measured, dict) else None
 

@@ -1,13 +1,15 @@
-"""Before a run: everything that can be checked, chosen and counted without a GPU, and the run folder that comes of it.
+"""Before a run: check the recipe, choose what it leaves open, and write the run folder. No GPU needed.
 
-`check` collects the problems of model, data and method together; `prepare` writes what training needs, so that nothing
-is downloaded, parsed or tokenised while a GPU is held.
+`check` reports the problems of model, method and rows together; `prepare` writes all that training needs, so that
+nothing is downloaded, parsed or tokenised in a GPU window.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tuner import metrics, runs
 from tuner.data import encode, formats, parse, sources
@@ -15,26 +17,25 @@ from tuner.data.recognise import recognise
 from tuner.data.split import Split, split_rows
 from tuner.data.tokens import Tokenised
 from tuner.errors import TunerError
-from tuner.methods import spec
-from tuner.methods.peft_configs import is_named
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import compute_dtype
 from tuner.models.fetch import fetch_model, find_folder, free_disk, is_shipped
 from tuner.models.shape import Base, Shape, can_do, check_task, load_config, load_tokenizer, shape_of
 from tuner.planning import forecast
 from tuner.planning.memory import count_trainable, method_key
+from tuner.planning.method_check import method_problems, unknown_method
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS, task_for
 
-USUAL_LENGTH = 1024  # tokens
-USUAL_BATCH = 16  # rows
-FEW_STEPS = 60  # below this a run teaches little
+DEFAULT_LENGTH = 1024  # tokens
+DEFAULT_BATCH = 16  # rows
+FEW_STEPS = 60  # fewer teach little
 
 
 @dataclass
 class Checked:
-    """What a recipe comes to."""
+    """A recipe that can run: its base, its tokenised rows and the plan."""
 
     recipe: Recipe
     base: Base
@@ -46,75 +47,54 @@ class Checked:
     heldout_rows: list[dict]
 
 
+class Rows(NamedTuple):
+    """The rows of a recipe: as they were read, how they are understood, and how they are split."""
+
+    table: parse.Table
+    format: formats.Format
+    split: Split
+
+
 def check(
     recipe: Recipe, table: parse.Table | None = None, base: Path | None = None, *, local: bool = True
 ) -> Checked:
-    """Check the recipe against its model and its rows: `table`, or what its source names.
+    """Check the recipe against its model and its rows: `table`, or those that its source names.
 
-    `base` is the folder that relative paths start from; without `local`, for a visitor, no path is followed at all.
+    Relative paths start from the folder `base`. Without `local`, for a visitor, no path is followed at all.
     Raises TunerError with all problems.
     """
-    problems: list[str] = []
     own_folder = find_folder(recipe.model.name, base) if local else None
-    folder = _attempt(problems, lambda: fetch_model(recipe.model, own_folder))
-    config = folder and _attempt(problems, lambda: load_config(folder, recipe.model.name))
-    if recipe.method.name not in METHODS:
-        problems.append(f"method.name: there is no method '{recipe.method.name}'. There are: {', '.join(METHODS)}.")
-    problems += metrics.unknown(recipe.evaluation.metrics)
-    read = _attempt(problems, lambda: _rows(recipe, table, base, local))
-    if config and not read:
-        problems += _of_the_method_alone(recipe, folder, config)
-    if problems and not (config and read):
-        raise TunerError(*problems)
-    table, format, split = read
-    stands = _attempt(problems, lambda: _base(recipe, folder, config, format, split))
-    shape = stands and _attempt(problems, lambda: shape_of(stands))
-    if stands:
-        problems += metrics.unfit(recipe.evaluation.metrics, stands.row)
-    if shape and recipe.method.name in METHODS:
-        row = METHODS[recipe.method.name]
-        problems += spec.problems(row, recipe, resolve(recipe, shape, stands.row))
-        _attempt(problems, lambda: _check_targets(recipe, shape))
-        _attempt(problems, lambda: _check_size(recipe, shape, local))
-    if problems:
-        raise TunerError(*problems)
-
-    tokenizer = load_tokenizer(folder)
-    chosen = _choose(recipe, shape, len(split.train))
+    model, rows = _resolve(recipe, table, base, local, own_folder)
+    shape, tokenizer = shape_of(model), load_tokenizer(model.folder)
+    chosen = _choose(recipe, shape, len(rows.split.train))
     settings = {c["setting"]: c["value"] for c in chosen}
-    told = tokenizer, settings["max_length"], recipe.training.loss_on, stands.labels
-    train, heldout = (encode.tokenise(stands.task, rows, *told) for rows in (split.train, split.heldout))
-    trainable = count_trainable(stands, method_key(recipe))
-
-    def foresee() -> dict:
-        return forecast.forecast(recipe, stands, settings, train, len(heldout.rows), trainable)
-
-    foreseen = foresee()
-    fitting = forecast.rows_that_fit(foreseen, settings["batch_size"])
-    if recipe.training.batch_size == "auto" and 0 < fitting < settings["batch_size"]:
-        settings["batch_size"] = fitting
-        batch = next(c for c in chosen if c["setting"] == "batch_size")
-        batch |= {"value": fitting, "reason": "as many as the device's memory holds"}
-        foreseen = foresee()
-    _attempt(problems, lambda: forecast.check_memory(foreseen, recipe, settings["batch_size"]))
-    _attempt(problems, lambda: forecast.check_budget(foreseen, recipe))
-    if not local:
-        _attempt(problems, lambda: forecast.check_limits(foreseen, train.total_tokens))
-    plan = _plan(recipe, folder, shape, table, split, train, heldout, settings)
-    plan |= {"trainable_parameters": trainable, "forecast": foreseen}
-    plan |= {"task": stands.task, "labels": list(stands.labels)}
+    arguments = tokenizer, settings["max_length"], recipe.training.loss_on, model.labels
+    train, heldout = (encode.tokenise(model.task, part, *arguments) for part in (rows.split.train, rows.split.heldout))
+    trainable = count_trainable(model, method_key(recipe))
+    estimate = _estimate(recipe, model, chosen, settings, train, len(heldout.rows), trainable)
+    plan = _plan(recipe, model, rows, train, len(heldout.rows), settings)
+    plan |= {"trainable_parameters": trainable, "forecast": estimate}
     if own_folder:
         plan |= {"revision": None, "model_folder": str(own_folder)}
     plan["chosen"] = [
         *chosen,
-        {"setting": "format", "value": format.name, "reason": format.reason},
-        {"setting": "task", "value": stands.row.title, "reason": _why_task(recipe, format, stands)},
-        {"setting": "held-out rows", "value": len(split.heldout), "reason": split.reason},
+        {"setting": "format", "value": rows.format.name, "reason": rows.format.reason},
+        {"setting": "task", "value": model.row.title, "reason": _why_task(recipe, rows.format, model)},
+        {"setting": "held-out rows", "value": len(rows.split.heldout), "reason": rows.split.reason},
     ]
-    _attempt(problems, lambda: _check_disk(plan, runs.RUNS))
+    problems: list[str] = []
+    with _collect(problems):
+        forecast.check_memory(estimate, recipe, settings["batch_size"])
+    with _collect(problems):
+        forecast.check_budget(estimate, recipe)
+    with _collect(problems):
+        _check_disk(plan, runs.RUNS)
+    if not local:
+        with _collect(problems):
+            forecast.check_limits(estimate, train.total_tokens)
     if problems:
         raise TunerError(*problems)
-    return Checked(recipe, stands, plan, format, tokenizer, train, heldout, split.heldout)
+    return Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split.heldout)
 
 
 def prepare(
@@ -126,9 +106,9 @@ def prepare(
     root: Path | None = None,
     path: Path | None = None,
 ) -> Run:
-    """A run folder, ready to train: at `path`, or a new one under `root`.
+    """Write a run folder, ready to train: at `path`, or a new one under `root`.
 
-    Raises TunerError with all problems, having written nothing.
+    Raises TunerError with all problems, before anything is written.
     """
     from datasets import Dataset
 
@@ -142,34 +122,46 @@ def prepare(
     return run
 
 
-def _of_the_method_alone(recipe: Recipe, folder: Path, config) -> list[str]:
-    """What is wrong with the method on this model, where the rows can't tell the task."""
-    row = TASKS[task_for(recipe.task, "", bool(config.is_encoder_decoder))]
-    problems: list[str] = []
-    if recipe.method.name not in METHODS or row.has_labels or not can_do(config, row):
-        return problems
-    shape = shape_of(Base(folder, recipe.model, row.name))
-    problems += spec.problems(METHODS[recipe.method.name], recipe, resolve(recipe, shape, row))
-    _attempt(problems, lambda: _check_targets(recipe, shape))
-    return problems
+def _resolve(
+    recipe: Recipe, table: parse.Table | None, base: Path | None, local: bool, own_folder: Path | None
+) -> tuple[Base, Rows]:
+    """The base for its task, and the rows. Raises TunerError with all problems of model, method and rows."""
+    problems = unknown_method(recipe) + metrics.unknown(recipe.evaluation.metrics)
+    config = rows = model = None
+    with _collect(problems):
+        folder = fetch_model(recipe.model, own_folder)
+        config = load_config(folder, recipe.model.name)
+    with _collect(problems):
+        rows = _rows(recipe, table, base, local)
+    with _collect(problems):
+        if config and rows:
+            model = _base(recipe, folder, config, rows.format, rows.split)
+        elif config:  # without rows the task is the one that the model was made for, if that can be told
+            row = TASKS[task_for(recipe.task, "", bool(config.is_encoder_decoder))]
+            model = None if row.has_labels or not can_do(config, row) else Base(folder, recipe.model, row.name)
+    with _collect(problems):
+        if model:
+            _check_size(recipe, shape_of(model), local)
+    if model:
+        problems += metrics.unfit(recipe.evaluation.metrics, model.row)
+    if model and recipe.method.name in METHODS:
+        problems += method_problems(recipe, model)
+    if problems:
+        raise TunerError(*problems)
+    return model, rows
 
 
-def _check_targets(recipe: Recipe, shape: Shape) -> None:
-    """Raises TunerError for a target that no layer is named after."""
-    targets = recipe.method.target_modules
-    if isinstance(targets, str):
-        return
-    missing = [t for t in targets if not any(is_named(name, t) for name, _, _ in shape.linear_layers)]
-    if missing or not targets:
-        there = sorted({name.rpartition(".")[2] for name, _, _ in shape.linear_layers})
-        raise TunerError(
-            f"method.target_modules: {recipe.model.name} has no layer {parse.quoted(missing) or '(none given)'}. "
-            f"It has {', '.join(there)}; or take all-linear."
-        )
+@contextmanager
+def _collect(problems: list[str]) -> Iterator[None]:
+    """Add the problems of a TunerError raised within, so that all can be shown together."""
+    try:
+        yield
+    except TunerError as error:
+        problems.extend(error.problems)
 
 
 def _base(recipe: Recipe, folder: Path, config, format: formats.Format, split: Split) -> Base:
-    """The base with its task and its labels. Raises TunerError where rows and task, or model and task, don't fit."""
+    """The base with its task and labels. Raises TunerError where rows or model don't fit the task."""
     row = TASKS[task_for(recipe.task, format.row.becomes, bool(config.is_encoder_decoder))]
     if format.row.becomes not in row.learns_from:
         raise TunerError(
@@ -182,98 +174,122 @@ def _base(recipe: Recipe, folder: Path, config, format: formats.Format, split: S
 
 def _why_task(recipe: Recipe, format: formats.Format, base: Base) -> str:
     if recipe.task != "auto":
-        return "as asked"
+        return "as given"
     labels = f", with the labels {', '.join(base.labels[:8])}{' ...' if len(base.labels) > 8 else ''}"
-    return f"inferred from the rows ({format.name}) and the kind of model{labels if base.labels else ''}"
-
-
-def _attempt(problems: list[str], step: Callable):
-    try:
-        return step()
-    except TunerError as error:
-        problems.extend(error.problems)
+    return f"inferred from the rows ({format.name}) and the model{labels if base.labels else ''}"
 
 
 def _check_size(recipe: Recipe, shape: Shape, local: bool) -> None:
     if not local and shape.parameters > forecast.MAX_PARAMETERS:
         raise TunerError(
-            f"{recipe.model.name} has {shape.parameters / 1e9:.1f} billion parameters; this page takes "
-            f"{forecast.MAX_PARAMETERS / 1e9:g} billion. Choose a smaller one, or run Tuner on a machine of yours."
+            f"{recipe.model.name} has {shape.parameters / 1e9:.1f} billion parameters, and this page allows at most "
+            f"{forecast.MAX_PARAMETERS / 1e9:g} billion. Choose a smaller model, or run Tuner on your own machine."
         )
 
 
-def _rows(recipe: Recipe, table, base, local) -> tuple[parse.Table, formats.Format, Split]:
+def _rows(recipe: Recipe, table: parse.Table | None, base: Path | None, local: bool) -> Rows:
     table = table or sources.read(recipe.data, base, local=local)
     format = recognise(table, recipe.data)
     rows = formats.normalise(table, format, recipe.data.system)
-    return table, format, split_rows(rows, table.splits, recipe.data, recipe.seed)
+    return Rows(table, format, split_rows(rows, table.splits, recipe.data, recipe.seed))
 
 
 def _choose(recipe: Recipe, shape: Shape, rows: int) -> list[dict]:
-    """Every setting that was left to us, with the value taken and why; settings that were given, as given."""
-    row, defaults = METHODS[recipe.method.name], recipe.method.model_dump()
-    dtype, why = compute_dtype(recipe.model)
-    batch = min(USUAL_BATCH, max(1, rows // 4))
-    usual = {
+    """Every setting with its value and the reason for it: a default, or "as given"."""
+    row, given = METHODS[recipe.method.name], recipe.method.model_dump()
+    settings = resolve(recipe, shape, None).settings
+    batch = min(DEFAULT_BATCH, max(1, rows // 4))
+    few = f"there are only {rows} rows" if rows > 1 else "there is only 1 row"
+    length, why_length = _choose_length(recipe, shape, settings)
+    dtype, why_dtype = compute_dtype(recipe.model)
+    defaults = {
         "learning_rate": (recipe.training.learning_rate, row.learning_rate(shape.width), row.learning_rate_reason),
         "batch_size": (
             recipe.training.batch_size,
             batch,
-            "small batches suit adapters in short runs" if batch == USUAL_BATCH else f"there are only {rows} rows",
+            few if batch < DEFAULT_BATCH else "small batches suit adapters in short runs",
         ),
-        "max_length": (
-            recipe.data.max_length,
-            min(USUAL_LENGTH, shape.context),
-            "the model's context" if shape.context <= USUAL_LENGTH else "long enough for most rows, and affordable",
-        ),
+        "max_length": (recipe.data.max_length, length, why_length),
+        **{name: (given[name], value, f"{row.title}'s default") for name, value in settings.items()},
     }
-    settings = resolve(recipe, shape, None).settings
-    usual |= {name: (defaults[name], value, f"{row.title}'s usual") for name, value in settings.items()}
     chosen = [
-        {
-            "setting": name,
-            "value": value if given == "auto" else given,
-            "reason": why if given == "auto" else "as asked",
-        }
-        for name, (given, value, why) in usual.items()
+        {"setting": name, "value": value, "reason": reason}
+        if value_given == "auto"
+        else {"setting": name, "value": value_given, "reason": "as given"}
+        for name, (value_given, value, reason) in defaults.items()
     ]
-    return [*chosen, {"setting": "dtype", "value": dtype, "reason": why}]
+    return [*chosen, {"setting": "dtype", "value": dtype, "reason": why_dtype}]
 
 
-def _plan(recipe, folder, shape, table, split, train, heldout, settings) -> dict:
-    rows, batch = len(train.rows), settings["batch_size"]
-    per_epoch = -(-rows // batch)
-    budget = recipe.budget
+def _choose_length(recipe: Recipe, shape: Shape, settings: dict) -> tuple[int, str]:
+    """The longest row in tokens, and why. Raises TunerError where a soft prompt leaves no room for it."""
+    is_prompted = METHODS[recipe.method.name].kind == "soft prompt"
+    room = shape.context - (settings["virtual_tokens"] if is_prompted else 0)
+    if is_prompted and recipe.data.max_length != "auto" and recipe.data.max_length > room:
+        raise TunerError(
+            f"data.max_length: {recipe.data.max_length} tokens do not fit the model's context of {shape.context} "
+            f"beside {settings['virtual_tokens']} virtual tokens. Set it to at most {room}, or leave it out."
+        )
+    if room > DEFAULT_LENGTH:
+        return DEFAULT_LENGTH, "long enough for most rows, and affordable"
+    return room, "the model's context, less the virtual tokens" if is_prompted else "the model's context"
+
+
+def _estimate(
+    recipe: Recipe, model: Base, chosen: list[dict], settings: dict, train: Tokenised, heldout: int, trainable: int
+) -> dict:
+    """The forecast. A batch size that was left to us shrinks, in `chosen` and `settings` too, until it fits."""
+    estimate = forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
+    fitting = forecast.rows_that_fit(estimate, settings["batch_size"])
+    if recipe.training.batch_size != "auto" or not 0 < fitting < settings["batch_size"]:
+        return estimate
+    settings["batch_size"] = fitting
+    batch = next(c for c in chosen if c["setting"] == "batch_size")
+    batch |= {"value": fitting, "reason": "as many as fit in the device's memory"}
+    return forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
+
+
+def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenised, heldout: int, settings: dict) -> dict:
+    count, batch, budget = len(train.rows), settings["batch_size"], recipe.budget
+    per_epoch = -(-count // batch)
     steps = budget.steps or (max(1, round(budget.epochs * per_epoch)) if budget.epochs else None)
-    plan = {
+    warnings = [*rows.table.notes, *rows.split.warnings, *([train.warning] if train.warning else [])]
+    if steps and steps < FEW_STEPS:
+        warnings.append(
+            f"{count:,} rows in batches of {batch} make {_steps(per_epoch)} an epoch, and this run has "
+            f"{_steps(steps)}. That teaches little: give more rows, more steps, or smaller batches."
+        )
+    return {
         "format": runs.FORMAT,
-        "rows": rows,
-        "heldout_rows": len(heldout.rows),
+        "task": model.task,
+        "labels": list(model.labels),
+        "rows": count,
+        "heldout_rows": heldout,
         "tokens": train.total_tokens,
         "trained_tokens": train.trained_tokens,
         "steps_per_epoch": per_epoch,
         "steps": steps,
         "epochs": None if steps is None else round(steps / per_epoch, 2),
         "seconds": budget.seconds,
-        "model_parameters": shape.parameters,
+        "model_parameters": shape_of(model).parameters,
         "truncated_rows": train.truncated,
         "settings": settings,
-        "revision": None if is_shipped(recipe.model.name) else folder.name,
-        "warnings": [*table.notes, *split.warnings, *([train.warning] if train.warning else [])],
+        "revision": None if is_shipped(recipe.model.name) else model.folder.name,
+        "warnings": warnings,
     }
-    if steps and steps < FEW_STEPS:
-        said = f"{rows} rows at {batch} a step are {per_epoch} steps an epoch, so this run is {steps} steps. "
-        plan["warnings"].append(said + "That teaches little: give more rows, more steps, or smaller batches.")
-    return plan
+
+
+def _steps(number: int) -> str:
+    return "1 step" if number == 1 else f"{number:,} steps"
 
 
 def _check_disk(plan: dict, root: Path) -> None:
-    # Adapter, and twice a checkpoint of weights and two moments in float32; the rows as int64 pairs.
+    # In float32: the adapter, and two checkpoints of weights and AdamW's two moments; the rows as int64 pairs.
     needed = plan["trainable_parameters"] * 4 * (1 + 2 * 3) + plan["tokens"] * 16 + 50 * 2**20
     while not root.exists():
         root = root.resolve().parent
     if free_disk(root) < needed:
         raise TunerError(
-            f"This run needs about {needed / 2**20:.0f} MB on disk; {free_disk(root) / 2**20:.0f} MB are free. "
-            "Delete old runs, or choose another folder with TUNER_RUNS."
+            f"This run needs about {needed / 2**20:.0f} MB of disk space, and {free_disk(root) / 2**20:.0f} MB are "
+            "free. Delete old runs, or set TUNER_RUNS to a folder on another disk."
         )

@@ -121,7 +121,7 @@ class Window(TrainerCallback):
         base = shared_base(self.base)
         # Seeded only now, because loading draws random numbers, unless the base is loaded already.
         transformers.set_seed(self.recipe.seed)
-        self.model = attach.attach(base, method.parts(resolve(self.recipe, shape, self.base.row)))
+        self.model = attach.attach(base, method.configs(resolve(self.recipe, shape, self.base.row)))
         lengths = [len(ids) for ids in rows["input_ids"]]
         batches = Batches(lengths, self.settings["batch_size"], self.recipe.seed)
         # Runs of the first version counted their steps once, after the first few, and did not record where.
@@ -265,7 +265,7 @@ class Window(TrainerCallback):
             # A path on this machine means nothing to whoever loads the adapter.
             attach.save(self.model, folder, self.base.model.name)
             self.trainer.processing_class.save_pretrained(folder)
-        attach.settle(self.model)
+        self.model.eval()
         self._remember_pace()
         self.emit(
             {

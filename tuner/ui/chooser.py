@@ -1,5 +1,5 @@
-"""The method chooser: all methods by kind, each with what it is and what it would take here, greyed where it can't be
-used."""
+"""The method chooser: all methods by kind, each with what it does and what it would cost here. What can't be used is
+disabled, with the reason."""
 
 import re
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ CLICKED = """element.addEventListener('click', (event) => {
     const row = event.target.closest('[data-method]');
     if (row && !row.disabled) trigger('click', {method: row.dataset.method});
 });"""
-SAID = {
-    "reparameterisation": "The weights stay; a small update is learned beside them and can be added in afterwards.",
-    "additive adapter": "Small new parts are put into the model.",
-    "soft prompt": "The model stays as it is; vectors before the prompt are learned.",
-    "selective": "Some of the model's own weights are trained.",
-    "hybrid": "Two methods in one run.",
-    "full": "All weights are trained.",
-    "more": "For those who compare methods.",
+SUMMARIES = {
+    "reparameterisation": "Freeze the weights and learn a small update, which can be merged into them afterwards.",
+    "additive adapter": "Add small trained layers to the model.",
+    "soft prompt": "Freeze the model and learn vectors that come before the prompt.",
+    "selective": "Train some of the model's own weights.",
+    "hybrid": "Combine two methods in one run.",
+    "full": "Train all weights.",
+    "more": "Less common methods, for comparison.",
 }
 
 
@@ -30,36 +30,36 @@ def choices() -> list[tuple[str, str]]:
     return [(row.title, row.name) for row in METHODS.values()]
 
 
-def explained(name: str) -> str:
-    """What the method does, with its paper."""
+def explanation(name: str) -> str:
+    """What the method does and trains, with a link to its paper."""
     row = METHODS[name]
     link = f'<a href="{row.paper}" target="_blank" rel="noopener">paper</a>'
-    return tag("p", f"{escape(row.explanation)} It trains {escape(row.trains)} ({link}).", "t-sub")
+    return tag("p", f"{escape(row.explanation)} Trains {escape(row.trains)} ({link}).", "t-sub")
 
 
-def drawn(found: dict[str, dict], chosen: str, waiting: bool = False) -> str:
-    """The chooser; `found` holds what `survey` has told so far, by method."""
+def html(costs: dict[str, dict], chosen: str, waiting: bool = False) -> str:
+    """The chooser as HTML; `costs` are those of `method_costs` known so far, by method."""
     groups = [(kind, [row for row in METHODS.values() if row.kind == kind and not row.more]) for kind in KINDS]
-    shown = "".join(_group(kind, rows, found, chosen, waiting) for kind, rows in groups if rows)
+    shown = "".join(_group(kind, rows, costs, chosen, waiting) for kind, rows in groups if rows)
     more = [row for row in METHODS.values() if row.more]
-    folded = tag("summary", f"More ({len(more)})") + _group("more", more, found, chosen, waiting)
+    folded = tag("summary", f"More ({len(more)})") + _group("more", more, costs, chosen, waiting)
     is_open = " open" if chosen in {row.name for row in more} else ""
     return f'<div class="t-methods">{shown}<details{is_open}>{folded}</details></div>'
 
 
-def _group(kind: str, rows: list[MethodRow], found: dict, chosen: str, waiting: bool) -> str:
+def _group(kind: str, rows: list[MethodRow], costs: dict[str, dict], chosen: str, waiting: bool) -> str:
     title = tag("h4", kind.capitalize()) if kind != "more" else ""
-    listed = "".join(_row(row, found.get(row.name), row.name == chosen, waiting) for row in rows)
-    return tag("section", title + tag("p", SAID[kind], "t-sub") + listed)
+    listed = "".join(_row(row, costs.get(row.name), row.name == chosen, waiting) for row in rows)
+    return tag("section", title + tag("p", SUMMARIES[kind], "t-sub") + listed)
 
 
-def _row(row: MethodRow, told: dict | None, is_chosen: bool, waiting: bool) -> str:
-    problems = (told or {}).get("problems", [])
-    # A link within a button can't be clicked; the chosen method's is shown above.
-    explanation = re.sub(r" \(https?://[^)]+\)", "", row.explanation)
-    below = tag("small", escape(problems[0] if problems else explanation))
+def _row(row: MethodRow, cost: dict | None, is_chosen: bool, waiting: bool) -> str:
+    problems = cost["problems"] if cost else []
+    # A link within a button can't be clicked; the chosen method's explanation above has it.
+    text = re.sub(r" \(https?://[^)]+\)", "", row.explanation)
+    below = tag("small", escape(problems[0] if problems else text))
     figures = (
-        _figures(told) if told and not problems else tag("span", "…" if waiting and not told else "", "t-figures")
+        _figures(cost) if cost and not problems else tag("span", "…" if waiting and not cost else "", "t-figures")
     )
     return (
         f'<button type="button" class="t-method {"selected" if is_chosen else ""}" data-method="{row.name}" '
@@ -68,16 +68,19 @@ def _row(row: MethodRow, told: dict | None, is_chosen: bool, waiting: bool) -> s
     )
 
 
-def _figures(told: dict) -> str:
-    memory = gigabytes(told["memory"]) if told["memory"] else "not known"
-    size = told["adapter_bytes"]
-    shown = {
-        "trained": _short(told["trainable_parameters"]),
+def _figures(cost: dict) -> str:
+    size = cost["adapter_bytes"]
+    figures = {
+        "parameters": _short(cost["trainable_parameters"]),
         "adapter": f"{size / 2**10:.0f} KB" if size < 2**20 else gigabytes(size),
-        "memory": memory,
-        "training": f"{duration(told['seconds'])}, {told['steps']:,} steps",
+        "memory": gigabytes(cost["memory"]) if cost["memory"] else "unknown",
+        "training": f"{duration(cost['seconds'])}, {_steps(cost['steps'])}",
     }
-    return tag("span", "".join(f"<span><b>{v}</b><i>{n}</i></span>" for n, v in shown.items()), "t-figures")
+    return tag("span", "".join(f"<span><b>{v}</b><i>{n}</i></span>" for n, v in figures.items()), "t-figures")
+
+
+def _steps(number: int) -> str:
+    return "1 step" if number == 1 else f"{number:,} steps"
 
 
 def _short(number: int) -> str:
@@ -87,10 +90,10 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def growing(told: Iterator[dict], chosen: str) -> Iterator[str]:
-    """The chooser as the survey goes on."""
-    found: dict[str, dict] = {}
-    for each in told:
-        found[each["name"]] = each
-        yield drawn(found, chosen, waiting=True)
-    yield drawn(found, chosen)
+def growing(costs: Iterator[dict], chosen: str) -> Iterator[str]:
+    """The chooser again and again, as the costs of each method arrive."""
+    known_costs: dict[str, dict] = {}
+    for cost in costs:
+        known_costs[cost["name"]] = cost
+        yield html(known_costs, chosen, waiting=True)
+    yield html(known_costs, chosen)

@@ -11,6 +11,7 @@ from tuner.data.formats import FORMATS
 from tuner.data.parse import SUFFIXES, Table
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
+from tuner.methods.spec import PRECISIONS
 from tuner.recipe import Recipe
 from tuner.ui import chooser, elements, fields
 
@@ -30,7 +31,6 @@ EXAMPLES = {
     "reviews.jsonl": ("product reviews and their sentiment", "tiny-reader"),
     "entities.jsonl": ("sentences and the people, places, companies and dates in them", "tiny-reader"),
 }
-QUANTIZATIONS = {"nf4": "4-bit (NF4)", "int8": "8-bit", "none": "16-bit"}
 SOURCES = [("Included example", "example"), ("Upload a file", "file"), ("Paste rows", "paste"), ("Hub dataset", "hub")]
 PASTED = "pasted rows"
 MOST_ROLES = max(len(f.roles) for f in FORMATS.values())
@@ -60,7 +60,7 @@ def _base_card(form: SimpleNamespace, start: Recipe) -> None:
             elem_id="base",
         )
         form.settings["model.quantization"] = gr.Radio(
-            [(QUANTIZATIONS.get(v, v), v) for v in fields.schema("model.quantization")["enum"]],
+            [(PRECISIONS[v], v) for v in fields.schema("model.quantization")["enum"]],
             value=start.model.quantization,
             label="Precision",
             info="of the frozen base model: 4-bit saves memory, 16-bit is exact",
@@ -113,9 +113,9 @@ def _method_card(form: SimpleNamespace, start: Recipe) -> None:
         form.settings["method.name"] = gr.Dropdown(
             chooser.choices(), value=start.method.name, label="Method", elem_id="method"
         )
-        form.explained = gr.HTML(chooser.explained(start.method.name))
+        form.explained = gr.HTML(chooser.explanation(start.method.name))
         with gr.Accordion("Compare all methods", open=False) as form.methods_fold:
-            form.methods = gr.HTML(chooser.drawn({}, start.method.name), js_on_load=chooser.CLICKED, elem_id="methods")
+            form.methods = gr.HTML(chooser.html({}, start.method.name), js_on_load=chooser.CLICKED, elem_id="methods")
             form.is_surveyed = gr.State(False)
         with gr.Row():
             form.kind = gr.Radio(
@@ -157,7 +157,7 @@ def applies(path: str, method: str) -> bool:
 def show_method(form: SimpleNamespace, method: str) -> list:
     """Updates for another method: its explanation, and which of its settings are shown."""
     own = [path for path in form.settings if path.startswith("method.") and path != "method.name"]
-    return [chooser.explained(method), *(gr.update(visible=applies(path, method)) for path in own)]
+    return [chooser.explanation(method), *(gr.update(visible=applies(path, method)) for path in own)]
 
 
 def method_outputs(form: SimpleNamespace) -> list:

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import gradio as gr
 
+from tuner.methods.files import CONFIG
 from tuner.methods.registry import METHODS
+from tuner.methods.spec import PRECISIONS
 from tuner.runs import Run
 from tuner.tasks import DEFAULT_TASK, TASKS
-from tuner.ui import actions, elements, form, render
+from tuner.ui import actions, elements, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
 from tuner.ui.wiring import MODELS, PRIVATE
@@ -139,9 +141,9 @@ def choices(browser: dict | None) -> list[tuple[str, str]]:
     """The visitor's runs that have an adapter, and the example, as (title, id)."""
     offered = []
     for row in actions.summaries((browser or {}).get("runs", [])):
-        if (actions.open_run(row["run"]).adapter / "adapter_config.json").is_file():
+        if (actions.open_run(row["run"]).adapter / CONFIG).is_file():
             status = "" if row["status"] == "finished" else f", {row['status']}"
-            base = f"{Path(row['model']).name}, {form.QUANTIZATIONS[row['quantization']]}"
+            base = f"{Path(row['model']).name}, {PRECISIONS[row['quantization']]}"
             offered.append((f"{_title(row)} on {base}{status}", row["run"]))
     return offered
 

@@ -9,6 +9,7 @@ import gradio as gr
 
 from tuner import gpu
 from tuner.errors import TunerError
+from tuner.methods.files import CONFIG
 from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
 from tuner.ui import actions, chooser, elements, form, plan_card, progress, render, run_queue
@@ -215,12 +216,12 @@ def _survey(tab: SimpleNamespace, data: dict) -> Iterator:
     try:
         requested, table = form.read(tab.form, data)
         if table is None and not actions.is_local(requested):
-            yield chooser.drawn({}, chosen)
+            yield chooser.html({}, chosen)
             return
         gpu.import_core()
         yield from chooser.growing(method_costs(requested, table, local=False), chosen)
     except Exception as error:
-        yield elements.problems(problems_of(error)) + chooser.drawn({}, chosen)
+        yield elements.problems(problems_of(error)) + chooser.html({}, chosen)
 
 
 def _apply(tab: SimpleNamespace, text: str) -> list:
@@ -277,7 +278,7 @@ def panel(run: str) -> list:
         opened = actions.open_run(run)
         now = run_queue.look(opened)
         card, phase = render.run_card(opened, now), now.phase
-        has_adapter = (opened.adapter / "adapter_config.json").is_file()
+        has_adapter = (opened.adapter / CONFIG).is_file()
     except Exception as error:
         card, phase, has_adapter = elements.problems(problems_of(error)), "gone", False
     # Between a worker's death and its event, the folder alone would say that the run has ended.

@@ -1,0 +1,94 @@
+"""What a method needs of the base and of its settings, where PEFT would complain late or not in words for users.
+
+A rule looks at the target and returns None, or a Refusal. No torch.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tuner.methods.target import Target
+
+LORA_WORKS = "Choose lora, which works on any model"
+
+
+class Refusal(NamedTuple):
+    """Why a method can't be used: a phrase that goes on from its title, then what to choose instead."""
+
+    why: str
+    instead: str = LORA_WORKS
+    setting: str = "name"  # of recipe.method, the one to change
+
+
+Rule = Callable[[Target], Refusal | None]
+
+
+def plain_linear(target: Target) -> Refusal | None:
+    """PEFT implements many methods for torch.nn.Linear only."""
+    if target.shape.conv1d:
+        return Refusal("works on linear layers only, and this model is built of Conv1D layers")
+    return None
+
+
+def has_role(*roles: str) -> Rule:
+    """For a method that looks for layers by their role: at least one has one of these."""
+
+    def rule(target: Target) -> Refusal | None:
+        if target.layers_of(*roles):
+            return None
+        return Refusal("can't tell this model's attention and feed-forward layers apart by their names")
+
+    return rule
+
+
+def model_types(*types: str) -> Rule:
+    """For a method that PEFT implements model by model."""
+
+    def rule(target: Target) -> Refusal | None:
+        if target.shape.model_type in types:
+            return None
+        return Refusal(
+            f"is implemented for {', '.join(types[:-1])} and {types[-1]} models only, and this one is "
+            f"{target.shape.model_type}"
+        )
+
+    return rule
+
+
+def rank_divides_inputs(target: Target) -> Refusal | None:
+    """BOFT cuts each layer's inputs into blocks of `rank`, and can't be built without storage to see that fail."""
+    widths, rank = sorted({inputs for _, inputs, _ in target.layers}), target.settings["rank"]
+    if all(width % rank == 0 for width in widths):
+        return None
+    possible = [n for n in range(1, widths[0] + 1) if all(width % n == 0 for width in widths)]
+    listed = ", ".join(map(str, possible[:12]))
+    return Refusal(
+        f"needs a rank that divides the inputs of every target layer ({', '.join(map(str, widths))}), and {rank} "
+        "does not",
+        f"Choose {'one of ' if len(possible) > 1 else ''}{listed}",
+        "rank",
+    )
+
+
+def rank_fits_weights(target: Target) -> Refusal | None:
+    """SHiRA picks rank x (inputs + outputs) of a layer's weights, and can't be built without storage either."""
+    rank = target.settings["rank"]
+    largest = min((inputs * outputs // (inputs + outputs) for _, inputs, outputs in target.layers), default=rank)
+    if rank <= largest:
+        return None
+    return Refusal(
+        f"with rank {rank} would train more weights than the smallest target layer has",
+        f"Choose at most {largest}",
+        "rank",
+    )
+
+
+def room_in_context(target: Target) -> Refusal | None:
+    """Virtual tokens take places in the model's context; beyond its end, learned positions run out."""
+    tokens, context = target.settings["virtual_tokens"], target.shape.context
+    if tokens <= context // 2:
+        return None
+    return Refusal(
+        f"with {tokens} virtual tokens leaves too little of this model's context of {context} tokens for the rows",
+        f"Choose at most {context // 2}",
+        "virtual_tokens",
+    )
