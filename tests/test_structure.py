@@ -22,7 +22,7 @@ ROOMS = [
     {"hub"},
     {"gpu", "terminal"},
     {"cli"},
-    {"__main__", "ui"},
+    {"__init__", "__main__", "ui"},
 ]
 
 

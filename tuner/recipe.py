@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tuner.errors import TunerError
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parent / "examples"  # as installed
+if not EXAMPLES.is_dir():
+    EXAMPLES = Path(__file__).resolve().parent.parent / "examples"  # as checked out
 
 Auto = Literal["auto"]
 # Strict numbers would refuse YAML's "3e-3", which YAML 1.1 reads as text; pydantic's lax mode reads it as the number
