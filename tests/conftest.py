@@ -1,5 +1,6 @@
 """Shared by all tests: no network, one place for runs, and small real runs on the shipped model."""
 
+import gc
 import os
 import re
 import sys
@@ -22,7 +23,7 @@ from tuner.recipe import Recipe
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "training.batch_size": 4,
-    "data.max_rows": 40,
+    "data.max_rows": 16,
     "method.rank": 4,
     "evaluation.rows": 4,
     "evaluation.max_new_tokens": 8,
@@ -36,14 +37,24 @@ LEARNS = {
     "evaluation.max_new_tokens": 16,
 }
 
-# These go by the clock, or start many processes: `make test` runs them alone, the others two at a time.
-ALONE = {"test_stage", "test_rehearsal", "test_visitors", "test_browser"}
+# Timing-sensitive, or with many processes: `make test` runs these alone and the others two at a time.
+ALONE = {"test_rehearsal", "test_visitors"}
+# Begun first, so that neither of two processes is left with a slow file at the end.
+SLOW = ["test_readme", "test_train", "test_browser", "test_ui", "test_matrix", "test_examples", "test_estimate"]
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what has to run alone, and put the slow files first."""
     for item in items:
         if item.path.stem in ALONE:
             item.add_marker("alone")
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every later garbage collection; each training asks for one."""
+    gc.collect()
+    gc.freeze()
 
 
 def small_recipe(**settings) -> Recipe:

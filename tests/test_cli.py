@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import fresh
 import pytest
 from conftest import LEARNS, ROOT, SMALL
 
@@ -105,10 +106,9 @@ def test_a_weighted_merge_refuses_shares_that_do_not_fit_the_runs(mine, capsys, 
     assert not (tmp_path / "sum").exists()
 
 
-def test_a_conversation_reads_from_the_terminal_until_it_ends(mine):
-    command = [sys.executable, "-m", "tuner", "chat", str(mine.path), "--max-new-tokens", "4"]
-    done = subprocess.run(command, cwd=ROOT, input="yo\nthx\n", capture_output=True, text=True, check=True)
-    assert done.stdout.count("adapter") == 2
+def test_a_conversation_reads_from_the_terminal_until_it_ends(mine, tmp_path):
+    command = ["-m", "tuner", "chat", str(mine.path), "--max-new-tokens", "4"]
+    assert fresh.run(command, tmp_path, "yo\nthx\n").stdout.count("adapter") == 2
 
 
 BAD = {

@@ -1,13 +1,16 @@
 """Every command and snippet of the README does what it says."""
 
+import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import fresh
 import pytest
 import yaml
 from conftest import ROOT
@@ -41,16 +44,17 @@ def shell(command: str, folder: Path, **env: str) -> subprocess.CompletedProcess
 
 
 def test_the_commands_work_one_after_the_other(folder, hub):
-    whole = [c for c in commands() if c.startswith("python -m tuner")]
-    assert len(whole) == 9
-    for command in whole:
-        pushing = {}
+    tuner_commands = [command for command in commands() if command.startswith("tuner ")]
+    assert len(tuner_commands) == 9
+    for command in tuner_commands:
         if " push " in command:
-            pushing = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
-        done = shell(command, folder, **pushing)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
-        assert "Traceback" not in done.stderr
+            env = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
+            result = shell(f"python -m {command}", folder, **env)
+        else:
+            result = fresh.run(["-m", *shlex.split(command)], folder)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.strip()
+        assert "Traceback" not in result.stderr
     assert "README.md" in hub.repo("reader/my-first-adapter").files
     # The shipped task is one that the base can't do and that this run teaches it.
     scores = json.loads((folder / "my-run/evaluation.json").read_text())
@@ -75,8 +79,8 @@ def test_the_line_for_a_space_uploads_this_folder_as_one(folder, hub):
     (tree / ".venv").mkdir()
     (tree / ".venv/secret").write_text("not to be uploaded")
     env = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
-    done = shell(line.replace("YOUR-NAME", "reader"), tree, **env)
-    assert done.returncode == 0, done.stderr
+    result = shell(line.replace("YOUR-NAME", "reader"), tree, **env)
+    assert result.returncode == 0, result.stderr
     files = hub.repo("reader/tuner", "spaces").files
     assert {"app.py", "README.md", "requirements.txt", "pre-requirements.txt", "tuner/training/window.py"} <= set(
         files
@@ -100,23 +104,20 @@ def test_the_yaml_is_a_recipe():
     assert Recipe.from_yaml(text).data.columns == {"prompt": "question", "completion": "reply"}
 
 
-def python(code: str, folder: Path) -> str:
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_library_works_as_shown(folder):
-    said = python(blocks("python")[0], folder)
-    assert len(said.splitlines()) == 21
-    assert "'low'" in said.splitlines()[-1]
+    result = fresh.run(["-c", blocks("python")[0]], folder)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 22
+    assert "'low'" in lines[-2]
+    assert {"base", "adapter", "merged"} <= ast.literal_eval(lines[-1]).keys()
 
 
 def test_the_endpoints_answer_as_shown(folder):
     with serve(folder / "runs") as url:
-        said = python(blocks("python")[1].replace("http://127.0.0.1:7860", url), folder)
-    assert "/train" in said
+        result = fresh.run(["-c", blocks("python")[1].replace("http://127.0.0.1:7860", url)], folder)
+    assert result.returncode == 0, result.stderr
+    assert "/train" in result.stdout
 
 
 def test_pictures_and_links_are_there():
