@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, one place for runs, and small real runs on the shipped model."""
+"""Shared by all tests: no network, one folder for runs, and small real runs on the shipped model."""
 
 import gc
 import os
@@ -7,8 +7,9 @@ import sys
 import tempfile
 from html import unescape
 from pathlib import Path
+from typing import Any
 
-# Before anything reads them.
+# Set before anything is imported that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["TUNER_RUNS"] = tempfile.mkdtemp(prefix="tuner-runs-")
@@ -19,6 +20,7 @@ import pytest
 from hub_double import hub  # noqa: F401  a fixture
 
 from tuner.recipe import Recipe
+from tuner.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
@@ -29,7 +31,7 @@ SMALL = {
     "evaluation.max_new_tokens": 8,
     "budget.steps": 6,
 }
-# A few bold steps, after which no answer and no score of the adapter is the base's.
+# A few large steps, after which every answer and score of the adapter differs from the base model's.
 LEARNS = {
     "training.learning_rate": 0.02,
     "training.warmup_steps": 0,
@@ -37,9 +39,9 @@ LEARNS = {
     "evaluation.max_new_tokens": 16,
 }
 
-# Timing-sensitive, or with many processes: `make test` runs these alone and the others two at a time.
+# Timing-sensitive, or with many processes: `make test` runs these alone, and the others two at a time.
 ALONE = {"test_rehearsal", "test_visitors"}
-# Begun first, so that neither of two processes is left with a slow file at the end.
+# Started first, so that no slow file is left for the end.
 SLOW = ["test_readme", "test_train", "test_browser", "test_ui", "test_matrix", "test_examples", "test_estimate"]
 
 
@@ -52,29 +54,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was imported out of every later garbage collection; each training asks for one."""
+    """Take what was imported out of later garbage collections: each training runs one, which would take 0.3 s."""
     gc.collect()
     gc.freeze()
 
 
-def small_recipe(**settings) -> Recipe:
-    """The shipped task in a few seconds; settings are dotted, with "__" for the dot."""
+def small_recipe(**settings: Any) -> Recipe:
+    """The shipped task in a few seconds; settings are dotted, with "__" instead of the dot."""
     return Recipe.load("corporate").with_settings(SMALL | {k.replace("__", "."): v for k, v in settings.items()})
 
 
 def plain(html: str) -> str:
-    """The text of HTML."""
+    """The text of an HTML fragment."""
     return unescape(re.sub(r"<[^>]+>", " ", html))
 
 
 def in_order(text: str, *parts: str) -> bool:
-    """Whether the parts stand in the text one behind the other, none of them in the middle of a word or a number."""
+    """Whether the text contains the parts in this order, none of them inside a word or a number."""
     return re.search(".*".join(rf"(?<![\w.]){re.escape(part)}" for part in parts), text, re.DOTALL) is not None
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """One small run that visibly helped, trained to its end; tests only read it."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small finished run that clearly helped. Tests only read it."""
     from tuner.planning import plan
     from tuner.training.window import train
 

@@ -30,7 +30,7 @@ def run_python(code: str, folder: Path, *arguments: str, path: Path = ROOT) -> s
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout, built without network and unpacked."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("tuner", "examples"):
@@ -107,8 +107,16 @@ def test_chat_answers_as_base_adapter_and_merged_model(finished, tmp_path):
     assert list(answers) == ["base", "adapter", "merged"]
     assert (answers["base"], answers["adapter"]) == (row["base"], row["adapter"])
     merged, tokenizer = AutoModelForCausalLM.from_pretrained(run.merged), AutoTokenizer.from_pretrained(run.merged)
-    messages = [{"role": "user", "content": row["prompt"]}]
-    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    tokens = merged.float().generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    assert answers["merged"] == tokenizer.decode(tokens, skip_special_tokens=True)
-    assert tuner.chat(run, row["prompt"], system="Answer in capitals.")["base"] != answers["base"]
+
+    def expected(messages: list[dict]) -> str:
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        tokens = merged.float().generate(**inputs, max_new_tokens=16, do_sample=False)[0]
+        return tokenizer.decode(tokens[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    user = {"role": "user", "content": row["prompt"]}
+    assert answers["merged"] == expected([user])
+    system = "thx for the update. see u at lunch on friday? bring the report"
+    answers = tuner.chat(run, row["prompt"], system=system, sampling=Sampling(max_new_tokens=16))
+    assert answers["merged"] == expected([{"role": "system", "content": system}, user])

@@ -1,4 +1,4 @@
-"""Every command and snippet of the README does what it says."""
+"""Every command and code block of the README works as described."""
 
 import ast
 import json
@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import fresh
@@ -24,23 +25,27 @@ FRONT = yaml.safe_load(TEXT.split("---")[1])
 
 
 def blocks(language: str) -> list[str]:
+    """The README's code blocks in a language."""
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
 
 
 def commands() -> list[str]:
+    """The README's commands, without their comments."""
     return [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
-def folder():
+def folder() -> Iterator[Path]:
+    """A folder in which the commands run one after the other."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
 
 def shell(command: str, folder: Path, **env: str) -> subprocess.CompletedProcess:
+    """The command in a shell, as a reader types it."""
     path = f"{sys.prefix}/bin:{os.environ['PATH']}"
-    whole = os.environ | env | {"PATH": path, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, shell=True, cwd=folder, env=whole, capture_output=True, text=True)
+    env = os.environ | env | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True)
 
 
 def test_the_commands_work_one_after_the_other(folder, hub):
@@ -56,14 +61,14 @@ def test_the_commands_work_one_after_the_other(folder, hub):
         assert result.stdout.strip()
         assert "Traceback" not in result.stderr
     assert "README.md" in hub.repo("reader/my-first-adapter").files
-    # The shipped task is one that the base can't do and that this run teaches it.
+    # The base model can't do the shipped task; this run teaches it.
     scores = json.loads((folder / "my-run/evaluation.json").read_text())
     assert scores["base"]["rougeL"] <= 0.4
     assert scores["adapter"]["rougeL"] >= 0.8
     assert json.loads((folder / "my-run/merge_check.json").read_text())["top1_agreement"] >= 0.99
 
 
-def test_make_knows_both_targets(folder):
+def test_the_make_targets_exist(folder):
     for command in [c for c in commands() if c.startswith("make")]:
         assert shell(f"{command} -n -C {ROOT}", folder).returncode == 0
 
@@ -90,6 +95,7 @@ def test_the_line_for_a_space_uploads_this_folder_as_one(folder, hub):
 
 def test_the_front_matter_is_a_valid_spaces():
     assert FRONT["sdk"] == "gradio"
+    assert FRONT["license"] == "apache-2.0"
     assert (ROOT / FRONT["app_file"]).is_file()
     assert FRONT["suggested_hardware"] in {hardware.value for hardware in SpaceHardware}
     assert len(FRONT["short_description"]) <= 60
