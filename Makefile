@@ -1,7 +1,7 @@
 # make run         the page
 # make test        the linter and the tests, under 5 minutes on two cores
 # make test-all    make test, make rehearsal and make matrix: under 40 minutes on two cores
-# make rehearsal   twenty runs on ZeroGPU's stage with their workers killed at random, and twenty visitors at once
+# make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
 # make matrix      every method on every model family
 # make bench       against a plain TRL script, and the usual way on ZeroGPU
 # make example     trains the finished run that the page shows to first-time visitors
@@ -29,7 +29,7 @@ test: .venv/dev
 test-all: test rehearsal matrix
 
 rehearsal: .venv/dev
-	TUNER_REHEARSALS=20 $(TEST) -s --timeout 1800 tests/test_rehearsal.py tests/test_visitors.py
+	TUNER_REHEARSALS=20 $(TEST) -s --timeout 1800 -m long
 
 matrix: .venv/dev
 	TUNER_MATRIX=1 $(TEST) -s --timeout 3600 tests/test_matrix.py

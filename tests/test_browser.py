@@ -162,7 +162,7 @@ def test_dark_and_a_phones_width(visit, tmp_path):
         page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
 
 
-@pytest.mark.alone
+@pytest.mark.long
 def test_on_zerogpu_a_run_goes_on_in_the_next_window_while_its_tab_is_open(chromium, tmp_path):
     launcher = (str(ROOT / "tests/on_stage.py"),)
     with Stage() as stage, serve(tmp_path / "runs", launcher, **stage.environment, TUNER_WINDOW_SECONDS="10") as url:

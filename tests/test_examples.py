@@ -125,6 +125,7 @@ def test_pretraining_text_holds_neither_the_pairs_nor_the_answers(grammar):
         assert not any(prompt in text and completion in text for prompt, completion in pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "metric", "steps", "rows"),
     [("reviews", "accuracy", 300, 64), ("entities", "entity_f1", 80, 64), ("support", "rougeL", 100, 24)],
