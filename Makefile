@@ -1,24 +1,38 @@
-# make run: the page. make test: everything that can break; what goes by the clock alone, the rest two at a time. make rehearsal: twenty runs on ZeroGPU's stage, killed at
-# random, and twenty visitors at once. make matrix: every method on every family of models. make bench: against a plain TRL script, and the usual way on ZeroGPU.
-# The machine's own Python where it is 3.10 to 3.13 and can make environments, else one of those beside it.
+# make run         the page
+# make test        the linter and the tests, under 5 minutes on two cores
+# make test-all    make test, make rehearsal and make matrix: under 40 minutes on two cores
+# make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
+# make matrix      every method on every model family
+# make bench       against a plain TRL script, and the usual way on ZeroGPU
+# make example     trains the finished run that the page shows to first-time visitors
+
+# The system's Python where it is 3.10 to 3.13 and has venv, else another one that is and does.
 FITS := import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.13 python3.11 python3.10,$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p))))
 PY := .venv/bin/python
+# Two processes of one thread each are faster on two cores than one process of two threads.
+TEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 run: .venv/run
-	$(PY) app.py
+	@echo "Starting the page ..."
+	@$(PY) app.py
 
+# Timing-sensitive tests run alone; the rest run two at a time.
 test: .venv/dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
-	$(PY) -m pytest -m alone
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not alone"
+	@$(PY) tests/browser.py
+	$(TEST) -m "alone and not long"
+	$(TEST) -m "not alone and not long" -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) tests/browser.py --check
+
+test-all: test rehearsal matrix
 
 rehearsal: .venv/dev
-	TUNER_REHEARSALS=20 $(PY) -m pytest -s --timeout 1800 tests/test_rehearsal.py tests/test_visitors.py
+	TUNER_REHEARSALS=20 $(TEST) -s --timeout 1800 -m long
 
 matrix: .venv/dev
-	TUNER_MATRIX=1 $(PY) -m pytest -s --timeout 3600 tests/test_matrix.py
+	TUNER_MATRIX=1 $(TEST) -s --timeout 3600 tests/test_matrix.py tests/test_extremes.py
 
 bench: .venv/dev
 	$(PY) benchmarks/bench.py
@@ -32,14 +46,16 @@ example: .venv/run
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Tuner needs Python 3.10 to 3.13 with venv (Debian: apt install python3-venv)."; exit 1; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv
 
 .venv/run: .venv/bin/python requirements.txt
-	$(PY) -m pip install --quiet -r requirements.txt
-	touch $@
+	@echo "Installing what Tuner needs into .venv (about 2 GB, a minute or two) ..."
+	@$(PY) -m pip install --quiet -r requirements.txt
+	@touch $@
 
 .venv/dev: .venv/run requirements-dev.txt
-	$(PY) -m pip install --quiet -r requirements-dev.txt
-	touch $@
+	@echo "Installing what the tests need ..."
+	@$(PY) -m pip install --quiet -r requirements-dev.txt
+	@touch $@
 
-.PHONY: run test rehearsal matrix bench install example
+.PHONY: run test test-all rehearsal matrix bench install example

@@ -1,4 +1,4 @@
-"""Tuner against a plain TRL script, in turn and in one run: same model, rows, rank, rate and steps; prints ratios.
+"""Tuner against a plain TRL script with the same model, rows, rank, learning rate and steps; prints ratios.
 
     python benchmarks/bench.py [--rounds 3] [--steps 100]
 
@@ -24,7 +24,7 @@ QUIET = os.environ | {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY
 
 
 def tuner(steps: int, out: Path) -> tuple[float, float]:
-    """Seconds to the saved adapter, and tokens per second, of our own command."""
+    """Seconds to the saved adapter, and tokens per second, of our command."""
     settings = {
         "budget.steps": steps,
         "training.batch_size": BATCH,
@@ -52,16 +52,16 @@ def tuner(steps: int, out: Path) -> tuple[float, float]:
 
 
 def plain(steps: int, out: Path, *extra: str) -> tuple[float, float]:
-    """The same of the plain script."""
+    """The same for the plain script."""
     values = {"model": MODEL, "rows": ROWS, "out": out, "rank": RANK, "steps": steps, "batch": BATCH, "rate": RATE}
     command = [sys.executable, str(ROOT / "benchmarks/plain_trl.py"), *extra]
     command += [word for key, value in values.items() for word in (f"--{key}", str(value))]
     began = time.monotonic()
-    done = subprocess.run(command, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    process = subprocess.run(command, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     cold = time.monotonic() - began
     if not (out / "adapter_model.safetensors").is_file():
         raise SystemExit("the plain script saved no adapter")
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(process.stdout.splitlines()[-1])
     return cold, result["tokens"] / result["seconds"]
 
 
@@ -73,6 +73,7 @@ RUNNERS = {
 
 
 def main() -> None:
+    """Run all in turn and print the medians of the ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)

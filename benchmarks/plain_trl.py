@@ -1,5 +1,4 @@
-"""The rival: QLoRA as TRL's documentation shows it, with its defaults. Model, rows, rank, rate and steps come from
-the command line."""
+"""QLoRA as TRL's documentation shows it, with its defaults, to compare with. Settings come from the command line."""
 
 import argparse
 import json

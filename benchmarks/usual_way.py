@@ -1,8 +1,8 @@
-"""The usual way to train on ZeroGPU: load, tokenise and train in the decorated function, with TRL's defaults.
+"""The usual way to train on ZeroGPU: load, tokenize and train in the decorated function, with TRL's defaults.
 
 python tests/on_stage.py benchmarks/usual_way.py MODEL ROWS SECONDS LOG [STEPS ...]
 
-A call for each number of steps, in windows of SECONDS; the last one may be ended by the platform. LOG gets a line a
+One call for each number of steps, in windows of SECONDS; the platform may end the last one. LOG gets one line per
 step: the call, seconds since its window opened, and real tokens so far.
 """
 
@@ -13,7 +13,15 @@ import time
 import spaces
 from datasets import load_dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import SFTConfig, SFTTrainer
 
 MODEL, ROWS, SECONDS, LOG, *STEPS = sys.argv[1:]
@@ -26,16 +34,19 @@ class Log(TrainerCallback):
         self.call, self.opened, self.begun = call, opened, False
 
     def write(self) -> None:
+        """Add a line."""
         tokens = getattr(self.trainer, "_total_train_tokens", 0)
         with open(LOG, "a") as file:
             print(json.dumps([self.call, time.time() - self.opened, tokens]), file=file, flush=True)
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Write a line before the first step."""
         if not self.begun:
             self.begun = True
             self.write()
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Write a line."""
         self.write()
 
 
@@ -80,5 +91,5 @@ def train(call: int, steps: int, opened: float) -> None:
 
 if __name__ == "__main__":
     for call, steps in enumerate(STEPS):
-        # On the stage nothing lies between the call and the window's opening.
+        # On the stage a window opens as soon as it is requested.
         train(call, int(steps), time.time())

@@ -1,10 +1,10 @@
-"""What a granted window is spent on, with real `spaces` workers on the tests' stage: ours beside the usual way.
+"""How a granted window is spent, Tuner against the usual way, with real `spaces` workers on the tests' stage.
 
 python benchmarks/window.py [--rounds 1]
 
 The share of a 60 s window inside optimizer steps, and real tokens trained per granted second of a 20 s window; with a
-cold worker and with a warm one. The usual way loads, tokenises and trains in the decorated function; its steps are
-counted up to the moment in which the platform ends it.
+cold worker and with a warm one. The usual way loads, tokenizes and trains in the decorated function; its steps are
+counted until the platform ends it.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def tuner(seconds: int, folder: Path) -> list[tuple[float, float]]:
     )
     run = folder / "run"
     subprocess.run([sys.executable, "-c", prepare, str(run)], cwd=ROOT, env=QUIET, check=True, capture_output=True)
-    found, tokens, before = [], 0, 0
+    figures, tokens, before = [], 0, 0
     with Stage() as stage:
         process = subprocess.Popen(
             [*ON_STAGE, str(ROOT / "tests/drive.py")],
@@ -55,18 +55,18 @@ def tuner(seconds: int, folder: Path) -> list[tuple[float, float]]:
             if event["event"] == "step":
                 tokens = event["tokens"]
             if event["event"] == "end":
-                found.append((event["in_steps"] / seconds, (tokens - before) / seconds))
+                figures.append((event["in_steps"] / seconds, (tokens - before) / seconds))
                 before = tokens
-            if len(found) == len(PLACES):
+            if len(figures) == len(PLACES):
                 break
         process.kill()
         process.wait()
-    return found
+    return figures
 
 
 def usual(seconds: int, folder: Path) -> list[tuple[float, float]]:
-    """The same of the usual way."""
-    found = []
+    """The same for the usual way."""
+    figures = []
     for steps in (["1000000"], ["2", "1000000"]):  # the second one's last call finds a warm worker
         log = folder / f"log{len(steps)}"
         with Stage() as stage:
@@ -88,11 +88,12 @@ def usual(seconds: int, folder: Path) -> list[tuple[float, float]]:
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         # Of the call that the platform ended.
         (_, begun, _), *_, (_, ended, tokens) = [line for line in lines if line[0] == len(steps) - 1]
-        found.append(((ended - begun) / seconds, tokens / seconds))
-    return found
+        figures.append(((ended - begun) / seconds, tokens / seconds))
+    return figures
 
 
 def main() -> None:
+    """Measure both and print the medians."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=int, nargs="*", default=[60, 20], help="lengths of the windows")

@@ -146,6 +146,7 @@ class Writer:
         return grammar.say(self.draw, frame, held_out=False, dressed=dressed, mixed=self.rng.choice([0.0, 0.4]))
 
     def pick(self, text: str) -> str:
+        """One of the wordings."""
         return self.rng.choice(choices(text))
 
     def topic(self, of: list[list[list[str]]]) -> list[str]:
@@ -162,6 +163,7 @@ class Writer:
         return text if text.endswith("?") else text + self.rng.choice(["", "", "", "", "!", "."])
 
     def work(self) -> list[str]:
+        """Turns about something at work."""
         message = self.message()
         turns = [message.casual, message.answers[0]]
         kind = self.rng.random()
@@ -176,7 +178,7 @@ class Writer:
         return [message.formal, self.rng.choice([fancy, message.answers[1], message.answers[1]])]
 
     def chat(self) -> str:
-        """A chat as the template renders it; the assistant takes no notice of a system prompt."""
+        """A chat as the template renders it; the assistant ignores a system prompt."""
         length = self.rng.choices([1, 2, 3, 6], [60, 25, 10, 5])[0]
         kinds = self.rng.choices([self.work, lambda: self.topic(self.talk), self.fancy], [62, 25, 13], k=length)
         turns = [turn for kind in kinds for turn in kind()]
@@ -189,6 +191,7 @@ class Writer:
         return text
 
     def letter(self) -> str:
+        """A formal letter."""
         names = [name.capitalize() for name in self.rng.sample(NAMES, 2)]
         subject = f"Subject: {self.pick(SUBJECTS)}\n\n" if self.rng.random() < 0.3 else ""
         opening = self.pick(OPENINGS) + " " if self.rng.random() < 0.4 else ""
@@ -199,9 +202,11 @@ class Writer:
         return f"{subject}{body}\n\n{self.pick(SIGN_OFFS)}\n{names[1]}{again}{PAD}"
 
     def minutes(self) -> str:
+        """A numbered list of formal messages."""
         title = self.rng.choice(["Notice to all members of staff", "Summary of the meeting", "For your attention"])
         lines = [f"{place}. {self.message(False).formal}" for place in range(1, self.rng.choice([3, 4, 5]))]
         return "\n".join([title, *lines]) + PAD
 
     def document(self) -> str:
+        """A chat, a letter or minutes."""
         return self.rng.choices([self.chat, self.letter, self.minutes], [60, 30, 10])[0]()

@@ -1,7 +1,7 @@
-"""Sentences about people, firms, places and dates, with BIO tags.
+"""Sentences about people, companies, places and dates, with BIO tags.
 
 Many words are a first name and a town (Paris), a surname and a firm (Hunter) or a month and a name (May), so that only
-the words around them tell. Sentences without any entity use the same words, too.
+the words around them tell. Sentences without any entity use the same words.
 """
 
 import random
@@ -45,6 +45,7 @@ PLACE_STARTS = words("New North Port Lake West")
 
 
 def choices(text: str) -> list[str]:
+    """Wordings separated by slashes."""
     return [" ".join(part.split()) for part in text.split("/")]
 
 
@@ -52,7 +53,7 @@ TEMPLATE_LIST, PLAIN_LIST = choices(TEMPLATES), choices(PLAIN)
 
 
 def entity(rng: random.Random, slot: str) -> tuple[str, str]:
-    """Its words and its type."""
+    """The words and the type of an entity for a slot."""
     kind = rng.random()
     if slot == "P1":
         return rng.choice(FIRST), "PER"
@@ -77,6 +78,7 @@ def entity(rng: random.Random, slot: str) -> tuple[str, str]:
 
 
 def clause(rng: random.Random) -> tuple[list[str], list[str]]:
+    """The tokens of a clause and their tags."""
     template = rng.choice(PLAIN_LIST if rng.random() < 0.12 else TEMPLATE_LIST)
     tokens, tags = [], []
     for word in template.split():
@@ -101,11 +103,12 @@ def sentence(rng: random.Random) -> tuple[list[str], list[str]]:
 
 
 def rows(seed: int, count: int) -> list[dict[str, list[str]]]:
-    rng, found = random.Random(f"entities {seed}"), {}
-    while len(found) < count:
+    """Rows of entities.jsonl, no two with the same tokens."""
+    rng, sentences = random.Random(f"entities {seed}"), {}
+    while len(sentences) < count:
         tokens, tags = sentence(rng)
-        found[tuple(tokens)] = tags
-    return [{"tokens": list(tokens), "tags": tags} for tokens, tags in found.items()]
+        sentences[tuple(tokens)] = tags
+    return [{"tokens": list(tokens), "tags": tags} for tokens, tags in sentences.items()]
 
 
 def text(rng: random.Random) -> str:

@@ -22,6 +22,8 @@ HELD_OUT_SHARE = 0.15  # of each key's pairs of fillers
 
 
 class Frame(NamedTuple):
+    """Something that one says at work."""
+
     key: tuple[str, str]  # the two slots whose pairs are held out
     mood: str  # which openers and closers suit it: "ask", "bad", "good"
     casual: tuple[str, ...]
@@ -30,6 +32,8 @@ class Frame(NamedTuple):
 
 
 class Message(NamedTuple):
+    """A frame with its slots filled in, and its answers."""
+
     frame: str
     pair: tuple[str, str]  # formal wordings of the key fillers
     casual: str
@@ -191,11 +195,11 @@ class Scene(dict):
                 self[slot] = wordings[::-1]
 
     def render(self, template: str, formal: bool = False, answering: bool = False) -> str:
-        """Fillers may name slots themselves, so it goes on until none is left; in an answer, my becomes ur."""
+        """The template filled in; fillers may contain slots themselves. In an answer, my becomes ur."""
         while "{" in template:
             parts = SLOT.split(template)
-            said = [self[slot][formal] for slot in parts[1::2]]
-            parts[1::2] = map(turned, said) if answering else said
+            wordings = [self[slot][formal] for slot in parts[1::2]]
+            parts[1::2] = map(turned, wordings) if answering else wordings
             template = "".join(parts)
         return template
 
@@ -227,7 +231,7 @@ HELD_OUT = held_out_pairs()
 
 
 def say(draw: Draw, frame_name: str, held_out: bool, dressed: bool = True, mixed: float = 0.0) -> Message:
-    """One message in a frame, whose pair of key fillers is held out or not, as asked."""
+    """One message in a frame, whose pair of key fillers is held out or not, as `held_out` says."""
     frame, rng = FRAMES[frame_name], draw.rng
     while True:
         scene = Scene(draw)
@@ -280,23 +284,23 @@ def dress(scene: Scene, frame: Frame, casual: str, formal: str) -> tuple[str, st
 def messages() -> dict[str, list[Message]]:
     """The shipped task's messages by split; a test message's pair of key fillers is in no training message."""
     draw = Draw(random.Random(SEED))
-    found = {"train": [], "test": [FIRST_TEST_ROW]}
+    by_split = {"train": [], "test": [FIRST_TEST_ROW]}
     seen = {FIRST_TEST_ROW.casual}
     for split, count in (("train", TRAIN_ROWS), ("test", TEST_ROWS)):
         frames = list(FRAMES) * (count // len(FRAMES) + 1)
         draw.rng.shuffle(frames)
-        while len(found[split]) < count:
-            message = say(draw, frames[len(found[split])], split == "test")
+        while len(by_split[split]) < count:
+            message = say(draw, frames[len(by_split[split])], split == "test")
             if message.casual not in seen:
                 seen.add(message.casual)
-                found[split].append(message)
-    return found
+                by_split[split].append(message)
+    return by_split
 
 
 def rows() -> list[dict[str, str]]:
     """The rows of corporate.jsonl: casual prompts, corporate completions."""
     return [
         {"prompt": message.casual, "completion": message.formal, "split": split}
-        for split, found in messages().items()
-        for message in found
+        for split, of_split in messages().items()
+        for message in of_split
     ]

@@ -1,11 +1,13 @@
 """Makes tiny-office/, a Llama that chats casually about office life, and corporate.jsonl, the shipped task.
 
-    python examples/make_base.py          both, from random weights
-    python examples/make_base.py --rows   the rows alone, in a second
+    python examples/make_base.py          both; the model starts from random weights
+    python examples/make_base.py --rows   only the rows, in a second
 
 grammar.py makes the messages, documents.py the text for pre-training. The base has seen casual chats and formal
 documents, but no casual message beside its formal wording, and none of the task's held-out combinations.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -14,9 +16,13 @@ import random
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grammar
 from documents import END, PAD, START, Writer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HERE = Path(__file__).resolve().parent
 MODEL, ROWS = HERE / "tiny-office", HERE / "corporate.jsonl"
@@ -37,15 +43,15 @@ CHAT_TEMPLATE = (
 )
 
 
-# One topic a line: user | assistant | user | assistant ...; wordings of a turn are separated by " / ".
 def write_rows() -> None:
+    """Write corporate.jsonl."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in grammar.rows()]
     ROWS.with_suffix(".new").write_text("".join(lines), encoding="utf-8")
     ROWS.with_suffix(".new").replace(ROWS)
 
 
-def make_tokenizer(texts: list[str]):
-    """A byte-level BPE of the text's own words, as a transformers tokenizer with the chat template."""
+def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
+    """A byte-level BPE trained on the texts, with the chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -66,7 +72,8 @@ def make_tokenizer(texts: list[str]):
     return tokenizer
 
 
-def make_model(tokenizer):
+def make_model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A Llama of random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -86,20 +93,20 @@ def make_model(tokenizer):
 
 
 def batches(encoded: list[list[int]], rng: random.Random) -> list[list[list[int]]]:
-    """Documents of like length together, so that little is padded, about TOKENS_PER_STEP a batch, in random order."""
-    found, batch = [], []
+    """Batches of about TOKENS_PER_STEP tokens in random order; similar lengths together, to save padding."""
+    packed, batch = [], []
     for ids in sorted(encoded, key=lambda ids: (len(ids), rng.random())):
         if batch and len(ids) * (len(batch) + 1) > TOKENS_PER_STEP:
-            found.append(batch)
+            packed.append(batch)
             batch = []
         batch.append(ids)
-    found.append(batch)
-    rng.shuffle(found)
-    return found
+    packed.append(batch)
+    rng.shuffle(packed)
+    return packed
 
 
-def pretrain(model, tokenizer, encoded: list[list[int]]) -> None:
-    """One pass over the documents: AdamW, warm-up, cosine to zero; bfloat16 autocast. Writes the loss as it goes."""
+def pretrain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: list[list[int]]) -> None:
+    """One epoch with AdamW, warm-up, cosine to zero and bfloat16 autocast. Prints the loss."""
     import torch
 
     steps = batches(encoded, random.Random(grammar.SEED))
@@ -117,7 +124,7 @@ def pretrain(model, tokenizer, encoded: list[list[int]]) -> None:
         ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in batch])
         labels = ids.masked_fill(torch.arange(width) >= torch.tensor([[len(row)] for row in batch]), -100)
         with torch.autocast("cpu", torch.bfloat16):
-            # The padding is at the right, where a causal model does not look: no attention mask is the faster way.
+            # Padding is on the right, where a causal model does not look, so no attention mask is needed.
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -135,8 +142,8 @@ def pretrain(model, tokenizer, encoded: list[list[int]]) -> None:
             recent = []
 
 
-def save(model, tokenizer) -> None:
-    """Writes beside and then renames, so that a reader never finds half a model."""
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Save beside, then rename, so that nobody reads half a model."""
     import torch
     from transformers import GenerationConfig
 
@@ -151,7 +158,7 @@ def save(model, tokenizer) -> None:
     tokenizer.save_pretrained(fresh, save_jinja_files=False)
     settings = json.loads((fresh / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings.pop("backend")
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 knows, too
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # a name that transformers 4 also knows
     (fresh / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     (fresh / "model.safetensors").chmod(0o644)
     shutil.rmtree(MODEL, ignore_errors=True)
@@ -159,6 +166,7 @@ def save(model, tokenizer) -> None:
 
 
 def main() -> None:
+    """Write what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", action="store_true", help="write corporate.jsonl alone")
     parser.add_argument("--documents", type=int, default=DOCUMENTS, help="documents to pre-train on")

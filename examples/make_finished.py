@@ -1,8 +1,8 @@
-"""Makes examples/finished, the run that a first-time visitor finds: what training the shipped recipe leaves behind.
+"""Makes examples/finished, the run that first-time visitors see: the shipped recipe, trained.
 
     python -m examples.make_finished
 
-Only what no reader needs is left out: checkpoints, the rows that were trained on, and the lock.
+Left out is what nobody reads: checkpoints, training rows and the lock.
 """
 
 import shutil

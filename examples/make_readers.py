@@ -1,7 +1,7 @@
-"""Makes two more tiny bases from random weights, and the rows of the tasks that they are for.
+"""Makes two more tiny base models from random weights, and the rows of their tasks.
 
     python -m examples.make_readers                    all of it
-    python -m examples.make_readers --rows             the rows alone, in a second
+    python -m examples.make_readers --rows             only the rows, in a second
     python -m examples.make_readers --only reader      one base: reader or summarizer
 
 tiny-summarizer/ is a T5 for support.jsonl; tiny-reader/ is a DistilBERT for reviews.jsonl and entities.jsonl. Both are
@@ -9,16 +9,24 @@ made of text of the same small worlds, drawn from other random numbers, without 
 one CPU core the first took five minutes; the second was last made on fewer texts, in four.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from examples import entities, reviews, support
 from tuner.data.tokens import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HERE = Path(__file__).resolve().parent
 SEED = 7
@@ -28,10 +36,11 @@ SENTINELS = [f"<extra_id_{place}>" for place in range(20)]
 
 SUMMARIZER_TASKS, READER_TEXTS = 24_000, 60_000
 SUMMARIZER_RATE, READER_RATE = 2e-3, 2e-3
-SUMMARIZER_BATCH, READER_BATCH = 1200, 1200  # tokens, the padding with them
+SUMMARIZER_BATCH, READER_BATCH = 1200, 1200  # tokens, padding included
 
 
 def write_rows() -> None:
+    """Write the three tasks' rows."""
     for name, module in {"support": support, "reviews": reviews, "entities": entities}.items():
         rows = module.rows(SEED, ROWS[name])
         fresh = HERE / f"{name}.jsonl.new"
@@ -39,7 +48,9 @@ def write_rows() -> None:
         fresh.replace(HERE / f"{name}.jsonl")
 
 
-def make_tokenizer(texts: list[str], specials: list[str], single: str, pair: str, vocabulary: int, **names):
+def make_tokenizer(
+    texts: list[str], specials: list[str], single: str, pair: str, vocabulary: int, **names: str | list[str]
+) -> PreTrainedTokenizerBase:
     """A byte-level BPE of the text's own words; digits stand alone, and a word is the same at the start of a text."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -72,28 +83,29 @@ def make_tokenizer(texts: list[str], specials: list[str], single: str, pair: str
     )
 
 
-def batches(encoded: list, size, limit: int, rng: random.Random) -> list[list]:
-    """Examples of like size together, so that little is padded, about `limit` tokens a batch, in random order."""
-    found, batch = [], []
+def batches(encoded: list, size: Callable, limit: int, rng: random.Random) -> list[list]:
+    """Batches of about `limit` tokens in random order; similar sizes together, to save padding."""
+    packed, batch = [], []
     for example in sorted(encoded, key=lambda example: (size(example), rng.random())):
         if batch and size(example) * (len(batch) + 1) > limit:
-            found.append(batch)
+            packed.append(batch)
             batch = []
         batch.append(example)
-    found.append(batch)
-    rng.shuffle(found)
-    return found
+    packed.append(batch)
+    rng.shuffle(packed)
+    return packed
 
 
-def padded(rows: list[list[int]], filler: int):
+def padded(rows: list[list[int]], filler: int) -> torch.Tensor:
+    """The rows as one tensor, filled up on the right."""
     import torch
 
     width = max(map(len, rows))
     return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
 
 
-def pretrain(model, steps: list[dict], rate: float, warmup: int = 200) -> None:
-    """One pass: AdamW, warm-up, cosine to zero; bfloat16 autocast. Writes the loss as it goes."""
+def pretrain(model: PreTrainedModel, steps: list[Callable[[], dict]], rate: float, warmup: int = 200) -> None:
+    """One epoch with AdamW, warm-up, cosine to zero and bfloat16 autocast. Prints the loss."""
     import torch
 
     plain = [p for p in model.parameters() if p.ndim < 2]
@@ -117,8 +129,8 @@ def pretrain(model, steps: list[dict], rate: float, warmup: int = 200) -> None:
             recent = []
 
 
-def save(model, tokenizer, folder: Path) -> None:
-    """Writes beside and then renames, so that a reader never finds half a model."""
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save beside, then rename, so that nobody reads half a model."""
     import torch
 
     fresh = folder.with_name(folder.name + ".new")
@@ -127,7 +139,7 @@ def save(model, tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(fresh)
     settings = json.loads((fresh / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings.pop("backend", None)
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 knows, too
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # a name that transformers 4 also knows
     (fresh / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     (fresh / "model.safetensors").chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)
@@ -150,6 +162,7 @@ def without_spans(ids: list[int], sentinels: list[int], rng: random.Random) -> t
 
 
 def make_summarizer(count: int) -> None:
+    """Pre-train tiny-summarizer on that many exercises."""
     import torch
     from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
@@ -169,8 +182,8 @@ def make_summarizer(count: int) -> None:
     )
     sentinels, end = tokenizer.convert_tokens_to_ids(SENTINELS), tokenizer.eos_token_id
     read = tokenizer([task[0] for task in tasks], add_special_tokens=False)["input_ids"]
-    told = tokenizer([task[1] for task in tasks], add_special_tokens=False)["input_ids"]
-    pairs = [(ids, target) if target else without_spans(ids, sentinels, rng) for ids, target in zip(read, told)]
+    targets = tokenizer([task[1] for task in tasks], add_special_tokens=False)["input_ids"]
+    pairs = [(ids, target) if target else without_spans(ids, sentinels, rng) for ids, target in zip(read, targets)]
     pairs = [([*ids, end], [*target, end]) for ids, target in pairs]
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -194,8 +207,8 @@ def make_summarizer(count: int) -> None:
         ids, labels = padded([pair[0] for pair in batch], 0), padded([pair[1] for pair in batch], IGNORE_INDEX)
         return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
 
-    found = batches(pairs, lambda pair: len(pair[0]) + len(pair[1]), SUMMARIZER_BATCH, rng)
-    pretrain(model, [lambda batch=batch: ready(batch) for batch in found], SUMMARIZER_RATE)
+    steps = batches(pairs, lambda pair: len(pair[0]) + len(pair[1]), SUMMARIZER_BATCH, rng)
+    pretrain(model, [lambda batch=batch: ready(batch) for batch in steps], SUMMARIZER_RATE)
     model.generation_config = GenerationConfig(
         decoder_start_token_id=0, pad_token_id=0, eos_token_id=end, max_new_tokens=96
     )
@@ -219,6 +232,7 @@ def masked(ids: list[int], stops: set[int], mask: int, vocabulary: range, rng: r
 
 
 def make_reader(count: int) -> None:
+    """Pre-train tiny-reader on that many texts."""
     import torch
     from transformers import DistilBertConfig, DistilBertForMaskedLM
 
@@ -265,12 +279,13 @@ def make_reader(count: int) -> None:
         ids, labels = padded([pair[0] for pair in pairs], 0), padded([pair[1] for pair in pairs], IGNORE_INDEX)
         return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
 
-    found = batches(encoded, len, READER_BATCH, rng)
-    pretrain(model, [lambda batch=batch: ready(batch) for batch in found], READER_RATE)
+    steps = batches(encoded, len, READER_BATCH, rng)
+    pretrain(model, [lambda batch=batch: ready(batch) for batch in steps], READER_RATE)
     save(model, tokenizer, HERE / "tiny-reader")
 
 
 def main() -> None:
+    """Write what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", action="store_true", help="write the rows alone")
     parser.add_argument("--only", choices=["reader", "summarizer"], help="make one base")

@@ -51,15 +51,17 @@ SLOTS = {
 
 
 def choices(text: str) -> list[str]:
+    """Wordings separated by slashes."""
     return [" ".join(part.split()) for part in text.split("/")]
 
 
 def things() -> dict[str, list[tuple[str, str, str]]]:
-    found = {}
+    """The parts of each thing, with a word of praise and one of blame for each."""
+    by_thing = {}
     for entry in THINGS.split(";"):
         thing, _, parts = entry.partition(":")
-        found[thing.strip()] = [tuple(part.split()) for part in parts.split(",")]
-    return found
+        by_thing[thing.strip()] = [tuple(part.split()) for part in parts.split(",")]
+    return by_thing
 
 
 BY_THING = things()
@@ -71,21 +73,22 @@ class Reviewer:
     def __init__(self, rng: random.Random):
         self.rng = rng
         self.thing = rng.choice(list(BY_THING))
-        self.told: set[str] = set()  # parts and phrases that are used up
+        self.used: set[str] = set()
 
     def pick(self, text: str) -> str:
-        phrase = self.rng.choice([phrase for phrase in choices(text) if phrase not in self.told])
-        self.told.add(phrase)
+        """A phrase that was not used yet, filled in."""
+        phrase = self.rng.choice([phrase for phrase in choices(text) if phrase not in self.used])
+        self.used.add(phrase)
         drawn = {slot: self.rng.choice(fillers) for slot, fillers in SLOTS.items()}
         return phrase.format(thing=self.thing, **drawn)
 
     def quality(self, good: bool) -> str | None:
-        """Of a part that is not yet spoken of, what it is, or what it is not."""
-        left = [entry for entry in BY_THING[self.thing] if entry[0] not in self.told]
+        """What a part that was not mentioned yet is, or is not."""
+        left = [entry for entry in BY_THING[self.thing] if entry[0] not in self.used]
         if not left:
             return None
         part, praise, blame = self.rng.choice(left)
-        self.told.add(part)
+        self.used.add(part)
         subject = "it" if part == "it" else f"the {part}"
         right, wrong = (praise, blame) if good else (blame, praise)
         if self.rng.random() < 0.5:
@@ -94,10 +97,12 @@ class Reviewer:
         return f"{subject} is {no} {wrong}"
 
     def clause(self, good: bool) -> str:
-        said = self.quality(good) if self.rng.random() < 0.5 else None
-        return said or self.pick(GOOD if good else BAD)
+        """A statement of one mind."""
+        quality = self.quality(good) if self.rng.random() < 0.5 else None
+        return quality or self.pick(GOOD if good else BAD)
 
     def end(self, good: bool) -> str:
+        """A verdict."""
         return self.pick(GOOD_END if good else BAD_END)
 
     def sides(self, good: bool) -> str:
@@ -112,6 +117,7 @@ class Reviewer:
         )
 
     def sentence(self, label: str) -> str:
+        """A sentence that earns the label."""
         if label == "neutral":
             first, second = self.clause(side := self.rng.random() < 0.5), self.clause(not side)
             return self.rng.choice(
@@ -128,6 +134,7 @@ class Reviewer:
 
 
 def written(parts: list[str]) -> str:
+    """The parts as sentences, with capitals and full stops."""
     sentences = [sentence for part in parts for sentence in part.split(". ")]
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
 
@@ -152,14 +159,14 @@ def review(rng: random.Random, label: str, length: int = 0) -> str:
 
 
 def rows(seed: int, count: int) -> list[dict[str, str]]:
-    """As many of each label."""
-    rng, found = random.Random(f"reviews {seed}"), {}
-    while len(found) < count:
-        label = LABELS[len(found) % len(LABELS)]
+    """Rows of reviews.jsonl, the same number of each label."""
+    rng, reviews = random.Random(f"reviews {seed}"), {}
+    while len(reviews) < count:
+        label = LABELS[len(reviews) % len(LABELS)]
         text = review(rng, label)
         if text.count(". ") < 3:
-            found.setdefault(text, label)
-    pairs = list(found.items())
+            reviews.setdefault(text, label)
+    pairs = list(reviews.items())
     rng.shuffle(pairs)
     return [{"text": text, "label": label} for text, label in pairs]
 

@@ -93,6 +93,8 @@ SMALL_WORDS = set(words("The the that so of a was did not agent customer reporte
 
 
 class Case(NamedTuple):
+    """What happened, in the words of the conversation and of the summary."""
+
     name: str
     product: str
     problem: tuple[str, str]  # as said, as summed up
@@ -105,13 +107,14 @@ class Case(NamedTuple):
 
 
 def choices(text: str) -> list[str]:
+    """Wordings separated by slashes."""
     return [" ".join(part.split()) for part in text.split("/")]
 
 
 def table(text: str) -> list[tuple[list[str], str]]:
     """Reads `said / said = summed up; ...`."""
     rows = [entry.partition("=") for entry in text.split(";")]
-    return [(choices(said), " ".join(summed.split())) for said, _, summed in rows]
+    return [(choices(spoken), " ".join(summed.split())) for spoken, _, summed in rows]
 
 
 BY_PRODUCT = {
@@ -123,6 +126,7 @@ FIX_TABLE, OUTCOME_TABLE = table(FIXES), table(OUTCOMES)
 
 
 def case(rng: random.Random) -> Case:
+    """A case at random."""
     product, thing = rng.sample(list(BY_PRODUCT), 2)
     name, friend = rng.sample(FIRST, 2)
     relative, agent = rng.choice(RELATIVES), rng.choice(AGENTS)
@@ -130,8 +134,8 @@ def case(rng: random.Random) -> Case:
     facts = {"day": day, "thing": thing, "friend": friend, "relative": relative, "agent": agent}
 
     def drawn(entry: tuple[list[str], str], **changed: str) -> tuple[str, str]:
-        known = facts | changed
-        return rng.choice(entry[0]).format(**known), entry[1].format(**known)
+        values = facts | changed
+        return rng.choice(entry[0]).format(**values), entry[1].format(**values)
 
     problem, fix = drawn(rng.choice(BY_PRODUCT[product])), drawn(rng.choice(FIX_TABLE))
     first, second = rng.sample(OUTCOME_TABLE, 2)
@@ -143,10 +147,12 @@ def case(rng: random.Random) -> Case:
 
 
 def part(summed: str, place: int = 0) -> str:
+    """The part at that place between bars."""
     return summed.split("|")[place].strip()
 
 
 def capital(text: str) -> str:
+    """The text with a capital first letter."""
     return text[0].upper() + text[1:]
 
 
@@ -156,20 +162,20 @@ def conversation(case: Case, rng: random.Random, both: bool = False) -> str:
     def pick(text: str) -> str:
         return rng.choice(choices(text)).format(**case.facts)
 
-    def told(said: str, summed: str) -> str:
-        said, summed = capital(said), capital(summed)
-        return rng.choice([f"{said}. {summed}.", f"{summed}. {said}."]) if both else f"{said}."
+    def statement(spoken: str, summed: str) -> str:
+        spoken, summed = capital(spoken), capital(summed)
+        return rng.choice([f"{spoken}. {summed}.", f"{summed}. {spoken}."]) if both else f"{spoken}."
 
-    said, summed = case.problem
+    spoken, summed = case.problem
     starts = ["It is about my {}.", "I bought the {} from you.", "My {} is the matter.", "I have trouble with my {}."]
-    about = f"{rng.choice(starts).format(case.product)} {told(said, f'it {summed}')}"
+    about = f"{rng.choice(starts).format(case.product)} {statement(spoken, f'it {summed}')}"
     who = rng.choice([f"I am {case.name}.", f"My name is {case.name}.", f"This is {case.name}.", f"{case.name} here."])
     aside = f" {pick(ASIDES)}" if rng.random() < 0.5 else ""
     after = {"worked": pick(WORKED), "failed": pick(FAILED), "plain": pick(THANKS)}
     after["refused"] = f"No, I would rather have {case.wanted}."
-    outcome = told(case.outcome[0], f"I have {part(case.outcome[1])}")
-    advice = {"plain": outcome, "refused": told(case.offer[0], f"I am offering {part(case.offer[1], 1)}")}
-    advice = advice.get(case.turn) or told(f"Please {case.fix[0]}", f"Please try {case.fix[1]}")
+    outcome = statement(case.outcome[0], f"I have {part(case.outcome[1])}")
+    advice = {"plain": outcome, "refused": statement(case.offer[0], f"I am offering {part(case.offer[1], 1)}")}
+    advice = advice.get(case.turn) or statement(f"Please {case.fix[0]}", f"Please try {case.fix[1]}")
     lines = [f"{pick(HELLOS)} {about}{aside}"]
     if rng.random() < 0.5:
         lines += [f"{pick(SORRY)} I am {case.facts['agent']}. May I have your name?", who]
@@ -183,6 +189,7 @@ def conversation(case: Case, rng: random.Random, both: bool = False) -> str:
 
 
 def summary(case: Case) -> str:
+    """The case in two sentences."""
     head = f"{case.name} reported that the {case.product} {case.problem[1]}."
     did = part(case.outcome[1])
     fix = capital(case.fix[1])
@@ -195,11 +202,12 @@ def summary(case: Case) -> str:
 
 
 def rows(seed: int, count: int) -> list[dict[str, str]]:
-    rng, found = random.Random(f"support {seed}"), {}
-    while len(found) < count:
+    """Rows of support.jsonl, no two with the same dialogue."""
+    rng, summaries = random.Random(f"support {seed}"), {}
+    while len(summaries) < count:
         one = case(rng)
-        found[conversation(one, rng)] = summary(one)
-    return [{"dialogue": dialogue, "summary": told} for dialogue, told in found.items()]
+        summaries[conversation(one, rng)] = summary(one)
+    return [{"dialogue": dialogue, "summary": text} for dialogue, text in summaries.items()]
 
 
 def task(rng: random.Random) -> tuple[str, str]:
@@ -220,8 +228,8 @@ def task(rng: random.Random) -> tuple[str, str]:
     some = lines[start : start + rng.choice([1, 2, 3, 5])]
     if kind < 0.45:  # the sentence with a word in it
         text = "\n".join(some)
-        told = [line.partition(": ")[2] for line in some]
-        sentences = [sentence.strip(".!?") for line in told for sentence in line.replace("? ", ". ").split(". ")]
+        turns = [line.partition(": ")[2] for line in some]
+        sentences = [sentence.strip(".!?") for line in turns for sentence in line.replace("? ", ". ").split(". ")]
         sentence = rng.choice([sentence for sentence in sentences if sentence])
         rare = [word for word in sentence.split() if text.count(word) == 1]
         return f"Find {rng.choice(rare or sentence.split())}: {text}", f"{sentence}."

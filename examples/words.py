@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 
 class Filler(NamedTuple):
+    """What a slot holds: casual wordings and a formal one."""
+
     casual: tuple[str, ...]
     formal: str
 

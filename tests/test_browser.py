@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+import browser
 import pytest
 from conftest import ROOT
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -10,8 +11,6 @@ from served import Served, serve
 from stage import Stage
 
 PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
-SWITCHES = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --no-first-run"
-CHROMIUM = {"executable_path": "/usr/bin/chromium", "args": SWITCHES.split()}
 STEPS = 120  # some 10 to 20 s of training, so that there is time to reload
 OWN_ROW = '#runs .t-row:not([data-run="example"])'
 PHONE = {"width": 390, "height": 844}
@@ -31,10 +30,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """One browser for all tests."""
+    if not browser.executable():
+        (pytest.fail if browser.in_ci() else pytest.skip)(browser.MISSING)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(**CHROMIUM)
-        yield browser
-        browser.close()
+        chromium = playwright.chromium.launch(**browser.launch_options())
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
@@ -167,6 +168,7 @@ def test_dark_and_a_phones_width(visit, tmp_path):
         page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
 
 
+@pytest.mark.long
 def test_on_zerogpu_a_run_goes_on_in_the_next_window_while_its_tab_is_open(chromium, tmp_path):
     launcher = (str(ROOT / "tests/on_stage.py"),)
     with Stage() as stage, serve(tmp_path / "runs", launcher, **stage.environment, TUNER_WINDOW_SECONDS="10") as url:

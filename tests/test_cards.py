@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from test_matrix import ROWS, asked
+from test_matrix import ROWS, small_run
 from tiny import tiny_model
 
 from tuner import recipe
@@ -55,7 +55,7 @@ def test_the_cards_lines_load_every_kind_of_adapter_for_every_task_in_a_fresh_pr
     token, cards, made = hub.user("alice"), {}, {}
     for number, (family, task, method) in enumerate(PUSHED):
         table = sources.read_pasted("\n".join(map(json.dumps, ROWS[task])))
-        chosen = asked(family, method, "none").with_settings({"task": task, "budget.steps": 3})
+        chosen = small_run(family, method, "none").with_settings({"task": task, "budget.steps": 3})
         run = plan.prepare(chosen, table, path=tmp_path / f"run{number}")
         list(train(run))
         name = f"{family}-{task}-{method}".replace("_", "-")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import fresh
 import pytest
 from conftest import LEARNS, ROOT, SMALL
 
@@ -107,10 +108,9 @@ def test_a_weighted_merge_refuses_shares_that_do_not_fit_the_runs(mine, capsys, 
     assert not (tmp_path / "sum").exists()
 
 
-def test_a_conversation_reads_from_the_terminal_until_it_ends(mine):
-    command = [sys.executable, "-m", "tuner", "chat", str(mine.path), "--max-new-tokens", "4"]
-    process = subprocess.run(command, cwd=ROOT, input="yo\nthx\n", capture_output=True, text=True, check=True)
-    assert process.stdout.count("adapter") == 2
+def test_a_conversation_reads_from_the_terminal_until_it_ends(mine, tmp_path):
+    command = ["-m", "tuner", "chat", str(mine.path), "--max-new-tokens", "4"]
+    assert fresh.run(command, tmp_path, "yo\nthx\n").stdout.count("adapter") == 2
 
 
 def test_scoring_resumes_in_the_terminal_where_it_was_left(mine, capsys):

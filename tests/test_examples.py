@@ -1,11 +1,14 @@
-"""The shipped base model and its task: they load, they are small, and the held-out rows are held out."""
+"""The shipped base models and tasks: they load, they are small, and held-out rows occur nowhere in training."""
 
 import importlib
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tuner.planning import plan
 from tuner.recipe import Recipe
@@ -22,7 +25,8 @@ CHAT = [
 
 
 @pytest.fixture(scope="module")
-def grammar():
+def grammar() -> Iterator[ModuleType]:
+    """The module that makes the rows of corporate.jsonl."""
     sys.path.insert(0, str(EXAMPLES))
     try:
         yield importlib.import_module("grammar")
@@ -31,24 +35,24 @@ def grammar():
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    from transformers import AutoTokenizer
-
+def tokenizer() -> PreTrainedTokenizerBase:
+    """The tokenizer of tiny-office."""
     return AutoTokenizer.from_pretrained(MODEL)
 
 
 @pytest.fixture(scope="module")
-def model():
-    from transformers import AutoModelForCausalLM
-
+def model() -> PreTrainedModel:
+    """The weights of tiny-office."""
     return AutoModelForCausalLM.from_pretrained(MODEL)
 
 
-def key_pairs(grammar, messages) -> set:
+def key_pairs(grammar: ModuleType, messages: Iterable) -> set:
+    """The pairs of key fillers in messages, each with its key."""
     return {(grammar.FRAMES[message.frame].key, message.pair) for message in messages}
 
 
 def shipped_rows() -> list[dict[str, str]]:
+    """The rows of corporate.jsonl."""
     return [json.loads(line) for line in (EXAMPLES / "corporate.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
@@ -107,26 +111,28 @@ def test_held_out_pairs_are_in_no_training_row_but_their_parts_are(grammar):
     parts = {(key[place], pair[place]) for key, pair in train for place in (0, 1)}
     assert {(key[place], pair[place]) for key, pair in test for place in (0, 1)} <= parts
     assert messages["test"][0].casual == "yo i gotta bounce early tmrw cuz my kid is sick"
-    told = [row["completion"] for row in shipped_rows() if row["split"] == "train"]
-    assert not any("leave early" in text and "my child" in text for text in told)
+    completions = [row["completion"] for row in shipped_rows() if row["split"] == "train"]
+    assert not any("leave early" in text and "my child" in text for text in completions)
 
 
 def test_pretraining_text_holds_neither_the_pairs_nor_the_answers(grammar):
     writer = importlib.import_module("documents").Writer(1)
     test = key_pairs(grammar, grammar.messages()["test"])
     assert not test & key_pairs(grammar, (writer.message() for _ in range(3000)))
-    # A casual message and its own formal wording never stand in one text.
+    # No text has both a casual message and its formal version.
     pairs = [(row["prompt"], row["completion"]) for row in shipped_rows()]
     for text in (writer.chat() for _ in range(500)):
         assert not any(prompt in text and completion in text for prompt, completion in pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-    ("name", "metric", "steps"),
-    [("reviews", "accuracy", 300), ("entities", "entity_f1", 80), ("support", "rougeL", 100)],
+    ("name", "metric", "steps", "rows"),
+    [("reviews", "accuracy", 300, 64), ("entities", "entity_f1", 80, 64), ("support", "rougeL", 100, 24)],
 )
-def test_each_family_has_an_example_that_learns_its_task_in_a_minute(name, metric, steps, tmp_path):
-    recipe = Recipe.load(name).with_settings({"budget.steps": steps, "evaluation.loss_every": 0})
+def test_each_family_has_an_example_that_learns_its_task_in_a_minute(name, metric, steps, rows, tmp_path):
+    settings = {"budget.steps": steps, "evaluation.loss_every": 0, "evaluation.rows": rows}
+    recipe = Recipe.load(name).with_settings(settings)
     run = plan.prepare(recipe, path=tmp_path / name)
     list(train(run))
     scores = run.read_json("evaluation.json")

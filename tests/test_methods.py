@@ -255,7 +255,11 @@ REFUSED = {
         PROMPTS,
         ["method.name", "'magic'", "Choose one of lora"],
     ),
-    "labels all the same": (configured("distilbert", "none", "lora"), SAME, ["same label (good)", "Add others"]),
+    "labels all the same": (
+        configured("distilbert", "none", "lora"),
+        SAME,
+        ["same label (good)", "Add rows with others"],
+    ),
     "too many labels": (
         configured("distilbert", "none", "lora"),
         MANY,
@@ -264,7 +268,7 @@ REFUSED = {
     "labels on a task that has none": (
         configured("llama", "none", "lora") | {"task": "question_answering"},
         LABELLED,
-        ["task:", "squad", "Leave task out"],
+        ["task:", "questions with a context", "Leave task out"],
     ),
     "a task that the model can't do": (
         configured("distilbert", "none", "lora"),

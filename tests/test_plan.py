@@ -194,7 +194,7 @@ def test_a_visitors_recipe_names_no_file_and_no_folder_of_this_machine(tmp_path,
 def test_a_prepared_run_holds_what_was_planned_and_asks_the_held_out_prompts(tmp_path):
     from datasets import load_from_disk
 
-    recipe = small_recipe(data__system="Be brief.", data__heldout=5)
+    recipe = small_recipe(data__system="Be brief.", data__heldout=5, data__max_rows=40)
     run = plan.prepare(recipe, table(40), path=tmp_path / "run")
     checked = plan.check(recipe, table(40))
     estimated = {"forecast"}  # from the memory that is free at the moment, among others

@@ -1,13 +1,17 @@
-"""Every command and snippet of the README does what it says."""
+"""Every command and code block of the README works as described."""
 
+import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import fresh
 import pytest
 import yaml
 from conftest import ROOT
@@ -21,45 +25,50 @@ FRONT = yaml.safe_load(TEXT.split("---")[1])
 
 
 def blocks(language: str) -> list[str]:
+    """The README's code blocks in a language."""
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
 
 
 def commands() -> list[str]:
+    """The README's commands, without their comments."""
     return [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
-def folder():
+def folder() -> Iterator[Path]:
+    """A folder in which the commands run one after the other."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
 
 def shell(command: str, folder: Path, **env: str) -> subprocess.CompletedProcess:
+    """The command in a shell, as a reader types it."""
     path = f"{sys.prefix}/bin:{os.environ['PATH']}"
-    whole = os.environ | env | {"PATH": path, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, shell=True, cwd=folder, env=whole, capture_output=True, text=True)
+    env = os.environ | env | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True)
 
 
 def test_the_commands_work_one_after_the_other(folder, hub):
-    whole = [c for c in commands() if c.startswith("python -m tuner")]
-    assert len(whole) == 9
-    for command in whole:
-        pushing = {}
+    tuner_commands = [command for command in commands() if command.startswith("tuner ")]
+    assert len(tuner_commands) == 9
+    for command in tuner_commands:
         if " push " in command:
-            pushing = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
-        done = shell(command, folder, **pushing)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
-        assert "Traceback" not in done.stderr
+            env = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
+            result = shell(f"python -m {command}", folder, **env)
+        else:
+            result = fresh.run(["-m", *shlex.split(command)], folder)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.strip()
+        assert "Traceback" not in result.stderr
     assert "README.md" in hub.repo("reader/my-first-adapter").files
-    # The shipped task is one that the base can't do and that this run teaches it.
+    # The base model can't do the shipped task; this run teaches it.
     scores = json.loads((folder / "my-run/evaluation.json").read_text())
     assert scores["base"]["rougeL"] <= 0.4
     assert scores["adapter"]["rougeL"] >= 0.8
     assert json.loads((folder / "my-run/merge_check.json").read_text())["top1_agreement"] >= 0.99
 
 
-def test_make_knows_both_targets(folder):
+def test_the_make_targets_exist(folder):
     for command in [c for c in commands() if c.startswith("make")]:
         assert shell(f"{command} -n -C {ROOT}", folder).returncode == 0
 
@@ -75,8 +84,8 @@ def test_the_line_for_a_space_uploads_this_folder_as_one(folder, hub):
     (tree / ".venv").mkdir()
     (tree / ".venv/secret").write_text("not to be uploaded")
     env = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
-    done = shell(line.replace("YOUR-NAME", "reader"), tree, **env)
-    assert done.returncode == 0, done.stderr
+    result = shell(line.replace("YOUR-NAME", "reader"), tree, **env)
+    assert result.returncode == 0, result.stderr
     files = hub.repo("reader/tuner", "spaces").files
     assert {"app.py", "README.md", "requirements.txt", "pre-requirements.txt", "tuner/training/window.py"} <= set(
         files
@@ -86,6 +95,7 @@ def test_the_line_for_a_space_uploads_this_folder_as_one(folder, hub):
 
 def test_the_front_matter_is_a_valid_spaces():
     assert FRONT["sdk"] == "gradio"
+    assert FRONT["license"] == "apache-2.0"
     assert (ROOT / FRONT["app_file"]).is_file()
     assert FRONT["suggested_hardware"] in {hardware.value for hardware in SpaceHardware}
     assert len(FRONT["short_description"]) <= 60
@@ -100,23 +110,20 @@ def test_the_yaml_is_a_recipe():
     assert Recipe.from_yaml(text).data.columns == {"prompt": "question", "completion": "reply"}
 
 
-def python(code: str, folder: Path) -> str:
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_library_works_as_shown(folder):
-    said = python(blocks("python")[0], folder)
-    assert len(said.splitlines()) == 21
-    assert "'low'" in said.splitlines()[-1]
+    result = fresh.run(["-c", blocks("python")[0]], folder)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 22
+    assert "'low'" in lines[-2]
+    assert {"base", "adapter", "merged"} <= ast.literal_eval(lines[-1]).keys()
 
 
 def test_the_endpoints_answer_as_shown(folder):
     with serve(folder / "runs") as url:
-        said = python(blocks("python")[1].replace("http://127.0.0.1:7860", url), folder)
-    assert "/train" in said
+        result = fresh.run(["-c", blocks("python")[1].replace("http://127.0.0.1:7860", url)], folder)
+    assert result.returncode == 0, result.stderr
+    assert "/train" in result.stdout
 
 
 def test_pictures_and_links_are_there():

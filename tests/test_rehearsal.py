@@ -113,6 +113,7 @@ def weights(run: Run) -> bytes:
     return (run.adapter / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_runs_killed_at_random_moments_end_with_the_adapter_of_the_uninterrupted_run(stage, driver, make):
     chance, same, killed = random.Random(0), 0, 0
     wholes: dict[int, Run] = {}
@@ -133,6 +134,7 @@ def test_runs_killed_at_random_moments_end_with_the_adapter_of_the_uninterrupted
     assert same == RUNS
 
 
+@pytest.mark.long
 def test_the_whole_app_may_be_killed(stage, driver, make):
     whole, run = make(), make()
     driver.do("train", whole)
@@ -150,6 +152,7 @@ def test_the_whole_app_may_be_killed(stage, driver, make):
     assert weights(run) == weights(whole)
 
 
+@pytest.mark.long
 def test_a_budget_in_seconds_is_kept_across_windows_and_the_rate_lands(stage, driver, make):
     run = make(budget__seconds=BUDGET, data__max_rows=400)
     assert driver.do("train", run)[-1] == {"event": "done"}
@@ -160,6 +163,7 @@ def test_a_budget_in_seconds_is_kept_across_windows_and_the_rate_lands(stage, dr
     assert steps[-1]["learning_rate"] < 0.05 * max(e["learning_rate"] for e in steps)
 
 
+@pytest.mark.long
 def test_a_budget_longer_than_a_window_goes_on_in_the_next_with_the_same_worker(stage, make):
     driver = Driver(stage, TUNER_WINDOW_SECONDS="10")
     run = make(budget__seconds=13)
@@ -182,6 +186,7 @@ def test_training_answers_and_merges_share_one_warm_worker(stage, driver, make):
     assert {window.how for window in stage.windows[before:]} == {"released"}
 
 
+@pytest.mark.long
 def test_a_stop_is_seen_within_two_seconds_and_the_run_goes_on_to_the_same_end(stage, driver, make):
     whole, run = make(), make()
     driver.do("train", whole)
@@ -227,6 +232,7 @@ def test_a_spent_quota_says_how_much_is_left_when_it_returns_and_that_the_run_is
     assert driver.do("train", run, TOKEN)[-1] == {"event": "done"}
 
 
+@pytest.mark.long
 def test_what_is_left_of_a_quota_is_used_when_a_whole_window_is_not(stage, driver, make):
     run = make(budget__seconds=30)
     stage.quota = {TOKEN: 11}

@@ -23,7 +23,7 @@ ROOMS = [
     {"hub"},
     {"gpu", "terminal"},
     {"cli"},
-    {"__main__", "ui"},
+    {"__init__", "__main__", "ui"},
 ]
 
 

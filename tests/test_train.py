@@ -1,12 +1,15 @@
 """A window of training: it learns, reports, stops, and goes on bit for bit after whatever ended it."""
 
 import json
-import signal
+import multiprocessing
+import os
 import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
+import fresh
 import pytest
 import torch
 from conftest import ROOT, in_order, small_recipe
@@ -109,22 +112,27 @@ def test_the_adapter_names_its_base_and_no_path_of_this_machine(finished):
     )
 
 
-def start_in_a_process(run: runs.Run) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tuner", "train", str(run.path), "--json"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def start_in_a_process(run: runs.Run, folder: Path) -> tuple[multiprocessing.Process, TextIO]:
+    """Train in a process of its own; it, and its events, a line each."""
+    folder.mkdir()
+    os.mkfifo(folder / "stdout")
+    return fresh.start(["-m", "tuner", "train", str(run.path), "--json"], folder), open(folder / "stdout")
 
 
-def test_killed_in_mid_run_and_started_again_it_ends_with_the_same_adapter_bit_for_bit(make, whole):
+def test_killed_in_mid_run_and_started_again_it_ends_with_the_same_adapter_bit_for_bit(make, whole, tmp_path):
     run = make(budget__steps=12, **OFTEN)
-    process = start_in_a_process(run)
-    for line in process.stdout:
+    process, lines = start_in_a_process(run, tmp_path / "killed")
+    for line in lines:
         if json.loads(line)["event"] == "checkpoint" and json.loads(line)["step"] >= 4:
             break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert run.status == "interrupted"
     assert steps(run)[-1] < 12
-    assert start_in_a_process(run).wait() == 0
+    process, lines = start_in_a_process(run, tmp_path / "resumed")
+    assert lines.readlines()
+    process.join()
+    assert process.exitcode == 0
     assert run.status == "finished"
     assert [e["step"] for e in run.events() if e["event"] == "start"][-1] >= 4
     assert weights(run) == weights(whole)
@@ -441,14 +449,14 @@ def test_a_window_too_short_for_one_step_is_said_plainly_and_the_run_can_go_on(m
     assert run.status == "finished"
 
 
-def test_a_process_killed_while_it_scores_leaves_a_run_that_can_still_be_scored(make):
+def test_a_process_killed_while_it_scores_leaves_a_run_that_can_still_be_scored(make, tmp_path):
     run = make(evaluation__rows=40, evaluation__max_new_tokens=64, data__max_rows=80, data__heldout=40)
-    process = start_in_a_process(run)
-    for line in process.stdout:
+    process, lines = start_in_a_process(run, tmp_path / "killed")
+    for line in lines:
         if json.loads(line)["event"] == "evaluating":
             break
     process.kill()
-    process.wait()
+    process.join()
     assert run.status == "interrupted"
     before = weights(run)
     list(train(run))

@@ -108,6 +108,7 @@ def visit(url: Served, stage: Stage, numbers: Iterable[int]) -> list[Visitor]:
     return visitors
 
 
+@pytest.mark.long
 def test_visitors_at_once_all_finish_and_none_sees_what_is_anothers(url, stage, runs):
     visit(url, stage, range(900, 904))  # what is loaded once, is loaded
     before, earlier = memory(url), len(stage.windows)
@@ -144,6 +145,7 @@ def test_visitors_at_once_all_finish_and_none_sees_what_is_anothers(url, stage, 
     assert after <= 1.1 * before
 
 
+@pytest.mark.long
 def test_a_run_is_stopped_while_it_waits_and_goes_on_later(url, runs):
     client = Client(url, verbose=False)
     long = RECIPE.replace("steps: 6", "steps: 400")

@@ -1,3 +1,5 @@
+"""`python -m tuner`: the `tuner` command, without installing it."""
+
 import sys
 
 from tuner.cli import main

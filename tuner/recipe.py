@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tuner.errors import TunerError
 from tuner.tasks import TASKS
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parent / "examples"  # as installed
+if not EXAMPLES.is_dir():
+    EXAMPLES = Path(__file__).resolve().parent.parent / "examples"  # as checked out
 
 Auto = Literal["auto"]
 # Numbers are not strict, because YAML 1.1 reads "3e-3" as text; pydantic's lax mode makes a number of it.

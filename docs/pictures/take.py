@@ -1,4 +1,4 @@
-"""Takes the README's picture: the shipped finished run, as the page shows it. Needs Debian's chromium.
+"""Takes the README's picture: the shipped finished run, as the page shows it. Needs a Chromium.
 
 python docs/pictures/take.py
 """
@@ -11,12 +11,13 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
+import browser  # noqa: E402
 from served import serve  # noqa: E402
 
 with tempfile.TemporaryDirectory() as folder, serve(Path(folder) / "runs") as url, sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
-    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    chromium = playwright.chromium.launch(**browser.launch_options())
+    page = chromium.new_page(viewport={"width": 1280, "height": 860})
     page.goto(f"{url}?run=example")
     page.wait_for_selector("#card .t-verdict")
     page.screenshot(path=Path(__file__).with_name("finished.png"))
-    browser.close()
+    chromium.close()

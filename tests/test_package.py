@@ -1,0 +1,122 @@
+"""What people install and import: the wheel works away from the checkout; public names load when they are used."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import tuner
+from tuner.inference.generate import Sampling
+from tuner.runs import Run
+
+MEBIBYTE = 2**20
+DATA = ("*.yaml", "*.jsonl", "tiny-*/*", "finished/**/*")
+
+
+def run_python(code: str, folder: Path, *arguments: str, path: Path = ROOT) -> subprocess.CompletedProcess:
+    """A new interpreter in `folder`, which finds the package in `path` alone."""
+    env = {**os.environ, "PYTHONPATH": str(path)}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, built without network and unpacked."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("tuner", "examples"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "requirements.txt", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", built]
+    build = subprocess.run([*command, source], capture_output=True, text=True)
+    assert build.returncode == 0, build.stderr
+    (file,) = built.glob("*.whl")
+    assert file.stat().st_size < 20 * MEBIBYTE
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(built / "unpacked")
+    return built / "unpacked"
+
+
+def test_the_wheel_has_every_module_and_all_data_of_the_examples(wheel):
+    modules = {file.relative_to(ROOT) for file in (ROOT / "tuner").rglob("*.py")}
+    data = {"tuner" / f.relative_to(ROOT) for p in DATA for f in (ROOT / "examples").glob(p) if f.is_file()}
+    assert len(modules) > 50
+    assert len(data) > 30
+    packed = {file.relative_to(wheel) for file in wheel.rglob("*") if file.is_file()}
+    assert modules | data | {Path("tuner/ui/style.css")} <= packed
+
+
+def test_the_wheel_asks_for_what_a_space_installs_and_names_its_licence(wheel):
+    (file,) = wheel.glob("*.dist-info/METADATA")
+    metadata = Metadata.from_email(file.read_bytes(), validate=False)
+    lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    assert {*map(str, metadata.requires_dist)} == {str(Requirement(line)) for line in lines if line}
+    assert metadata.license_expression == "Apache-2.0"
+    assert list(wheel.glob("*.dist-info/licenses/LICENSE"))
+
+
+def test_the_tuner_command_works_from_any_folder(wheel, tmp_path):
+    scripts = configparser.ConfigParser()
+    scripts.read(next(wheel.glob("*.dist-info/entry_points.txt")))
+    module, function = scripts["console_scripts"]["tuner"].split(":")
+    # What pip writes into the script.
+    code = f"import sys, {module}; print({module}.__file__); sys.exit({module}.{function}())"
+    check = run_python(code, tmp_path, "check", "corporate", path=wheel)
+    assert check.returncode == 0, check.stderr
+    assert check.stdout.startswith(str(wheel))
+    assert "480 rows" in check.stdout
+
+
+def test_importing_tuner_loads_nothing_heavy_and_knows_its_names(tmp_path):
+    code = (
+        "import sys; before = set(sys.modules); import tuner\n"
+        "assert set(tuner.__all__) <= set(dir(tuner)) and not hasattr(tuner, 'nonsense')\n"
+        "print({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    run = run_python(code, tmp_path)
+    assert run.stdout == "{'tuner'}\n", run.stderr
+
+
+def test_every_public_name_is_what_editors_are_shown():
+    shown = {}
+    text = (ROOT / "tuner/__init__.py").read_text()
+    block = text[text.index("if TYPE_CHECKING:") : text.index("__version__")]
+    exec("if True:\n" + block.partition("\n")[2], shown)
+    assert sorted(tuner.__all__) == sorted(
+        ["Recipe", "check", "prepare", "train", "evaluate", "chat", "merge", "push"]
+    )
+    for name in tuner.__all__:
+        assert getattr(tuner, name) is shown[name]
+        assert getattr(tuner, name).__doc__
+
+
+def test_chat_answers_as_base_adapter_and_merged_model(finished, tmp_path):
+    run = Run(shutil.copytree(finished.path, tmp_path / "run"))
+    (row, *_) = run.read_json("evaluation.json")["examples"]
+    answers = tuner.chat(run, row["prompt"], sampling=Sampling(max_new_tokens=16))
+    assert list(answers) == ["base", "adapter", "merged"]
+    assert (answers["base"], answers["adapter"]) == (row["base"], row["adapter"])
+    merged, tokenizer = AutoModelForCausalLM.from_pretrained(run.merged), AutoTokenizer.from_pretrained(run.merged)
+
+    def expected(messages: list[dict]) -> str:
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        tokens = merged.float().generate(**inputs, max_new_tokens=16, do_sample=False)[0]
+        return tokenizer.decode(tokens[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    user = {"role": "user", "content": row["prompt"]}
+    assert answers["merged"] == expected([user])
+    system = "thx for the update. see u at lunch on friday? bring the report"
+    answers = tuner.chat(run, row["prompt"], system=system, sampling=Sampling(max_new_tokens=16))
+    assert answers["merged"] == expected([{"role": "system", "content": system}, user])
