@@ -72,6 +72,7 @@ def test_the_whole_way_from_recipe_to_merged_model(capsys, tmp_path, monkeypatch
     assert answer["merge_check"]["top1_agreement"] >= 0.99
     assert main(["merge", "r", "--json"]) == 0
     assert printed(capsys)["top1_agreement"] == answer["merge_check"]["top1_agreement"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"r", "runs"}
 
 
 def test_the_same_command_again_resumes_the_run_and_another_recipe_is_refused(capsys, mine):

@@ -131,8 +131,16 @@ def test_pictures_and_links_are_there():
         assert (ROOT / target).exists(), target
 
 
-def test_the_tree_names_every_module():
-    tree = TEXT[TEXT.index("    app.py") :]
-    for module in (ROOT / "tuner").rglob("*.py"):
-        if module.parent.name != "ui":
-            assert module.name in tree or module.stem.startswith("__"), module.name
+def test_the_tree_is_the_real_one():
+    """Every module stands under its package, and nothing else does."""
+    named, package = set(), ""
+    for line in TEXT[TEXT.index("    app.py ") :].split("\n\n")[0].splitlines():
+        depth = len(line) - len(line.lstrip()) - 4
+        if depth <= 2:
+            head = line.split()[0]
+            package = {0: "", 2: "tuner/" if head.endswith(".py") else f"tuner/{head}"}[depth]
+        named |= {f"{package}{name}" for name in re.findall(r"\w+\.py\b", line)}
+        if depth == 0 and line.strip() != "tuner/":
+            assert (ROOT / line.split()[0]).exists()
+    modules = {str(f.relative_to(ROOT)) for f in (ROOT / "tuner").rglob("*.py") if not f.stem.startswith("__")}
+    assert named == modules | {"app.py"}

@@ -4,6 +4,7 @@ Row order and learning rate are functions of the step alone, so a resumed run ne
 labelled positions only.
 """
 
+import tempfile
 from collections.abc import Callable
 from functools import partial
 
@@ -67,7 +68,7 @@ def build(
     # differ from an uninterrupted one, so the float32 values are put back below.
     start = attach.start_values(model)
     arguments = arguments_class(
-        output_dir="unused",  # the Trainer saves nothing
+        output_dir=tempfile.gettempdir(),  # the Trainer creates this folder and saves nothing in it
         per_device_train_batch_size=settings["batch_size"],
         max_grad_norm=recipe.training.max_grad_norm,
         max_steps=ENDLESS,  # the clock ends it
