@@ -32,7 +32,7 @@ rehearsal: .venv/dev
 	TUNER_REHEARSALS=20 $(TEST) -s --timeout 1800 -m long
 
 matrix: .venv/dev
-	TUNER_MATRIX=1 $(TEST) -s --timeout 3600 tests/test_matrix.py tests/test_extremes.py
+	TUNER_MATRIX=1 $(TEST) -rP -n 2 --dist worksteal --timeout 3600 tests/test_matrix.py tests/test_extremes.py
 
 bench: .venv/dev
 	$(PY) benchmarks/bench.py

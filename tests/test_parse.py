@@ -297,7 +297,7 @@ def test_the_last_byte_and_the_last_row_that_are_taken(tmp_path, monkeypatch):
         assert "data.max_rows" in refused(file)
         table = sources.read_file(file, max_rows=2)
         assert table.rows == ROWS[:-1]
-        assert len(table.notes) == (file.suffix != ".parquet")  # whose rows come in batches, here one
+        assert len(table.notes) == 1
     with pytest.raises(TunerError, match=r"data\.max_rows"):
         sources.read_pasted(CSV)
     monkeypatch.setattr(parse, "MAX_ROWS", 100)

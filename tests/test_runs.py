@@ -66,6 +66,7 @@ def test_a_visitors_path_is_never_followed(tmp_path, name):
 
 def test_an_empty_name_is_no_run(tmp_path):
     runs.create(small_recipe(), root=tmp_path)
+    runs.create(small_recipe(), path=tmp_path)  # the folder of runs may be a run itself
     with pytest.raises(TunerError, match="There is no run"):
         runs.open_run("", tmp_path, local=False)
 

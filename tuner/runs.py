@@ -198,7 +198,7 @@ def create(recipe: Recipe, root: Path | None = None, path: Path | None = None) -
 def open_run(name: str | Path, root: Path | None = None, *, local: bool = True) -> Run:
     """The run with this id, or at this path if `local` allows paths. Raises TunerError if there is none."""
     root = Path(root or RUNS)
-    is_id = Path(name).name == str(name) and str(name) not in (".", "..")
+    is_id = Path(name).name == str(name) and str(name) not in ("", ".", "..")
     for path in [root / name] * is_id + [Path(name)] * local:
         if (path / "recipe.yaml").is_file():
             return Run(path)

@@ -305,7 +305,7 @@ def parquet(path: Path, name: str, max_rows: int | None) -> Table:
                 if size > 4 * MAX_FILE_BYTES:
                     raise TunerError(f"{name} expands to more than {size >> 20} MB. Give a sample of its rows.")
                 rows += batch.to_pylist()
-                if len(rows) >= MAX_ROWS and len(rows) < file.metadata.num_rows:
+                if len(rows) > MAX_ROWS:
                     notes.append(f"Only the first {MAX_ROWS:,} rows of {name} were read.")
                     break
     except (pyarrow.ArrowException, OSError) as error:
