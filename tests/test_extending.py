@@ -65,6 +65,7 @@ def run(command: list[str] | str, cwd: Path, tree: Path) -> subprocess.Completed
     return subprocess.run(command, shell=isinstance(command, str), cwd=cwd, env=env, capture_output=True, text=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("title", SECTIONS)
 def test_a_section_says_what_to_do(tree, tmp_path, title):
     text = SECTIONS[title]

@@ -48,6 +48,7 @@ def shell(command: str, folder: Path, **env: str) -> subprocess.CompletedProcess
     return subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_the_commands_work_one_after_the_other(folder, hub):
     tuner_commands = [command for command in commands() if command.startswith("tuner ")]
     assert len(tuner_commands) == 9
