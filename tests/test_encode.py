@@ -407,3 +407,9 @@ def test_histogram():
     assert histogram([]) == []
     assert histogram([5, 5, 5]) == [(5, 5, 3)]
     assert histogram([1, 2, 9, 10], bins=5) == [(1, 2, 2), (3, 4, 0), (5, 6, 0), (7, 8, 0), (9, 10, 2)]
+    for most in range(2, 60):  # never more bins than requested, and every row in one of them
+        bins = histogram(range(1, most + 1), bins=5)
+        assert len(bins) <= 5
+        assert bins[0][0] == 1
+        assert bins[-1][1] >= most
+        assert sum(count for _, _, count in bins) == most

@@ -9,7 +9,9 @@ from conftest import in_order, plain, small_recipe
 
 from tuner import gpu, runs, terminal
 from tuner.errors import TunerError
+from tuner.models.device import device_type
 from tuner.planning import forecast, plan
+from tuner.planning.pace import PACES, pace_key, remember
 from tuner.training.window import train
 from tuner.ui import plan_card, progress, render
 
@@ -57,6 +59,15 @@ def test_the_pace_of_an_earlier_run_corrects_the_next_estimate():
     card = render.run_card(run, progress.read(run))
     assert f"{1000 * run.plan['forecast']['a_step']:.0f} ms" in card
     assert f"{1000 * taken:.0f} ms" in card
+
+
+@pytest.mark.parametrize(("heldout", "rows", "scored"), [(16, 4, 4), (80, 4, 4), (80, 64, 64), (16, 80, 16)])
+def test_scoring_is_estimated_for_the_held_out_rows_that_are_answered(heldout, rows, scored):
+    key = pace_key(device_type(), small_recipe())
+    remember(runs.RUNS / PACES, key, {"seconds_per_answer": 0.5})
+    checked = plan.check(small_recipe(data__max_rows=heldout, evaluation__rows=rows)).plan
+    assert checked["heldout_rows"] == heldout
+    assert checked["forecast"]["scoring"] == forecast.LOAD_SECONDS + 0.5 * scored
 
 
 def test_a_model_that_does_not_fit_is_refused_with_what_would(monkeypatch):

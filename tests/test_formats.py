@@ -182,6 +182,11 @@ def test_tokens_and_tags_as_lists_json_or_words(tokens, tags):
     assert normal(["tokens", "tags"], [tokens, tags]) == [{"tokens": ["Ada", "wrote"], "tags": ["PER", "O"]}]
 
 
+def test_a_token_with_spaces_in_it_is_one_word():
+    rows = normal(["tokens", "tags"], [["New York", " is ", "wide\topen"], ["B-LOC", "O", "O"]])
+    assert rows == [{"tokens": ["NewYork", "is", "wideopen"], "tags": ["B-LOC", "O", "O"]}]
+
+
 def test_tokens_and_tags_of_other_kinds_become_text():
     rows = normal(["words", "ner_tags"], [[1843, "nan"], [0, 1.0]], ['["a", 2]', "[3, 4]"], ["1843", "7"])
     assert [row["tokens"] for row in rows] == [["1843", "nan"], ["a", "2"], ["1843"]]

@@ -10,6 +10,7 @@ from tuner import runs
 from tuner.data import parse
 from tuner.errors import TunerError
 from tuner.planning import forecast, plan
+from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
 
 
@@ -186,6 +187,19 @@ def test_a_visitors_recipe_names_no_file_and_no_folder_of_this_machine(tmp_path,
     for name in ("./owner/model", str(tmp_path / "owner" / "model"), "owner/model", "../examples/tiny-office"):
         with pytest.raises(TunerError):
             plan.check(small_recipe(model__name=name), table(12), local=False)
+
+
+def test_a_visitors_limits_hold_for_the_costs_of_methods_too(tmp_path, monkeypatch):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("prompt,completion\n" + "".join(f"do {i},Please do {i}.\n" for i in range(12)))
+    mine = small_recipe(data__source=str(rows))
+    assert next(method_costs(mine))["name"] == "lora"
+    with pytest.raises(TunerError, match="can't be read here"):
+        next(method_costs(mine, local=False))
+    monkeypatch.setattr(forecast, "MAX_PARAMETERS", 1)
+    assert next(method_costs(small_recipe(), table(12)))["trainable_parameters"]
+    with pytest.raises(TunerError, match="billion parameters"):
+        next(method_costs(small_recipe(), table(12), local=False))
 
 
 # -- what is written

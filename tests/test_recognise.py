@@ -48,6 +48,12 @@ def test_exact_names_win_over_look_alikes():
     assert instruction.columns == {"instruction": "instruction", "input": "input", "output": "output"}
 
 
+def test_of_columns_that_differ_in_capitals_and_spaces_alone_the_first_is_read():
+    format = recognised(["Prompt", "PROMPT", "completion ", "Completion"])
+    assert format.columns == {"prompt": "Prompt", "completion": "completion "}
+    assert 'Not used: "PROMPT" and "Completion".' in format.reason
+
+
 def test_text_is_not_context():
     message = problems(["context"], ["a"])
     assert message.startswith('The columns of rows.csv are not recognised: "context".')

@@ -1,6 +1,7 @@
 """One verdict for all readers, whichever way a metric points, and every metric that a recipe names shown."""
 
 import io
+import json
 import shutil
 
 import pytest
@@ -106,7 +107,21 @@ def test_page_terminal_and_card_show_every_metric_that_a_recipe_names(finished, 
         assert in_order(text, *shown, "Errors", "lower is better")
     text = card(mine)
     assert in_order(text, "Overlap, higher is better", f"{scores['base']['overlap']:.3f}", "ROUGE-L", "Errors")
+    assert in_order(text, "ROUGE-L", f"{rouge['gain']['rougeL']:+.3f}", f"{rouge['base']['rougeL']:.3f}", "Errors")
     assert judge(scores).headline in text
+
+
+def test_the_prompt_of_a_scored_row_is_its_last_question(finished, tmp_path):
+    mine = runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
+    (mine.path / "evaluation.json").unlink()
+    roles = ("system", "user", "assistant", "user")
+    turns = [[{"role": role, "content": f"{role} {i} of {row}"} for i, role in enumerate(roles)] for row in range(4)]
+    rows = [{"messages": messages, "reference": "x"} for messages in turns]
+    mine.write_text("data/heldout.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    mine.write_json("answers.json", {f"{row}": {"base": "b", "adapter": f"{row}"} for row in range(4)})
+    list(evaluate(mine))
+    examples = mine.read_json("evaluation.json")["examples"]
+    assert [(e["prompt"], e["adapter"]) for e in examples] == [(f"user 3 of {row}", f"{row}") for row in range(4)]
 
 
 @pytest.mark.parametrize(
