@@ -10,9 +10,10 @@ import pytest
 import torch
 import transformers
 from conftest import small_recipe
-from peft import PeftModel
+from peft import PeftModel, PromptTuningConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
+from tiny import tiny_model
 
 from tuner import metrics, runs
 from tuner.errors import TunerError
@@ -22,6 +23,7 @@ from tuner.inference.variants import load_variants
 from tuner.methods import attach
 from tuner.models.fetch import base_of
 from tuner.models.load import forget_bases, load_base
+from tuner.models.shape import load_tokenizer
 from tuner.planning import plan
 from tuner.training.window import train
 
@@ -215,6 +217,25 @@ def test_a_stop_is_seen_at_the_next_token(loaded):
     )  # fmt: skip
     assert len(shown) <= 4
     assert texts == shown[-1]
+
+
+def test_an_encoder_decoder_with_a_soft_prompt_streams_and_stops(tmp_path):
+    """PEFT copies the arguments of its generate, and a copy could be neither made of a lock nor heard of."""
+    tiny_model(tmp_path, "t5")
+    base = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    config = PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2, num_transformer_submodules=1)
+    tokenizer, shown, stop = load_tokenizer(tmp_path), [], threading.Event()
+
+    def show(texts: list[str]) -> None:
+        shown.append(texts)
+        if len(shown) == 3:
+            stop.set()
+
+    model, sampling = get_peft_model(base, config).eval(), generate.Sampling(temperature=1.0, max_new_tokens=40)
+    streamer = generate.Streamer(tokenizer, show)
+    (text,) = generate.generate(model, tokenizer, ["hello"], sampling, streamer=streamer, stop=stop)
+    assert 3 <= len(shown) <= 4
+    assert text == shown[-1][0].strip()
 
 
 def test_a_conversation_longer_than_the_context_is_refused(loaded):

@@ -187,7 +187,14 @@ def _virtual_tokens(model: nn.Module) -> int:
     return getattr(config, "num_virtual_tokens", None) or 0
 
 
-class GumbelSampler(LogitsProcessor):
+class _Shared:
+    """PEFT copies the arguments of `generate` for encoder-decoders with a soft prompt; these must stay the caller's."""
+
+    def __deepcopy__(self, memo: dict) -> "_Shared":
+        return self
+
+
+class GumbelSampler(_Shared, LogitsProcessor):
     """Adds Gumbel noise to the warped logits, so that their maximum is a sample (https://arxiv.org/abs/1411.0030).
 
     Each row has a random stream of its own: a seed gives the same answer whatever else is in the batch.
@@ -208,7 +215,7 @@ class GumbelSampler(LogitsProcessor):
         return scores - (-uniform.log()).log().to(scores)
 
 
-class _Stop(StoppingCriteria):
+class _Stop(_Shared, StoppingCriteria):
     """Ends all answers of a batch once `stop` is set."""
 
     def __init__(self, stop: Stop):
@@ -218,7 +225,7 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device)
 
 
-class Streamer:
+class Streamer(_Shared):
     """Receives each step's tokens from transformers and calls `show` with the texts so far, one for each row."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, show: Callable[[list[str]], None]):
