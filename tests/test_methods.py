@@ -152,7 +152,7 @@ def test_the_table_of_methods_is_printed_for_a_person(capsys):
 MADE_UP = MethodRow(
     name="made_up",
     title="Made up",
-    kind="reparameterisation",
+    kind="reparameterization",
     paper="https://example.org/made-up",
     explanation="A row that no other module has heard of.",
     trains="two thin matrices beside each linear layer",

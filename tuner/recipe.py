@@ -63,7 +63,7 @@ class Data(Part):
         title="Held-out rows",
         description="share (below 1) or number of rows to score on instead, where there is no such split",
     )
-    format: str = Field("auto", description="how the rows are written; recognised by their columns if auto")
+    format: str = Field("auto", description="how the rows are written; recognized by their columns if auto")
     columns: dict[str, str] = Field(default_factory=dict, description="part of the format -> its column")
     system: str | None = Field(None, title="System prompt", description="for rows that have none of their own")
     max_rows: Count | None = Field(None, description="most rows to use, chosen by the seed; all if left out")

@@ -2,7 +2,7 @@
 
     recipe.yaml      the settings, every default written out
     plan.json        what was promised and chosen
-    data/            tokenised rows and held-out prompts
+    data/            tokenized rows and held-out prompts
     events.jsonl     what happened, one JSON object per line
     checkpoints/     what the next window needs to continue bit for bit, newest last
     adapter/         the adapter in PEFT's own format

@@ -1,4 +1,4 @@
-"""Conversations as a chat model sees them: rendered by its template, tokenised, cut to length, answers labelled.
+"""Conversations as a chat model sees them: rendered by its template, tokenized, cut to length, answers labeled.
 
 Generation sees what training saw: `render_prompt` and the rows to train on go through one template, and the tokens of
 a row start with exactly the tokens of its prompt. No torch here.
@@ -24,7 +24,7 @@ PLAIN = (
 
 
 def render_prompt(messages: list[dict], tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The text that the model answers, from `messages`; to be tokenised without adding special tokens."""
+    """The text that the model answers, from `messages`; to be tokenized without adding special tokens."""
     return _template([messages], tokenizer, prompt=True)[0]
 
 
@@ -160,7 +160,7 @@ def _labels(ids: list[int], offsets: list[tuple[int, int]], trained: list[tuple[
 
 
 def _encode_in_parts(row: _Rendered, tokenizer) -> _Labelled:
-    """The row tokenised part by part, for the few with a token that would cross a boundary."""
+    """The row tokenized part by part, for the few with a token that would cross a boundary."""
     cuts = sorted({0, row.answer, len(row.text), *(place for span in row.trained for place in span)})
     ids, labels, answer = [], [], 0
     for start, end in pairwise(cuts):

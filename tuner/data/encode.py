@@ -1,6 +1,6 @@
 """Rows of every task as tokens and labels, and as held-out prompts with their references.
 
-A tokenised row is {"input_ids": [...], "labels": [...]} whatever the task: labels are target tokens, one class, one
+A tokenized row is {"input_ids": [...], "labels": [...]} whatever the task: labels are target tokens, one class, one
 tag for each token, or the first and last token of an answer. Conversations go through chat.py's templates. No torch.
 """
 
@@ -15,7 +15,7 @@ from tuner.tasks import TASKS
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-CHUNK = 512  # rows tokenised at a time
+CHUNK = 512  # rows tokenized at a time
 MOST_LABELS = 500
 
 
@@ -152,7 +152,7 @@ ENCODERS: dict[str, Callable[..., Encoded]] = {
 def preview_pieces(
     task: str, row: dict, tokenizer: "PreTrainedTokenizerBase", labels: tuple[str, ...] = ()
 ) -> list[dict]:
-    """A tokenised row as `token_pieces`, with what is learned from marked; a text's label is the last piece."""
+    """A tokenized row as `token_pieces`, with what is learned from marked; a text's label is the last piece."""
     ids, targets = row["input_ids"], row["labels"]
     match TASKS[task].objective:
         case "target_token":

@@ -38,8 +38,8 @@ class FormatRow:
     build: Callable[[dict], dict] = dict  # cells by role -> the row; may raise RowError
     optional: tuple[str, ...] = ()
     whole: tuple[tuple[str, ...], ...] = ()  # more spellings, whose names mean nothing on their own
-    fits: Callable[[Table], bool] = lambda table: True  # whether it may be recognised without being asked for
-    is_last: bool = False  # recognised only where no whole row of another format's names is there
+    fits: Callable[[Table], bool] = lambda table: True  # whether it may be recognized without being asked for
+    is_last: bool = False  # recognized only where no whole row of another format's names is there
 
     @property
     def required(self) -> list[str]:
@@ -53,7 +53,7 @@ class FormatRow:
 
 @dataclass(frozen=True)
 class Format:
-    """The format recognised in a table."""
+    """The format recognized in a table."""
 
     row: FormatRow
     columns: dict[str, str]  # role -> column
@@ -169,7 +169,7 @@ FORMATS = {
         ),
     ]
 }
-USUAL = FORMATS["prompt_completion"]  # suggested where nothing is recognised
+USUAL = FORMATS["prompt_completion"]  # suggested where nothing is recognized
 
 
 def normalise(table: Table, format: Format, system: str | None = None) -> list[dict]:

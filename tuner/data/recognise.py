@@ -146,7 +146,7 @@ def _unrecognised(table: Table, shapes: list[FormatRow]) -> str:
     shape = USUAL if len(shapes) > 1 else shapes[0]
     mapping = dict(zip(shape.required, [*table.columns, "..."], strict=False))
     return (
-        f"The columns of {table.name} are not recognised: {quoted(table.columns)}. "
+        f"The columns of {table.name} are not recognized: {quoted(table.columns)}. "
         f"Name the columns in the first line ({' and '.join(shape.required)}), or map them: {_example(mapping)}."
     )
 

@@ -60,7 +60,7 @@ def read(data: recipe.Data, base: Path | None = None, *, local: bool, token: str
 
 
 def read_file(path: str | Path, name: str | None = None, max_rows: int | None = None) -> Table:
-    """The rows of a CSV, TSV, JSON, JSONL or Parquet file, recognised by its content first and by its name second.
+    """The rows of a CSV, TSV, JSON, JSONL or Parquet file, recognized by its content first and by its name second.
 
     With `max_rows` a file of too many rows is read up to MAX_ROWS instead of being refused. Raises TunerError with all
     broken rows.
@@ -98,7 +98,7 @@ def read_file(path: str | Path, name: str | None = None, max_rows: int | None = 
 
 
 def read_pasted(text: str, max_rows: int | None = None) -> Table:
-    """Rows pasted as CSV, TSV, JSON or JSONL, recognised by their content. Raises TunerError."""
+    """Rows pasted as CSV, TSV, JSON or JSONL, recognized by their content. Raises TunerError."""
     name = "the pasted text"
     if not text.strip():
         raise TunerError("Nothing was pasted. Paste a header and at least 4 rows, or JSON lines.")

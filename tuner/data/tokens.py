@@ -1,4 +1,4 @@
-"""Tokenised rows: token ids with their labels, and what a person should know about them."""
+"""Tokenized rows: token ids with their labels, and what a person should know about them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -259,7 +259,7 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
     )
     precision = (
         f"It was trained and scored on the base model in {_quantization(recipe)}. The code above loads the base model "
-        "unquantised, so the answers can differ slightly. "
+        "unquantized, so the answers can differ slightly. "
         if recipe.model.quantization != "none"
         else ""
     )
@@ -272,7 +272,7 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
         "This is one run with one seed. Another seed may score differently.",
         "It may repeat rows that it was trained on, and this card may show held-out rows. Consider both before you "
         "make the repository public.",
-        "The base model's licence, languages and biases apply here as well.",
+        "The base model's license, languages and biases apply here as well.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 

@@ -155,8 +155,8 @@ def _check_rights(account: dict, repos: dict[str, Files]) -> None:
     names = {account["name"], *(org["name"] for org in account.get("orgs", []))}
     if owner not in names | {name.partition("/")[0] for name in granted if name}:
         raise TunerError(
-            f"'{owner}' is neither you ({account['name']}) nor an organisation that your token can access. Push to "
-            f"{account['name']}/{list(repos)[-1].partition('/')[2]}, or use a token for that organisation."
+            f"'{owner}' is neither you ({account['name']}) nor an organization that your token can access. Push to "
+            f"{account['name']}/{list(repos)[-1].partition('/')[2]}, or use a token for that organization."
         )
     if token.get("role") == "read":
         raise TunerError(f"Your token may only read. Create one with write access at {TOKENS_PAGE}.")

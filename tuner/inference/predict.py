@@ -68,7 +68,7 @@ def _span(output: ModelOutput, number: int, read: BatchEncoding, text: str, labe
     return context[offsets[best[1]][0] : offsets[best[2]][1]]
 
 
-# By objective (tasks.py): how texts are tokenised, and how an output becomes an answer in words.
+# By objective (tasks.py): how texts are tokenized, and how an output becomes an answer in words.
 READERS: dict[str, tuple[Callable, Callable]] = {
     "whole_text": (_read_text, _label),
     "each_token": (_read_words, _entities),

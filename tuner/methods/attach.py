@@ -35,7 +35,7 @@ def attach(base: torch.nn.Module, configs: list) -> Adapted:
 def _keep_type(model: PeftModel) -> PeftModel:
     """Return (IA)3's results in the type of its inputs.
 
-    On a 4-bit base PEFT returns float32, which a 16-bit normalisation layer that follows may refuse.
+    On a 4-bit base PEFT returns float32, which a 16-bit normalization layer that follows may refuse.
     """
     for module in model.modules():
         if isinstance(module, IA3Layer):

@@ -18,11 +18,11 @@ INTRINSIC = 4096  # numbers that Uni-LoRA learns in all
 LOW_RANK = {"rank": 16, "alpha": "twice the rank", "dropout": 0.0, **LINEAR}
 
 
-_REPARAMETERISATIONS = [
+_REPARAMETERIZATIONS = [
     MethodRow(
         name="lora",
         title="LoRA",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2106.09685",
         explanation="Freezes the model and learns a small low-rank update for each linear layer. The best first "
         "choice: it often comes close to full fine-tuning with under 1% of the parameters.",
@@ -36,7 +36,7 @@ _REPARAMETERISATIONS = [
     MethodRow(
         name="qlora",
         title="QLoRA",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2305.14314",
         explanation="LoRA on a base in 4-bit or 8-bit precision, so that a model up to four times as large fits in "
         "memory. Rounding costs a little accuracy, which the adapter learns to make up for.",
@@ -51,7 +51,7 @@ _REPARAMETERISATIONS = [
     MethodRow(
         name="rslora",
         title="rsLoRA",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2312.03732",
         explanation="LoRA that divides its update by the square root of the rank, not by the rank, so that high ranks "
         "keep learning. Worth trying from rank 64; at low ranks it is LoRA with larger steps.",
@@ -65,7 +65,7 @@ _REPARAMETERISATIONS = [
     MethodRow(
         name="dora",
         title="DoRA",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2402.09353",
         explanation="Splits each weight matrix into magnitude and direction, and lets LoRA change the direction. "
         "Often a little better than LoRA at low ranks, but slower.",
@@ -79,7 +79,7 @@ _REPARAMETERISATIONS = [
     MethodRow(
         name="adalora",
         title="AdaLoRA",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2303.10512",
         explanation="Starts at one and a half times the rank and drops what matters least as it trains, so that each "
         "layer ends with the rank it needs. Short runs give it little time to find out.",
@@ -102,7 +102,7 @@ _REPARAMETERISATIONS = [
     MethodRow(
         name="unilora",
         title="Uni-LoRA (intrinsic dimension)",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2506.00799",
         explanation="Learns one short vector and projects it onto all layers at random, as in Intrinsic SAID "
         "(https://arxiv.org/abs/2012.13255). Shows how few parameters a task needs.",
@@ -251,9 +251,9 @@ _SELECTIVE = [
         title="LayerNorm tuning",
         kind="selective",
         paper="https://arxiv.org/abs/2312.11420",
-        explanation="Trains only the normalisation layers: one or two numbers for each channel, at least twice per "
+        explanation="Trains only the normalization layers: one or two numbers for each channel, at least twice per "
         "block. Its paper found it close to LoRA on models that also process images.",
-        trains="the normalisation layers",
+        trains="the normalization layers",
         parameters=r"\.ln_tuning_layers\.",
         configs=peft_configs.layer_norm,
         count=lambda target: target.size_of(target.weights_in(target.shape.norms)),
@@ -329,7 +329,7 @@ _WHOLE = [
 ]
 
 
-METHODS = {row.name: row for row in [*_REPARAMETERISATIONS, *_ADDITIVE, *_SOFT_PROMPTS, *_SELECTIVE, *_WHOLE, *MORE]}
+METHODS = {row.name: row for row in [*_REPARAMETERIZATIONS, *_ADDITIVE, *_SOFT_PROMPTS, *_SELECTIVE, *_WHOLE, *MORE]}
 
 
 def resolve(recipe: Recipe, shape: Shape, task: TaskRow | None) -> Target:

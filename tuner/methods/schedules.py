@@ -18,7 +18,7 @@ class AdaLoraSchedule:
         self.ranks = model.base_model.rankallocator
 
     def penalty(self) -> torch.Tensor:
-        """The regularisation that keeps the two outer factors orthogonal (equation 4), to add to the loss."""
+        """The regularization that keeps the two outer factors orthogonal (equation 4), to add to the loss."""
         parts = []
         for name, p in self.model.named_parameters():
             if ("lora_A" in name or "lora_B" in name) and p.requires_grad:

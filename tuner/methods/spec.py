@@ -12,7 +12,7 @@ from tuner.models.shape import Shape
 from tuner.recipe import Recipe
 from tuner.tasks import TASKS, TaskRow
 
-KINDS = ("reparameterisation", "additive adapter", "soft prompt", "selective", "hybrid", "full")
+KINDS = ("reparameterization", "additive adapter", "soft prompt", "selective", "hybrid", "full")
 PRECISIONS = {"nf4": "4-bit (NF4)", "int8": "8-bit", "none": "16-bit"}  # recipe.model.quantization -> its label
 ANY = tuple(PRECISIONS)
 UNQUANTIZED = ("none",)

@@ -43,7 +43,7 @@ class Shape:
     modules: tuple[str, ...]  # names of all modules
     weights: tuple[str, ...]  # names of all parameters; tied ones count once
     weight_sizes: tuple[int, ...]  # parameters in each of them
-    norms: tuple[str, ...]  # names of the normalisation layers
+    norms: tuple[str, ...]  # names of the normalization layers
     head_parameters: int  # parameters of the new head
     heads: tuple[str, ...]  # names of new modules, which every method has to train
     conv1d: bool  # GPT-2's linear layers, whose weights are transposed

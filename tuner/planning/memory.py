@@ -44,7 +44,7 @@ def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, col
 
 
 def weight_bytes(shape: Shape, quantization: str, dtype: str) -> int:
-    """Bytes of the frozen base in this precision. Head, embeddings, norms and biases are never quantised."""
+    """Bytes of the frozen base in this precision. Head, embeddings, norms and biases are never quantized."""
     sizes = [a * b for _, a, b in shape.linear_layers]
     held = sum(sizes) * BYTES[dtype]
     if quantization == "nf4":

@@ -1,7 +1,7 @@
 """Before a run: check the recipe, choose what it leaves open, and write the run folder. No GPU needed.
 
 `check` reports the problems of model, method and rows together; `prepare` writes all that training needs, so that
-nothing is downloaded, parsed or tokenised in a GPU window.
+nothing is downloaded, parsed or tokenized in a GPU window.
 """
 
 import json
@@ -35,7 +35,7 @@ FEW_STEPS = 60  # fewer teach little
 
 @dataclass
 class Checked:
-    """A recipe that can run: its base, its tokenised rows and the plan."""
+    """A recipe that can run: its base, its tokenized rows and the plan."""
 
     recipe: Recipe
     base: Base

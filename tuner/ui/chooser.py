@@ -15,7 +15,7 @@ CLICKED = """element.addEventListener('click', (event) => {
     if (row && !row.disabled) trigger('click', {method: row.dataset.method});
 });"""
 SUMMARIES = {
-    "reparameterisation": "Freeze the weights and learn a small update, which can be merged into them afterwards.",
+    "reparameterization": "Freeze the weights and learn a small update, which can be merged into them afterwards.",
     "additive adapter": "Add small trained layers to the model.",
     "soft prompt": "Freeze the model and learn vectors that come before the prompt.",
     "selective": "Train some of the model's own weights.",
