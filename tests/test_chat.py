@@ -190,8 +190,8 @@ def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer)
     assert (tokenized.truncated, tokenized.cut_answers, tokenized.lost_tokens) == (1, 0, tokenized.lengths[1] - 80)
     lost = tokenized.lost_tokens
     assert tokenized.warning == (
-        f"1 of 2 rows is longer than 80 tokens, by up to {lost:,}, and loses {lost:,} tokens, from the beginning of "
-        f"the prompt first. Set data.max_length to {tokenized.lengths[1]:,} to keep them whole, if memory allows."
+        f"1 of 2 rows is longer than 80 tokens, by up to {lost:,}. It loses {lost:,} tokens, first from the beginning "
+        f"of the prompt. Set data.max_length to {tokenized.lengths[1]:,} to keep them whole, if memory allows."
     )
     assert tokenise_chats([ROW], tokenizer, 1000).warning is None
 

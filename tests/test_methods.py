@@ -258,7 +258,7 @@ REFUSED = {
     "labels all the same": (
         configured("distilbert", "none", "lora"),
         SAME,
-        ["same label (good)", "Add rows with others"],
+        ["same label (good)", "Add rows of other labels"],
     ),
     "too many labels": (
         configured("distilbert", "none", "lora"),

@@ -20,17 +20,17 @@ MOST_LABELS = 500
 
 
 def labels_of(task: str, rows: list[dict]) -> tuple[str, ...]:
-    """The labels of a task whose head gives one of them, sorted. Raises TunerError where they can't be learned."""
+    """The labels of a task whose head gives one of them, sorted. Raises TunerError if they can't be learned."""
     if not TASKS[task].has_labels:
         return ()
     labels = sorted({label for row in rows for label in ([row["label"]] if "label" in row else row["tags"])})
     if len(labels) < 2:
         raise TunerError(
-            f"All rows have the same label ({', '.join(labels)}), so there is nothing to learn. Add rows with others."
+            f"All rows have the same label ({', '.join(labels)}), so there is nothing to learn. Add rows of other labels."
         )
     if len(labels) > MOST_LABELS:
         raise TunerError(
-            f"There are {len(labels):,} different labels, such as '{labels[0]}': they look like texts to be written, "
+            f"There are {len(labels):,} different labels, such as '{labels[0]}': they look like text to generate, "
             "not like classes. Map the columns as prompt and completion (data.columns)."
         )
     return tuple(labels)
@@ -49,7 +49,7 @@ def tokenise(
     loss_on: str = "completion",
     labels: tuple[str, ...] = (),
 ) -> Tokenised:
-    """Rows of the kind that the task learns from, as tokens and labels. Raises TunerError where no answer fits."""
+    """Rows of the kind that the task learns from, as tokens and labels. Raises TunerError if no answer fits."""
     encode = ENCODERS[TASKS[task].objective]
     numbers = {label: i for i, label in enumerate(labels)}
     encoded, lengths, cut = [], [], 0
@@ -60,7 +60,7 @@ def tokenise(
     if encoded and cut == len(encoded) and any(map(heldout_prompt, rows)):
         raise TunerError(
             f"None of {len(encoded):,} answers fits into {max_length:,} tokens (data.max_length); the shortest row "
-            f"has {min(lengths):,}. Raise it, shorten the rows, or choose a model with a longer context."
+            f"has {min(lengths):,}. Raise data.max_length, shorten the rows, or choose a model with a longer context."
         )
     return Tokenised(encoded, lengths, max_length, cut)
 
@@ -111,7 +111,7 @@ def _tags(rows: list[dict], tokenizer, max_length: int, loss_on: str, numbers: d
 
 
 def first_tokens(words: list[int | None]) -> list[int | None]:
-    """For each token its word where it is the word's first token, else None."""
+    """For each token its word if it is the word's first token, else None."""
     return [word if word != before else None for before, word in zip([None, *words], words, strict=False)]
 
 
@@ -130,7 +130,7 @@ def _spans(rows: list[dict], tokenizer, max_length: int, loss_on: str, numbers: 
 
 
 def token_span(offsets: list, sequences: list, start: int, length: int) -> list[int]:
-    """First and last token of an answer in the context; [0, 0], the token before all text, where there is none.
+    """First and last token of an answer in the context; [0, 0], the token before all text, if there is none.
 
     `start` and `length` are in characters; `offsets` and `sequences` are the tokenizer's, one for each token.
     """
