@@ -125,7 +125,7 @@ def test_labels_must_be_several_but_not_as_many_as_texts():
     assert len(labels_of("classification", rows(encode.MOST_LABELS))) == 500
     with pytest.raises(TunerError, match=r"501 different labels, such as '0000'.*prompt and completion"):
         labels_of("classification", rows(501))
-    with pytest.raises(TunerError, match=r"All rows have the same label \(0000\).*Add rows of other labels"):
+    with pytest.raises(TunerError, match=r"All rows have the same label \(0000\).*Add rows with other labels"):
         labels_of("classification", rows(1))
     assert labels_of("token_classification", [words("a b", "B-X O")]) == ("B-X", "O")
     with pytest.raises(TunerError, match=r"same label \(O\)"):

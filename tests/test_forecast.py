@@ -78,7 +78,7 @@ def test_a_batch_that_was_left_to_us_shrinks_until_it_fits(monkeypatch):
     assert {"setting": "batch_size", "value": 8, "reason": "as many as fit in the device's memory"} in settings[
         "chosen"
     ]
-    with pytest.raises(TunerError, match=r"at most 8 rows a step"):
+    with pytest.raises(TunerError, match=r"at most 8 rows per step"):
         plan.check(small_recipe(training__batch_size=16, data__max_rows=400))
 
 

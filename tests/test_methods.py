@@ -217,7 +217,7 @@ REFUSED = {
     "QLoRA in 16-bit": (
         configured("llama", "none", "qlora"),
         PROMPTS,
-        ["QLoRA", "needs a 4-bit (NF4) or 8-bit base", "to nf4 or int8, or choose lora"],
+        ["QLoRA", "needs a 4-bit (NF4) or 8-bit base model", "to nf4 or int8, or choose lora"],
     ),
     "a soft prompt for labels": (
         configured("distilbert", "none", "prompt_tuning"),
@@ -258,7 +258,7 @@ REFUSED = {
     "labels all the same": (
         configured("distilbert", "none", "lora"),
         SAME,
-        ["same label (good)", "Add rows of other labels"],
+        ["same label (good)", "Add rows with other labels"],
     ),
     "too many labels": (
         configured("distilbert", "none", "lora"),

@@ -442,7 +442,7 @@ def test_a_window_in_seconds_is_left_in_mid_run(make):
 
 def test_a_window_too_short_for_one_step_is_said_plainly_and_the_run_can_go_on(make):
     run = make()
-    with pytest.raises(TunerError, match="over before one step"):
+    with pytest.raises(TunerError, match="over before the first step"):
         list(train(run, window=0.01))
     assert run.status == "failed"
     list(train(run))
@@ -510,7 +510,7 @@ def test_a_budget_over_before_the_first_step_is_no_finished_run(make):
     run = make(budget__seconds=30)
     settings = run.recipe.with_settings({"budget.seconds": 0.01})
     run.write_text("recipe.yaml", settings.to_yaml())
-    with pytest.raises(TunerError, match=r"budget of 0\.01 seconds was over before one step"):
+    with pytest.raises(TunerError, match=r"budget of 0\.01 seconds was over before the first step"):
         list(train(run))
     assert run.status == "failed"
 

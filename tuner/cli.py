@@ -250,9 +250,9 @@ def _merge(options: Options) -> None:
         print(json.dumps({"merged": str(run.merged), **check}))
         return
     print(
-        f"The merged model is in {run.merged}. On {check['tokens']} held-out tokens, its most likely token is that "
-        f"of the adapter on the 16-bit base model in {check['top1_agreement']:.1%} of cases, and that of the adapter on the "
-        f"base model as trained in {check['top1_agreement_quantized']:.1%}."
+        f"The merged model is in {run.merged}. On {check['tokens']} held-out tokens, its most likely token is "
+        f"that of the adapter on the 16-bit base model in {check['top1_agreement']:.1%} of cases, and that of the adapter "
+        f"on the base model as trained in {check['top1_agreement_quantized']:.1%}."
     )
 
 

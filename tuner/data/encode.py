@@ -26,7 +26,8 @@ def labels_of(task: str, rows: list[dict]) -> tuple[str, ...]:
     labels = sorted({label for row in rows for label in ([row["label"]] if "label" in row else row["tags"])})
     if len(labels) < 2:
         raise TunerError(
-            f"All rows have the same label ({', '.join(labels)}), so there is nothing to learn. Add rows of other labels."
+            f"All rows have the same label ({', '.join(labels)}), so there is nothing to learn. Add rows with "
+            "other labels."
         )
     if len(labels) > MOST_LABELS:
         raise TunerError(

@@ -1,4 +1,4 @@
-"""Push a run to the Hub: adapter, tokenizer, card, recipe and scores, in one commit, so that one line loads it back.
+"""Push a run to the Hub: adapter, tokenizer, card, recipe and scores in one commit, so one line of code loads it.
 
     url = push(run, "my-adapter", token=token)        # private, under the token's own name
     AutoPeftModelForCausalLM.from_pretrained("me/my-adapter")
@@ -169,7 +169,7 @@ def _check_rights(account: dict, repos: dict[str, Files]) -> None:
 
 
 def _list_files(api: "HfApi", repo_id: str, files: Files, private: bool) -> set[str] | None:
-    """Paths in the repository, or None if it does not exist. Raises TunerError if it must be left alone."""
+    """Paths in the repository, or None if it does not exist. Raises TunerError if it must not be changed."""
     from huggingface_hub.utils import RepositoryNotFoundError
 
     try:

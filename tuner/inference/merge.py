@@ -1,8 +1,8 @@
 """Merge the adapter into the 16-bit base model, and check whether merging changes the answers.
 
-Merging into 4-bit weights would round a light tune away, so the adapter is merged into the weights as published. The
-merged model is compared with the adapter twice: on the same 16-bit base, which shows what merging and rounding
-changed, and on the quantized base that it was trained on, which shows what quantization changed in addition.
+Merging into 4-bit weights would round small updates away, so the adapter is merged into the weights as published. The
+merged model is compared with the adapter twice: on the same 16-bit base, to show the effect of merging and rounding,
+and on the base as trained, to show the effect of quantization as well.
 """
 
 import gc

@@ -12,7 +12,7 @@ from tuner.models.losses import collate
 from tuner.models.shape import Base, shape_of
 
 LONGEST_SPAN = 30  # tokens, as in SQuAD's baselines
-CANDIDATES = 20  # most likely first and last tokens, which are combined to spans
+CANDIDATES = 20  # most likely first and last tokens, which are combined into spans
 
 
 @torch.inference_mode()

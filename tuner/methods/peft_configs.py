@@ -1,4 +1,4 @@
-"""Configurations that methods attach to a base: PEFT's and ours, made for the target at hand. No torch until then."""
+"""Configurations that methods attach to a base: PEFT's and ours, made for one target. Torch is imported only then."""
 
 import re
 from collections.abc import Callable

@@ -1,5 +1,5 @@
-"""METHODS: one row per fine-tuning method, with the facts that checks and the page need. No torch until a method is
-applied. A new method is a new row, and nothing else.
+"""METHODS: one row per fine-tuning method, with the facts that checks and the page need. A new method is a new
+row, and nothing else. Torch is imported only when a method is applied.
 
 The page shows the rows in this order: by kind, well-known ones first; those with `more` are folded away.
 """
@@ -131,8 +131,8 @@ _ADDITIVE = [
         configs=peft_configs.ia3,
         count=counts.ia3_factors,
         learning_rate=times_lora(5),
-        learning_rate_reason="five times LoRA's: factors start at 1 and must move far; PEFT's comparison gains most "
-        "at such rates",
+        learning_rate_reason="five times LoRA's: factors start at 1 and must move far; in PEFT's comparison "
+        "such rates work best",
         rules=(rules.has_role("key", "fused"),),
     ),
     MethodRow(
@@ -177,7 +177,7 @@ _SOFT_PROMPTS = [
         title="Prompt tuning",
         kind="soft prompt",
         paper="https://arxiv.org/abs/2104.08691",
-        explanation="Learns a few vectors that stand before every prompt like words of their own. One of the smallest "
+        explanation="Learns a few vectors that precede every prompt, like extra words. One of the smallest "
         "adapters; small models gain little from it.",
         trains="vectors before the prompt",
         parameters=r"^prompt_encoder\.",
@@ -205,7 +205,7 @@ _SOFT_PROMPTS = [
         learning_rate=lambda width: 0.05,
         learning_rate_reason="soft prompts need high rates",
         mergeable=False,
-        tasks=("generation",),  # PEFT's does not reach an encoder-decoder's cross-attention where rows are padded
+        tasks=("generation",),  # PEFT's fails in an encoder-decoder's cross-attention if rows are padded
         rules=(rules.room_in_context,),
     ),
     MethodRow(
@@ -282,7 +282,7 @@ _SELECTIVE = [
         title="SHiRA (sparse)",
         kind="selective",
         paper="https://arxiv.org/abs/2406.13175",
-        explanation="Trains a random few of each layer's own weights: a sparse update of high rank. Several such "
+        explanation="Trains a few random weights of each layer: a sparse update of high rank. Several such "
         "adapters on one model interfere less with each other.",
         trains="as many of each linear layer's own weights as LoRA of that rank would add",
         parameters=r"\.shira_weight\.",

@@ -83,7 +83,7 @@ def remember(path: Path, key: str, measured: dict) -> None:
 
 
 def recall(path: Path, key: str) -> dict | None:
-    """The latest pace stored for `key`; None where there is none, or the file is broken."""
+    """The latest pace stored for `key`; None if there is none, or if the file is broken."""
     measured = _paces(path).get(key)
     return measured if isinstance(measured, dict) else None
 

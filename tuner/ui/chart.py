@@ -50,8 +50,8 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
 
 
 def score_bars(rows: Sequence[tuple[str, str, float, float, float]]) -> str:
-    """A bar for each row (kind, label, value, low, high) with the 95% interval drawn over its end; as wide as 1, or as
-    the largest score where that is more."""
+    """A bar for each row (kind, label, value, low, high) with the 95% interval drawn over its end. The full width is
+    1, or the largest score if that is more."""
     whole = max(1.0, *(high for *_, high in rows))
     bars = "".join(
         f'<div class="t-bar {kind}"><span class="t-bar-name">{label}</span>'

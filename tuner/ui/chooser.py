@@ -1,5 +1,5 @@
-"""The method chooser: all methods by kind, each with what it does and what it would cost here. What can't be used is
-disabled, with the reason."""
+"""The method chooser: all methods by kind, each with what it does and what it would cost here. A method that can't
+be used is disabled, with the reason."""
 
 import re
 from collections.abc import Iterator
@@ -91,7 +91,7 @@ def _short(number: int) -> str:
 
 
 def growing(costs: Iterator[dict], chosen: str) -> Iterator[str]:
-    """The chooser again and again, as the costs of each method arrive."""
+    """The chooser's HTML, renewed as the costs of each method arrive."""
     known_costs: dict[str, dict] = {}
     for cost in costs:
         known_costs[cost["name"]] = cost

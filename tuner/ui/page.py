@@ -75,7 +75,7 @@ def build() -> gr.Blocks:
     """The whole page with its named endpoints."""
     actions.install_example()
     with gr.Blocks(title="Tuner", fill_width=True, analytics_enabled=False, delete_cache=CLEAN) as page:
-        api.build()  # first, because a handler of a tab may not take an endpoint's name
+        api.build()  # first, so that no tab's handler takes an endpoint's name
         browser = gr.BrowserState(NOBODY, storage_key="tuner", secret=KEPT_SECRET)
         gr.HTML(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:

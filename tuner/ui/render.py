@@ -197,7 +197,7 @@ def _piece(piece: dict) -> str:
 
 
 def merge_check(check: dict | None) -> str:
-    """How far the merged model is from the adapter, with the effects of merging and quantization apart."""
+    """How far the merged model is from the adapter: the effects of merging and of quantization, separately."""
     if not check:
         return note("The adapter is merged, and the merge checked, when the merged model first answers.")
     head = "<tr><th>Merged model compared with</th><td>same top token</td><td>largest logit difference</td></tr>"
