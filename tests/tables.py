@@ -1,4 +1,4 @@
-"""Tables of rows as tests write them, and what becomes of them."""
+"""Helpers: tables of rows for tests, and what reading makes of them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rows of every task as tokens: labels, tags and spans stand where the words do, and what is cut is said."""
+"""Rows of every task as tokens: labels, tags and spans are where the words are, and cuts are reported."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Before a run: what it will take, what would not finish and what would; afterwards, the estimate beside the fact."""
+"""Before a run: estimates, and refusals of what would not finish; afterwards, estimates next to actual figures."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Rows of every format: what they become, and the awkward cells by their row's number."""
+"""Rows of every format: what they become, and errors that name the rows of bad cells."""
 
 import json
 

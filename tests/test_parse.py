@@ -1,4 +1,4 @@
-"""Reading files, Hub datasets and pasted rows: what is taken, and what a person is told of what can't be."""
+"""Reading files, Hub datasets and pasted rows: what is accepted, and the errors for what isn't."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which format a table is in, which of its columns are what, and what is message where that is unclear."""
+"""Which format a table is in, what each of its columns is, and the message if that is unclear."""
 
 import pytest
 from tables import problems, recognized, table

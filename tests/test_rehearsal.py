@@ -1,6 +1,6 @@
 """The door to the GPU on a stage: real `spaces` workers, which are granted seconds and killed when those are over.
 
-`make rehearsal` plays twenty runs; here it is a few.
+`make rehearsal` trains twenty runs, `make test` only a few.
 """
 
 import json

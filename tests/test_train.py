@@ -1,4 +1,4 @@
-"""A window of training: it learns, reports, stops, and goes on bit for bit after whatever ended it."""
+"""A window of training: it learns, reports, stops, and resumes bit for bit, whatever ended it."""
 
 import json
 import multiprocessing

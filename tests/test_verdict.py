@@ -1,4 +1,4 @@
-"""One verdict for all readers, whichever way a metric points, and every metric that a recipe names shown."""
+"""One verdict for all readers, whichever way a metric points; every metric that a recipe names is shown."""
 
 import io
 import shutil

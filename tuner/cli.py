@@ -251,8 +251,8 @@ def _merge(options: Options) -> None:
         return
     print(
         f"The merged model is in {run.merged}. On {check['tokens']} held-out tokens, its most likely token is "
-        f"that of the adapter on the 16-bit base model in {check['top1_agreement']:.1%} of cases, and that of the adapter "
-        f"on the base model as trained in {check['top1_agreement_quantized']:.1%}."
+        f"that of the adapter on the 16-bit base model for {check['top1_agreement']:.1%}, and that of the adapter on the "
+        f"base model as trained for {check['top1_agreement_quantized']:.1%}."
     )
 
 
