@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run_command=run)
         return sub
 
-    check = command("check", _check, "Show what a recipe would do, or all its problems; nothing is trained.", RECIPE)
+    check = command("check", _check, "Show what training a recipe would do, or all its problems.", RECIPE)
     a_recipe_or_run = ("recipe", f"{RECIPE[1]}; or a run's folder, to resume it")
     train_help = "Train a recipe, or resume a run. Ctrl-C stops it and keeps what it has learned."
     train = command("train", _train, train_help, a_recipe_or_run)
@@ -251,8 +251,8 @@ def _merge(options: Options) -> None:
         return
     print(
         f"The merged model is in {run.merged}. On {check['tokens']} held-out tokens, its most likely token is "
-        f"that of the adapter on the 16-bit base model for {check['top1_agreement']:.1%}, and that of the adapter on the "
-        f"base model as trained for {check['top1_agreement_quantized']:.1%}."
+        f"that of the adapter on the 16-bit base model for {check['top1_agreement']:.1%}, and that of the adapter on "
+        f"the base model as trained for {check['top1_agreement_quantized']:.1%}."
     )
 
 
@@ -260,7 +260,7 @@ def _merge_weighted(options: Options, opened: list["Run"]) -> None:
     from tuner.inference import merge
 
     if not options.out:
-        raise TunerError("A weighted merge needs a folder of its own. Add --out FOLDER.")
+        raise TunerError("A weighted merge needs a folder to write to. Add --out FOLDER.")
     given = options.weights
     try:
         weights = [float(w) for w in given.split(",")] if given else [1 / len(opened)] * len(opened)

@@ -1,7 +1,7 @@
 """The one door to the GPU: everything that trains, answers, scores or merges for the page passes through here.
 
 On ZeroGPU one decorated generator does it all, so that all jobs share one warm worker and its loaded base models.
-Elsewhere each training runs in a process of its own: runs share no random state, a crash takes nothing else down, and
+Elsewhere each run trains in its own process: runs share no random state, a crash takes nothing else down, and
 a closed page or a restarted app leaves it running. The rest runs in this process.
 """
 
@@ -149,7 +149,7 @@ def _in_a_window(run: Run) -> Iterator[dict]:
 
 
 def _in_a_process(run: Run) -> Iterator[None]:
-    """Train in a process of its own, yielding now and then. Raises TunerError and Died."""
+    """Train in a separate process, yielding now and then. Raises TunerError and Died."""
     earlier_error = run.last_event("error")
     with open(run.path / "train.log", "ab") as log_file:
         command = [sys.executable, "-m", "tuner", "train", str(run.path.resolve()), "--json"]

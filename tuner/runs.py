@@ -69,7 +69,7 @@ class Run:
     def ending(self) -> str:
         """prepared, paused (its window closed), interrupted (its process died), stopped, finished or failed.
 
-        Nobody checks here whether the window is still open: such a run counts as interrupted.
+        It does not check whether the window is still open: such a run counts as interrupted.
         """
         if self.is_trained and (self.path / "evaluation.json").is_file():
             return "finished"

@@ -38,7 +38,7 @@ def labels_of(task: str, rows: list[dict]) -> tuple[str, ...]:
 
 
 def source(messages: list[dict]) -> str:
-    """What an encoder reads of a conversation: the text of each message, on lines of their own."""
+    """What an encoder reads of a conversation: the texts of all messages, each on a new line."""
     return "\n".join(message["content"] for message in messages)
 
 

@@ -164,7 +164,7 @@ def _scores(run: Run, scores: dict, recipe: Recipe) -> str:
     ]
     judged = judge(scores, 3) if scores.get("gain") else None
     said = f"**{judged.headline}** {judged.text()} " if judged else ""
-    generated = f", always with the likeliest token and at most {recipe.evaluation.max_new_tokens} tokens"
+    generated = f", choosing the likeliest token each time, up to {recipe.evaluation.max_new_tokens} tokens"
     generated = generated if _task(run).generates else ""
     how = (
         f"{said}Training never saw these {rows} rows; base model and adapter answered them{generated}, on the base "
@@ -250,8 +250,8 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
     check = run.read_json("merge_check.json")
     merged = (
         f"Merged into the 16-bit base model, it predicts the same next token as the adapter for "
-        f"{check['top1_agreement']:.1%} of {check['tokens']} held-out tokens; and as the adapter on the base "
-        f"model as trained for {check['top1_agreement_quantized']:.1%}."
+        f"{check['top1_agreement']:.1%} of {check['tokens']} held-out tokens, and the same as the adapter "
+        f"on the base model as trained for {check['top1_agreement_quantized']:.1%}."
         if check
         else f"Whether merging changes the answers: {UNKNOWN}."
         if METHODS[recipe.method.name].mergeable

@@ -58,7 +58,7 @@ class MethodRow:
     mergeable: bool = True  # into the 16-bit base
     mergeable_on: Callable[[Target], bool] = lambda target: True  # asked only if it is mergeable at all
     needs_storage: bool = False  # PEFT can't attach it to a model without storage
-    stored: int = 1  # numbers in the file per trained one, for methods that can't be attached to count
+    stored: int = 1  # numbers in the file per trained parameter, for methods with needs_storage
     schedule: str | None = None  # a class of schedules.py that runs after each step
     beside_base: bool = False  # PEFT answers with and without it in one batch
     changes_base: bool = False  # it trains the base's own weights, so the adapter's file is a model's

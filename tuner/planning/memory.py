@@ -96,7 +96,7 @@ def attach_on_meta(base: Base, method: str, dtype: Any = None, prepare: Callable
 
     recipe = Recipe.model_validate_json(method)
     target = resolve(recipe, shape_of(base), base.row)
-    # Without `devices` CUDA would be asked for its state, and on ZeroGPU the main process may not touch CUDA.
+    # Without `devices`, torch would query CUDA's state, and on ZeroGPU the main process must not touch CUDA.
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = on_meta(base, dtype=dtype)
         prepare(model)

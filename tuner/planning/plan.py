@@ -228,7 +228,7 @@ def _choose_length(recipe: Recipe, shape: Shape, settings: dict) -> tuple[int, s
     if is_prompted and recipe.data.max_length != "auto" and recipe.data.max_length > room:
         raise TunerError(
             f"data.max_length: {recipe.data.max_length} tokens do not fit the model's context of {shape.context} "
-            f"beside {settings['virtual_tokens']} virtual tokens. Set it to at most {room}, or leave it out."
+            f"next to {settings['virtual_tokens']} virtual tokens. Set it to at most {room}, or leave it out."
         )
     if room > DEFAULT_LENGTH:
         return DEFAULT_LENGTH, "long enough for most rows, and affordable"

@@ -179,7 +179,7 @@ def resume(run: str, visitor: str) -> Run:
 
 
 def watch(run: str, visitor: str) -> Run:
-    """The run, for somebody who watches it: as long as somebody does, its next window starts by itself."""
+    """The run, for somebody who watches it: as long as somebody does, its next window starts automatically."""
     opened = open_run(run)
     run_queue.start_next_window(opened, visitor)
     return opened

@@ -12,7 +12,7 @@ NOW = {"start": "training", "step": "training", "end": "scoring", "evaluating": 
 SILENT = ("checkpoint", "heldout", "schedule")  # events that leave the phase as it is
 # Seconds after which a run that was about to start counts as abandoned: its page was closed, or the app restarted.
 SOON = {"queued": ("waiting", 3600), "continued": ("waiting", 3600), "starting": ("starting", 120)}
-# Seconds in which a run whose window closed continues by itself if somebody looks. A browser's hidden tab looks once a
+# Seconds in which a run whose window closed resumes automatically if somebody looks. A hidden browser tab looks once a
 # minute; a visitor who comes back later has to press Resume, because the quota is theirs.
 RECENT = 90
 
