@@ -227,7 +227,7 @@ def test_columns_and_quotes_that_do_not_match(tmp_path):
     assert 'several columns named "prompt" (columns 1 and 3). Rename all but one.' in double
     unclosed = refused(write(tmp_path / "rows.csv", 'prompt,completion\na,b\nc,"d\ne,f\n'))
     assert "the row that starts on line 3, a quote is opened and never closed" in unclosed
-    assert "starts on line 2 quotes do not match" in refused(
+    assert "starts on line 2, quotes do not match" in refused(
         write(tmp_path / "rows.csv", 'prompt,completion\n"a" b,c\n')
     )
 

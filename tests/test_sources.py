@@ -147,10 +147,10 @@ dataset_info:
   - {name: tags, list: {class_label: {names: {'0': O, '1': PER}}}}
 ---
 """
-    labeled, unlabelled_row = {"text": "a", "label": 1, "tags": [1, 0]}, {"text": "b", "label": -1, "tags": []}
+    labeled, unlabeled_row = {"text": "a", "label": 1, "tags": [1, 0]}, {"text": "b", "label": -1, "tags": []}
     files = {
         f"{split}.jsonl": f"{json.dumps(row)}\n".encode() * 4
-        for split, row in (("train", labeled), ("test", unlabelled_row))
+        for split, row in (("train", labeled), ("test", unlabeled_row))
     }
     hub.add_dataset("alice/moods", {"README.md": card.encode(), **files})
     hub.add_dataset("alice/bare", files)

@@ -242,7 +242,7 @@ REFUSALS = [
         "Not enough GPU time left today: this needs {requested} s, and {left} s is left. The full quota is back in "
         "{wait}.",
     ),
-    ("quota exceeded", "runs limit", "You have started as many GPU jobs as a day allows."),
+    ("quota exceeded", "runs limit", "You have started as many GPU jobs as one day allows."),
     (
         "quota exceeded",
         "",

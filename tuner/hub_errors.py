@@ -91,7 +91,7 @@ ROWS: list[tuple[set[str], set[int], str]] = [
             "ChunkedEncodingError",
         },
         set(),
-        "{What}: the connection to the Hub broke. Nothing is lost; try again.",
+        "{What}: the connection to the Hub was lost. No data is lost; try again.",
     ),
     (
         {"TransportError", "ConnectionError", "gaierror", "LocalEntryNotFoundError", "FileMetadataError"},
