@@ -340,8 +340,8 @@ def test_running_out_of_memory_twice_is_told_plainly_and_what_needs_less(make, p
     run = make()
     poison(run, 0, torch.OutOfMemoryError("no more"))
     first, second = problem_of(run), problem_of(run)
-    assert in_order(first, "ran out of memory before step 1", "Resume it", "training.batch_size", "new run")
-    assert in_order(second, "for the second time before step 1", "would fail again", "training.batch_size", "new run")
+    assert in_order(first, "ran out of memory before step 1", "Resume it", "new run", "training.batch_size")
+    assert in_order(second, "for the second time before step 1", "would fail again", "new run", "training.batch_size")
     assert "Resume it" not in second
 
 
