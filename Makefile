@@ -3,10 +3,10 @@
 # make test-all    make test, make rehearsal and make matrix: under 40 minutes on two cores
 # make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
 # make matrix      every method on every model family
-# make bench       against a plain TRL script, and the usual way on ZeroGPU
+# make bench       benchmarks: against a plain TRL script, and against the usual way on ZeroGPU
 # make example     trains the finished run that the page shows to first-time visitors
 
-# The system's Python where it is 3.10 to 3.13 and has venv, else another one that is and does.
+# The system's Python if it is 3.10 to 3.13 and has venv, otherwise the first other Python that qualifies.
 FITS := import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.13 python3.11 python3.10,$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p))))
 PY := .venv/bin/python

@@ -1,4 +1,4 @@
-"""The Space, and the page on your own machine: `python app.py`, then http://127.0.0.1:7860."""
+"""Serve the page, on a Space or on your own machine: `python app.py`, then http://127.0.0.1:7860."""
 
 import os
 
@@ -25,7 +25,7 @@ def main() -> None:
         mcp_server=False,
         max_file_size=MAX_FILE_BYTES + 2**20,  # so that a file just over the limit gets our own message
         show_error=True,
-        max_threads=2 * WAITING,  # everybody who follows a run holds one
+        max_threads=2 * WAITING,  # each visitor who follows a run holds one
     )
 
 

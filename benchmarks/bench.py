@@ -24,7 +24,7 @@ QUIET = os.environ | {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY
 
 
 def tuner(steps: int, out: Path) -> tuple[float, float]:
-    """Seconds to the saved adapter, and tokens per second, of our command."""
+    """Seconds to the saved adapter, and tokens per second, of the `tuner` command."""
     settings = {
         "budget.steps": steps,
         "training.batch_size": BATCH,

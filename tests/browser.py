@@ -1,7 +1,7 @@
 """A Chromium for the tests of the page: the system's own, or else Playwright's.
 
-python tests/browser.py          fetches one where there is none
-python tests/browser.py --check  says loudly that there is none; in CI it fails for it
+python tests/browser.py          installs one if there is none
+python tests/browser.py --check  warns if there is none; in CI it fails
 """
 
 import os

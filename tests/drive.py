@@ -1,4 +1,4 @@
-"""Jobs for the door to the GPU, one a line on standard input, as the page would do them: {"job": ..., "run": folder}.
+"""Runs GPU jobs as the page would, one per line on standard input: {"job": ..., "run": folder}.
 
 python tests/on_stage.py tests/drive.py
 """

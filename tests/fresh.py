@@ -1,7 +1,7 @@
-"""Processes of their own that start in no time: forked from a server that has torch and its friends imported already.
+"""Separate processes that start at once: forked from a server that has already imported torch and other libraries.
 
-Nothing of `tuner` is imported in it, so a process reads its environment anew. Only what the libraries read when they
-are imported, such as HF_ENDPOINT, is the server's: what needs another Hub takes a process from the ground up.
+The server imports nothing of `tuner`, so each process reads its own environment. Only variables that libraries read
+when they are imported, such as HF_ENDPOINT, are the server's: a test that needs another Hub starts a new process.
 """
 
 import multiprocessing

@@ -1,8 +1,8 @@
 """A small Hugging Face Hub on loopback, for tests that use the real clients.
 
-It speaks what huggingface_hub, transformers, peft and datasets ask for: who am I, create, preupload, LFS, commit,
+It answers what huggingface_hub, transformers, peft and datasets request: who am I, create, preupload, LFS, commit,
 revisions by name and by sha, tree, paths-info, resolve. Everything is in memory; a revision is a dict of files. It
-knows nothing of xet, pull requests and branches.
+knows nothing about xet, pull requests or branches.
 
     def test_push(hub, tmp_path):
         token = hub.user("alice")                        # role="read", "oauth", "fineGrained" with scopes={...}

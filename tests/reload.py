@@ -1,5 +1,5 @@
-"""Load the adapters of runs in a process of its own, and write down what they answer: held against what the process
-that trained them saw. `python tests/reload.py EXAMPLES RUN...` writes logits.pt into each run's folder."""
+"""Load the adapters of runs in a separate process and save their answers, to compare with those in the process that
+trained them. `python tests/reload.py EXAMPLES RUN...` writes logits.pt into each run's folder."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The real app in a process of its own, on a free port, with a runs folder of its own and without network.
+"""The real app in a separate process, on a free port, with its own folder of runs and without network.
 
 with serve(tmp_path) as url: Client(url)
 """

@@ -1,9 +1,9 @@
-"""A stand-in for ZeroGPU's device API on the loopback, for the real `spaces` client.
+"""A stand-in for ZeroGPU's device API on loopback, for the real `spaces` client.
 
 with Stage(kill_after=[2]) as stage:
     subprocess.run([sys.executable, "tests/on_stage.py", "app.py"], env=os.environ | stage.environment)
 
-It grants windows and refuses them in the platform's ways; a worker whose granted seconds are over is killed.
+It grants and refuses windows as the platform does; a worker whose granted seconds are over is killed.
 """
 
 import json

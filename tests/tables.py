@@ -1,4 +1,4 @@
-"""Tables of rows as tests write them, and what becomes of them."""
+"""Helpers: tables of rows for tests, and what reading makes of them."""
 
 import pytest
 
@@ -12,14 +12,14 @@ def table(names: list[str], *rows, **facts) -> parse.Table:
     return parse.Table("rows.csv", names, [dict(zip(names, row)) for row in rows], **facts)
 
 
-def recognised(names: list[str], *rows, **settings) -> formats.Format:
+def recognized(names: list[str], *rows, **settings) -> formats.Format:
     """The format of rows, or of a row whose cells are the columns' names."""
     return recognise(table(names, *(rows or [names])), Data(**settings))
 
 
 def normal(names: list[str], *rows, system: str | None = None, **settings) -> list[dict]:
     """The rows in normal form."""
-    return formats.normalise(table(names, *rows), recognised(names, *rows, **settings), system)
+    return formats.normalise(table(names, *rows), recognized(names, *rows, **settings), system)
 
 
 def problems(names: list[str], *rows, **settings) -> str:

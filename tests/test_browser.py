@@ -1,4 +1,4 @@
-"""The way through the page in a real Chromium: train the example, see the chart move, come back, chat."""
+"""A visitor's way through the page in a real Chromium: train the example, see the chart move, come back, chat."""
 
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit

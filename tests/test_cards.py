@@ -1,4 +1,4 @@
-"""The lines on a model card load what was trained, whatever the task and the kind of adapter."""
+"""The code on a model card loads what was trained, whatever the task and the kind of adapter."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Conversations as tokens: rendered by many templates, answers labelled, cut to length."""
+"""Conversations as tokens: rendered by many templates, answers labeled, cut to length."""
 
 from itertools import groupby
 from operator import itemgetter
@@ -44,7 +44,7 @@ def tokenizer():
 
 
 def texts(row: dict, tokenizer) -> tuple[str, list[str]]:
-    """A tokenised row's whole text, and its trained stretches."""
+    """A tokenized row's whole text, and its trained stretches."""
     pieces = [(piece["trained"], piece["text"]) for piece in preview_pieces("generation", row, tokenizer)]
     stretches = ["".join(text for _, text in group) for trained, group in groupby(pieces, itemgetter(0)) if trained]
     return "".join(text for _, text in pieces), stretches
@@ -54,7 +54,7 @@ def tokenise_chats(rows: list[dict], tokenizer, max_length: int, loss_on: str = 
     return tokenise("generation", rows, tokenizer, max_length, loss_on)
 
 
-# -- rendering and tokenising
+# -- rendering and tokenizing
 
 
 @pytest.mark.parametrize("template", [tiny.CHATML, THINKING, OPENING, TWO_ENDS, NO_END, None])
@@ -183,30 +183,30 @@ LONG_ANSWER = {"messages": [USER, {"role": "assistant", "content": f"thank you {
 
 
 def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer):
-    tokenised = tokenise_chats([ROW, LONG_PROMPT], tokenizer, 80)
+    tokenized = tokenise_chats([ROW, LONG_PROMPT], tokenizer, 80)
     whole = tokenise_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
-    assert tokenised.rows[1] == {key: part[-80:] for key, part in whole.items()}
-    assert texts(tokenised.rows[1], tokenizer)[1] == ["Good day.<|im_end|>"]
-    assert (tokenised.truncated, tokenised.cut_answers, tokenised.lost_tokens) == (1, 0, tokenised.lengths[1] - 80)
-    lost = tokenised.lost_tokens
-    assert tokenised.warning == (
-        f"1 of 2 rows is longer than 80 tokens, by up to {lost:,}, and loses {lost:,} tokens, from the beginning of "
-        f"the prompt first. Set data.max_length to {tokenised.lengths[1]:,} to keep them whole, if memory allows."
+    assert tokenized.rows[1] == {key: part[-80:] for key, part in whole.items()}
+    assert texts(tokenized.rows[1], tokenizer)[1] == ["Good day.<|im_end|>"]
+    assert (tokenized.truncated, tokenized.cut_answers, tokenized.lost_tokens) == (1, 0, tokenized.lengths[1] - 80)
+    lost = tokenized.lost_tokens
+    assert tokenized.warning == (
+        f"1 of 2 rows is longer than 80 tokens, by up to {lost:,}. It loses {lost:,} tokens, first from the beginning "
+        f"of the prompt. Set data.max_length to {tokenized.lengths[1]:,} to keep them whole, if memory allows."
     )
     assert tokenise_chats([ROW], tokenizer, 1000).warning is None
 
 
 def test_a_long_answer_loses_its_end_and_keeps_some_prompt(tokenizer):
     both = {"messages": [LONG_PROMPT["messages"][0], LONG_ANSWER["messages"][1]]}
-    tokenised = tokenise_chats([ROW, LONG_ANSWER, both], tokenizer, 80)
+    tokenized = tokenise_chats([ROW, LONG_ANSWER, both], tokenizer, 80)
     whole = tokenise_chats([LONG_ANSWER, both], tokenizer, 10_000).rows
     prompts = [row["labels"].count(-100) for row in whole]
     assert prompts[0] > 20  # tokens of a prompt that are kept: a quarter of 80
-    for cut, row, prompt in zip(tokenised.rows[1:], whole, prompts):
+    for cut, row, prompt in zip(tokenized.rows[1:], whole, prompts):
         assert cut == {key: part[prompt - 20 : prompt + 60] for key, part in row.items()}
-    assert tokenised.cut_answers == 2
-    assert " 2 of them lose the end of their answer" in tokenised.warning
-    assert tokenised.trained_tokens == sum(label != -100 for row in tokenised.rows for label in row["labels"])
+    assert tokenized.cut_answers == 2
+    assert " 2 of them lose the end of their answer" in tokenized.warning
+    assert tokenized.trained_tokens == sum(label != -100 for row in tokenized.rows for label in row["labels"])
 
 
 def test_every_row_keeps_something_to_train_on(tokenizer):
@@ -225,5 +225,5 @@ def test_no_answer_that_fits_is_refused(tokenizer):
 
 
 def test_plain_text_may_be_cut_in_every_row(tokenizer):
-    tokenised = tokenise_chats([{"text": COUNTED}, {"text": f"thank you {COUNTED}"}], tokenizer, 64)
-    assert [len(row["input_ids"]) for row in tokenised.rows] == [64, 64]
+    tokenized = tokenise_chats([{"text": COUNTED}, {"text": f"thank you {COUNTED}"}], tokenizer, 64)
+    assert [len(row["input_ids"]) for row in tokenized.rows] == [64, 64]

@@ -1,4 +1,4 @@
-"""`tuner`: the way from recipe to merged model, for a person and for a program."""
+"""`tuner`: from recipe to merged model, for people and for programs."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The clock of a run in simulated time: what a budget buys, when a window is left, where the rate lands."""
+"""The clock of a run in simulated time: what a budget buys, when a window is left, where the learning rate ends."""
 
 from itertools import count, cycle, islice, pairwise, repeat
 

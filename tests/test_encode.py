@@ -1,4 +1,4 @@
-"""Rows of every task as tokens: labels, tags and spans stand where the words do, and what is cut is said."""
+"""Rows of every task as tokens: labels, tags and spans are where the words are, and cuts are reported."""
 
 import pytest
 import torch
@@ -56,25 +56,25 @@ def chat(prompt: str, answer: str, system: str = "") -> dict:
 
 def test_a_target_is_the_answer_and_the_source_all_before_it(tokenizer):
     rows = [chat("hello there", "good day", "be polite"), chat("thx", "thank you")]
-    tokenised = tokenise("seq2seq", rows, tokenizer, 64)
-    for row, read, written in zip(tokenised.rows, ["be polite\nhello there", "thx"], ["good day", "thank you"]):
+    tokenized = tokenise("seq2seq", rows, tokenizer, 64)
+    for row, read, written in zip(tokenized.rows, ["be polite\nhello there", "thx"], ["good day", "thank you"]):
         assert tokenizer.decode(row["input_ids"], skip_special_tokens=True) == read
         assert tokenizer.decode(row["labels"], skip_special_tokens=True) == written
         assert row["labels"][-1] == tokenizer.eos_token_id
-    assert tokenised.truncated == 0
-    assert tokenised.trained_tokens == sum(len(row["labels"]) for row in tokenised.rows)
+    assert tokenized.truncated == 0
+    assert tokenized.trained_tokens == sum(len(row["labels"]) for row in tokenized.rows)
 
 
 def test_a_long_source_is_cut_and_a_long_target_keeps_its_end(tokenizer):
     rows = [chat(COUNTED, "fine"), chat("short", COUNTED)]
     whole = tokenise("seq2seq", rows, tokenizer, 10_000).rows
-    tokenised = tokenise("seq2seq", rows, tokenizer, 16)
+    tokenized = tokenise("seq2seq", rows, tokenizer, 16)
     end = tokenizer.eos_token_id
     # Both keep their beginning and their last mark.
-    assert tokenised.rows[0] == whole[0] | {"input_ids": [*whole[0]["input_ids"][:15], end]}
-    assert tokenised.rows[1] == whole[1] | {"labels": [*whole[1]["labels"][:15], end]}
-    assert (tokenised.truncated, tokenised.cut_answers) == (2, 1)
-    assert tokenised.lengths == [len(whole[0]["input_ids"]), len(whole[1]["labels"])]
+    assert tokenized.rows[0] == whole[0] | {"input_ids": [*whole[0]["input_ids"][:15], end]}
+    assert tokenized.rows[1] == whole[1] | {"labels": [*whole[1]["labels"][:15], end]}
+    assert (tokenized.truncated, tokenized.cut_answers) == (2, 1)
+    assert tokenized.lengths == [len(whole[0]["input_ids"]), len(whole[1]["labels"])]
 
 
 def test_rows_of_which_no_answer_fits_are_refused(tokenizer):
@@ -90,9 +90,9 @@ def test_a_texts_label_is_its_number_in_sorted_order(tokenizer):
     rows = [{"text": "great", "label": "good"}, {"text": "no", "label": "bad"}, {"text": "so so", "label": "mixed"}]
     labels = labels_of("classification", rows)
     assert labels == ("bad", "good", "mixed")
-    tokenised = tokenise("classification", rows, tokenizer, 64, labels=labels)
-    assert [row["labels"] for row in tokenised.rows] == [[1], [0], [2]]
-    assert [tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in tokenised.rows] == [
+    tokenized = tokenise("classification", rows, tokenizer, 64, labels=labels)
+    assert [row["labels"] for row in tokenized.rows] == [[1], [0], [2]]
+    assert [tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in tokenized.rows] == [
         *("great", "no", "so so"),
     ]
 
@@ -105,9 +105,9 @@ def test_a_label_that_was_not_learned_is_left_out_of_the_loss(tokenizer):
 def test_a_long_text_is_cut_between_its_marks(tokenizer):
     long = {"text": COUNTED, "label": "b"}
     (whole,) = tokenise("classification", [long], tokenizer, 10_000, labels=("a", "b")).rows
-    tokenised = tokenise("classification", [long], tokenizer, 16, labels=("a", "b"))
-    assert tokenised.rows == [{"input_ids": [*whole["input_ids"][:15], tokenizer.eos_token_id], "labels": [1]}]
-    assert (tokenised.truncated, tokenised.cut_answers, tokenised.lengths) == (1, 0, [len(whole["input_ids"])])
+    tokenized = tokenise("classification", [long], tokenizer, 16, labels=("a", "b"))
+    assert tokenized.rows == [{"input_ids": [*whole["input_ids"][:15], tokenizer.eos_token_id], "labels": [1]}]
+    assert (tokenized.truncated, tokenized.cut_answers, tokenized.lengths) == (1, 0, [len(whole["input_ids"])])
 
 
 def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, monkeypatch):
@@ -125,7 +125,7 @@ def test_labels_must_be_several_but_not_as_many_as_texts():
     assert len(labels_of("classification", rows(encode.MOST_LABELS))) == 500
     with pytest.raises(TunerError, match=r"501 different labels, such as '0000'.*prompt and completion"):
         labels_of("classification", rows(501))
-    with pytest.raises(TunerError, match=r"All rows have the same label \(0000\).*Add rows with others"):
+    with pytest.raises(TunerError, match=r"All rows have the same label \(0000\).*Add rows with other labels"):
         labels_of("classification", rows(1))
     assert labels_of("token_classification", [words("a b", "B-X O")]) == ("B-X", "O")
     with pytest.raises(TunerError, match=r"same label \(O\)"):
@@ -208,21 +208,21 @@ def test_an_answer_that_stands_twice_is_taken_where_the_row_says(tokenizer):
 
 def test_a_question_without_an_answer_points_to_the_first_token_and_counts_as_nothing_lost(tokenizer):
     rows = [squad_row("who?", CONTEXT, ""), squad_row("when?", CONTEXT, "1889")]
-    tokenised = tokenise("question_answering", rows, tokenizer, 128)
-    assert tokenised.rows[0]["labels"] == [0, 0]
-    assert tokenised.rows[1]["labels"] != [0, 0]
-    assert tokenised.cut_answers == 0
+    tokenized = tokenise("question_answering", rows, tokenizer, 128)
+    assert tokenized.rows[0]["labels"] == [0, 0]
+    assert tokenized.rows[1]["labels"] != [0, 0]
+    assert tokenized.cut_answers == 0
 
 
 def test_an_answer_that_was_cut_off_is_said_and_the_question_is_never_cut(tokenizer):
     rows = [squad_row("what?", CONTEXT, "Eiffel"), squad_row("what is it of?", CONTEXT, "of its time")]
     whole = tokenise("question_answering", rows, tokenizer, 128)
-    tokenised = tokenise("question_answering", rows, tokenizer, 32)
+    tokenized = tokenise("question_answering", rows, tokenizer, 32)
     assert (whole.truncated, whole.cut_answers) == (0, 0)
-    assert (tokenised.truncated, tokenised.cut_answers) == (2, 1)
-    assert tokenised.rows[0]["labels"] == whole.rows[0]["labels"]
-    assert tokenised.rows[1]["labels"] == [0, 0]
-    for row, before in zip(tokenised.rows, whole.rows):
+    assert (tokenized.truncated, tokenized.cut_answers) == (2, 1)
+    assert tokenized.rows[0]["labels"] == whole.rows[0]["labels"]
+    assert tokenized.rows[1]["labels"] == [0, 0]
+    for row, before in zip(tokenized.rows, whole.rows):
         assert row["input_ids"] == [*before["input_ids"][:31], tokenizer.eos_token_id]
 
 
@@ -239,8 +239,8 @@ def test_an_answer_that_was_cut_in_two_counts_as_lost(tokenizer):
     first, last = smallest_span(tokenizer, row)
     for length, labels, lost in ((last + 2, [first, last], 0), (last + 1, [0, 0], 1), (first + 2, [0, 0], 1)):
         rows = [squad_row("what?", CONTEXT, "The"), row]
-        tokenised = tokenise("question_answering", rows, tokenizer, length)
-        assert (tokenised.rows[1]["labels"], tokenised.cut_answers) == (labels, lost)
+        tokenized = tokenise("question_answering", rows, tokenizer, length)
+        assert (tokenized.rows[1]["labels"], tokenized.cut_answers) == (labels, lost)
 
 
 # The preview
@@ -358,8 +358,8 @@ def test_tags_that_were_learned_are_read_back_as_the_entities_of_the_reference(f
         words("Ada Lovelace met Babbage in Marylebone", "B-PER I-PER O B-PER O B-LOC"),
         words("nobody met anybody", "O O O"),
     ]
-    tokenised = tokenise("token_classification", rows, splitter, 128, labels=TAGS).rows
-    labels = collate(tokenised)["labels"]
+    tokenized = tokenise("token_classification", rows, splitter, 128, labels=TAGS).rows
+    labels = collate(tokenized)["labels"]
     logits = torch.nn.functional.one_hot(labels.clamp(min=0), len(TAGS)).float()
     base = Base(folder, Model(name="distilbert"), "token_classification", TAGS)
     prompts = [source(heldout_prompt(row)["messages"]) for row in rows]

@@ -1,4 +1,4 @@
-"""What a finished run says of base and adapter is the same, and the right way round, wherever somebody reads it."""
+"""A finished run's scores of base and adapter are the same, and the right way round, wherever they are shown."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Before a run: what it will take, what would not finish and what would; afterwards, the estimate beside the fact."""
+"""Before a run: estimates, and refusals of what would not finish; afterwards, estimates next to actual figures."""
 
 import re
 import shutil
@@ -89,7 +89,7 @@ def test_a_batch_that_was_left_to_us_shrinks_until_it_fits(monkeypatch):
     assert {"setting": "batch_size", "value": 8, "reason": "as many as fit in the device's memory"} in settings[
         "chosen"
     ]
-    with pytest.raises(TunerError, match=r"at most 8 rows a step"):
+    with pytest.raises(TunerError, match=r"at most 8 rows per step"):
         plan.check(small_recipe(training__batch_size=16, data__max_rows=400))
 
 

@@ -1,9 +1,9 @@
-"""Rows of every format: what they become, and the awkward cells by their row's number."""
+"""Rows of every format: what they become, and errors that name the rows of bad cells."""
 
 import json
 
 import pytest
-from tables import normal, problems, recognised, table
+from tables import normal, problems, recognized, table
 
 from tuner.data import formats, parse
 from tuner.data.recognise import recognise
@@ -242,22 +242,22 @@ def given(text: list, start: list) -> dict:
 def test_squad_by_its_own_answers():
     cells = given(["Ada"], [0])
     for answers in (cells, json.dumps(cells)):
-        format = recognised(SQUAD, ["1", "t", CONTEXT, "Who?", answers])
+        format = recognized(SQUAD, ["1", "t", CONTEXT, "Who?", answers])
         assert (format.name, list(format.columns)) == ("squad", ["question", "context", "answers"])
-    assert recognised([*SQUAD, "answer"], ["1", "t", "c", "q", cells, "a"]).name == "squad"
-    assert recognised(SQUAD, ["1", "t", "c", "q", None], ["1", "t", "c", "q", cells]).name == "squad"
+    assert recognized([*SQUAD, "answer"], ["1", "t", "c", "q", cells, "a"]).name == "squad"
+    assert recognized(SQUAD, ["1", "t", "c", "q", None], ["1", "t", "c", "q", cells]).name == "squad"
 
 
 def test_an_answer_that_may_not_be_in_its_context_is_generated_unless_asked_otherwise():
     for columns in (["question", "context", "answer"], ["question", "passage", "answer"]):
-        assert recognised(columns).name == "prompt_completion"
-        assert recognised(columns, format="squad").columns["answers"] == "answer"
+        assert recognized(columns).name == "prompt_completion"
+        assert recognized(columns, format="squad").columns["answers"] == "answer"
     rows = normal(["question", "passage", "answer"], ["Who?", CONTEXT, "Ada"], format="squad")
     assert rows == [{"question": "Who?", "context": CONTEXT, "answer": "Ada", "start": 0}]
     texts = problems(["question", "context", "answers"], ["Who?", CONTEXT, "Ada"])
     assert 'has "question" for the prompt, but no column for the completion' in texts
     assert squad("Ada", format="squad")[0]["answer"] == "Ada"
-    instruction = recognised(["instruction", "context", "response", "question", "answer"])
+    instruction = recognized(["instruction", "context", "response", "question", "answer"])
     assert instruction.columns == {"instruction": "instruction", "input": "context", "output": "response"}
 
 

@@ -1,4 +1,4 @@
-"""What guards a shared page is called on the way that a visitor takes: the endpoint's function, the tab's handler."""
+"""The guards of a shared page are called on a visitor's path: the endpoint's function, the tab's handler."""
 
 import os
 import shutil

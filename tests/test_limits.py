@@ -1,4 +1,4 @@
-"""A shared page's limits: each is asked for by every endpoint that takes a recipe."""
+"""A shared page's limits: every endpoint that accepts a recipe checks each of them."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The loss of each task against transformers' own, and the held-out loss as a mean over all that has a label."""
+"""The loss of each task against transformers' own, and the held-out loss as a mean over all labels."""
 
 import pytest
 import torch

@@ -152,7 +152,7 @@ def test_the_table_of_methods_is_printed_for_a_person(capsys):
 MADE_UP = MethodRow(
     name="made_up",
     title="Made up",
-    kind="reparameterisation",
+    kind="reparameterization",
     paper="https://example.org/made-up",
     explanation="A row that no other module has heard of.",
     trains="two thin matrices beside each linear layer",
@@ -217,7 +217,7 @@ REFUSED = {
     "QLoRA in 16-bit": (
         configured("llama", "none", "qlora"),
         PROMPTS,
-        ["QLoRA", "needs a 4-bit (NF4) or 8-bit base", "to nf4 or int8, or choose lora"],
+        ["QLoRA", "needs a 4-bit (NF4) or 8-bit base model", "to nf4 or int8, or choose lora"],
     ),
     "a soft prompt for labels": (
         configured("distilbert", "none", "prompt_tuning"),
@@ -258,7 +258,7 @@ REFUSED = {
     "labels all the same": (
         configured("distilbert", "none", "lora"),
         SAME,
-        ["same label (good)", "Add rows with others"],
+        ["same label (good)", "Add rows with other labels"],
     ),
     "too many labels": (
         configured("distilbert", "none", "lora"),

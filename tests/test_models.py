@@ -94,7 +94,7 @@ def test_what_cannot_be_trained_is_refused_before_any_training(hub, tmp_path):
     says = {
         "google-bert/bert-base-uncased": "is not a causal language model (it is BertForMaskedLM)",
         "old/pickled": "has no safetensors weights",
-        "strange/code": "needs code of its own, which is not run here",
+        "strange/code": "needs custom code, which Tuner never runs",
         "meta/gated": "is gated",
         "an/adapter": "is an adapter, not a base model",
         "no/model": "holds no model (no config.json)",
@@ -253,7 +253,7 @@ def need_code(folder: Path) -> None:
     ("change", "sentence"),
     [
         (pickle_weights, "'./my-model' has no safetensors weights, and pickles are never loaded"),
-        (need_code, "needs code of its own, which is not run here"),
+        (need_code, "needs custom code, which Tuner never runs"),
         (without("config.json"), r"'./my-model' holds no model \(no config.json\)"),
         (without("nothing", adapter_config={"base_model_name_or_path": "/etc"}), "'./my-model' is an adapter"),
         (without("tokenizer*"), "has no tokenizer"),

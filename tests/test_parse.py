@@ -1,4 +1,4 @@
-"""Reading files, Hub datasets and pasted rows: what is taken, and what a person is told of what can't be."""
+"""Reading files, Hub datasets and pasted rows: what is accepted, and the errors for what isn't."""
 
 import json
 
@@ -139,7 +139,9 @@ def labelled_parquet(path, classes: list[int], names: str):
 
 def test_classes_without_a_name_are_refused(tmp_path):
     message = refused(labelled_parquet(tmp_path / "rows.parquet", [0, 1, 7], '["bad", "good"]'))
-    assert message.startswith('rows.parquet has a class in "label" without a name; there are names for 0 to 1. Write')
+    assert message.startswith(
+        'rows.parquet has a class in "label" without a name; there are names for 0 to 1. Name all'
+    )
 
 
 def test_what_somebody_wrote_into_a_parquet_file_by_hand_does_not_hide_its_rows(tmp_path):
@@ -212,11 +214,11 @@ def test_ragged_rows_are_named_and_counted(tmp_path):
     message = refused(write(tmp_path / "rows.csv", "\n".join(lines)))
     assert (
         "Row 3 (line 4) of rows.csv has 3 cells where the header names 2 (prompt, completion). "
-        "Put quotes around text that holds ','."
+        "Put quotes around text that contains ','."
     ) in message
     assert (
         "Rows 9 (line 10), 10 (line 11), 11 (line 12), 12 (line 13), 13 (line 14) and 3 more of rows.csv have 1 cell "
-        "where the header names 2 (prompt, completion). Add what is missing."
+        "where the header names 2 (prompt, completion). Add the missing cells."
     ) in message
 
 
@@ -224,8 +226,8 @@ def test_columns_and_quotes_that_do_not_match(tmp_path):
     double = refused(write(tmp_path / "rows.csv", "prompt,completion,prompt\na,b,c\n"))
     assert 'several columns named "prompt" (columns 1 and 3). Rename all but one.' in double
     unclosed = refused(write(tmp_path / "rows.csv", 'prompt,completion\na,b\nc,"d\ne,f\n'))
-    assert "the row that starts on line 3 a quote is opened and never closed" in unclosed
-    assert "starts on line 2 quotes do not match" in refused(
+    assert "the row that starts on line 3, a quote is opened and never closed" in unclosed
+    assert "starts on line 2, quotes do not match" in refused(
         write(tmp_path / "rows.csv", 'prompt,completion\n"a" b,c\n')
     )
 

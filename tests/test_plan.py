@@ -216,8 +216,8 @@ def test_a_prepared_run_holds_what_was_planned_and_asks_the_held_out_prompts(tmp
         k: v for k, v in checked.plan.items() if k not in estimated
     }
     assert run.recipe == recipe
-    for name, tokenised in (("train", checked.train), ("heldout", checked.heldout)):
-        assert load_from_disk(str(run.data / name)).to_list() == tokenised.rows
+    for name, tokenized in (("train", checked.train), ("heldout", checked.heldout)):
+        assert load_from_disk(str(run.data / name)).to_list() == tokenized.rows
     assert (run.plan["rows"], run.plan["heldout_rows"], run.plan["revision"]) == (35, 5, None)
     asked = [json.loads(line) for line in (run.data / "heldout.jsonl").read_text().splitlines()]
     assert len(asked) == 5

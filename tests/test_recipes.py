@@ -1,4 +1,4 @@
-"""The shipped recipes: valid, and run as they stand on a Hub on loopback, but for the amount.
+"""The shipped recipes: they are valid, and run unchanged on a Hub on loopback, except for the amount of training.
 
 The Hub holds, under the real names, tiny models with the configuration, the kind of tokenizer and the file names of
 the real ones, and tiny datasets with the columns, classes and splits of the real ones.

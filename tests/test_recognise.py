@@ -1,7 +1,7 @@
-"""Which format a table is in, which of its columns are what, and what is message where that is unclear."""
+"""Which format a table is in, what each of its columns is, and the message if that is unclear."""
 
 import pytest
-from tables import problems, recognised, table
+from tables import problems, recognized, table
 
 from tuner.data import cells, formats
 from tuner.recipe import Data, Recipe
@@ -32,19 +32,19 @@ from tuner.tasks import CONVERSATION
     ],
 )
 def test_formats_and_roles_by_their_columns(columns, name, taken):
-    format = recognised(columns)
+    format = recognized(columns)
     assert (format.name, format.columns) == (name, taken)
 
 
 def test_exact_names_win_over_look_alikes():
-    format = recognised(["question", "answer", "prompt", "completion"])
+    format = recognized(["question", "answer", "prompt", "completion"])
     assert format.columns == {"prompt": "prompt", "completion": "completion"}
     assert format.reason == (
         'Reading "prompt" as prompt, "completion" as completion (prompt and completion), because the names match '
         'exactly. Not used: "question" and "answer".'
     )
-    assert "because these names are commonly used" in recognised(["question", "answer"]).reason
-    instruction = recognised(["instruction", "input", "output", "text"])
+    assert "because these names are commonly used" in recognized(["question", "answer"]).reason
+    instruction = recognized(["instruction", "input", "output", "text"])
     assert instruction.columns == {"instruction": "instruction", "input": "input", "output": "output"}
 
 
@@ -56,7 +56,7 @@ def test_of_columns_that_differ_in_capitals_and_spaces_alone_the_first_is_read()
 
 def test_text_is_not_context():
     message = problems(["context"], ["a"])
-    assert message.startswith('The columns of rows.csv are not recognised: "context".')
+    assert message.startswith('The columns of rows.csv are not recognized: "context".')
 
 
 def test_columns_that_are_missing_or_could_be_either():
@@ -72,11 +72,11 @@ def test_columns_that_are_missing_or_could_be_either():
 
 
 def test_columns_mapped_by_hand():
-    format = recognised(["q", "text", "completion"], columns={"prompt": "q"})
+    format = recognized(["q", "text", "completion"], columns={"prompt": "q"})
     assert format.columns == {"prompt": "q", "completion": "completion"}
     assert "because you mapped them" in format.reason
-    assert recognised(["a", "b"], columns={"text": "b"}).name == "text"
-    assert recognised(["prompt", "completion"], format="text", columns={"text": "prompt"}).columns == {
+    assert recognized(["a", "b"], columns={"text": "b"}).name == "text"
+    assert recognized(["prompt", "completion"], format="text", columns={"text": "prompt"}).columns == {
         "text": "prompt"
     }
     assert "No column of rows.csv is mapped to the completion" in problems(["q"], "a", columns={"prompt": "q"})
@@ -116,7 +116,7 @@ def test_columns_mapped_by_hand():
     ],
 )
 def test_formats_by_their_columns(columns, name, taken):
-    format = recognised(columns)
+    format = recognized(columns)
     assert (format.name, list(format.columns.values())) == (name, taken)
 
 
@@ -134,7 +134,7 @@ def test_formats_by_their_columns(columns, name, taken):
     ],
 )
 def test_what_is_written_for_an_answer_wins_over_a_label(columns, name):
-    assert recognised(columns).name == name
+    assert recognized(columns).name == name
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_what_is_written_for_an_answer_wins_over_a_label(columns, name):
     ],
 )
 def test_plain_text_yields_to_whole_rows_of_names_only(columns):
-    format = recognised(columns)
+    format = recognized(columns)
     assert (format.name, list(format.columns)) == ("text", ["text"])
 
 
@@ -163,8 +163,8 @@ def test_a_choice_between_look_alikes_is_left_to_the_person():
     assert '"sentence" and "label" or "review" and "label"' in either
     assert '"dialogue" and "summary" or "text" and "summary"' in problems(["dialogue", "text", "summary"], "abc")
     assert '"tokens" and "ner_tags" or "tokens" and "labels"' in problems(["tokens", "ner_tags", "labels"], "abc")
-    assert recognised(["review", "sentiment", "text", "label"]).columns == {"text": "text", "label": "label"}
-    assert recognised(["text", "label", "category"]).columns == {"text": "text", "label": "label"}
+    assert recognized(["review", "sentiment", "text", "label"]).columns == {"text": "text", "label": "label"}
+    assert recognized(["text", "label", "category"]).columns == {"text": "text", "label": "label"}
 
 
 def test_half_of_a_format_is_told_what_is_missing():
@@ -176,14 +176,14 @@ def test_half_of_a_format_is_told_what_is_missing():
 
 
 def test_labels_mapped_by_hand():
-    format = recognised(["tweet", "mood"], columns={"text": "tweet", "label": "mood"})
+    format = recognized(["tweet", "mood"], columns={"text": "tweet", "label": "mood"})
     assert (format.name, format.columns) == ("text_label", {"text": "tweet", "label": "mood"})
-    assert recognised(["tweet", "label"], columns={"text": "tweet"}).name == "text_label"
-    assert recognised(["tweet", "mood"], columns={"text": "tweet"}).name == "text"
-    assert recognised(["text", "label"], format="text").columns == {"text": "text"}
-    assert recognised(["a", "b"], columns={"tokens": "a", "tags": "b"}).name == "tokens_tags"
+    assert recognized(["tweet", "label"], columns={"text": "tweet"}).name == "text_label"
+    assert recognized(["tweet", "mood"], columns={"text": "tweet"}).name == "text"
+    assert recognized(["text", "label"], format="text").columns == {"text": "text"}
+    assert recognized(["a", "b"], columns={"tokens": "a", "tags": "b"}).name == "tokens_tags"
     by_hand = {"question": "q", "context": "c", "answers": "a"}
-    assert recognised(["q", "c", "a"], columns=by_hand).name == "squad"
+    assert recognized(["q", "c", "a"], columns=by_hand).name == "squad"
     assert "No column of rows.csv is mapped to the text" in problems(["a", "b"], "ab", columns={"label": "b"})
 
 
@@ -195,7 +195,7 @@ def test_an_unknown_format_is_refused_with_the_nearest_and_all():
 
 
 def test_a_new_format_is_one_row(monkeypatch):
-    """Rows of a quiz: recognised, read, trained on and offered on the page, by a row of FORMATS alone."""
+    """Rows of a quiz: recognized, read, trained on and offered on the page, by a row of FORMATS alone."""
     from tuner.planning import plan
     from tuner.ui import fields
 

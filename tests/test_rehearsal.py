@@ -1,6 +1,6 @@
 """The door to the GPU on a stage: real `spaces` workers, which are granted seconds and killed when those are over.
 
-`make rehearsal` plays twenty runs; here it is a few.
+`make rehearsal` trains twenty runs, `make test` only a few.
 """
 
 import json
@@ -210,7 +210,7 @@ def test_a_worker_that_dies_three_times_before_it_learned_anything_is_said_plain
     stage.kill_after = repeat(0)
     stage.end_workers()
     last = driver.do("train", run)[-1]
-    assert "ended from outside 3 times" in last["problems"][0]
+    assert "killed 3 times" in last["problems"][0]
     assert "memory" in last["problems"][0]
     stage.kill_after = iter(())
     assert driver.do("train", run)[-1] == {"event": "done"}

@@ -1,4 +1,4 @@
-"""The run folder: whole files only, and a status that is true whatever happened to the process."""
+"""The run folder: only complete files, and a status that is right whatever happened to the process."""
 
 import os
 import random

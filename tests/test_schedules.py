@@ -1,4 +1,4 @@
-"""AdaLoRA's budget of ranks by the share of the run that is done, on a real layer or two."""
+"""AdaLoRA's rank budget follows the share of the run completed, on a real layer or two."""
 
 import copy
 

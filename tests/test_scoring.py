@@ -1,4 +1,4 @@
-"""Metrics against counts by hand, and intervals that say as much as the rows do."""
+"""Metrics against counts by hand, and intervals as wide as the rows warrant."""
 
 import math
 import subprocess

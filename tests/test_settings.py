@@ -121,7 +121,7 @@ CASES = {
         "seed": 7,
     },
     "rank and alpha": {"method__rank": 2, "method__alpha": 64},
-    "rank-stabilised": {"method__name": "rslora"},
+    "rank-stabilized": {"method__name": "rslora"},
 }
 
 
@@ -218,10 +218,10 @@ def test_the_heldout_loss_of_a_run_is_that_of_its_labelled_tokens(make):
     means = {}
     for number, row in enumerate(load_from_disk(str(run.data / "heldout")).to_list()[:40], 1):
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
-        labelled = int((labels[:, 1:] != -100).sum())
+        labeled = int((labels[:, 1:] != -100).sum())
         with torch.inference_mode():
-            total += base(input_ids=ids, labels=labels).loss.item() * labelled
-        count += labelled
+            total += base(input_ids=ids, labels=labels).loss.item() * labeled
+        count += labeled
         means[number] = total / count
     assert abs(means[40] - means[32]) > 1e-3
     assert events(run, "heldout")[0]["loss"] == pytest.approx(means[32], abs=1e-4)

@@ -147,10 +147,10 @@ dataset_info:
   - {name: tags, list: {class_label: {names: {'0': O, '1': PER}}}}
 ---
 """
-    labelled, unlabelled_row = {"text": "a", "label": 1, "tags": [1, 0]}, {"text": "b", "label": -1, "tags": []}
+    labeled, unlabeled_row = {"text": "a", "label": 1, "tags": [1, 0]}, {"text": "b", "label": -1, "tags": []}
     files = {
         f"{split}.jsonl": f"{json.dumps(row)}\n".encode() * 4
-        for split, row in (("train", labelled), ("test", unlabelled_row))
+        for split, row in (("train", labeled), ("test", unlabeled_row))
     }
     hub.add_dataset("alice/moods", {"README.md": card.encode(), **files})
     hub.add_dataset("alice/bare", files)
@@ -161,7 +161,7 @@ dataset_info:
     named, unnamed = {"text": "a", "label": "good", "tags": ["PER", "O"]}, {"text": "b", "label": None, "tags": []}
     assert [moods[2], moods[5]] == [named, unnamed]
     assert [unlabelled[2], unlabelled[5]] == [unnamed, named]
-    assert bare[2] == labelled
+    assert bare[2] == labeled
 
 
 def test_rows_sorted_by_class_are_read_whole_though_few_are_wanted(hub, tmp_path):

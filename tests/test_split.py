@@ -20,7 +20,7 @@ def test_a_share_is_held_out_by_the_seed():
     assert once.heldout != other.heldout
     assert (len(once.train), len(once.heldout)) == (90, 10)
     assert sorted(map(str, once.train + once.heldout)) == sorted(map(str, ROWS))
-    assert "10 of 100 rows were chosen by the seed (1)" in once.reason
+    assert "10 of 100 rows were drawn with the seed (1)" in once.reason
     assert len(split_rows(ROWS[:5], None, Data(), 0).heldout) == 1
 
 

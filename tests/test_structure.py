@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports run one way, and rooms stay small enough to read."""
+"""The project keeps its structure: imports run one way, and modules stay small enough to read."""
 
 import ast
 from collections.abc import Iterator

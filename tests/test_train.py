@@ -1,4 +1,4 @@
-"""A window of training: it learns, reports, stops, and goes on bit for bit after whatever ended it."""
+"""A window of training: it learns, reports, stops, and resumes bit for bit, whatever ended it."""
 
 import json
 import multiprocessing
@@ -340,8 +340,8 @@ def test_running_out_of_memory_twice_is_told_plainly_and_what_needs_less(make, p
     run = make()
     poison(run, 0, torch.OutOfMemoryError("no more"))
     first, second = problem_of(run), problem_of(run)
-    assert in_order(first, "ran out of memory before step 1", "Resume it", "training.batch_size", "new run")
-    assert in_order(second, "for the second time before step 1", "would fail again", "training.batch_size", "new run")
+    assert in_order(first, "ran out of memory before step 1", "Resume it", "new run", "training.batch_size")
+    assert in_order(second, "for the second time before step 1", "would fail again", "new run", "training.batch_size")
     assert "Resume it" not in second
 
 
@@ -442,7 +442,7 @@ def test_a_window_in_seconds_is_left_in_mid_run(make):
 
 def test_a_window_too_short_for_one_step_is_said_plainly_and_the_run_can_go_on(make):
     run = make()
-    with pytest.raises(TunerError, match="over before one step"):
+    with pytest.raises(TunerError, match="over before the first step"):
         list(train(run, window=0.01))
     assert run.status == "failed"
     list(train(run))
@@ -510,7 +510,7 @@ def test_a_budget_over_before_the_first_step_is_no_finished_run(make):
     run = make(budget__seconds=30)
     settings = run.recipe.with_settings({"budget.seconds": 0.01})
     run.write_text("recipe.yaml", settings.to_yaml())
-    with pytest.raises(TunerError, match=r"budget of 0\.01 seconds was over before one step"):
+    with pytest.raises(TunerError, match=r"budget of 0\.01 seconds was over before the first step"):
         list(train(run))
     assert run.status == "failed"
 

@@ -1,4 +1,4 @@
-"""One verdict for all readers, whichever way a metric points, and every metric that a recipe names shown."""
+"""One verdict for all readers, whichever way a metric points; every metric that a recipe names is shown."""
 
 import io
 import json
@@ -68,7 +68,7 @@ def test_more_errors_than_the_bars_can_show_still_fit_in_them(monkeypatch):
 def test_a_recipe_names_its_metrics_and_check_refuses_what_does_not_exist_or_does_not_fit():
     for named in ("auto", "answer_f1", ["rougeL", "answer_f1"]):
         assert plan.check(small_recipe(evaluation__metrics=named)).plan
-    with pytest.raises(TunerError, match=r"there is no 'magic'. There are: rougeL, .*answer_f1"):
+    with pytest.raises(TunerError, match=r"there is no 'magic'. Use: rougeL, .*answer_f1"):
         plan.check(small_recipe(evaluation__metrics=["rougeL", "magic"]))
     with pytest.raises(TunerError, match=r"accuracy can't score text generation. Use auto, or: rougeL, answer_f1"):
         plan.check(small_recipe(evaluation__metrics=["accuracy", "rougeL"]))

@@ -1,4 +1,4 @@
-"""Fine-tune a language model in minutes, see whether it helped, and take the adapter home.
+"""Fine-tune a language model in minutes, see whether it helped, and push the adapter to the Hub.
 
     run = tuner.prepare(tuner.Recipe.load("corporate"))
     for event in tuner.train(run): ...
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Recipe", "chat", "check", "evaluate", "merge", "prepare", "push", "train"]
 
-# Read when torch is first imported. By default OpenMP's threads wait in a long busy loop, so that two trainings on
-# two cores mostly wait for each other; with no busy loop at all a single training loses time to waking up.
+# Read when torch is first imported. By default OpenMP's threads wait in a long busy loop, so two runs on two cores
+# mostly wait for each other. With no busy loop at all, a single run loses time waking its threads.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _MODULES = {

@@ -1,6 +1,6 @@
 """The `tuner` command, also `python -m tuner`: from a recipe to an adapter on the Hub, in a terminal.
 
-Exit status: 0 on success; 2 where the request can't work, with every problem in plain words; 130 when interrupted.
+Exit status: 0 on success; 2 if the request can't work, with every problem in plain words; 130 when interrupted.
 """
 
 import argparse
@@ -54,14 +54,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run_command=run)
         return sub
 
-    check = command("check", _check, "Show what a recipe would do, or all its problems; nothing is trained.", RECIPE)
+    check = command("check", _check, "Show what training a recipe would do, or all its problems.", RECIPE)
     a_recipe_or_run = ("recipe", f"{RECIPE[1]}; or a run's folder, to resume it")
     train_help = "Train a recipe, or resume a run. Ctrl-C stops it and keeps what it has learned."
     train = command("train", _train, train_help, a_recipe_or_run)
     train.add_argument("--out", type=Path, metavar="RUN", help="the run's folder; a run that is there is resumed")
-    command("evaluate", _evaluate, "Score base and adapter on the held-out rows.", RUN)
-    _add_chat(command("chat", _chat, "Chat with base, adapter and merged model side by side.", RUN))
-    merge = command("merge", _merge, "Merge the adapter into the 16-bit base, and check the result.", RUN)
+    command("evaluate", _evaluate, "Score base model and adapter on the held-out rows.", RUN)
+    _add_chat(command("chat", _chat, "Chat with base model, adapter and merged model side by side.", RUN))
+    merge = command("merge", _merge, "Merge the adapter into the 16-bit base model, and check the result.", RUN)
     merge.add_argument("others", nargs="*", metavar="RUN", help="more runs on the same base, for a weighted merge")
     merge.add_argument("--weights", help="a weight for each run, such as 0.7,0.3; equal weights by default")
     merge.add_argument("--out", type=Path, metavar="FOLDER", help="the folder for a weighted merge")
@@ -85,13 +85,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_chat(chat: argparse.ArgumentParser) -> None:
-    chat.add_argument("others", nargs="*", metavar="RUN", help="more runs on the same base, to answer beside it")
+    chat.add_argument("others", nargs="*", metavar="RUN", help="more runs on the same base model, to compare")
     chat.add_argument("--prompt", help="one message instead of a conversation")
     chat.add_argument("--system", help="a system prompt")
-    chat.add_argument("--temperature", type=float, default=0.0, help="0, the default, picks the most likely token")
-    chat.add_argument("--top-p", type=float, default=1.0, help="sample from the most likely tokens up to this sum")
+    chat.add_argument("--temperature", type=float, default=0.0, help="0, the default: always the likeliest token")
+    chat.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens with this total")
     chat.add_argument("--max-new-tokens", type=int, default=96, help="longest answer in tokens, 96 by default")
-    chat.add_argument("--seed", type=int, default=0, help="of the sampling")
+    chat.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer")
 
 
 def _silence_libraries() -> None:
@@ -250,9 +250,9 @@ def _merge(options: Options) -> None:
         print(json.dumps({"merged": str(run.merged), **check}))
         return
     print(
-        f"Merged model in {run.merged}. On {check['tokens']} held-out tokens its most likely token agrees with the "
-        f"adapter on the 16-bit base in {check['top1_agreement']:.1%}, and with the adapter on the base as trained in "
-        f"{check['top1_agreement_quantized']:.1%}."
+        f"The merged model is in {run.merged}. On {check['tokens']} held-out tokens, its most likely token is "
+        f"that of the adapter on the 16-bit base model for {check['top1_agreement']:.1%}, and that of the adapter on "
+        f"the base model as trained for {check['top1_agreement_quantized']:.1%}."
     )
 
 
@@ -260,7 +260,7 @@ def _merge_weighted(options: Options, opened: list["Run"]) -> None:
     from tuner.inference import merge
 
     if not options.out:
-        raise TunerError("A weighted merge needs a folder of its own. Add --out FOLDER.")
+        raise TunerError("A weighted merge needs a folder to write to. Add --out FOLDER.")
     given = options.weights
     try:
         weights = [float(w) for w in given.split(",")] if given else [1 / len(opened)] * len(opened)
@@ -269,7 +269,7 @@ def _merge_weighted(options: Options, opened: list["Run"]) -> None:
             f"--weights {given}: these are not numbers. Separate them by commas, as in 0.7,0.3."
         ) from None
     if len(weights) != len(opened):
-        raise TunerError(f"--weights {given}: {len(weights)} for {len(opened)} runs. Give one weight for each run.")
+        raise TunerError(f"--weights {given}: got {len(weights)} for {len(opened)} runs. Give one weight per run.")
     merge.merge_weighted(dict(zip(opened, weights)), options.out)
     shares = dict(zip((run.id for run in opened), weights))
     print(json.dumps({"merged": str(options.out), "shares": shares}) if options.json else options.out)
@@ -307,7 +307,7 @@ def _runs(options: Options) -> None:
 
 
 def _summary(run: "Run") -> dict:
-    """A run as `tuner runs` lists it; metric and scores are None where it has not been scored."""
+    """A run as `tuner runs` lists it; metric and scores are None if it has not been scored."""
     scores, recipe = run.read_json("evaluation.json"), run.recipe
     metric = metric_of(scores).name if scores and scores["gain"] else None
     return {

@@ -1,8 +1,8 @@
-"""What a person is told when something cannot work. Anything that is not a TunerError is a bug."""
+"""The exception for problems that a person can fix. Any other exception that reaches a person is a bug."""
 
 
 class TunerError(Exception):
-    """One or more problems, each a sentence a person is shown as it is: what was given, why not, what to do."""
+    """One or more problems, each shown as it is: what was given, why it can't work, what to do."""
 
     def __init__(self, *problems: str):
         super().__init__(*problems)

@@ -1,7 +1,7 @@
 """A run's event log, events.jsonl: one JSON object per line, appended to by whoever works on the run.
 
-Readers continue where they stopped last time. They expect half a line, left by a killed writer, and another file under
-the same name, left by somebody who deleted the run and created it again.
+Readers continue where they stopped last time. They cope with half a line that a killed writer left, and with a new
+file under the same name after the run was deleted and created again.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 
 class Fold(Protocol):
-    """What is made of a log event by event, created without arguments."""
+    """A summary of a log, built event by event; created without arguments."""
 
     def add(self, event: dict) -> None:
         """Take the next event into account."""
@@ -28,7 +28,7 @@ class EventReader:
 
     def __init__(self, path: Path):
         self.path = path
-        self.restarts = 0  # times that the file was replaced or cut short, and read from its start again
+        self.restarts = 0  # how often the file was replaced or cut short, and read again from its start
         self._offset = 0  # bytes of whole lines read so far
         self._file: int | None = None
         self._seen: tuple[int, int] | None = None
@@ -63,11 +63,11 @@ class EventReader:
 
 
 class EventLog:
-    """A log whose newest events and folds are kept, so that a look reads only what is new. Threads may share it."""
+    """A log that keeps its newest events and folds, so each look reads only new events. Threads may share it."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.lock = threading.RLock()  # hold it to read a fold that no other thread changes meanwhile
+        self.lock = threading.RLock()  # hold it while reading a fold, so that no other thread changes the fold
         self._folds: dict[type, Fold] = {}
         self._begin()
 

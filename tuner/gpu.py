@@ -1,7 +1,7 @@
 """The one door to the GPU: everything that trains, answers, scores or merges for the page passes through here.
 
 On ZeroGPU one decorated generator does it all, so that all jobs share one warm worker and its loaded base models.
-Elsewhere each training runs in a process of its own: runs share no random state, a crash takes nothing else down, and
+Elsewhere each run trains in its own process: runs share no random state, a crash takes nothing else down, and
 a closed page or a restarted app leaves it running. The rest runs in this process.
 """
 
@@ -39,20 +39,20 @@ _warm = False  # whether this worker has done a job
 
 @dataclass(frozen=True)
 class Refused:
-    """A TunerError on its way out of a worker, where an exception would lose all but its class name."""
+    """A TunerError as a value: an exception raised in a worker would lose all but its class name."""
 
     problems: tuple[str, ...]
 
 
 class Died(Exception):
-    """The process that did the job was ended from outside."""
+    """The process that did the job was killed."""
 
 
 def train(run: Run) -> Iterator[dict]:
     """One window of training, or of the scoring after it; yields the run's events. Raises TunerError.
 
-    A budget longer than a window leaves the run paused, and the next call resumes it. So does a worker that was ended
-    from outside, unless DEATHS of them were before anything was learned.
+    If the budget is longer than a window, the run is left paused, and the next call resumes it. A killed worker leaves
+    it paused, too, unless DEATHS workers were killed before anything was learned.
     """
     reader = run.reader()
     reader.read()  # what happened before this window
@@ -64,9 +64,9 @@ def train(run: Run) -> Iterator[dict]:
         run.append({"event": "died"})
         if _deaths(run) >= DEATHS:
             raise TunerError(
-                f"Training of run {run.id} was ended from outside {DEATHS} times before it learned anything. The "
-                "model probably needs more memory than there is: choose a smaller base model, set Precision to 4-bit, "
-                "or use shorter rows. What was learned before is kept."
+                f"Training of run {run.id} was killed {DEATHS} times before it learned anything new. The base model "
+                "probably needs more memory than is available: choose a smaller one, set Precision to 4-bit, or use "
+                "shorter rows. What was learned before is kept."
             ) from None
     yield from reader.read()
 
@@ -76,7 +76,7 @@ def chat(
 ) -> Iterator[dict[str, str]]:
     """The answers so far to each variant's conversation, by variant. Raises TunerError.
 
-    Variants are the base, the adapters of runs on it and folders of merged models.
+    Variants are the base model, the adapters of runs on it and folders of merged models.
     """
     paths = ({variant: str(run.path) for variant, run in adapters.items()}, {v: str(f) for v, f in merged.items()})
     yield from filter(None, _through("chat", next(iter(adapters.values())), CHATTING, *paths, conversations, sampling))
@@ -134,7 +134,7 @@ def seconds_needed(run: Run) -> float:
 
 
 def _make_ready(run: Run) -> None:
-    """Do before the window opens what needs no GPU. A worker inherits what is imported here."""
+    """Do what needs no GPU before the window opens. A worker inherits what is imported here."""
     import_core()
     from tuner.models.fetch import base_of
     from tuner.models.shape import load_tokenizer, shape_of
@@ -149,7 +149,7 @@ def _in_a_window(run: Run) -> Iterator[dict]:
 
 
 def _in_a_process(run: Run) -> Iterator[None]:
-    """Train in a process of its own, yielding now and then. Raises TunerError and Died."""
+    """Train in a separate process, yielding now and then. Raises TunerError and Died."""
     earlier_error = run.last_event("error")
     with open(run.path / "train.log", "ab") as log_file:
         command = [sys.executable, "-m", "tuner", "train", str(run.path.resolve()), "--json"]
@@ -172,7 +172,7 @@ def _in_a_process(run: Run) -> Iterator[None]:
         if error and error != earlier_error:
             raise TunerError(*error["problems"])
         raise TunerError(
-            f"Training of run {run.id} could not start. Whoever runs this app finds the reason in the run's train.log."
+            f"Training of run {run.id} could not start. Whoever runs this app can find the reason in its train.log."
         )
 
 
@@ -187,7 +187,7 @@ def _deaths(run: Run) -> int:
 
 
 def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
-    """Do the job in a window of so many seconds, or of as many as are granted. Raises TunerError and Died."""
+    """Do the job in a window of this many seconds, or of as many as are granted. Raises TunerError and Died."""
     if ZERO:
         _make_ready(run)
     while True:
@@ -229,7 +229,7 @@ def _shorter_window(error: Exception, seconds: float, run: Run, job: str) -> flo
                 details |= {"requested": figures[1], "left": max(0, int(figures[2]))}
             raise TunerError(f"{sentence.format(**details)} {NEXT[job]}") from None
     log.error("run %s: the GPU platform failed", run.id, exc_info=error)
-    # May happen each time, so there is no promise that resuming will help.
+    # This may happen every time, so the message does not promise that resuming will help.
     safe = "The run is safe." if job == "train" else NEXT[job]
     raise TunerError(f"The GPU service failed with an unknown error ({title or message}). {safe}") from None
 

@@ -1,4 +1,4 @@
-"""Heartbeats: ZeroGPU can cancel a generator only where it yields, so a thread works while the generator yields."""
+"""Heartbeats: ZeroGPU can cancel a generator only when it yields, so a thread works while the generator yields."""
 
 import queue
 import threading

@@ -1,8 +1,8 @@
 """Errors of the Hub and of the network in plain words, with what to do.
 
-Errors of huggingface_hub, httpx, requests, transformers and datasets are known by the names of their classes, so none
-of these is imported. They wrap each other's errors, so the whole chain of causes is searched, and the row that says
-most comes first.
+Errors of huggingface_hub, httpx, requests, transformers and datasets are recognized by their class names, so that none
+of these libraries is imported. They wrap each other's errors, so the whole chain of causes is searched. The most
+specific rows come first.
 """
 
 import errno
@@ -45,7 +45,7 @@ ROWS: list[tuple[set[str], set[int], str]] = [
     (
         {"RepositoryNotFoundError", "DatasetNotFoundError"},
         set(),
-        "{What} is not on the Hub, or it is private and you are not signed in as somebody who may read it. "
+        "{What} is not on the Hub, or it is private and you are not signed in as somebody who can read it. "
         "Check the spelling (owner/name, capital letters matter).",
     ),
     (
@@ -56,7 +56,7 @@ ROWS: list[tuple[set[str], set[int], str]] = [
     (
         {"RemoteEntryNotFoundError", "FileMissing"},
         {404},
-        "{What} lacks a file that is needed. Check its page on the Hub, or choose another.",
+        "{What} lacks a required file. Check its page on the Hub, or choose another.",
     ),
     (
         set(),
@@ -106,7 +106,7 @@ def explain(
 ) -> TunerError | None:
     """The error about `what` ("the model 'a/b'") in plain words; None if neither the Hub nor the network caused it.
 
-    `otherwise` is added where the Hub can't be reached at all: what can be done without it.
+    `otherwise` is added if the Hub can't be reached at all: what can be done without it.
     """
     chain = list(_causes(error))
     names = set().union(*map(_names, chain))
@@ -120,7 +120,7 @@ def explain(
 
 
 def limit_waiting() -> None:
-    """Let no request of huggingface_hub wait longer than PATIENCE for the next byte; some would wait forever.
+    """Limit how long huggingface_hub waits for the next byte to PATIENCE; some requests would wait forever.
 
     Call it before each use of the Hub: after a failed connection huggingface_hub makes a new session.
     """
@@ -148,7 +148,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _names(error: BaseException) -> set[str]:
-    """What the error is: its classes, the meaning of its errno, and what only its text says."""
+    """Names for the error: its classes, the meaning of its errno, and what only its text tells."""
     text = str(error)
     code = getattr(error, "errno", None)
     names = {kind.__name__ for kind in type(error).__mro__}

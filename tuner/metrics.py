@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def ratio(sums: "np.ndarray") -> "np.ndarray":
-    """Parts over wholes, from sums of shape (..., 2); 1 where there was nothing to find and nothing was found."""
+    """Parts over wholes, from sums of shape (..., 2); 1 if there was nothing to find and nothing was found."""
     import numpy as np
 
     part, whole = sums[..., 0], sums[..., 1]
@@ -38,10 +38,10 @@ class Metric:
 
     name: str
     title: str
-    explanation: str  # what it measures and what a full score means, in a few words
+    explanation: str  # what it measures and what a score of 1 means, in a few words
     hub: str  # the Hub's name for it
-    package: str  # that computes the same figures
-    tasks: tuple[str, ...]  # names of the tasks whose answers it can score
+    package: str  # computes the same figures
+    tasks: tuple[str, ...]  # the names of the tasks whose answers it can score
     statistics: Callable[[str, str], tuple[float, ...]]  # (reference, answer) -> as many numbers for every row
     score: Callable[["np.ndarray"], "np.ndarray"] = ratio  # sums (..., numbers) -> scores (...)
     higher_is_better: bool = True
@@ -89,7 +89,7 @@ def _plain_words(text: str) -> list[str]:
 
 
 def exact_match(reference: str, answer: str) -> float:
-    """1 where the answer equals the reference, but for white space around it; else 0."""
+    """1 if the answer equals the reference apart from whitespace around it, else 0."""
     return float(reference.strip() == answer.strip())
 
 
@@ -143,20 +143,20 @@ def metric_of(scores: dict) -> Metric:
 
 
 def chosen(requested: str | list[str], task: TaskRow) -> list[Metric]:
-    """The metrics that a recipe names, the one that decides first; the task's own for "auto". Raises TunerError."""
+    """The metrics that a recipe names, of which the first decides; the task's own for "auto". Raises TunerError."""
     if problems := [*unknown(requested), *unfit(requested, task)]:
         raise TunerError(*problems)
     return [METRICS[name] for name in dict.fromkeys(_names(requested) or [task.metric])]
 
 
 def unknown(requested: str | list[str]) -> list[str]:
-    """A sentence on the names that no metric has, or nothing."""
+    """A sentence about names that no metric has, or nothing."""
     names = [name for name in _names(requested) if name not in METRICS]
-    return [f"evaluation.metrics: there is no '{', '.join(names)}'. There are: {', '.join(METRICS)}."] if names else []
+    return [f"evaluation.metrics: there is no '{', '.join(names)}'. Use: {', '.join(METRICS)}."] if names else []
 
 
 def unfit(requested: str | list[str], task: TaskRow) -> list[str]:
-    """A sentence on the metrics that can't score the task, or nothing."""
+    """A sentence about metrics that can't score the task, or nothing."""
     names = [name for name in _names(requested) if name in METRICS and task.name not in METRICS[name].tasks]
     if not names:
         return []

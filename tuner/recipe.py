@@ -1,8 +1,8 @@
-"""What a run is: model, data, method, training, budget, evaluation and seed, as one frozen object with units.
+"""The recipe: all settings of a run (model, data, method, training, budget, ...) as one frozen object with units.
 
 Read from YAML and written back with every default spelled out. The page takes its labels, help texts, defaults and
-bounds from the fields below. All problems of a recipe are reported in one TunerError. Knows nothing of torch, of the
-Hub or of the page.
+bounds from the fields below. All problems of a recipe are reported in one TunerError. Knows nothing about torch, the
+Hub or the page.
 """
 
 import difflib
@@ -27,7 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Part(BaseModel):
-    """A group of settings: unknown ones are refused, and nothing changes after it is made."""
+    """A group of settings. Unknown ones are refused, and none can be changed afterwards."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -61,12 +61,12 @@ class Data(Part):
     heldout: Annotated[float, Field(gt=0, lt=1)] | Count = Field(
         0.1,
         title="Held-out rows",
-        description="share (below 1) or number of rows to score on instead, where there is no such split",
+        description="share (below 1) or number of rows to score on, if there is no held-out split",
     )
-    format: str = Field("auto", description="how the rows are written; recognised by their columns if auto")
+    format: str = Field("auto", description="how the rows are written; recognized from their columns if auto")
     columns: dict[str, str] = Field(default_factory=dict, description="part of the format -> its column")
     system: str | None = Field(None, title="System prompt", description="for rows that have none of their own")
-    max_rows: Count | None = Field(None, description="most rows to use, chosen by the seed; all if left out")
+    max_rows: Count | None = Field(None, description="most rows to use, drawn with the seed; all if left out")
     max_length: Auto | Annotated[int, Field(ge=8)] = Field(
         "auto", description="in tokens; longer rows lose the beginning of their prompt"
     )
@@ -114,7 +114,7 @@ class Training(Part):
         "completion", description="learn from the completions only, or from all tokens"
     )
     checkpoint_seconds: Auto | Positive = Field(
-        "auto", description="seconds between checkpoints; if auto 10, or more where saving takes long"
+        "auto", description="seconds between checkpoints; if auto, 10, or more if saving takes long"
     )
 
 
@@ -122,12 +122,12 @@ class Budget(Part):
     """How long to train: exactly one of the three."""
 
     steps: Count | None = Field(None, description="optimizer steps")
-    epochs: Positive | None = Field(None, description="times that every training row is seen")
+    epochs: Positive | None = Field(None, description="number of times that each training row is seen")
     seconds: Positive | None = Field(None, description="seconds on the device, loading and saving included")
 
     @model_validator(mode="after")
     def exactly_one(self) -> "Budget":
-        """Refuses a budget of none or of several."""
+        """Refuse a budget with none or several of the three."""
         given = [k for k in ("steps", "epochs", "seconds") if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of steps, epochs and seconds ({', '.join(given) or 'none'} given)")
@@ -137,7 +137,7 @@ class Budget(Part):
 class Evaluation(Part):
     """How the result is judged on rows that training never saw."""
 
-    rows: Annotated[int, Field(ge=1, le=2000)] = Field(64, description="held-out rows answered by base and adapter")
+    rows: Annotated[int, Field(ge=1, le=2000)] = Field(64, description="held-out rows that base and adapter answer")
     max_new_tokens: Annotated[int, Field(ge=1, le=2048)] = Field(64, description="longest answer in tokens")
     metrics: Auto | str | list[str] = Field(
         "auto", description="how answers are scored; the first metric decides whether it helped"
@@ -146,7 +146,7 @@ class Evaluation(Part):
 
 
 class Recipe(Part):
-    """Everything that decides a run."""
+    """All settings of a run."""
 
     name: str | None = Field(None, max_length=80, description="your name for the run")
     task: Literal[("auto", *TASKS)] = Field(
@@ -166,7 +166,7 @@ class Recipe(Part):
     def parse(cls, settings: Any, name: str = "the recipe") -> "Recipe":
         """A recipe from plain nested settings. Raises TunerError with every problem."""
         if not isinstance(settings, dict):
-            raise TunerError(f"{name} is not a recipe. Give it settings by name, such as 'budget: {{steps: 300}}'.")
+            raise TunerError(f"{name} is not a recipe. Give settings by name, such as 'budget: {{steps: 300}}'.")
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
@@ -255,12 +255,12 @@ def _sentence(place: str, error: dict, branches: list[dict]) -> str:
         return f"{place}: {reason}."
     if error["type"] == "model_type":
         return f"{place}: {given} can't be used. Put its settings under it, one per line."
-    return f"{place}: {given} can't be used, {reason}."
+    return f"{place}: {given} can't be used: {reason}."
 
 
 def _near(place: str) -> str:
-    """The setting that an unknown one is closest to, or all that there are."""
+    """A hint for an unknown setting: the closest known one, or all of them."""
     part, _, leaf = place.rpartition(".")
     names = list((Recipe.model_fields[part].annotation if part else Recipe).model_fields)
     close = difflib.get_close_matches(leaf, names, 1)
-    return f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(names)}."
+    return f"Did you mean '{close[0]}'?" if close else f"Choose from: {', '.join(names)}."

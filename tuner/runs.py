@@ -1,12 +1,12 @@
 """The run folder: the only state shared by the page, the terminal, a resumed window and another machine.
 
     recipe.yaml      the settings, every default written out
-    plan.json        what was promised and chosen
-    data/            tokenised rows and held-out prompts
+    plan.json        estimates, and the settings that were chosen
+    data/            tokenized rows and held-out prompts
     events.jsonl     what happened, one JSON object per line
-    checkpoints/     what the next window needs to continue bit for bit, newest last
+    checkpoints/     what the next window needs to resume bit for bit, newest last
     adapter/         the adapter in PEFT's own format
-    merged/          the merged model, once somebody asked for it
+    merged/          the merged model, once it is requested
     evaluation.json  scores with their intervals
 
 Nothing here imports torch. Files are written under another name and then renamed, so a reader never sees half of one.
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def plan(self) -> dict:
-        """What was promised and chosen; empty before the run is prepared."""
+        """Estimates and chosen settings; empty before the run is prepared."""
         if not self._read.get("plan.json"):
             self._read["plan.json"] = self.read_json("plan.json") or {}
         return self._read["plan.json"]
@@ -69,7 +69,7 @@ class Run:
     def ending(self) -> str:
         """prepared, paused (its window closed), interrupted (its process died), stopped, finished or failed.
 
-        A run whose window is still open is interrupted, too.
+        It does not check whether the window is still open: such a run counts as interrupted.
         """
         if self.is_trained and (self.path / "evaluation.json").is_file():
             return "finished"
@@ -118,7 +118,7 @@ class Run:
             except Timeout:
                 return None
             if release:
-                # Closing the file would not do: a worker that was forked meanwhile has it open, too.
+                # Closing the file is not enough: a worker that was forked meanwhile has it open, too.
                 lock.release()
             return lock
 
@@ -173,7 +173,7 @@ class Run:
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """A folder to fill; it gets its name, and replaces an older one, only when it is whole."""
+        """A folder to fill; it gets its name, and replaces an older one, only when it is complete."""
         partial, target, old = (self.path / part for part in (f".{name.replace('/', '-')}.part", name, ".old"))
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()

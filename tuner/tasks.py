@@ -1,8 +1,8 @@
-"""TASKS: one row per task, with all that differs between tasks. Imports no torch."""
+"""TASKS: one row per task, with everything that differs between tasks. Imports no torch."""
 
 from dataclasses import dataclass
 
-# What a row is once it has been read, whatever its format was, with the keys that it then has.
+# Kinds of rows once they have been read, whatever their format was, each with its keys.
 CONVERSATION = "conversations"  # "messages", ending with the assistant's answer
 TEXT = "plain text"  # "text"
 LABELLED_TEXT = "text with a label"  # "text" and "label"
@@ -17,26 +17,26 @@ class TaskRow:
     name: str
     title: str
     family: str  # of models that can do it
-    such_as: str  # a model that fits, for whoever brought one that doesn't
+    such_as: str  # an example of a model that fits, for error messages
     auto_class: str  # the class of transformers that loads the model
     mapping: str  # transformers' mapping from a configuration's model_type to the class that fits
-    architecture: bool  # whether the class must be the very one that the model was published as
+    architecture: bool  # whether the model must have been published as this very class
     peft_type: str  # PEFT's name of the task
     trainer: str  # module and class
     learns_from: tuple[str, ...]  # the kinds of rows above
-    objective: str  # what is predicted: a row of ENCODERS (data/encode.py), SCORES (models/losses.py) and, where
+    objective: str  # what is predicted: a row of ENCODERS (data/encode.py), SCORES (models/losses.py) and, if
     # answers are read off one forward pass, of READERS (inference/predict.py) and READ_OFF (hub/card_use.py)
     metric: str  # that decides unless the recipe names others
     pipeline: str  # the Hub's name of the task
     placeholder: str  # of the playground's prompt
-    prompt_lines: int = 1  # of the playground's prompt; Enter sends only where it is 1
+    prompt_lines: int = 1  # of the playground's prompt; Enter sends only if it is 1
     generates: bool = True  # answers are written token by token; else read off one forward pass
     encoder_decoder: bool = False  # generates with an encoder-decoder, not with a causal model
-    chats: bool = False  # goes by a chat template: earlier turns and a system prompt count
+    chats: bool = False  # uses a chat template, so earlier turns and a system prompt count
     has_labels: bool = False  # a new head gives one of the rows' labels
 
 
-DEFAULT_TASK = "generation"  # of runs that don't say: those of the first version
+DEFAULT_TASK = "generation"  # of runs that don't name one: those of the first version
 TASKS = {
     row.name: row
     for row in [
@@ -140,7 +140,7 @@ def task_of(plan: dict) -> TaskRow:
 def task_for(requested: str, rows: str, is_encoder_decoder: bool) -> str:
     """The task of a recipe: `requested` unless it is "auto", else the one that fits the kind of rows and of model.
 
-    `rows` is a kind from the top of this module; "" where the rows could not be read.
+    `rows` is a kind from the top of this module; "" if the rows could not be read.
     """
     if requested != "auto":
         return requested

@@ -11,11 +11,11 @@ from tuner.tasks import TASKS
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDTH = 119  # columns of a table where the output is no terminal
+WIDTH = 119  # columns of a table if the output is not a terminal
 
 
 def plan_text(plan: dict) -> str:
-    """What will happen if the plan's recipe is trained."""
+    """The plan in words: what training will do."""
     from tuner.planning import forecast
 
     budget = f"{plan['steps']} steps ({plan['epochs']} epochs)" if plan["steps"] else f"{plan['seconds']:g} seconds"

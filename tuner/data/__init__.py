@@ -1,1 +1,1 @@
-"""From a file, dataset or pasted text to batches: parse, recognise, split, render, tokenise."""
+"""From a file, dataset or pasted text to batches: parse, recognize, split, render, tokenize."""

@@ -10,7 +10,7 @@ GROUP = 10  # batches that are sorted by length together
 class Batches:
     """Row numbers of each step from `start` on, endlessly; every epoch is shuffled anew.
 
-    A step's rows depend on the seed and the step alone, so that a resumed run goes on exactly where it was. Rows of
+    A step's rows depend on the seed and the step alone, so a resumed run continues exactly where it stopped. Rows of
     similar length are batched together, which saves padding.
     """
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 FILL_IN = "Fill it in, or drop the row."
-# What the roles of a conversation are called by OpenAI, ShareGPT and others.
+# Names that OpenAI, ShareGPT and others give to the roles of a conversation.
 SPEAKERS = {"system": "system", "developer": "system", "user": "user", "human": "user"}
 SPEAKERS |= dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant")
 

@@ -1,4 +1,4 @@
-"""Conversations as a chat model sees them: rendered by its template, tokenised, cut to length, answers labelled.
+"""Conversations as a chat model sees them: rendered by its template, tokenized, cut to length, answers labeled.
 
 Generation sees what training saw: `render_prompt` and the rows to train on go through one template, and the tokens of
 a row start with exactly the tokens of its prompt. No torch here.
@@ -16,7 +16,7 @@ from tuner.errors import TunerError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# For tokenizers without a chat template, as base models have: a line for each message, an end token after an answer.
+# For tokenizers without a chat template, as in many base models: a line per message, an end token after an answer.
 PLAIN = (
     "{{ bos }}{% for message in messages %}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
@@ -24,7 +24,7 @@ PLAIN = (
 
 
 def render_prompt(messages: list[dict], tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The text that the model answers, from `messages`; to be tokenised without adding special tokens."""
+    """The text that the model answers, from `messages`; to be tokenized without adding special tokens."""
     return _template([messages], tokenizer, prompt=True)[0]
 
 
@@ -53,7 +53,7 @@ def _template(conversations: list[list[dict]], tokenizer, prompt: bool) -> list[
     except jinja2.TemplateError as error:
         raise TunerError(
             f"The model's chat template refuses these messages ({error}). Many templates allow no system prompt, or "
-            "want user and assistant to alternate: change data.system or the rows, or choose another model."
+            "require user and assistant to alternate: change data.system or the rows, or choose another model."
         ) from None
 
 
@@ -98,7 +98,8 @@ def _render(rows: list[dict], tokenizer, loss_on: str) -> Iterator[_Rendered]:
             # DeepSeek's, for one, opens a thought in the prompt and removes it once the answer is there.
             whole, earlier = prompt + row["messages"][-1]["content"] + (mark or eos), []
         text = _until(mark, whole) if mark else whole.removesuffix(eos) + eos
-        # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those: not learned from.
+        # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those, so they are
+        # not learned from.
         same = [(a, b) for a, b in earlier if whole.startswith(_until(mark, b)) and b.startswith(a)]
         trained = [*((len(a), len(_until(mark, b))) for a, b in same), (len(prompt), len(text))]
         yield _Rendered(text, [(0, len(text))] if loss_on == "all" else trained, len(prompt))
@@ -132,7 +133,7 @@ class _Labelled:
 def _encode(rendered: list[_Rendered], tokenizer) -> Iterator[_Labelled]:
     """Tokens with the boundaries of generation: a row's tokens start with exactly the tokens of its prompt."""
     plain = {"add_special_tokens": False, "verbose": False}
-    # Offsets are needed, and cost time, only where one row has several answers.
+    # Offsets take time, and are needed only if a row has several answers.
     mapped = tokenizer.is_fast and any(len(row.trained) > 1 for row in rendered)
     wholes = tokenizer([row.text for row in rendered], **plain, return_offsets_mapping=mapped)
     prompts = tokenizer([row.text[: row.answer] for row in rendered], **plain)["input_ids"]
@@ -149,7 +150,7 @@ def _encode(rendered: list[_Rendered], tokenizer) -> Iterator[_Labelled]:
 
 
 def _labels(ids: list[int], offsets: list[tuple[int, int]], trained: list[tuple[int, int]]) -> list[int] | None:
-    """The labels, or None where no token starts at the beginning of an answer."""
+    """The labels, or None if no token starts at the beginning of an answer."""
     starts, labels = [start for start, _ in offsets], [IGNORE_INDEX] * len(ids)
     for begin, end in trained:
         first, last = bisect_left(starts, begin), bisect_left(starts, end)
@@ -160,7 +161,7 @@ def _labels(ids: list[int], offsets: list[tuple[int, int]], trained: list[tuple[
 
 
 def _encode_in_parts(row: _Rendered, tokenizer) -> _Labelled:
-    """The row tokenised part by part, for the few with a token that would cross a boundary."""
+    """The row tokenized part by part, for the few with a token that would cross a boundary."""
     cuts = sorted({0, row.answer, len(row.text), *(place for span in row.trained for place in span)})
     ids, labels, answer = [], [], 0
     for start, end in pairwise(cuts):
@@ -192,9 +193,9 @@ def encode_chats(
     loss_on: str = "completion",
     numbers: dict[str, int] | None = None,
 ) -> Encoded:
-    """Conversations and plain text as tokens and labels; there are no `numbers` of labels here.
+    """Conversations and plain text as tokens and labels; `numbers` are not used.
 
-    Raises TunerError where the chat template refuses a row.
+    Raises TunerError if the chat template refuses a row.
     """
     encoded, lengths, cut_answers = [], [], 0
     bos = tokenizer.bos_token_id

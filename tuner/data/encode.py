@@ -1,6 +1,6 @@
 """Rows of every task as tokens and labels, and as held-out prompts with their references.
 
-A tokenised row is {"input_ids": [...], "labels": [...]} whatever the task: labels are target tokens, one class, one
+A tokenized row is {"input_ids": [...], "labels": [...]} whatever the task: labels are target tokens, one class, one
 tag for each token, or the first and last token of an answer. Conversations go through chat.py's templates. No torch.
 """
 
@@ -15,29 +15,30 @@ from tuner.tasks import TASKS
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-CHUNK = 512  # rows tokenised at a time
+CHUNK = 512  # rows tokenized at a time
 MOST_LABELS = 500
 
 
 def labels_of(task: str, rows: list[dict]) -> tuple[str, ...]:
-    """The labels of a task whose head gives one of them, sorted. Raises TunerError where they can't be learned."""
+    """The labels of a task whose head gives one of them, sorted. Raises TunerError if they can't be learned."""
     if not TASKS[task].has_labels:
         return ()
     labels = sorted({label for row in rows for label in ([row["label"]] if "label" in row else row["tags"])})
     if len(labels) < 2:
         raise TunerError(
-            f"All rows have the same label ({', '.join(labels)}), so there is nothing to learn. Add rows with others."
+            f"All rows have the same label ({', '.join(labels)}), so there is nothing to learn. Add rows with "
+            "other labels."
         )
     if len(labels) > MOST_LABELS:
         raise TunerError(
-            f"There are {len(labels):,} different labels, such as '{labels[0]}': they look like texts to be written, "
+            f"There are {len(labels):,} different labels, such as '{labels[0]}': they look like text to generate, "
             "not like classes. Map the columns as prompt and completion (data.columns)."
         )
     return tuple(labels)
 
 
 def source(messages: list[dict]) -> str:
-    """What an encoder reads of a conversation: the text of each message, on lines of their own."""
+    """What an encoder reads of a conversation: the texts of all messages, each on a new line."""
     return "\n".join(message["content"] for message in messages)
 
 
@@ -49,7 +50,7 @@ def tokenise(
     loss_on: str = "completion",
     labels: tuple[str, ...] = (),
 ) -> Tokenised:
-    """Rows of the kind that the task learns from, as tokens and labels. Raises TunerError where no answer fits."""
+    """Rows of the kind that the task learns from, as tokens and labels. Raises TunerError if no answer fits."""
     encode = ENCODERS[TASKS[task].objective]
     numbers = {label: i for i, label in enumerate(labels)}
     encoded, lengths, cut = [], [], 0
@@ -60,7 +61,7 @@ def tokenise(
     if encoded and cut == len(encoded) and any(map(heldout_prompt, rows)):
         raise TunerError(
             f"None of {len(encoded):,} answers fits into {max_length:,} tokens (data.max_length); the shortest row "
-            f"has {min(lengths):,}. Raise it, shorten the rows, or choose a model with a longer context."
+            f"has {min(lengths):,}. Raise data.max_length, shorten the rows, or choose a model with a longer context."
         )
     return Tokenised(encoded, lengths, max_length, cut)
 
@@ -111,7 +112,7 @@ def _tags(rows: list[dict], tokenizer, max_length: int, loss_on: str, numbers: d
 
 
 def first_tokens(words: list[int | None]) -> list[int | None]:
-    """For each token its word where it is the word's first token, else None."""
+    """For each token its word if it is the word's first token, else None."""
     return [word if word != before else None for before, word in zip([None, *words], words, strict=False)]
 
 
@@ -130,7 +131,7 @@ def _spans(rows: list[dict], tokenizer, max_length: int, loss_on: str, numbers: 
 
 
 def token_span(offsets: list, sequences: list, start: int, length: int) -> list[int]:
-    """First and last token of an answer in the context; [0, 0], the token before all text, where there is none.
+    """First and last token of an answer in the context; [0, 0], the token before all text, if there is none.
 
     `start` and `length` are in characters; `offsets` and `sequences` are the tokenizer's, one for each token.
     """
@@ -152,7 +153,7 @@ ENCODERS: dict[str, Callable[..., Encoded]] = {
 def preview_pieces(
     task: str, row: dict, tokenizer: "PreTrainedTokenizerBase", labels: tuple[str, ...] = ()
 ) -> list[dict]:
-    """A tokenised row as `token_pieces`, with what is learned from marked; a text's label is the last piece."""
+    """A tokenized row as `token_pieces`, with what is learned from marked; a text's label is the last piece."""
     ids, targets = row["input_ids"], row["labels"]
     match TASKS[task].objective:
         case "target_token":

@@ -1,7 +1,6 @@
-"""FORMATS: the ways in which rows are written, and how each is read into a kind of rows that tasks learn from.
+"""FORMATS: one row per way of writing rows, and how each is read into a kind of rows that tasks learn from.
 
-A new format is one row of FORMATS: page, recipe and error messages take it from there. Knows nothing of files and of
-tokenizers.
+A new format is one new row: page, recipe and error messages read the table. Knows nothing about files or tokenizers.
 
     format = recognise(table, data); format.reason; rows = normalise(table, format)
 """
@@ -37,9 +36,9 @@ class FormatRow:
     spellings: tuple[tuple[str, ...], ...]  # column names for the roles, in their order; the first is the format's own
     build: Callable[[dict], dict] = dict  # cells by role -> the row; may raise RowError
     optional: tuple[str, ...] = ()
-    whole: tuple[tuple[str, ...], ...] = ()  # more spellings, whose names mean nothing on their own
-    fits: Callable[[Table], bool] = lambda table: True  # whether it may be recognised without being asked for
-    is_last: bool = False  # recognised only where no whole row of another format's names is there
+    whole: tuple[tuple[str, ...], ...] = ()  # more spellings, of which single names mean nothing
+    fits: Callable[[Table], bool] = lambda table: True  # whether it may be recognized automatically
+    is_last: bool = False  # recognized only if no other format has all of its names
 
     @property
     def required(self) -> list[str]:
@@ -53,7 +52,7 @@ class FormatRow:
 
 @dataclass(frozen=True)
 class Format:
-    """The format recognised in a table."""
+    """The format recognized in a table."""
 
     row: FormatRow
     columns: dict[str, str]  # role -> column
@@ -80,7 +79,7 @@ def _tagged(cells: dict) -> dict:
 
 
 def _located(cells: dict) -> dict:
-    """The answer with its start: as given where that is right, otherwise its first place."""
+    """The answer with its start: as given if that is right, otherwise its first occurrence."""
     (answer, start), context = cells["answers"], cells["context"]
     if start < 0 or not context.startswith(answer, start):
         start = context.find(answer)
@@ -91,7 +90,7 @@ def _located(cells: dict) -> dict:
 
 
 def _spelled(text: str) -> tuple[tuple[str, ...], ...]:
-    """Spellings out of a list of them, in which "a|b c" is short for "a c, b c"."""
+    """Spellings from a list separated by commas, in which "a|b c" is short for "a c, b c"."""
     return tuple(names for row in text.split(",") for names in product(*(part.split("|") for part in row.split())))
 
 
@@ -169,14 +168,14 @@ FORMATS = {
         ),
     ]
 }
-USUAL = FORMATS["prompt_completion"]  # suggested where nothing is recognised
+USUAL = FORMATS["prompt_completion"]  # suggested if nothing is recognized
 
 
 def normalise(table: Table, format: Format, system: str | None = None) -> list[dict]:
     """The table's rows as the kind of rows that their format becomes (tasks.py has their keys).
 
     Text is kept as it is, whitespace and all. `system` becomes the first message of rows without a system message of
-    their own. Raises TunerError with what is wrong in any row.
+    their own. Raises TunerError with the problems of all rows.
     """
     shape, problems, rows = format.row, Problems(), []
     for index, cells in enumerate(table.rows):

@@ -1,8 +1,8 @@
-"""The text of a file, or pasted text, as a Table, with nothing interpreted. Knows nothing of tokenizers and of torch.
+"""The text of a file, or pasted text, as a Table, with nothing interpreted. Knows nothing about tokenizers or torch.
 
 Files are read with csv, json and pyarrow rather than pandas: pandas guesses types ("007" becomes 7, "NA" becomes NaN),
-silently pads short rows and forgets line numbers, and whoever has a mistake in row 17 must be told about row 17.
-Nothing that is read is ever executed or unpickled.
+silently pads short rows and forgets line numbers, which error messages need. Nothing that is read is ever executed or
+unpickled.
 
     table = parse("prompt,completion\nhi,Hello.", "pasted rows", suffix=".csv"); table.rows[0]["completion"]
 """
@@ -24,7 +24,7 @@ MAX_ROWS = int(os.environ.get("TUNER_MAX_ROWS", 100_000))
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 HELDOUT_SPLITS = ("validation", "valid", "val", "dev", "heldout", "held-out", "held_out", "eval", "test")
 SPLITS = ("train", "training", *HELDOUT_SPLITS)
-NAMED = 5  # rows, or kinds of problems, that are listed before the rest is counted
+NAMED = 5  # rows, or kinds of problems, to list; the rest is only counted
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
@@ -67,7 +67,7 @@ class Problems:
         return listed + ([f"And {rest} more {'problem' if rest == 1 else 'problems'} of other kinds."] if rest else [])
 
     def check(self) -> None:
-        """Raises TunerError if there are any."""
+        """Raise TunerError if there are any."""
         if self.kinds:
             raise TunerError(*self.sentences())
 
@@ -179,7 +179,7 @@ def _csv(text: str, name: str, max_rows: int | None, delimiter: str | None, firs
         if len(cells) != len(columns):
             cell = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
             short, mark = len(cells) < len(columns), "tabs" if delimiter == "\t" else f"'{delimiter}'"
-            remedy = "Add what is missing." if short else f"Put quotes around text that holds {mark}."
+            remedy = "Add the missing cells." if short else f"Put quotes around text that contains {mark}."
             what = f"{cell} where the header names {len(columns)} ({', '.join(columns)[:80]})"
             problems.add((number, line, name), what, remedy)
         rows.append(dict(zip(columns, cells, strict=False)))
@@ -199,7 +199,7 @@ def _records(reader, name: str, first_line: int) -> Iterator[tuple[int, list[str
     except csv.Error as error:
         why = "a quote is opened and never closed" if "end of data" in str(error) else f"quotes do not match ({error})"
         raise TunerError(
-            f"{name}: in the row that starts on line {line} {why}. Close it, and write a quote inside quotes twice."
+            f"{name}: in the row that starts on line {line}, {why}. Close it, and write a quote inside quotes twice."
         ) from None
 
 
@@ -309,12 +309,12 @@ def parquet(path: Path, name: str, max_rows: int | None) -> Table:
                     notes.append(f"Only the first {MAX_ROWS:,} rows of {name} were read.")
                     break
     except (pyarrow.ArrowException, OSError) as error:
-        raise TunerError(f"{name} is a damaged Parquet file ({str(error)[:120]}). Write it again.") from None
+        raise TunerError(f"{name} is a damaged Parquet file ({str(error)[:120]}). Save it again.") from None
     return make(name, columns, rows[:MAX_ROWS], notes=tuple(notes))
 
 
 def make(name: str, columns: list[str], rows: list[dict], splits: list[str] | None = None, **facts) -> Table:
-    """A Table; a column "split" with names of splits says each row's split. Raises TunerError if it has no rows."""
+    """A Table; a column "split" with names of splits gives each row's split. Raises TunerError if it has no rows."""
     if not rows:
         raise TunerError(f"{name} has {'a header but ' if columns else ''}no rows. Give at least 4 rows.")
     if splits is None and "split" in columns and all(row.get("split") in SPLITS for row in rows):

@@ -1,7 +1,7 @@
-"""Which format a table is in, and which of its columns are what; where that is unclear, what to do about it.
+"""Recognize a table's format and what each of its columns is; if that is unclear, say how to map them by hand.
 
-Names are compared as wholes ("text" is not "context"). Exact names win over names that are commonly used for the same
-thing; a choice between several of those is left to the person; plain text comes last.
+Only whole names are compared ("text" is not "context"). Exact names win over names that are commonly used for the same
+thing. If several of those fit, the person has to choose. Plain text comes last.
 """
 
 import difflib
@@ -113,11 +113,11 @@ def _mapped(table: Table, shapes: list[FormatRow], columns: dict[str, str]) -> F
     ]
     if not fitting:
         roles = "; ".join(f"{shape.name}: {', '.join(shape.roles)}" for shape in shapes)
-        problems.append(f"data.columns: no format has {quoted(columns)} together. There are: {roles}.")
+        problems.append(f"data.columns: no format has {quoted(columns)} together. The formats are: {roles}.")
     if problems:
         raise TunerError(*problems)
     for shape in fitting:
-        # A role that was not mapped takes the column of its own name, where there is one.
+        # A role that was not mapped gets the column of its own name, if there is one.
         rest = {role: shape.names(role)[0] for role in shape.roles if role not in columns}
         mapping = {role: column for role, column in rest.items() if column in table.columns} | columns
         if all(role in mapping for role in shape.required):
@@ -146,7 +146,7 @@ def _unrecognised(table: Table, shapes: list[FormatRow]) -> str:
     shape = USUAL if len(shapes) > 1 else shapes[0]
     mapping = dict(zip(shape.required, [*table.columns, "..."], strict=False))
     return (
-        f"The columns of {table.name} are not recognised: {quoted(table.columns)}. "
+        f"The columns of {table.name} are not recognized: {quoted(table.columns)}. "
         f"Name the columns in the first line ({' and '.join(shape.required)}), or map them: {_example(mapping)}."
     )
 

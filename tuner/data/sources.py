@@ -1,6 +1,6 @@
-"""Where rows come from: a shipped example, a file, pasted text or a Hub dataset. Knows nothing of what is in them.
+"""Where rows come from: a shipped example, a file, pasted text or a Hub dataset. Knows nothing about their contents.
 
-On a public page nothing of this machine may be read: `read` follows paths only in the terminal and from Python.
+A shared page must not read this machine's files: `read` follows paths only in the terminal and from Python.
 """
 
 import os
@@ -32,7 +32,7 @@ def read(data: recipe.Data, base: Path | None = None, *, local: bool, token: str
     """The rows that `data.source` names: a shipped example, a Hub dataset and, if `local`, a file. Raises TunerError.
 
     A file is looked for in `base` (the recipe's folder), in the working directory and among the examples. Without
-    `local`, as on a public page, only shipped examples and names on the Hub are accepted, and this machine's own Hub
+    `local`, as on a shared page, only shipped examples and names on the Hub are accepted, and this machine's own Hub
     token is not used: `token` is the visitor's.
     """
     source, file = data.source, None
@@ -44,7 +44,7 @@ def read(data: recipe.Data, base: Path | None = None, *, local: bool, token: str
         file = recipe.EXAMPLES / source
     if file:
         return read_file(file, source if file.parent == recipe.EXAMPLES else None, data.max_rows)
-    # datasets would read a folder of this name instead, and with it a visitor could read another's run.
+    # datasets would read a folder of this name instead, so a visitor could read another visitor's run.
     if HUB_NAME.fullmatch(source) and not source.lower().endswith(SUFFIXES) and not os.path.exists(source):
         return read_hub(data, token or (None if local else False))
     shipped = ", ".join(sorted(path.name for path in recipe.EXAMPLES.glob("*") if path.suffix in SUFFIXES))
@@ -60,7 +60,7 @@ def read(data: recipe.Data, base: Path | None = None, *, local: bool, token: str
 
 
 def read_file(path: str | Path, name: str | None = None, max_rows: int | None = None) -> Table:
-    """The rows of a CSV, TSV, JSON, JSONL or Parquet file, recognised by its content first and by its name second.
+    """The rows of a CSV, TSV, JSON, JSONL or Parquet file, recognized by its content first and by its name second.
 
     With `max_rows` a file of too many rows is read up to MAX_ROWS instead of being refused. Raises TunerError with all
     broken rows.
@@ -69,7 +69,7 @@ def read_file(path: str | Path, name: str | None = None, max_rows: int | None = 
     name = name or path.name
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise TunerError(f"{name} is not a kind of file that can be read. Give one of: {', '.join(SUFFIXES)}.")
+        raise TunerError(f"{name} is not a type of file that can be read. Give one of: {', '.join(SUFFIXES)}.")
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -98,7 +98,7 @@ def read_file(path: str | Path, name: str | None = None, max_rows: int | None = 
 
 
 def read_pasted(text: str, max_rows: int | None = None) -> Table:
-    """Rows pasted as CSV, TSV, JSON or JSONL, recognised by their content. Raises TunerError."""
+    """Rows pasted as CSV, TSV, JSON or JSONL, recognized by their content. Raises TunerError."""
     name = "the pasted text"
     if not text.strip():
         raise TunerError("Nothing was pasted. Paste a header and at least 4 rows, or JSON lines.")
@@ -143,7 +143,7 @@ def read_hub(data: recipe.Data, token: str | bool | None = None) -> Table:
     hub_errors.limit_waiting()
     name = data.source
     try:
-        # This fails at once and says why; load_dataset would try for 20 s where there is no network.
+        # This fails at once and says why; load_dataset would try for 20 s if there is no network.
         HfApi(token=token).dataset_info(name, timeout=10)
         parts = datasets.load_dataset(name, data.config, streaming=True, token=token)
         return _stream(parts, data)
@@ -159,7 +159,7 @@ def _stream(parts, data: recipe.Data) -> Table:
     for split in filter(None, pick_splits(parts, data, data.source)):
         first = len(rows)
         features = getattr(parts[split], "features", None) or {}
-        # Ten times as many as requested, so that the seed can choose; all of them where rows have classes, because
+        # Ten times as many as requested, so that the seed can choose; all of them if rows have classes, because
         # those are often sorted by class.
         few = data.max_rows and not any(_class_label(kind) for kind in features.values())
         limit = min(parse.MAX_ROWS, 10 * data.max_rows) if few else parse.MAX_ROWS
@@ -205,7 +205,7 @@ def _name_classes(rows: list[dict], features: dict, name: str) -> None:
             except ValueError:
                 raise TunerError(
                     f'{name} has a class in "{column}" without a name; there are names for 0 to '
-                    f"{label.num_classes - 1}. Write the rows again with all names, or with words as classes."
+                    f"{label.num_classes - 1}. Name all classes, or write them as words."
                 ) from None
 
 
@@ -232,7 +232,7 @@ def _explain(error: Exception, name: str, token) -> TunerError | None:
         names = ", ".join(datasets.get_dataset_config_names(name, token=token)[:20])
         return TunerError(f"data.config: the configurations of '{name}' are {names}. Set it to one of these.")
     if "scripts are no longer supported" in str(error):
-        return TunerError(f"The dataset '{name}' needs code of its own, which is never run here. Choose another.")
+        return TunerError(f"The dataset '{name}' needs custom code, which Tuner never runs. Choose another.")
     if type(error).__name__ in ("DataFilesNotFoundError", "EmptyDatasetError"):
         return TunerError(f"The dataset '{name}' has no CSV, JSON or Parquet files. Choose another.")
     return None

@@ -14,7 +14,7 @@ MIN_ROWS = 4
 
 @dataclass(frozen=True)
 class Split:
-    """Training rows and held-out rows, and why they are what they are."""
+    """Training rows and held-out rows, and the reason for this split."""
 
     train: list[dict]
     heldout: list[dict]
@@ -23,11 +23,11 @@ class Split:
 
 
 def split_rows(rows: list[dict], splits: list[str] | None, data: recipe.Data, seed: int) -> Split:
-    """The data's own splits where it has them, else a share of the rows held out by the seed. Raises TunerError."""
+    """The data's own splits if it has any, else a share of the rows, drawn with the seed. Raises TunerError."""
     if len(rows) < MIN_ROWS:
         count = "is only 1 row" if len(rows) == 1 else f"are only {len(rows)} rows"
         raise TunerError(
-            f"There {count}, and some must be held out. Give at least {MIN_ROWS} rows, or better hundreds."
+            f"There {count}, and some must be held out. Give at least {MIN_ROWS} rows, preferably hundreds."
         )
     if data.heldout_split and not splits:
         raise TunerError(
@@ -52,7 +52,7 @@ def split_rows(rows: list[dict], splits: list[str] | None, data: recipe.Data, se
     heldout = [row for index, row in enumerate(train) if index in chosen]
     draw.shuffle(heldout)
     kept = [row for index, row in enumerate(train) if index not in chosen]
-    reason = f"{count:,} of {len(train):,} rows were chosen by the seed ({seed}): there is no split to hold out."
+    reason = f"{count:,} of {len(train):,} rows were drawn with the seed ({seed}): there is no split to hold out."
     return Split(kept, heldout, reason + picked, _leaks(kept, heldout))
 
 
@@ -64,7 +64,7 @@ def _pick(rows: list[dict], max_rows: int | None, draw: random.Random) -> tuple[
 
 
 def _leaks(train: list[dict], heldout: list[dict]) -> tuple[str, ...]:
-    """A warning where prompts of held-out rows are trained on, whatever the answer and the system prompt are."""
+    """A warning if prompts of held-out rows are also trained on, whatever their answers and system prompts."""
 
     def prompt(row: dict) -> str:
         messages = (heldout_prompt(row) or {"messages": [{"role": "user", "content": row.get("text")}]})["messages"]

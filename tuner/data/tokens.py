@@ -1,4 +1,4 @@
-"""Tokenised rows: token ids with their labels, and what a person should know about them."""
+"""Tokenized rows: token ids with their labels, and what a person should know about them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Tokenised:
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens in an epoch that are learned from, or labels where a text has one."""
+        """Tokens in an epoch that are learned from, or labels if each text has one."""
         return sum(len(row["labels"]) - row["labels"].count(IGNORE_INDEX) for row in self.rows)
 
     @property
@@ -49,11 +49,11 @@ class Tokenised:
             return None
         most = max(self.lengths)
         answers = f" {self.cut_answers:,} of them lose the end of their answer." if self.cut_answers else ""
-        are, lose = ("is", "loses") if self.truncated == 1 else ("are", "lose")
+        are, they_lose = ("is", "It loses") if self.truncated == 1 else ("are", "They lose")
         return (
             f"{self.truncated:,} of {len(self.rows):,} rows {are} longer than {self.max_length:,} tokens, by up to "
-            f"{most - self.max_length:,}, and {lose} {self.lost_tokens:,} tokens, from the beginning of the prompt "
-            f"first.{answers} Set data.max_length to {most:,} to keep them whole, if memory allows."
+            f"{most - self.max_length:,}. {they_lose} {self.lost_tokens:,} tokens, first from the beginning of the "
+            f"prompt.{answers} Set data.max_length to {most:,} to keep them whole, if memory allows."
         )
 
 

@@ -1,6 +1,6 @@
 """Answers to the held-out prompts, and their scores.
 
-Base and adapter answer every held-out prompt, in one batch where PEFT can switch adapters row by row. Answers are kept
+Base and adapter answer every held-out prompt, in one batch if PEFT can switch adapters row by row. Answers are kept
 in the run as they come, so that scoring resumes in the next window.
 """
 
@@ -41,7 +41,7 @@ class Stop(Protocol):
 def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None = None) -> Iterator[dict]:
     """Answer the held-out rows and score them; yields progress and at last {"event": "evaluation", ...}.
 
-    The scores are also written to the run's evaluation.json. Where `stop` is set before the end, the answers so far
+    The scores are also written to the run's evaluation.json. If `stop` is set before the end, the answers so far
     are kept, and the next call resumes there. Raises TunerError for metrics that don't exist or don't fit the task.
     """
     loaded = loaded or load_variants({"adapter": run})
@@ -100,7 +100,7 @@ def _answer_all(
 def _batch_size(run: Run) -> int:
     """Prompts answered together: halved after each window that closed before a batch was answered.
 
-    Raises TunerError where a window is too short for a single answer.
+    Raises TunerError if a window is too short for a single answer.
     """
     cuts = 0
     for event in reversed(run.events()):
@@ -116,7 +116,7 @@ def _batch_size(run: Run) -> int:
 
 
 def heldout_rows(run: Run) -> list[dict]:
-    """The held-out prompts with their references. Raises TunerError where the run has none."""
+    """The held-out prompts with their references. Raises TunerError if the run has none."""
     try:
         lines = (run.data / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """Scores of base and adapter on the same rows, and how certain they are.
 
 Intervals are 95% percentile bootstraps over the rows. The interval of a gain is paired: a resample draws the same rows
-for both, so that rows which are hard for both don't blur the difference.
+for both, so rows that are hard for both don't blur the difference.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ VARIANTS = ("base", "adapter")
 
 
 def score(metrics: Sequence[Metric], references: list[str], answers: list[dict[str, str]]) -> dict:
-    """Score the answers, {"base": ..., "adapter": ...} per row, by each metric; the first is the one that decides.
+    """Score the answers, {"base": ..., "adapter": ...} per row, by each metric; the first one decides.
 
     Returns metric, rows, base, adapter and gain of the first metric, the scores of single rows as "each", and the same
     of the other metrics in a list "other_metrics". A gain above 0 is an improvement, whichever way the metric points.

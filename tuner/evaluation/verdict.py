@@ -11,7 +11,7 @@ HEADLINES = {"good": "It helped.", "bad": "It made things worse.", "unsure": "No
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the scores of a run say. `template` has the places {base} and {adapter}."""
+    """What the scores of a run say. `template` has the placeholders {base} and {adapter}."""
 
     kind: str  # good, bad or unsure
     headline: str
@@ -25,7 +25,7 @@ class Verdict:
 
 
 def judge(scores: dict, digits: int = 2) -> Verdict:
-    """The verdict on an evaluation: good or bad only where the 95% interval of the gain leaves out 0."""
+    """The verdict on an evaluation: good or bad only if the 95% interval of the gain excludes 0."""
     gain = scores["gain"]
     if not gain:  # plain text has no prompts to answer
         losses = (f"{scores[variant]['loss']:.3f}" for variant in ("base", "adapter"))
@@ -44,7 +44,7 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
 
 
 def other_scores(scores: dict, digits: int = 2) -> list[tuple[str, str, str, str]]:
-    """Of each further metric its title, the scores of base and adapter and the gain, with their intervals."""
+    """For each further metric: its title, the scores of base and adapter, and the gain, with their intervals."""
     rows = []
     for other in scores.get("other_metrics", []):
         metric = metric_of(other)

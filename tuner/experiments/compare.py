@@ -13,8 +13,8 @@ from tuner.runs import Run
 def prepare(recipe: Recipe, names: list[str], seconds: float, base: Path | None = None) -> dict[str, Run]:
     """One run per method, ready to train. Raises TunerError with the problems of all methods before training.
 
-    Where one method can't train at the recipe's precision, all train at 16-bit: with different precisions the
-    comparison would be between base models, not methods.
+    If one method can't train at the recipe's precision, all train at 16-bit: with different precisions, base models
+    would be compared, not methods.
     """
     unknown = [name for name in names if name not in METHODS]
     if unknown or not names:

@@ -52,7 +52,7 @@ def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
 
 
 def public_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with the data file's name in place of its path, which is nobody else's business."""
+    """The recipe with the data file's name in place of its path on this machine."""
     return recipe.with_settings({"data.source": _source(recipe)})
 
 
@@ -128,8 +128,8 @@ def _summary(run: Run, recipe: Recipe, base: str | None) -> str:
     ours = f" (Tuner's example model {recipe.model.name}, unchanged)" if base and base != recipe.model.name else ""
     title = METHODS[recipe.method.name].title
     return (
-        f"This adapter for {link}{ours}{pinned} was trained with Tuner by the method {title} on {_rows(run)} "
-        f"rows of {_link(recipe)}. It contains only the trained weights: load it together with its base model, as "
+        f"This adapter for {link}{ours}{pinned} was trained with Tuner, using {title}, on {_rows(run)} rows "
+        f"of {_link(recipe)}. It contains only the trained weights: load it together with its base model, as "
         "shown below."
     )
 
@@ -164,15 +164,15 @@ def _scores(run: Run, scores: dict, recipe: Recipe) -> str:
     ]
     judged = judge(scores, 3) if scores.get("gain") else None
     said = f"**{judged.headline}** {judged.text()} " if judged else ""
-    generated = f", the likeliest token each time, at most {recipe.evaluation.max_new_tokens} tokens"
+    generated = f", choosing the likeliest token each time, up to {recipe.evaluation.max_new_tokens} tokens"
     generated = generated if _task(run).generates else ""
     how = (
-        f"{said}Training never saw these {rows} rows; base model and adapter answered them{generated}, on the base as "
-        f"trained ({_quantization(recipe)}). {metric.title} is computed as by {metric.package}. The intervals are "
-        "percentile bootstraps over the rows; that of the gain is paired."
+        f"{said}Training never saw these {rows} rows; base model and adapter answered them{generated}, on the base "
+        f"model in {_quantization(recipe)}, as in training. {metric.title} is computed as in {metric.package}. "
+        "The intervals are percentile bootstraps over the rows; that of the gain is paired."
     )
     if _task(run).has_labels:
-        how += " The base model's head is new and untrained, so the base's score is that of guessing."
+        how += " The base model's head is new and untrained, so its score is chance level."
     loss_only = "The rows are plain text without prompts, so only the loss on held-out rows was measured."
     return "## Did it help?\n\n" + "\n".join(lines) + "\n\n" + (how if rows else loss_only)
 
@@ -187,7 +187,7 @@ def _before_and_after(scores: dict) -> str | None:
         ))
         for row in examples
     ]  # fmt: skip
-    return "## Before and after\n\nThe first held-out rows; nobody picked them.\n\n" + "\n\n---\n\n".join(shown)
+    return "## Before and after\n\nThe first held-out rows, not selected by hand.\n\n" + "\n\n---\n\n".join(shown)
 
 
 def _data(run: Run, recipe: Recipe) -> str:
@@ -228,7 +228,7 @@ def _settings(run: Run, recipe: Recipe) -> str:
 def _training(run: Run) -> str:
     start, end, step, heldout = (run.last_event(kind) or {} for kind in ("start", "end", "step", "heldout"))
     plan = run.plan
-    reason = {"steps": "all steps done", "clock": "all of its seconds used", "stopped": "stopped early"}.get(
+    reason = {"steps": "all steps done", "clock": "all seconds used", "stopped": "stopped early"}.get(
         end.get("reason")
     )
     steps, planned = end.get("step"), step.get("steps")
@@ -250,8 +250,8 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
     check = run.read_json("merge_check.json")
     merged = (
         f"Merged into the 16-bit base model, it predicts the same next token as the adapter for "
-        f"{check['top1_agreement']:.1%} of {check['tokens']} held-out tokens; compared with the adapter on the base "
-        f"model as trained, for {check['top1_agreement_quantized']:.1%}."
+        f"{check['top1_agreement']:.1%} of {check['tokens']} held-out tokens, and the same as the adapter "
+        f"on the base model as trained for {check['top1_agreement_quantized']:.1%}."
         if check
         else f"Whether merging changes the answers: {UNKNOWN}."
         if METHODS[recipe.method.name].mergeable
@@ -259,7 +259,7 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
     )
     precision = (
         f"It was trained and scored on the base model in {_quantization(recipe)}. The code above loads the base model "
-        "unquantised, so the answers can differ slightly. "
+        "unquantized, so the answers can differ slightly. "
         if recipe.model.quantization != "none"
         else ""
     )
@@ -272,7 +272,7 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
         "This is one run with one seed. Another seed may score differently.",
         "It may repeat rows that it was trained on, and this card may show held-out rows. Consider both before you "
         "make the repository public.",
-        "The base model's licence, languages and biases apply here as well.",
+        "The base model's license, languages and biases apply here as well.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
@@ -304,7 +304,7 @@ def _count(number: int | None) -> str:
 
 
 def _line(text: str) -> str:
-    """Text of unknown origin on one line, made unable to open a tag or to end a code span."""
+    """Text of unknown origin on one line, escaped so that it can't open a tag or end a code span."""
     return re.sub(r"\s+", " ", text).replace("`", "'").replace("<", "&lt;").strip()
 
 

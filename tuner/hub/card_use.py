@@ -1,4 +1,4 @@
-"""The code on a model card that loads the adapter and asks it something, for every task and kind of adapter."""
+"""The code on a model card that loads the adapter and runs it, for every task and kind of adapter."""
 
 import json
 import re

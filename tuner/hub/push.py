@@ -1,4 +1,4 @@
-"""Push a run to the Hub: adapter, tokenizer, card, recipe and scores, in one commit, so that one line loads it back.
+"""Push a run to the Hub: adapter, tokenizer, card, recipe and scores in one commit, so one line of code loads it.
 
     url = push(run, "my-adapter", token=token)        # private, under the token's own name
     AutoPeftModelForCausalLM.from_pretrained("me/my-adapter")
@@ -155,8 +155,8 @@ def _check_rights(account: dict, repos: dict[str, Files]) -> None:
     names = {account["name"], *(org["name"] for org in account.get("orgs", []))}
     if owner not in names | {name.partition("/")[0] for name in granted if name}:
         raise TunerError(
-            f"'{owner}' is neither you ({account['name']}) nor an organisation that your token can access. Push to "
-            f"{account['name']}/{list(repos)[-1].partition('/')[2]}, or use a token for that organisation."
+            f"'{owner}' is neither you ({account['name']}) nor an organization that your token can access. Push to "
+            f"{account['name']}/{list(repos)[-1].partition('/')[2]}, or use a token for that organization."
         )
     if token.get("role") == "read":
         raise TunerError(f"Your token may only read. Create one with write access at {TOKENS_PAGE}.")
@@ -169,7 +169,7 @@ def _check_rights(account: dict, repos: dict[str, Files]) -> None:
 
 
 def _list_files(api: "HfApi", repo_id: str, files: Files, private: bool) -> set[str] | None:
-    """Paths in the repository, or None if it does not exist. Raises TunerError if it must be left alone."""
+    """Paths in the repository, or None if it does not exist. Raises TunerError if it must not be changed."""
     from huggingface_hub.utils import RepositoryNotFoundError
 
     try:

@@ -1,1 +1,1 @@
-"""Answers of base, adapter and merged model."""
+"""Answers of base model, adapter and merged model."""

@@ -10,7 +10,7 @@ from tuner.runs import Run
 def chat(run: Run, prompt: str, *, system: str | None = None, sampling: Sampling | None = None) -> dict[str, str]:
     """The answers to `prompt` by variant: "base", "adapter" and, for methods that can be merged, "merged".
 
-    The first call merges the adapter, which is kept in the run. Raises TunerError where the run has no adapter yet.
+    The first call merges the adapter, which is kept in the run. Raises TunerError if the run has no adapter yet.
     """
     folders = {}
     if is_mergeable(run):

@@ -27,7 +27,7 @@ from tuner.inference.variants import ActiveModel, LoadedVariants
 
 
 class Stop(Protocol):
-    """Something like threading.Event that ends the answers once it is set."""
+    """An object like threading.Event; once it is set, the answers end."""
 
     def is_set(self) -> bool:
         """Whether to stop."""
@@ -149,7 +149,7 @@ def generate(
         padding_side="right" if encoded else "left",
         add_special_tokens=encoded,
         return_token_type_ids=False,
-        # As in training. A causal model's prompt is not cut: the chat says that it is too long.
+        # As in training. A causal model's prompt is not cut: an error says that it is too long.
         **({"truncation": True, "max_length": context} if encoded and context else {}),
     )
     batch = batch.to(next(model.parameters()).device)
@@ -188,7 +188,7 @@ def _virtual_tokens(model: nn.Module) -> int:
 
 
 class _Shared:
-    """PEFT copies the arguments of `generate` for encoder-decoders with a soft prompt; these must stay the caller's."""
+    """PEFT copies the arguments of `generate` for encoder-decoders with a soft prompt; these stay the caller's."""
 
     def __deepcopy__(self, memo: dict) -> "_Shared":
         return self

@@ -1,8 +1,8 @@
 """Merge the adapter into the 16-bit base model, and check whether merging changes the answers.
 
-Merging into 4-bit weights would round a light tune away, so the adapter is merged into the weights as published. The
-merged model is compared with the adapter twice: on the same 16-bit base, which shows what merging and rounding
-changed, and on the quantised base that it was trained on, which shows what quantisation changed in addition.
+Merging into 4-bit weights would round small updates away, so the adapter is merged into the weights as published. The
+merged model is compared with the adapter twice: on the same 16-bit base, to show the effect of merging and rounding,
+and on the base as trained, to show the effect of quantization as well.
 """
 
 import gc
@@ -111,7 +111,7 @@ def _write(model: PreTrainedModel, base: Base, folder: Path) -> None:
 
 @torch.inference_mode()
 def _logits(objective: str, model: nn.Module, rows: Dataset) -> torch.Tensor:
-    """Logits of all labelled positions of `rows`, up to CHECKED_TOKENS; float32 on the CPU, positions x choices."""
+    """Logits of all labeled positions of `rows`, up to CHECKED_TOKENS; float32 on the CPU, positions x choices."""
     device, parts = next(model.parameters()).device, []
     for row in rows:
         batch = {k: v.to(device) for k, v in collate([row]).items()}

@@ -12,7 +12,7 @@ from tuner.models.losses import collate
 from tuner.models.shape import Base, shape_of
 
 LONGEST_SPAN = 30  # tokens, as in SQuAD's baselines
-CANDIDATES = 20  # most likely first and last tokens, which are combined to spans
+CANDIDATES = 20  # most likely first and last tokens, which are combined into spans
 
 
 @torch.inference_mode()
@@ -68,7 +68,7 @@ def _span(output: ModelOutput, number: int, read: BatchEncoding, text: str, labe
     return context[offsets[best[1]][0] : offsets[best[2]][1]]
 
 
-# By objective (tasks.py): how texts are tokenised, and how an output becomes an answer in words.
+# By objective (tasks.py): how texts are tokenized, and how an output becomes an answer in words.
 READERS: dict[str, tuple[Callable, Callable]] = {
     "whole_text": (_read_text, _label),
     "each_token": (_read_words, _entities),

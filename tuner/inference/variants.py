@@ -32,7 +32,7 @@ class ActiveModel:
 
     variants: tuple[str, ...]
     activate: Callable[[], AbstractContextManager[nn.Module]]  # attaches the adapters, and detaches them at the end
-    adapter_names: dict[str, str] | None = None  # by variant, where one batch holds several
+    adapter_names: dict[str, str] | None = None  # by variant, if one batch holds several
 
     @contextmanager
     def model_for(self, variant: str) -> Iterator[nn.Module]:

@@ -35,7 +35,7 @@ def attach(base: torch.nn.Module, configs: list) -> Adapted:
 def _keep_type(model: PeftModel) -> PeftModel:
     """Return (IA)3's results in the type of its inputs.
 
-    On a 4-bit base PEFT returns float32, which a 16-bit normalisation layer that follows may refuse.
+    On a 4-bit base PEFT returns float32, which a 16-bit normalization layer that follows may refuse.
     """
     for module in model.modules():
         if isinstance(module, IA3Layer):
@@ -54,7 +54,7 @@ def _with_head(model: PeftModel) -> PeftModel:
 def load(base: torch.nn.Module, folders: dict[str, Path]) -> Adapted:
     """The base with saved adapters attached, in evaluation mode.
 
-    `folders` are by the adapters' names; several only where PEFT can attach them side by side.
+    `folders` is by adapter name, and holds several only if PEFT can attach them side by side.
     """
     (name, folder), *others = folders.items()
     if is_native(folder):
@@ -68,7 +68,7 @@ def load(base: torch.nn.Module, folders: dict[str, Path]) -> Adapted:
 
 
 def save(model: Adapted, folder: Path, base_name: str) -> None:
-    """Save what was trained, in safetensors, with `base_name`: a path on this machine means nothing elsewhere."""
+    """Save what was trained, in safetensors; `base_name` replaces a path that means nothing elsewhere."""
     for level in _levels(model):
         for config in level.peft_config.values():
             config.base_model_name_or_path = base_name

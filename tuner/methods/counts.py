@@ -1,6 +1,6 @@
 """Closed formulas for the number of parameters that a method trains, as its paper gives them.
 
-They count without building anything. A test compares each with what PEFT creates.
+They need no model. A test compares each with what PEFT creates.
 """
 
 import math

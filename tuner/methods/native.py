@@ -1,6 +1,6 @@
 """Methods that PEFT lacks: training the base's own weights, and bottleneck adapters behind its sub-layers.
 
-Both have those methods of a PeftModel that we use: forward, generate, disable_adapter, save_pretrained. The base stays
+Both have the methods of PeftModel that we use: forward, generate, disable_adapter, save_pretrained. The base stays
 unchanged: copies of its weights are trained in place of the originals, which return on unloading. They are saved in
 PEFT's files, under the base's own names.
 """
@@ -61,7 +61,7 @@ class NativeModel(torch.nn.Module):
     """A base with trained copies of its weights, and bottlenecks, in place."""
 
     active_adapter = "default"
-    is_quantized = False  # what is trained is not; the Trainer would refuse a quantised model that is not PEFT's
+    is_quantized = False  # what is trained isn't; the Trainer would refuse a quantized model that is not PEFT's
 
     def __init__(self, base: torch.nn.Module, config: SelectedConfig | BottleneckConfig):
         super().__init__()
@@ -78,7 +78,7 @@ class NativeModel(torch.nn.Module):
             for leaf, p in module._parameters.items()
             if id(p) in named
         ]
-        # A normalisation layer needs scale and shift in one type: what is not trained there is frozen in float32.
+        # A normalization layer needs scale and shift in one type: what is not trained there is frozen in float32.
         replaced = {(module, leaf) for module, leaf, _ in self.places}
         self.frozen = [
             (module, leaf, p, torch.nn.Parameter(p.detach().float(), requires_grad=False))

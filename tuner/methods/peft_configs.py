@@ -1,4 +1,4 @@
-"""Configurations that methods attach to a base: PEFT's and ours, made for the target at hand. No torch until then."""
+"""Configurations that methods attach to a base: PEFT's and ours, made for one target. Torch is imported only then."""
 
 import re
 from collections.abc import Callable
@@ -119,7 +119,7 @@ def upper_blocks(target: Target) -> list[str]:
 
 
 def layer_norm(target: Target) -> list:
-    """PEFT's LayerNorm tuning on every normalisation layer."""
+    """PEFT's LayerNorm tuning on every normalization layer."""
     from peft import LNTuningConfig
 
     return [LNTuningConfig(target_modules=list(target.shape.norms), **target.common())]

@@ -1,5 +1,5 @@
-"""METHODS: one row per fine-tuning method, with the facts that checks and the page need. No torch until a method is
-applied. A new method is a new row, and nothing else.
+"""METHODS: one row per fine-tuning method, with the facts that checks and the page need. A new method is a new
+row, and nothing else. Torch is imported only when a method is applied.
 
 The page shows the rows in this order: by kind, well-known ones first; those with `more` are folded away.
 """
@@ -18,14 +18,14 @@ INTRINSIC = 4096  # numbers that Uni-LoRA learns in all
 LOW_RANK = {"rank": 16, "alpha": "twice the rank", "dropout": 0.0, **LINEAR}
 
 
-_REPARAMETERISATIONS = [
+_REPARAMETERIZATIONS = [
     MethodRow(
         name="lora",
         title="LoRA",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2106.09685",
         explanation="Freezes the model and learns a small low-rank update for each linear layer. The best first "
-        "choice: it often comes close to full fine-tuning with under 1% of the parameters.",
+        "choice: it often comes close to full fine-tuning with a small share of the parameters.",
         trains="two thin matrices for each linear layer",
         parameters=r"\.lora_[AB]\.",
         configs=peft_config("LoraConfig", **LORA),
@@ -36,7 +36,7 @@ _REPARAMETERISATIONS = [
     MethodRow(
         name="qlora",
         title="QLoRA",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2305.14314",
         explanation="LoRA on a base in 4-bit or 8-bit precision, so that a model up to four times as large fits in "
         "memory. Rounding costs a little accuracy, which the adapter learns to make up for.",
@@ -51,7 +51,7 @@ _REPARAMETERISATIONS = [
     MethodRow(
         name="rslora",
         title="rsLoRA",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2312.03732",
         explanation="LoRA that divides its update by the square root of the rank, not by the rank, so that high ranks "
         "keep learning. Worth trying from rank 64; at low ranks it is LoRA with larger steps.",
@@ -65,7 +65,7 @@ _REPARAMETERISATIONS = [
     MethodRow(
         name="dora",
         title="DoRA",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2402.09353",
         explanation="Splits each weight matrix into magnitude and direction, and lets LoRA change the direction. "
         "Often a little better than LoRA at low ranks, but slower.",
@@ -79,7 +79,7 @@ _REPARAMETERISATIONS = [
     MethodRow(
         name="adalora",
         title="AdaLoRA",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2303.10512",
         explanation="Starts at one and a half times the rank and drops what matters least as it trains, so that each "
         "layer ends with the rank it needs. Short runs give it little time to find out.",
@@ -102,7 +102,7 @@ _REPARAMETERISATIONS = [
     MethodRow(
         name="unilora",
         title="Uni-LoRA (intrinsic dimension)",
-        kind="reparameterisation",
+        kind="reparameterization",
         paper="https://arxiv.org/abs/2506.00799",
         explanation="Learns one short vector and projects it onto all layers at random, as in Intrinsic SAID "
         "(https://arxiv.org/abs/2012.13255). Shows how few parameters a task needs.",
@@ -131,8 +131,8 @@ _ADDITIVE = [
         configs=peft_configs.ia3,
         count=counts.ia3_factors,
         learning_rate=times_lora(5),
-        learning_rate_reason="five times LoRA's: factors start at 1 and must move far; PEFT's comparison gains most "
-        "at such rates",
+        learning_rate_reason="five times LoRA's: factors start at 1 and must move far; in PEFT's comparison "
+        "such rates work best",
         rules=(rules.has_role("key", "fused"),),
     ),
     MethodRow(
@@ -177,7 +177,7 @@ _SOFT_PROMPTS = [
         title="Prompt tuning",
         kind="soft prompt",
         paper="https://arxiv.org/abs/2104.08691",
-        explanation="Learns a few vectors that stand before every prompt like words of their own. One of the smallest "
+        explanation="Learns a few vectors that precede every prompt, like extra words. One of the smallest "
         "adapters; small models gain little from it.",
         trains="vectors before the prompt",
         parameters=r"^prompt_encoder\.",
@@ -205,7 +205,7 @@ _SOFT_PROMPTS = [
         learning_rate=lambda width: 0.05,
         learning_rate_reason="soft prompts need high rates",
         mergeable=False,
-        tasks=("generation",),  # PEFT's does not reach an encoder-decoder's cross-attention where rows are padded
+        tasks=("generation",),  # PEFT's fails in an encoder-decoder's cross-attention if rows are padded
         rules=(rules.room_in_context,),
     ),
     MethodRow(
@@ -251,9 +251,9 @@ _SELECTIVE = [
         title="LayerNorm tuning",
         kind="selective",
         paper="https://arxiv.org/abs/2312.11420",
-        explanation="Trains only the normalisation layers: one or two numbers for each channel, at least twice per "
+        explanation="Trains only the normalization layers: one or two numbers for each channel, at least twice per "
         "block. Its paper found it close to LoRA on models that also process images.",
-        trains="the normalisation layers",
+        trains="the normalization layers",
         parameters=r"\.ln_tuning_layers\.",
         configs=peft_configs.layer_norm,
         count=lambda target: target.size_of(target.weights_in(target.shape.norms)),
@@ -282,7 +282,7 @@ _SELECTIVE = [
         title="SHiRA (sparse)",
         kind="selective",
         paper="https://arxiv.org/abs/2406.13175",
-        explanation="Trains a random few of each layer's own weights: a sparse update of high rank. Several such "
+        explanation="Trains a few random weights of each layer: a sparse update of high rank. Several such "
         "adapters on one model interfere less with each other.",
         trains="as many of each linear layer's own weights as LoRA of that rank would add",
         parameters=r"\.shira_weight\.",
@@ -329,7 +329,7 @@ _WHOLE = [
 ]
 
 
-METHODS = {row.name: row for row in [*_REPARAMETERISATIONS, *_ADDITIVE, *_SOFT_PROMPTS, *_SELECTIVE, *_WHOLE, *MORE]}
+METHODS = {row.name: row for row in [*_REPARAMETERIZATIONS, *_ADDITIVE, *_SOFT_PROMPTS, *_SELECTIVE, *_WHOLE, *MORE]}
 
 
 def resolve(recipe: Recipe, shape: Shape, task: TaskRow | None) -> Target:

@@ -10,7 +10,7 @@ from tuner.methods.spec import LINEAR, UNQUANTIZED, MethodRow, times_lora
 
 def _more(
     name: str, title: str, paper: str, explanation: str, trains: str, parameters: str, configs: Callable, count: Count,
-    kind: str = "reparameterisation", **others,
+    kind: str = "reparameterization", **others,
 ) -> MethodRow:  # fmt: skip
     return MethodRow(name, title, kind, paper, explanation, trains, parameters, configs, count, more=True, **others)
 

@@ -1,4 +1,4 @@
-"""What a method needs of the base and of its settings, where PEFT would complain late or not in words for users.
+"""What a method requires of the base and its settings, for cases that PEFT refuses late or in unclear words.
 
 A rule looks at the target and returns None, or a Refusal. No torch.
 """
@@ -12,7 +12,7 @@ LORA_WORKS = "Choose lora, which works on any model"
 
 
 class Refusal(NamedTuple):
-    """Why a method can't be used: a phrase that goes on from its title, then what to choose instead."""
+    """Why a method can't be used: a phrase that continues its title, then what to choose instead."""
 
     why: str
     instead: str = LORA_WORKS
@@ -25,12 +25,12 @@ Rule = Callable[[Target], Refusal | None]
 def plain_linear(target: Target) -> Refusal | None:
     """PEFT implements many methods for torch.nn.Linear only."""
     if target.shape.conv1d:
-        return Refusal("works on linear layers only, and this model is built of Conv1D layers")
+        return Refusal("works on linear layers only, and this model is built from Conv1D layers")
     return None
 
 
 def has_role(*roles: str) -> Rule:
-    """For a method that looks for layers by their role: at least one has one of these."""
+    """For a method that needs layers of certain roles: at least one layer has one of these."""
 
     def rule(target: Target) -> Refusal | None:
         if target.layers_of(*roles):
@@ -55,7 +55,7 @@ def model_types(*types: str) -> Rule:
 
 
 def rank_divides_inputs(target: Target) -> Refusal | None:
-    """BOFT cuts each layer's inputs into blocks of `rank`, and can't be built without storage to see that fail."""
+    """BOFT cuts each layer's inputs into blocks of `rank`, and can't be attached without storage to try it."""
     widths, rank = sorted({inputs for _, inputs, _ in target.layers}), target.settings["rank"]
     if all(width % rank == 0 for width in widths):
         return None
@@ -70,7 +70,7 @@ def rank_divides_inputs(target: Target) -> Refusal | None:
 
 
 def rank_fits_weights(target: Target) -> Refusal | None:
-    """SHiRA picks rank x (inputs + outputs) of a layer's weights, and can't be built without storage either."""
+    """SHiRA picks rank x (inputs + outputs) of a layer's weights, and can't be attached without storage either."""
     rank = target.settings["rank"]
     largest = min((inputs * outputs // (inputs + outputs) for _, inputs, outputs in target.layers), default=rank)
     if rank <= largest:
@@ -83,7 +83,7 @@ def rank_fits_weights(target: Target) -> Refusal | None:
 
 
 def room_in_context(target: Target) -> Refusal | None:
-    """Virtual tokens take places in the model's context; beyond its end, learned positions run out."""
+    """Virtual tokens use up the model's context; beyond its end, learned positions run out."""
     tokens, context = target.settings["virtual_tokens"], target.shape.context
     if tokens <= context // 2:
         return None

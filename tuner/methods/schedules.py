@@ -1,4 +1,4 @@
-"""What some methods do after each step, and the state that a checkpoint keeps of it."""
+"""What some methods do after each step, and the part of its state that a checkpoint keeps."""
 
 import torch
 
@@ -18,7 +18,7 @@ class AdaLoraSchedule:
         self.ranks = model.base_model.rankallocator
 
     def penalty(self) -> torch.Tensor:
-        """The regularisation that keeps the two outer factors orthogonal (equation 4), to add to the loss."""
+        """The regularization that keeps the two outer factors orthogonal (equation 4), to add to the loss."""
         parts = []
         for name, p in self.model.named_parameters():
             if ("lora_A" in name or "lora_B" in name) and p.requires_grad:
@@ -37,7 +37,7 @@ class AdaLoraSchedule:
             if not self.ranks.exp_avg_ipt:
                 self.ranks.update_ipt(self.model)
             self._keep(self.ranks.target_bgt)
-        elif self.config.rank_pattern:  # there is none where rank 1 leaves nothing to drop
+        elif self.config.rank_pattern:  # there is none if rank 1 leaves nothing to drop
             self.ranks.mask_using_rank_pattern(self.model, self.config.rank_pattern)
 
     def _kept(self) -> int:

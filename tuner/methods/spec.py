@@ -1,4 +1,5 @@
-"""What a row of the method table holds, and a recipe resolved against it. No torch until a method is applied."""
+"""What a row of the method table holds, and a recipe resolved against it. Torch is imported only when a method is
+applied."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -12,7 +13,7 @@ from tuner.models.shape import Shape
 from tuner.recipe import Recipe
 from tuner.tasks import TASKS, TaskRow
 
-KINDS = ("reparameterisation", "additive adapter", "soft prompt", "selective", "hybrid", "full")
+KINDS = ("reparameterization", "additive adapter", "soft prompt", "selective", "hybrid", "full")
 PRECISIONS = {"nf4": "4-bit (NF4)", "int8": "8-bit", "none": "16-bit"}  # recipe.model.quantization -> its label
 ANY = tuple(PRECISIONS)
 UNQUANTIZED = ("none",)
@@ -55,9 +56,9 @@ class MethodRow:
     quantizations: tuple[str, ...] = ANY  # precisions of the base that it works on
     tasks: tuple[str, ...] = tuple(TASKS)
     mergeable: bool = True  # into the 16-bit base
-    mergeable_on: Callable[[Target], bool] = lambda target: True  # asked where it is mergeable at all
+    mergeable_on: Callable[[Target], bool] = lambda target: True  # asked only if it is mergeable at all
     needs_storage: bool = False  # PEFT can't attach it to a model without storage
-    stored: int = 1  # numbers in the file for each one trained, where it can't be attached to see
+    stored: int = 1  # numbers in the file per trained parameter, for methods with needs_storage
     schedule: str | None = None  # a class of schedules.py that runs after each step
     beside_base: bool = False  # PEFT answers with and without it in one batch
     changes_base: bool = False  # it trains the base's own weights, so the adapter's file is a model's
@@ -106,7 +107,7 @@ def problems(row: MethodRow, recipe: Recipe, target: Target) -> list[str]:
         possible = " or ".join(PRECISIONS[name] for name in row.quantizations)
         keys = " or ".join(row.quantizations)
         sentences.append(
-            f"model.quantization: {row.title} needs a {possible} base, and this one is {PRECISIONS[given]}. Set "
+            f"model.quantization: {row.title} needs a {possible} base model, and this one is {PRECISIONS[given]}. Set "
             f"Precision (model.quantization) to {keys}, or choose {'lora' if given == 'none' else 'qlora'}."
         )
     return sentences

@@ -6,7 +6,7 @@ from typing import Any
 
 from tuner.tasks import TaskRow
 
-# What a linear layer does in its block, by the names that families of models give it. Where a layer's name ends with
+# What a linear layer does in its block, by the names that families of models give it. If a layer's name ends with
 # several of these, the longest counts.
 ROLES = {
     "query": ("q_proj", "q", "query", "q_lin"),
@@ -46,7 +46,7 @@ class Target:
 
     @property
     def target_modules(self) -> list[str]:
-        """PEFT's `target_modules`: the layers' last names, or whole names where a last name means others too."""
+        """PEFT's `target_modules`: the layers' last names, or full names if a last name is ambiguous."""
         wanted = [name for name, _, _ in self.layers]
         ambiguous = {n.rpartition(".")[2] for n in set(self.shape.modules) - set(wanted)}
         return sorted({leaf if (leaf := n.rpartition(".")[2]) not in ambiguous else n for n in wanted})
@@ -76,7 +76,7 @@ class Target:
 
 
 def matches(name: str, target: str) -> bool:
-    """Whether PEFT takes the layer `name` for `target`."""
+    """Whether PEFT would match the layer `name` with `target`."""
     return name == target or name.endswith("." + target)
 
 

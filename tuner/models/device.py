@@ -17,7 +17,7 @@ def compute_dtype(model: recipe.Model) -> tuple[str, str]:
     import torch
 
     if model.dtype != "auto":
-        return model.dtype, "as asked"
+        return model.dtype, "as given"
     if device_type() == "cpu":
         return "float32", "exact, and fast enough on a CPU"
     if torch.cuda.is_bf16_supported():

@@ -1,7 +1,7 @@
 """Find the files of a base model: shipped with Tuner, on the Hub, or in a folder of the user's own.
 
-A folder is only used where the caller passes one. On a shared page nobody does, so a visitor's model name is never
-treated as a path.
+A folder is used only if the caller passes one. A shared page never does, so a visitor's model name is never treated as
+a path.
 """
 
 import os
@@ -60,7 +60,7 @@ def find_folder(name: str, base: Path | None = None) -> Path | None:
         return None
     candidates = [folder / os.path.expanduser(name) for folder in (base, Path.cwd()) if folder]
     for folder in candidates:
-        if os.path.isdir(folder):  # unlike Path.is_dir, it takes names of any length
+        if os.path.isdir(folder):  # unlike Path.is_dir, it accepts names of any length
             return folder.resolve()
     try:
         validate_repo_id(name)
@@ -118,7 +118,7 @@ def _check_files(folder: Path, name: str) -> None:
     if (folder / ADAPTER_CONFIG_NAME).is_file():
         raise TunerError(f"'{name}' is an adapter, not a base model. Give the base model that it was trained on.")
     if not (folder / "config.json").is_file():
-        raise TunerError(f"'{name}' holds no model (no config.json). Is it a dataset, or the wrong folder?")
+        raise TunerError(f"'{name}' holds no model (no config.json). Give a model, not a dataset or its folder.")
     if not any(folder.glob("*.safetensors")):
         raise TunerError(
             f"'{name}' has no safetensors weights, and pickles are never loaded. Choose a model, or a revision, that "

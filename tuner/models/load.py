@@ -1,4 +1,4 @@
-"""Load base models from disk onto the device, quantised as the recipe says. safetensors only, never remote code."""
+"""Load base models from disk onto the device, quantized as the recipe says. safetensors only, never remote code."""
 
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ _kept: OrderedDict[tuple, "PreTrainedModel"] = OrderedDict()
 def load_base(base: Base, *, quantization: str | None = None) -> "PreTrainedModel":
     """The base model on the device, in evaluation mode; `quantization` overrides the recipe's.
 
-    A new head is initialised with a fixed seed, so it is the same in every process.
+    A new head is initialized with a fixed seed, so it is the same in every process.
     """
     import torch
     import transformers
@@ -81,7 +81,7 @@ def _is_full() -> bool:
 def _quantization(kind: str, dtype: "torch.dtype", heads: tuple[str, ...]) -> "BitsAndBytesConfig | None":
     from transformers import BitsAndBytesConfig
 
-    # A new head has to be trained, and quantised weights can't be.
+    # A new head has to be trained, and quantized weights can't be.
     skipped = {"llm_int8_skip_modules": list(heads)} if heads else {}
     if kind == "nf4":
         return BitsAndBytesConfig(

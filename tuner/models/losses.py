@@ -1,4 +1,4 @@
-"""The loss of each task: logits paired with labels, and their cross-entropy, over batches of tokenised rows."""
+"""The loss of each task: logits paired with labels, and their cross-entropy, over batches of tokenized rows."""
 
 from collections.abc import Callable, Sequence
 
@@ -60,7 +60,7 @@ def mean_loss(objective: str, model: nn.Module, inputs: dict) -> torch.Tensor:
 
 
 def collate(rows: list[dict], padding: int = 0) -> dict[str, torch.Tensor]:
-    """Tokenised rows as one right-padded batch with its attention mask, rows x longest row."""
+    """Tokenized rows as one right-padded batch with its attention mask, rows x longest row."""
     fill = {"input_ids": padding, "labels": IGNORE_INDEX}
     rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
     batch = {}

@@ -43,7 +43,7 @@ class Shape:
     modules: tuple[str, ...]  # names of all modules
     weights: tuple[str, ...]  # names of all parameters; tied ones count once
     weight_sizes: tuple[int, ...]  # parameters in each of them
-    norms: tuple[str, ...]  # names of the normalisation layers
+    norms: tuple[str, ...]  # names of the normalization layers
     head_parameters: int  # parameters of the new head
     heads: tuple[str, ...]  # names of new modules, which every method has to train
     conv1d: bool  # GPT-2's linear layers, whose weights are transposed
@@ -56,7 +56,7 @@ def load_config(folder: Path, name: str) -> "PretrainedConfig":
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
-        reason = "needs code of its own, which is not run here" if "remote_code" in str(error) else "is unknown here"
+        reason = "needs custom code, which Tuner never runs" if "remote_code" in str(error) else "is unknown to it"
         raise TunerError(
             f"transformers can't load '{name}': its architecture {reason}. Choose another model."
         ) from None
@@ -167,14 +167,14 @@ def _context(text: "PretrainedConfig") -> int:
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer, with a padding token. Raises TunerError where transformers can't load one."""
+    """The tokenizer, with a padding token. Raises TunerError if transformers can't load one."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError):
         raise TunerError(
-            "The base model has no tokenizer that transformers can load without code of its own. Choose a model that "
+            "The base model has no tokenizer that transformers can load without custom code. Choose a model that "
             "has one (tokenizer.json and tokenizer_config.json)."
         ) from None
     if tokenizer.pad_token is None:

@@ -22,7 +22,7 @@ MAX_PARAMETERS = float(os.environ.get("TUNER_MAX_BILLION_PARAMETERS", 9)) * 1e9 
 MAX_SECONDS = float(os.environ.get("TUNER_MAX_SECONDS", 900))  # of the run
 MAX_TOKENS = float(os.environ.get("TUNER_MAX_TOKENS", 5e6))  # of the training rows
 USABLE = 0.9  # share of a device's memory; allocators waste some
-# Assumed where no earlier run was measured:
+# Assumed if no earlier run was measured:
 READ_SPEED = 1e9  # bytes of weights loaded per second
 LOAD_SECONDS = 1.0  # for loading anything, whatever its size
 TOKEN_SECONDS = 0.03  # for the next token of a batch of answers
@@ -39,7 +39,7 @@ PARTS = {
 def estimate_run(
     recipe: Recipe, base: Base, settings: dict, rows: Tokenised, heldout: int, trainable: int
 ) -> dict[str, Any]:
-    """Steps, seconds (start_up, a_step, training, scoring) and bytes of memory, which is None where unknown.
+    """Steps, seconds (start_up, a_step, training, scoring) and bytes of memory, which is None if unknown.
 
     `rows` are the training rows, `heldout` is the number of held-out rows, `trainable` that of trained parameters.
     """
@@ -92,7 +92,7 @@ def _memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: in
 
 
 def rows_that_fit(estimate: dict, batch_size: int) -> int:
-    """The largest batch that fits in memory, at most `batch_size`; 0 where not even one row does."""
+    """The largest batch that fits in memory, at most `batch_size`; 0 if not even one row does."""
     memory = estimate["memory"]
     if memory is None:
         return batch_size
@@ -105,14 +105,14 @@ def rows_that_fit(estimate: dict, batch_size: int) -> int:
 
 
 def check_memory(estimate: dict, recipe: Recipe, batch_size: int) -> None:
-    """Raises TunerError where the run does not fit in the device's memory, with what would."""
+    """Raise TunerError if the run does not fit in the device's memory, with what would."""
     fitting = rows_that_fit(estimate, batch_size)
     if fitting >= batch_size:
         return
     parts = ", ".join(
         f"{name} {gigabytes(estimate['memory'][key])}" for key, name in PARTS.items() if key in estimate["memory"]
     )
-    ways = [f"at most {fitting} rows a step (training.batch_size)"] if fitting else []
+    ways = [f"at most {fitting} rows per step (training.batch_size)"] if fitting else []
     ways += ["4-bit precision (model.quantization: nf4)"] if recipe.model.quantization != "nf4" else []
     ways += ["shorter rows (data.max_length)", "a smaller base model"]
     needed = gigabytes(estimate["memory"]["total"])
@@ -123,7 +123,7 @@ def check_memory(estimate: dict, recipe: Recipe, batch_size: int) -> None:
 
 
 def check_budget(estimate: dict, recipe: Recipe) -> None:
-    """Raises TunerError where the budget is too short for a single step."""
+    """Raise TunerError if the budget is too short for a single step."""
     if estimate["steps"] < 1:
         raise TunerError(
             f"budget.seconds: {recipe.budget.seconds:g} seconds are too few for a single step: loading takes about "
@@ -133,7 +133,7 @@ def check_budget(estimate: dict, recipe: Recipe) -> None:
 
 
 def check_limits(estimate: dict, tokens: int) -> None:
-    """Raises TunerError where a visitor's run exceeds the limits of a shared page, with all problems."""
+    """Raise TunerError if a visitor's run exceeds the limits of a shared page, with all problems."""
     problems = []
     if tokens > MAX_TOKENS:
         problems.append(
@@ -144,8 +144,8 @@ def check_limits(estimate: dict, tokens: int) -> None:
         affordable = int((MAX_SECONDS - estimate["start_up"]) / estimate["a_step"])
         ways = f"at most {affordable:,} steps, or " if 0 < affordable < estimate["steps"] else ""
         problems.append(
-            f"This run would not finish: it needs about {duration(estimate['training'])}, and this page allows a run "
-            f"{duration(MAX_SECONDS)}. Set {ways}a budget of at most {MAX_SECONDS:,.0f} seconds."
+            f"This run would not finish: it needs about {duration(estimate['training'])}, and this page allows at "
+            f"most {duration(MAX_SECONDS)} per run. Set {ways}a budget of at most {MAX_SECONDS:,.0f} seconds."
         )
     if problems:
         raise TunerError(*problems)
@@ -153,7 +153,7 @@ def check_limits(estimate: dict, tokens: int) -> None:
 
 def sentences(estimate: dict) -> list[str]:
     """The estimate in words."""
-    source = "at the pace of an earlier run" if estimate["measured"] else "estimated from the model's size"
+    source = "estimated from an earlier run" if estimate["measured"] else "estimated from the model's size"
     lines = [
         f"About {duration(estimate['training'] + estimate['scoring'])} in all, {source}: {estimate['steps']:,} steps "
         f"in {duration(estimate['training'])}, then {duration(estimate['scoring'])} of scoring"

@@ -44,7 +44,7 @@ def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, col
 
 
 def weight_bytes(shape: Shape, quantization: str, dtype: str) -> int:
-    """Bytes of the frozen base in this precision. Head, embeddings, norms and biases are never quantised."""
+    """Bytes of the frozen base in this precision. Head, embeddings, norms and biases are never quantized."""
     sizes = [a * b for _, a, b in shape.linear_layers]
     held = sum(sizes) * BYTES[dtype]
     if quantization == "nf4":
@@ -88,7 +88,7 @@ def adapter_bytes(base: Base, method: str) -> int:
 def attach_on_meta(base: Base, method: str, dtype: Any = None, prepare: Callable = lambda model: None) -> Any:
     """The base without storage, with the method of a `method_key` attached; `prepare` sees the base before that.
 
-    Raises what PEFT raises where it refuses the configuration or the model.
+    Raises what PEFT raises if it refuses the configuration or the model.
     """
     import torch
 
@@ -96,7 +96,7 @@ def attach_on_meta(base: Base, method: str, dtype: Any = None, prepare: Callable
 
     recipe = Recipe.model_validate_json(method)
     target = resolve(recipe, shape_of(base), base.row)
-    # Without `devices` CUDA would be asked for its state, and on ZeroGPU the main process may not touch CUDA.
+    # Without `devices`, torch would query CUDA's state, and on ZeroGPU the main process must not touch CUDA.
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = on_meta(base, dtype=dtype)
         prepare(model)
@@ -158,7 +158,7 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
 
 
 def _as_if_quantised(model: Any, quantization: str, hold: Callable) -> None:
-    """Let the linear layers keep and return tensors as bitsandbytes' layers do."""
+    """Make the linear layers keep and return tensors as bitsandbytes' layers do."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -175,7 +175,7 @@ def _as_if_quantised(model: Any, quantization: str, hold: Callable) -> None:
 
 
 def _as_if_real(cuda: bool) -> Any:
-    """Make the fake forward pass on the CPU do what a real one does, and what one on CUDA does."""
+    """Make the fake forward pass on the CPU act like a real one, and like one on CUDA if `cuda`."""
     import torch
     from torch.overrides import TorchFunctionMode
 

@@ -17,7 +17,7 @@ LONGEST_REASON = 200  # characters of PEFT's own message
 
 
 def unknown_method(recipe: Recipe) -> list[str]:
-    """The problem of a method's name that is no row of METHODS, if it is none."""
+    """A problem if the recipe's method is not in METHODS."""
     name = recipe.method.name
     if name in METHODS:
         return []
@@ -43,7 +43,7 @@ def method_problems(recipe: Recipe, base: Base) -> list[str]:
 
 
 def _target_problems(recipe: Recipe, shape: Shape) -> list[str]:
-    """A problem where a target names no layer."""
+    """A problem if a target names no layer."""
     targets = recipe.method.target_modules
     if isinstance(targets, str):
         return []

@@ -16,11 +16,11 @@ def method_costs(
     recipe: Recipe, table: parse.Table | None = None, base: Path | None = None, *, local: bool = True
 ) -> Iterator[dict]:
     """For each row of METHODS a dict: name, problems, and if it has none trainable_parameters, adapter_bytes, memory
-    (bytes, or None where unknown), steps and seconds of training.
+    (bytes, or None if unknown), steps and seconds of training.
 
-    Raises TunerError where the base and the rows themselves can't be used.
+    Raises TunerError if the base or the rows themselves can't be used.
     """
-    # LoRA works wherever anything does: its problems are not the method's.
+    # LoRA works wherever any method does, so its problems come from the base or the rows.
     checked = plan.check(_with_method(recipe, "lora"), table, base, local=local)
     model, settings = checked.base, checked.plan["settings"]
     for name in METHODS:

@@ -16,7 +16,7 @@ TENSOR_FLOPS = {(7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (8, 6): 1024, (8, 9): 
 TYPICAL_CLOCK = 1.7e9  # Hz
 # Of the peak: PEFT's own reference reaches 16% of an H100's on unpacked rows.
 GPU_UTILISATION = 0.15
-# Of a large matrix product's speed: measured with the shipped model on two cores. The rest goes into dequantisation,
+# Of a large matrix product's speed: measured with the shipped model on two cores. The rest goes into dequantization,
 # small products and everything else.
 CPU_UTILISATION = 0.5
 
@@ -83,7 +83,7 @@ def remember(path: Path, key: str, measured: dict) -> None:
 
 
 def recall(path: Path, key: str) -> dict | None:
-    """The latest pace stored for `key`; None where there is none, or the file is broken."""
+    """The latest pace stored for `key`; None if there is none, or if the file is broken."""
     measured = _paces(path).get(key)
     return measured if isinstance(measured, dict) else None
 

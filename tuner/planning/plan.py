@@ -1,7 +1,7 @@
 """Before a run: check the recipe, choose what it leaves open, and write the run folder. No GPU needed.
 
 `check` reports the problems of model, method and rows together; `prepare` writes all that training needs, so that
-nothing is downloaded, parsed or tokenised in a GPU window.
+nothing is downloaded, parsed or tokenized in a GPU window.
 """
 
 import json
@@ -35,7 +35,7 @@ FEW_STEPS = 60  # fewer teach little
 
 @dataclass
 class Checked:
-    """A recipe that can run: its base, its tokenised rows and the plan."""
+    """A recipe that can run: its base, its tokenized rows and the plan."""
 
     recipe: Recipe
     base: Base
@@ -136,7 +136,7 @@ def _resolve(
     with _collect(problems):
         if config and rows:
             model = _base(recipe, folder, config, rows.format, rows.split)
-        elif config:  # without rows the task is the one that the model was made for, if that can be told
+        elif config:  # without rows the task is the one that the model was made for, if that is known
             row = TASKS[task_for(recipe.task, "", bool(config.is_encoder_decoder))]
             model = None if row.has_labels or not can_do(config, row) else Base(folder, recipe.model, row.name)
     with _collect(problems):
@@ -161,7 +161,7 @@ def _collect(problems: list[str]) -> Iterator[None]:
 
 
 def _base(recipe: Recipe, folder: Path, config, format: formats.Format, split: Split) -> Base:
-    """The base with its task and labels. Raises TunerError where rows or model don't fit the task."""
+    """The base with its task and labels. Raises TunerError if rows or model don't fit the task."""
     row = TASKS[task_for(recipe.task, format.row.becomes, bool(config.is_encoder_decoder))]
     if format.row.becomes not in row.learns_from:
         raise TunerError(
@@ -222,13 +222,13 @@ def _choose(recipe: Recipe, shape: Shape, rows: int) -> list[dict]:
 
 
 def _choose_length(recipe: Recipe, shape: Shape, settings: dict) -> tuple[int, str]:
-    """The longest row in tokens, and why. Raises TunerError where a soft prompt leaves no room for it."""
+    """The longest row in tokens, and why. Raises TunerError if a soft prompt leaves no room for it."""
     is_prompted = METHODS[recipe.method.name].kind == "soft prompt"
     room = shape.context - (settings["virtual_tokens"] if is_prompted else 0)
     if is_prompted and recipe.data.max_length != "auto" and recipe.data.max_length > room:
         raise TunerError(
             f"data.max_length: {recipe.data.max_length} tokens do not fit the model's context of {shape.context} "
-            f"beside {settings['virtual_tokens']} virtual tokens. Set it to at most {room}, or leave it out."
+            f"next to {settings['virtual_tokens']} virtual tokens. Set it to at most {room}, or leave it out."
         )
     if room > DEFAULT_LENGTH:
         return DEFAULT_LENGTH, "long enough for most rows, and affordable"
@@ -238,7 +238,7 @@ def _choose_length(recipe: Recipe, shape: Shape, settings: dict) -> tuple[int, s
 def _estimate(
     recipe: Recipe, model: Base, chosen: list[dict], settings: dict, train: Tokenised, heldout: int, trainable: int
 ) -> dict:
-    """The forecast. A batch size that was left to us shrinks, in `chosen` and `settings` too, until it fits."""
+    """The forecast. A batch size left on auto is lowered until it fits, also in `chosen` and `settings`."""
     estimate = forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
     fitting = forecast.rows_that_fit(estimate, settings["batch_size"])
     if recipe.training.batch_size != "auto" or not 0 < fitting < settings["batch_size"]:
@@ -256,7 +256,7 @@ def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenised, heldout: in
     warnings = [*rows.table.notes, *rows.split.warnings, *([train.warning] if train.warning else [])]
     if steps and steps < FEW_STEPS:
         warnings.append(
-            f"{count:,} rows in batches of {batch} make {_steps(per_epoch)} an epoch, and this run has "
+            f"{count:,} rows in batches of {batch} make {_steps(per_epoch)} per epoch, and this run has "
             f"{_steps(steps)}. That teaches little: give more rows, more steps, or smaller batches."
         )
     return {

@@ -1,4 +1,4 @@
-"""What a person reads when a window breaks, and what the run keeps of it."""
+"""What a person reads when a window fails, and what the run keeps of it."""
 
 import logging
 import traceback
@@ -12,13 +12,13 @@ from tuner.runs import Run
 
 log = logging.getLogger(__name__)
 
-LOG = "error.log"  # in the run's folder: the traceback of the latest error that we have no words for
+LOG = "error.log"  # in the run's folder: the traceback of the latest unexpected error
 
 
 def explain(error: Exception, run: Run) -> TunerError:
     """The error in plain words: what happened, what is kept, what to do. Also records it in the run.
 
-    An error that came back although nothing was learned in between never suggests to resume.
+    If the same error came back and nothing was learned in between, the message does not suggest resuming.
     """
     events = run.events()
     step = _steps_done(events)
@@ -42,17 +42,17 @@ def _in_words(error: Exception, run: Run, step: int, is_repeated: bool) -> Tuner
     twice = " for the second time" if is_repeated else ""
     if isinstance(error, torch.OutOfMemoryError):
         return TunerError(
-            f"Run {run.id} ran out of memory{twice} {place}. {kept} What needs less: a smaller base model, 4-bit "
-            "precision, shorter rows (data.max_length) or fewer rows per step (training.batch_size), in a new run."
+            f"Run {run.id} ran out of memory{twice} {place}. {kept} To save memory, train a new run with a smaller "
+            "base model, 4-bit precision, shorter rows (data.max_length) or fewer rows per step (training.batch_size)."
         )
     if problem := hub_errors.explain(error, f"run {run.id}"):
         return problem
-    log.exception("run %s broke", run.id, exc_info=error)
+    log.exception("run %s failed", run.id, exc_info=error)
     advice = (
         " Train a new run with another method, precision or batch size, or with other rows." if is_repeated else ""
     )
     return TunerError(
-        f"Run {run.id} broke{' twice in the same way,' if is_repeated else ''} {place}, with an unexpected "
+        f"Run {run.id} failed{' twice in the same way,' if is_repeated else ''} {place}, with an unexpected "
         f"error ({type(error).__name__}). {kept}{advice} The details are in {LOG} in the run's folder."
     )
 
@@ -78,5 +78,5 @@ def _furthest(events: list[dict]) -> int:
 
 
 def _steps_done(events: list[dict]) -> int:
-    """Steps done when the window broke; a resumed window starts some steps back, at its checkpoint."""
+    """Steps done when the window failed; a resumed window starts some steps back, at its checkpoint."""
     return next((event["step"] for event in reversed(events) if event["event"] in ("step", "start")), 0)

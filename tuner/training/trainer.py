@@ -1,7 +1,7 @@
 """TRL's SFTTrainer, or transformers' own Trainer, with our row order, learning rate and loss.
 
 Row order and learning rate are functions of the step alone, so a resumed run needs no state for them. The loss covers
-labelled positions only.
+labeled positions only.
 """
 
 import tempfile
@@ -62,9 +62,9 @@ def build(
     rate: Callable[[int], float],
     callback: TrainerCallback,
 ) -> Trainer:
-    """The trainer of an adapted model on tokenised rows; `rate(step)` is the learning rate as a share of its peak."""
+    """The trainer of an adapted model on tokenized rows; `rate(step)` is the learning rate as a share of its peak."""
     trainer_class, arguments_class, extra = _classes(task)
-    # TRL casts an adapter on a quantised base to bfloat16. In it Adam loses small updates, and a resumed run would
+    # TRL casts an adapter on a quantized base to bfloat16. In it Adam loses small updates, and a resumed run would
     # differ from an uninterrupted one, so the float32 values are put back below.
     start = attach.start_values(model)
     arguments = arguments_class(

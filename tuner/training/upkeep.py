@@ -15,7 +15,7 @@ from tuner.training import checkpoint
 HELDOUT_ROWS = 32  # for the loss during training; the evaluation at the end uses more
 SMALL_SHARE = 0.01  # of the time that held-out losses may take, and that checkpoints may take
 CHECKPOINT_SECONDS = 10  # between checkpoints, at least
-WRITING = 50e6  # bytes per second that a checkpoint is assumed to be written at, until one was
+WRITING = 50e6  # bytes per second, assumed until a checkpoint has been written
 
 
 class HeldoutLoss:

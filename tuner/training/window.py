@@ -32,7 +32,7 @@ RECENT_STEPS = 20  # that tokens per second are averaged over
 
 
 class StopSignal:
-    """Set once the run was asked to stop, or once the granted seconds are over."""
+    """Set once a stop is requested, or once the granted seconds are over."""
 
     def __init__(self, run: Run, deadline: float | None):
         self.run, self.deadline = run, deadline
@@ -103,7 +103,7 @@ class Window(TrainerCallback):
             name = "budget" if self.reason == "clock" else "window"
             seconds = self.recipe.budget.seconds if name == "budget" else self.window
             raise TunerError(
-                f"The {name} of {seconds:g} seconds was over before one step was done: loading alone took "
+                f"The {name} of {seconds:g} seconds was over before the first step was done: loading alone took "
                 f"{self.start_up:.1f} seconds. Allow more seconds, or choose a smaller base model, shorter rows or "
                 "fewer rows per step."
             )
@@ -119,7 +119,7 @@ class Window(TrainerCallback):
     def _build(self, rows: Dataset) -> None:
         method, shape = METHODS[self.recipe.method.name], shape_of(self.base)
         base = shared_base(self.base)
-        # Seeded only now, because loading draws random numbers, unless the base is loaded already.
+        # Seeded only now: loading the base draws random numbers, but the base may be loaded already.
         transformers.set_seed(self.recipe.seed)
         self.model = attach.attach(base, method.configs(resolve(self.recipe, shape, self.base.row)))
         lengths = [len(ids) for ids in rows["input_ids"]]
@@ -292,5 +292,5 @@ class Window(TrainerCallback):
 
 
 def device_name() -> str:
-    """The device's name as it is sold, or `CPU`."""
+    """The device's product name, or `CPU`."""
     return torch.cuda.get_device_name() if device_type() == "cuda" else "CPU"

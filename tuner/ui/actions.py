@@ -68,7 +68,7 @@ def open_run(run: str) -> Run:
 
 
 def own_run(run: str) -> Run:
-    """The run with this id, to change it; the shipped example is not to be changed. Raises TunerError."""
+    """The run with this id, to be changed; the shipped example can't be. Raises TunerError."""
     if run == EXAMPLE:
         raise TunerError("The example run belongs to everybody and can't be changed. Train a run of your own.")
     return open_run(run)
@@ -154,7 +154,7 @@ def preview(requested: Recipe, table: Table | None = None) -> dict:
 
 
 def prepare(requested: Recipe, visitor: str, table: Table | None = None, *, signed_in: bool = False) -> Run:
-    """Create a run of the visitor's and queue it for training. Raises TunerError with all problems."""
+    """Create a run for the visitor and queue it for training. Raises TunerError with all problems."""
     from tuner.planning import plan
 
     gpu.import_core()
@@ -179,7 +179,7 @@ def resume(run: str, visitor: str) -> Run:
 
 
 def watch(run: str, visitor: str) -> Run:
-    """The run, for somebody who watches it: as long as somebody does, its next window starts by itself."""
+    """The run, for somebody who watches it: as long as somebody does, its next window starts automatically."""
     opened = open_run(run)
     run_queue.start_next_window(opened, visitor)
     return opened
@@ -251,7 +251,7 @@ def lineup(ids: list[str]) -> Lineup:
 
 
 def can_merge(run: Run) -> bool:
-    """Whether the run's adapter can be merged into its base."""
+    """Whether the run's adapter can be merged into its base model."""
     row = METHODS[run.recipe.method.name]
     # Heavy imports are needed only if the answer depends on the model.
     if not row.mergeable or row.mergeable_on is MethodRow.mergeable_on:
@@ -267,7 +267,7 @@ def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float
     sampling = _checked(sampling)
     for turn in chain.from_iterable(conversations.values()):
         if turn.get("role") not in ("system", "user", "assistant") or not isinstance(turn.get("content"), str):
-            raise TunerError('A turn is {"role": "user" or "assistant", "content": text}. Fix the history.')
+            raise TunerError('history: a turn is not {"role": "user" or "assistant", "content": text}. Fix it.')
     gpu.import_core()
     for run in lineup.merged.values():
         gpu.merge(run)

@@ -89,7 +89,7 @@ def preview(recipe: str, file: str | None = None, rows: str = "") -> dict:
 def train(recipe: str, file: str | None = None, rows: str = "", request: gr.Request = None) -> Iterator[dict]:
     """Train a recipe and stream its events; the first event names the run.
 
-    A window continues when nobody listens any more; on ZeroGPU the next window starts only while somebody does.
+    A window continues even if nobody listens any more. On ZeroGPU, the next window starts only while somebody does.
 
     Args:
         recipe: Settings in YAML; a setting that is left out has its default.
@@ -171,7 +171,7 @@ def stop(run: str) -> str:
 
 
 def runs(runs: list[str]) -> list[dict]:
-    """List the runs with these ids that still exist, and the shipped example. Nobody else's ids are given away.
+    """List the runs with these ids that still exist, and the shipped example. No other visitor's ids are shown.
 
     Args:
         runs: The ids of your runs.

@@ -1,6 +1,6 @@
 """Small charts in SVG and HTML: the loss curve, score bars with intervals, parts of a whole, a histogram of lengths.
 
-They are drawn from plain numbers. Colours come from style.css, so one chart serves light and dark.
+They are drawn from plain numbers. Colors come from style.css, so one chart serves light and dark.
 """
 
 import math
@@ -50,8 +50,8 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
 
 
 def score_bars(rows: Sequence[tuple[str, str, float, float, float]]) -> str:
-    """A bar for each row (kind, label, value, low, high) with the 95% interval drawn over its end; as wide as 1, or as
-    the largest score where that is more."""
+    """A bar for each row (kind, label, value, low, high) with the 95% interval drawn over its end. The full width is
+    1, or the largest score if that is more."""
     whole = max(1.0, *(high for *_, high in rows))
     bars = "".join(
         f'<div class="t-bar {kind}"><span class="t-bar-name">{label}</span>'
@@ -102,7 +102,7 @@ def _ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
-    """Averages of neighbours, so that a long run keeps its shape and its beginning."""
+    """Averages of neighbors, so that a long run keeps its shape and its beginning."""
     size = -(-len(points) // MOST_POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]

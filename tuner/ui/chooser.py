@@ -1,5 +1,5 @@
-"""The method chooser: all methods by kind, each with what it does and what it would cost here. What can't be used is
-disabled, with the reason."""
+"""The method chooser: all methods by kind, each with what it does and what it would cost here. A method that can't
+be used is disabled, with the reason."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ CLICKED = """element.addEventListener('click', (event) => {
     if (row && !row.disabled) trigger('click', {method: row.dataset.method});
 });"""
 SUMMARIES = {
-    "reparameterisation": "Freeze the weights and learn a small update, which can be merged into them afterwards.",
+    "reparameterization": "Freeze the weights and learn a small update, which can be merged into them afterwards.",
     "additive adapter": "Add small trained layers to the model.",
     "soft prompt": "Freeze the model and learn vectors that come before the prompt.",
     "selective": "Train some of the model's own weights.",
@@ -91,7 +91,7 @@ def _short(number: int) -> str:
 
 
 def growing(costs: Iterator[dict], chosen: str) -> Iterator[str]:
-    """The chooser again and again, as the costs of each method arrive."""
+    """The chooser's HTML, renewed as the costs of each method arrive."""
     known_costs: dict[str, dict] = {}
     for cost in costs:
         known_costs[cost["name"]] = cost

@@ -59,7 +59,7 @@ def component(path: str, start: Recipe, **changes: Any) -> gr.components.Compone
         "value": to_input(path, start),
     }
     if path == "data.format":
-        # A recipe's text may name an unknown one: checking it says so, where a strict gr.Dropdown would open a pop-up.
+        # A recipe's text may name an unknown one: checking it says so, while a strict gr.Dropdown would open a pop-up.
         return gr.Dropdown(["auto", *FORMATS], allow_custom_value=True, **common | changes)
     if "enum" in schema(path):
         return gr.Dropdown(schema(path)["enum"], **common | changes)

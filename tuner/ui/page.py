@@ -29,7 +29,7 @@ KEPT_SECRET = "tuner"  # fixed, because a new secret at each start would make th
 
 
 def theme() -> gr.themes.Base:
-    """Colours, and fonts of the visitor's system, so that nothing is downloaded from elsewhere."""
+    """Colors, and fonts of the visitor's system, so that nothing is downloaded from elsewhere."""
     return gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.slate,
@@ -45,7 +45,7 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover_dark="*primary_600",
         body_background_fill="*neutral_50",
-        # The theme's own greys are too pale to read.
+        # The theme's own grays are too pale to read.
         body_text_color_subdued="*neutral_500",
         body_text_color_subdued_dark="*neutral_400",
         block_info_text_color="*neutral_500",
@@ -75,7 +75,7 @@ def build() -> gr.Blocks:
     """The whole page with its named endpoints."""
     actions.install_example()
     with gr.Blocks(title="Tuner", fill_width=True, analytics_enabled=False, delete_cache=CLEAN) as page:
-        api.build()  # first, because a handler of a tab may not take an endpoint's name
+        api.build()  # first, so that no tab's handler takes an endpoint's name
         browser = gr.BrowserState(NOBODY, storage_key="tuner", secret=KEPT_SECRET)
         gr.HTML(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:

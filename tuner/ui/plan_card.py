@@ -35,9 +35,7 @@ def plan_card(facts: dict, name: str, quota: dict | None = None) -> str:
 def _forecast(forecast: dict, quota: dict | None) -> str:
     """Bars of seconds and memory in parts, and of the run's share of the visitor's GPU time."""
     seconds, memory = forecast["training"] + forecast["scoring"], forecast["memory"]
-    source = (
-        "estimated from the speed of an earlier run" if forecast["measured"] else "estimated from the model's size"
-    )
+    source = "estimated from an earlier run" if forecast["measured"] else "estimated from the model's size"
     parts = [(name, forecast[name], duration(forecast[name])) for name in ("training", "scoring")]
     total = f"about {duration(seconds)}, {count(forecast['steps'], 'step')}"
     drawn = chart.parts("Time", total, parts, seconds) + tag("p", source, "t-sub")

@@ -205,14 +205,14 @@ def _titles(lineup: actions.Lineup) -> list[str]:
 
 
 def _merge_check(lineup: actions.Lineup | None) -> str:
-    """How far the merged model is from the adapter, or why there is none; empty if several runs are compared."""
+    """The merge check as HTML, or why there is none; empty if several runs are compared."""
     if not lineup or ADAPTER not in lineup.adapters:
         return ""
     run = lineup.adapters[ADAPTER]
     if lineup.merged:
         return render.merge_check(run.read_json("merge_check.json"))
     method = METHODS[run.recipe.method.name].title
-    return elements.note(f"{method} can't be merged into this base model, so only base and adapter answer.")
+    return elements.note(f"{method} can't be merged into this base model, so only base model and adapter answer.")
 
 
 def _heldout(run: Run) -> list[dict]:

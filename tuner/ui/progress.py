@@ -12,8 +12,8 @@ NOW = {"start": "training", "step": "training", "end": "scoring", "evaluating": 
 SILENT = ("checkpoint", "heldout", "schedule")  # events that leave the phase as it is
 # Seconds after which a run that was about to start counts as abandoned: its page was closed, or the app restarted.
 SOON = {"queued": ("waiting", 3600), "continued": ("waiting", 3600), "starting": ("starting", 120)}
-# Seconds in which a run whose window closed continues by itself if somebody looks. A browser's hidden tab looks once a
-# minute; who comes back later is asked first, because it is their quota.
+# Seconds in which a run whose window closed resumes automatically if somebody looks. A hidden browser tab looks once a
+# minute; a visitor who comes back later has to press Resume, because the quota is theirs.
 RECENT = 90
 
 
@@ -40,7 +40,7 @@ class Progress:
 
 
 class Curve:
-    """A fold of the events: the steps that count. A window that starts at step s takes back every step after s."""
+    """A fold of the events: the steps that count. A window that starts at step s discards every step after s."""
 
     def __init__(self):
         self.losses: list[tuple[float, float]] = []  # (step, loss)

@@ -69,14 +69,14 @@ def _status(now: progress.Progress, place: int | None) -> tuple[str, str]:
     )
     return {
         "prepared": ("Ready to start", "Everything is prepared. Press Resume to train it."),
-        "waiting": ("Waiting for its turn", f"{_queue_place(place)} It starts by itself."),
+        "waiting": ("Waiting for its turn", f"{_queue_place(place)} It starts automatically."),
         "continuing": ("Between windows", "This window's GPU time is used up. Requesting the next window."),
         "paused": ("Paused", f"{_so_far(now, of)} Its GPU window is over. Press Resume for the next one."),
         "starting": ("Starting", "Loading the base model."),
         "training": ("Training", "Stopping after this step." if now.stopping else _to_go(now)),
         "scoring": ("Scoring", f"Base model and adapter answer the held-out rows{scored}."),
         "stopped": ("Stopped", f"Stopped after step {now.step:,}{of}. {kept} Press Resume, or chat with it as it is."),
-        "interrupted": ("Interrupted", f"It ended early. {_so_far(now, of)} {kept} Press Resume."),
+        "interrupted": ("Interrupted", f"It ended early. {_so_far(now, of)} {kept} Press Resume to continue."),
         "failed": ("It failed", f"{kept} {again}".strip()),
         "finished": ("Finished", "It has not been scored."),
     }[now.phase]
@@ -197,7 +197,7 @@ def _piece(piece: dict) -> str:
 
 
 def merge_check(check: dict | None) -> str:
-    """How far the merged model is from the adapter, with the effects of merging and quantization apart."""
+    """How far the merged model is from the adapter: the effects of merging and of quantization, separately."""
     if not check:
         return note("The adapter is merged, and the merge checked, when the merged model first answers.")
     head = "<tr><th>Merged model compared with</th><td>same top token</td><td>largest logit difference</td></tr>"

@@ -24,7 +24,7 @@ POLL = 0.2  # seconds between looks at a run's events
 
 
 class RunQueue:
-    """A queue for so many places. Next is the visitor with the fewest runs in training; ties go by arrival."""
+    """A queue for this many places. Next is the visitor with the fewest runs in training; ties go by arrival."""
 
     def __init__(self, places: int):
         self.places = places
@@ -75,7 +75,7 @@ class RunQueue:
 
     @contextmanager
     def turn(self, run: str) -> Iterator[bool]:
-        """Wait for the run's turn, then hold a place; gives False if the run left the queue."""
+        """Wait for the run's turn, then hold a place; yields False if the run left the queue."""
         with self._changed:
             self._changed.wait_for(lambda: run not in self._waiting or self._is_next(run))
             if is_served := run in self._waiting:
@@ -128,7 +128,7 @@ def follow(run: Run, visitor: str, reader: EventReader) -> Iterator[dict]:
 
 
 def start_next_window(run: Run, visitor: str) -> bool:
-    """Queue the run again if it waits for its next window, or lost its turn to a restart of the app; tells whether."""
+    """Queue the run again if it waits for its next window, or lost its turn when the app restarted; tells whether."""
     if queue.holds(run.id):
         return False
     phase = progress.read(run).phase

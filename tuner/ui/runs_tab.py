@@ -44,8 +44,8 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
 
 def _push_form(tab: SimpleNamespace, has_oauth: bool) -> None:
     gr.HTML(
-        '<p class="t-sub">Uploads the adapter to your own repository: PEFT\'s format, with tokenizer and a model card '
-        "that lists base model, data, settings and scores.</p>"
+        '<p class="t-sub">Uploads the adapter to your own repository, in PEFT\'s format, with tokenizer and a model '
+        "card that lists base model, data, settings and scores.</p>"
     )
     with gr.Row():
         tab.repository = gr.Textbox(
