@@ -55,6 +55,14 @@ def test_a_comparison_is_refused_with_the_problems_of_all_methods_before_anythin
     assert not list(tmp_path.iterdir())
 
 
+def test_compared_methods_take_their_own_learning_rates_and_not_the_recipes(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    recipe = small_recipe(training__learning_rate=0.5, model__quantization="none")
+    prepared = compare.prepare(recipe, ["lora", "ia3"], 5)
+    rates = {name: run.plan["settings"]["learning_rate"] for name, run in prepared.items()}
+    assert rates == {name: METHODS[name].learning_rate(256) for name in ("lora", "ia3")}
+
+
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
     """Runs of four methods on one base: mixed in one batch, attached in turn, not mergeable."""
@@ -117,6 +125,7 @@ def test_a_weighted_merge_is_the_weighted_sum_of_its_runs(several, tmp_path, cap
     for name, p in half.items():
         expected = base[name] + 0.5 * (alone[name] - base[name]) + 0.5 * (second[name] - base[name])
         assert torch.allclose(p, expected, atol=0.01)
+        assert (p - expected).norm() <= 0.1 * (expected - base[name]).norm() + 1e-3 * base[name].norm(), name
         moved += int(not torch.equal(p, base[name]))
     assert moved > 10
 

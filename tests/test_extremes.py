@@ -113,6 +113,12 @@ def test_what_cannot_be_attached_or_run_is_refused_before_anything_is_spent(case
     assert outcome(case, tmp_path / "run") == "refused"
 
 
+def test_the_ranks_that_a_refusal_names_divide_the_inputs_of_every_layer():
+    with pytest.raises(TunerError, match=r"Choose one of 1, 2, 3, 5, 6, 10, 15, 30\."):
+        plan.check(extreme("llama60", "boft", "rank", 7), TABLE)
+    assert plan.check(extreme("llama60", "boft", "rank", 30), TABLE).plan["trainable_parameters"] > 0
+
+
 @pytest.mark.timeout(3600)
 def test_any_method_at_an_extreme_setting_is_refused_in_a_sentence_or_trains_saves_and_loads(tmp_path):
     counts: Counter = Counter()

@@ -244,6 +244,21 @@ def test_a_conversation_longer_than_the_context_is_refused(loaded):
         list(generate.stream(loaded, {"base": long}, generate.Sampling()))
 
 
+def test_virtual_tokens_take_up_places_in_the_context(taught):
+    base = base_of(taught)
+    tokenizer = load_tokenizer(base.folder)
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=20)
+    model = get_peft_model(load_base(base), config).eval()
+    fits, shown = "1" * (512 - 20 - 1), []
+    assert len(tokenizer(fits, add_special_tokens=False)["input_ids"]) == len(fits)
+    generate.generate(
+        model, tokenizer, [fits], generate.Sampling(), streamer=generate.Streamer(tokenizer, shown.append)
+    )
+    assert len(shown) == 1
+    with pytest.raises(TunerError, match="context of 512 tokens"):
+        generate.generate(model, tokenizer, [fits + "1"], generate.Sampling())
+
+
 def test_chatting_before_training_says_so(tmp_path):
     run = plan.prepare(small_recipe(), path=tmp_path / "run")
     with pytest.raises(TunerError, match="Train it first"):

@@ -8,6 +8,7 @@ import pytest
 import test_matrix
 import torch
 from conftest import small_recipe
+from peft.tuners.ia3 import IA3Layer
 from safetensors.torch import load_file
 from tiny import DECODER, FAMILIES, GROUPED, tiny_model
 
@@ -19,7 +20,7 @@ from tuner.methods import attach
 from tuner.methods.counts import low_rank, per_layer
 from tuner.methods.peft_configs import LORA, peft_config
 from tuner.methods.registry import METHODS, resolve
-from tuner.methods.spec import KINDS, LINEAR, MethodRow
+from tuner.methods.spec import AS_LORA, KINDS, LINEAR, MethodRow, lora_rate
 from tuner.models.fetch import base_of
 from tuner.models.load import forget_bases, load_base
 from tuner.models.shape import Base, shape_of
@@ -46,7 +47,7 @@ def tiny_ones(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # In FAMILIES' Llama the layers' inputs add up to as many as their outputs, which would hide a swap of the two.
         patch.setitem(FAMILIES, "llama80", ("LlamaForCausalLM", {**DECODER, **GROUPED, "intermediate_size": 80}))
-        for family in ("llama", "llama80", "qwen3", "gpt2", "distilbert", "t5"):
+        for family in ("llama", "llama80", "qwen3", "gpt2", "bert", "distilbert", "t5"):
             tiny_model(folder / family, family)
     return folder
 
@@ -119,6 +120,79 @@ def test_an_adapters_file_is_as_large_as_estimated(bases, name, tmp_path):
     assert adapter_bytes(base, method_key(wanted)) == sum(t.nbytes for t in stored)
 
 
+# What is attached
+
+OTHER = {**OTHERWISE, "rank": 6, "alpha": 40, "dropout": 0.3, "target_modules": ["q_proj"]}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_setting_of_a_method_changes_what_is_attached(bases, name):
+    def configs(**settings) -> list:
+        wanted, base = recipe_and_base(bases, "llama", name, settings)
+        return METHODS[name].configs(resolve(wanted, shape_of(base), base.row))
+
+    settings = {key: OTHER[key] for key in METHODS[name].settings}
+    for left_out in settings:
+        others = {key: value for key, value in settings.items() if key != left_out}
+        assert configs(**settings) != configs(**others), left_out
+
+
+def attached(bases, family: str, name: str, settings: dict, task: str = "generation") -> attach.Adapted:
+    wanted, base = recipe_and_base(bases, family, name, settings, task)
+    return attach.attach(load_base(base), METHODS[name].configs(resolve(wanted, shape_of(base), base.row)))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_that_is_switched_off_or_detached_leaves_the_answers_of_the_base(bases, name):
+    _, base = recipe_and_base(bases, "llama", name, {})
+    model, ids = attached(bases, "llama", name, {}).eval(), torch.arange(5, 25)[None]
+
+    @torch.no_grad()
+    def answers(answering: torch.nn.Module) -> torch.Tensor:
+        return answering(input_ids=ids).logits[:, -20:]
+
+    before = answers(load_base(base))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn_like(p))
+    changed = answers(model)
+    assert not torch.allclose(changed, before, atol=1e-3)
+    with attach.disabled(model):
+        assert torch.equal(answers(model), before)
+    assert torch.equal(answers(model), changed)
+    assert torch.equal(answers(attach.detach(model)), before)
+
+
+# The layers of one block that (IA)3 scales, and whether it scales their inputs, as in the feed-forward's second layer.
+SCALED = {
+    ("llama", "generation"): {"self_attn.k_proj": False, "self_attn.v_proj": False, "mlp.down_proj": True},
+    ("gpt2", "generation"): {"attn.c_attn": False, "mlp.c_proj": True},
+    ("bert", "classification"): {"attention.self.key": False, "attention.self.value": False, "output.dense": True},
+    ("distilbert", "classification"): {"attention.k_lin": False, "attention.v_lin": False, "ffn.lin2": True},
+}
+
+
+@pytest.mark.parametrize(("family", "task"), SCALED)
+def test_ia3_scales_keys_values_and_the_inputs_of_the_second_feed_forward_layer(bases, family, task):
+    layers = {
+        name.partition(".1.")[2]: layer.is_feedforward
+        for name, layer in attached(bases, family, "ia3", {}, task).named_modules()
+        if isinstance(layer, IA3Layer) and ".1." in name
+    }
+    assert layers == SCALED[family, task]
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "block"), [("llama", "generation", "model.layers.1."), ("t5", "seq2seq", "decoder.block.1.")]
+)
+def test_upper_layers_are_the_last_blocks_and_of_an_encoder_decoder_the_decoders(bases, family, task, block):
+    model = attached(bases, family, "upper_layers", {"layers": 1}, task)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith(f"base.{block}")} != set()
+
+
 # What the table says
 
 
@@ -141,6 +215,20 @@ def test_every_method_asked_for_is_listed_with_its_facts(capsys):
         assert isinstance(row["mergeable"], bool), name
         assert 0 < row["learning_rate_at_width_2048"] < 1, name
     assert {rows[name]["kind"] for name in ASKED} == set(KINDS)
+
+
+FACTORS = {"a tenth": 0.1, "a third": 0.3, "twice": 2, "three times": 3, "four times": 4, "five times": 5}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_learning_rate_is_as_many_times_loras_as_its_reason_says(name):
+    row = METHODS[name]
+    if " LoRA's" not in row.learning_rate_reason:
+        assert row.learning_rate is AS_LORA or row.kind == "soft prompt"
+        return
+    factor = FACTORS[row.learning_rate_reason.partition(" LoRA's")[0].removesuffix(" of")]
+    for width in (256, 2048):
+        assert row.learning_rate(width) == pytest.approx(factor * lora_rate(width), rel=0.05)
 
 
 def test_the_table_of_methods_is_printed_for_a_person(capsys):

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from conftest import ROOT, small_recipe
-from tiny import tiny_model
+from tiny import FAMILIES, tiny_model
 
 from tuner import recipe
 from tuner.errors import TunerError
 from tuner.hub.card import card
 from tuner.hub.push import push
 from tuner.models.fetch import base_of, fetch_model, find_folder
-from tuner.models.load import load_base
+from tuner.models.load import load_base, shared_base
 from tuner.models.shape import Base, shape_of
 from tuner.planning import plan
 from tuner.runs import Run
@@ -120,14 +120,26 @@ def test_the_shape_is_read_without_weights_and_agrees_with_the_loaded_model():
 
 @pytest.mark.parametrize(
     ("family", "context"),
-    [("llama", 512), ("gpt2", 512), ("bart", 512), ("bert", 512), ("roberta", 512), ("distilbert", 512), ("t5", 2048)],
+    [
+        *(("llama", 512), ("gpt2", 512), ("bart", 512), ("bert", 512), ("distilbert", 512), ("t5", 2048)),
+        *(("roberta", 512), ("xlm-roberta", 512), ("camembert", 512)),
+    ],
 )
-def test_the_context_is_what_the_model_can_read(tmp_path, family, context):
+def test_the_context_is_what_the_model_can_read(tmp_path, monkeypatch, family, context):
     """RoBERTa's two positions for padding are left out, and T5 has no bound of its own."""
+    for name, kind in (("xlm-roberta", "XLMRobertaForMaskedLM"), ("camembert", "CamembertForMaskedLM")):
+        monkeypatch.setitem(FAMILIES, name, (kind, FAMILIES["roberta"][1]))
     task = {"t5": "seq2seq", "bart": "seq2seq", "llama": "generation", "gpt2": "generation"}.get(family)
     labels = () if task else ("a", "b")
     base = Base(tiny_model(tmp_path, family), recipe.Model(name=family), task or "classification", labels)
     assert shape_of(base).context == context
+
+
+def test_models_with_different_labels_are_kept_apart(tmp_path):
+    folder, model = tiny_model(tmp_path, "distilbert"), recipe.Model(name="distilbert", quantization="none")
+    for labels in (("bad", "good"), ("ham", "spam"), ("bad", "good", "mixed"), ("bad", "good")):
+        config = shared_base(Base(folder, model, "classification", labels)).config
+        assert tuple(config.id2label.values()) == labels
 
 
 def test_nf4_weights_are_four_bits_with_nested_constants():

@@ -12,10 +12,12 @@ import pytest
 from conftest import ROOT
 from packaging.metadata import Metadata
 from packaging.requirements import Requirement
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import tuner
 from tuner.inference.generate import Sampling
+from tuner.models.fetch import base_of
+from tuner.models.load import load_base
 from tuner.runs import Run
 
 MEBIBYTE = 2**20
@@ -107,16 +109,19 @@ def test_chat_answers_as_base_adapter_and_merged_model(finished, tmp_path):
     assert list(answers) == ["base", "adapter", "merged"]
     assert (answers["base"], answers["adapter"]) == (row["base"], row["adapter"])
     merged, tokenizer = AutoModelForCausalLM.from_pretrained(run.merged), AutoTokenizer.from_pretrained(run.merged)
+    merged, base = merged.float(), load_base(base_of(run))
 
-    def expected(messages: list[dict]) -> str:
+    def expected(messages: list[dict], model: PreTrainedModel = merged) -> str:
         inputs = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        tokens = merged.float().generate(**inputs, max_new_tokens=16, do_sample=False)[0]
+        tokens = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0]
         return tokenizer.decode(tokens[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
     user = {"role": "user", "content": row["prompt"]}
     assert answers["merged"] == expected([user])
     system = "thx for the update. see u at lunch on friday? bring the report"
     answers = tuner.chat(run, row["prompt"], system=system, sampling=Sampling(max_new_tokens=16))
-    assert answers["merged"] == expected([{"role": "system", "content": system}, user])
+    messages = [{"role": "system", "content": system}, user]
+    assert answers["merged"] == expected(messages)
+    assert answers["base"] == expected(messages, base) != expected(messages[::-1], base)

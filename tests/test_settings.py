@@ -1,6 +1,7 @@
 """Each setting of a recipe has its effect: a short run ends where a plain PyTorch loop with those settings ends."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from tuner.data.batches import Batches
 from tuner.planning import plan
 from tuner.recipe import EXAMPLES
+from tuner.training.upkeep import Checkpoints
 from tuner.training.window import train
 
 QUICK = {"evaluation__loss_every": 0, "evaluation__rows": 1, "evaluation__max_new_tokens": 1}
@@ -190,6 +192,18 @@ def test_checkpoints_are_as_many_seconds_apart_as_asked(make, seconds, steps):
     assert [e["step"] for e in events(run, "checkpoint")] == steps
     kept = sorted(int(file.stem.removeprefix("step-")) for file in run.checkpoints.iterdir())
     assert kept == steps[-2:]
+
+
+@pytest.mark.parametrize(
+    ("writing", "since", "is_due"), [(1, 50, False), (1, 101, True), (0.001, 5, False), (0.001, 11, True)]
+)
+def test_automatic_checkpoints_take_a_hundredth_of_the_time_at_most_and_are_ten_seconds_apart(
+    make, writing, since, is_due
+):
+    checkpoints = Checkpoints(make())
+    checkpoints.seconds = writing
+    checkpoints.saved_at = time.monotonic() - since
+    assert checkpoints.is_due() == is_due
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(0.01, 1), (0.4, 1), (0.9, 3), (1, 3), (1.2, 4), (1.6, 5), (3, 9)])

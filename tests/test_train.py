@@ -375,6 +375,28 @@ def test_scoring_that_breaks_twice_says_so_and_goes_on_once_it_can(make, monkeyp
     assert run.status == "finished"
 
 
+def test_scoring_that_came_further_before_it_broke_again_may_be_resumed(make, monkeypatch):
+    run, answer = make(), answers._answer
+    monkeypatch.setattr(answers, "BATCH", 2)
+
+    def break_after(batches: int) -> None:
+        left = iter(range(batches))
+
+        def broken(*arguments):
+            if next(left, None) is None:
+                raise IndexError("no such answer")
+            return answer(*arguments)
+
+        monkeypatch.setattr(answers, "_answer", broken)
+
+    break_after(0)
+    assert "Resume it" in problem_of(run)
+    break_after(1)
+    assert "Resume it" in problem_of(run)
+    break_after(0)
+    assert in_order(problem_of(run), "twice in the same way", "would fail again")
+
+
 def test_a_learning_rate_that_blows_up_is_named_as_the_cause(make):
     run = make(training__learning_rate=1.0, method__alpha=1e38)
     with pytest.raises(TunerError, match=r"learning rate 1 is too high"):
@@ -498,8 +520,13 @@ def test_what_was_made_of_a_stopped_runs_adapter_does_not_outlive_it(make):
     merge.merge(run)
     list(evaluate(run))
     assert run.status == "stopped"
-    list(train(run))
+    for event in evaluate(run):
+        if event["event"] == "answered":
+            break  # this scoring is cut short, and its answers are kept
+    assert run.read_json(answers.ANSWERS)
+    events = list(train(run))
     assert run.status == "finished"
+    assert [e["row"] for e in events if e["event"] == "answered"] == [4]
     assert not run.merged.exists()
     assert run.read_json("merge_check.json") is None
     final = run.last_event("evaluation")
