@@ -49,7 +49,7 @@ def test_exact_names_win_over_look_alikes():
 
 
 def test_of_columns_that_differ_in_capitals_and_spaces_alone_the_first_is_read():
-    format = recognised(["Prompt", "PROMPT", "completion ", "Completion"])
+    format = recognized(["Prompt", "PROMPT", "completion ", "Completion"])
     assert format.columns == {"prompt": "Prompt", "completion": "completion "}
     assert 'Not used: "PROMPT" and "Completion".' in format.reason
 
