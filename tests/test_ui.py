@@ -144,6 +144,8 @@ def test_the_example_run_is_everybodys_and_nobody_changes_it(tmp_path, monkeypat
     for change in (actions.stop, actions.delete, lambda run: actions.resume(run, "somebody")):
         with pytest.raises(TunerError, match="belongs to everybody"):
             change("example")
+        with pytest.raises(TunerError, match="no run ' example '"):
+            change(" example ")
 
 
 def test_check_says_all_problems_at_once(client):
