@@ -4,18 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, small_recipe
 from test_matrix import ROWS, small_run
 from tiny import tiny_model
+from transformers import AutoTokenizer
 
-from tuner import recipe
+from tuner import recipe, runs
 from tuner.data import sources
+from tuner.hub import card_use
 from tuner.hub.push import push
 from tuner.inference.variants import load_variants
 from tuner.planning import plan
+from tuner.tasks import TASKS
 from tuner.training.window import train
 
 # Each task, and each way in which what was trained lies in its folder.
@@ -71,3 +75,25 @@ def test_the_cards_lines_load_every_kind_of_adapter_for_every_task_in_a_fresh_pr
         inputs, outputs = torch.load(seen)
         with load_variants({"adapter": run}).model_for("adapter") as model, torch.inference_mode():
             assert torch.allclose(model(**inputs)[0], outputs, atol=1e-4), run.recipe.method.name
+
+
+def test_the_cards_lines_read_off_the_whole_answer_to_a_question(tmp_path, capsys):
+    run = runs.create(small_recipe(), path=tmp_path / "run")
+    question, context, answer = "who came?", "yesterday anna berg came", "anna berg"
+    row = {"messages": [{"role": "user", "content": f"{question}\n{context}"}], "reference": answer}
+    run.write_text("data/heldout.jsonl", json.dumps(row) + "\n")
+    tokenizer = AutoTokenizer.from_pretrained(recipe.EXAMPLES / "tiny-reader")
+    begin = context.index(answer)
+    place = tokenizer(question, context).char_to_token
+    first, last = (place(at, sequence_index=1) for at in (begin, begin + len(answer) - 1))
+    assert first < last
+
+    def model(input_ids, **inputs):
+        """Sure of where the answer begins and ends."""
+        size = input_ids.shape[1]
+        start, end = (torch.eye(size)[at : at + 1] for at in (first, last))
+        return SimpleNamespace(start_logits=start, end_logits=end)
+
+    lines = card_use._ask(run, run.recipe, TASKS["question_answering"])
+    exec(lines, {"model": model, "tokenizer": tokenizer})
+    assert capsys.readouterr().out.strip().lower() == answer

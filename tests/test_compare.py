@@ -128,6 +128,9 @@ def test_a_weighted_merge_is_the_weighted_sum_of_its_runs(several, tmp_path, cap
         assert (p - expected).norm() <= 0.1 * (expected - base[name]).norm() + 1e-3 * base[name].norm(), name
         moved += int(not torch.equal(p, base[name]))
     assert moved > 10
+    capsys.readouterr()
+    assert main(["merge", str(one.path), str(other.path), "--out", str(tmp_path / "equal"), "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["shares"].values()) == [0.5, 0.5]
 
 
 def test_methods_that_leave_the_weights_alone_cannot_be_merged(several, tmp_path):

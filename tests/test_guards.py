@@ -13,7 +13,7 @@ from conftest import small_recipe
 from tuner import runs, runs_cleanup
 from tuner.planning import forecast, plan
 from tuner.runs import Run, create
-from tuner.ui import actions, api, playground_tab, progress, render, run_queue, runs_tab, train_tab
+from tuner.ui import actions, api, page, playground_tab, progress, render, run_queue, runs_tab, train_tab
 from tuner.ui.wiring import NOBODY
 
 VISITOR = SimpleNamespace(session_hash="ann")
@@ -49,18 +49,18 @@ def crowd():
 @pytest.fixture
 def tabs():
     """The tabs of a page, and the page."""
-    with gr.Blocks() as page:
+    with gr.Blocks() as blocks:
         browser = gr.BrowserState(NOBODY)
         yield SimpleNamespace(
-            page=page,
+            page=blocks,
             train=train_tab.build(browser, has_oauth=False),
             mine=runs_tab.build(browser, has_oauth=False),
         )
 
 
-def handler(page: gr.Blocks, button):
+def handler(blocks: gr.Blocks, button):
     """The first thing that a click on the button does: a function, and its inputs."""
-    return next(f for f in page.fns.values() if (button._id, "click") in f.targets)
+    return next(f for f in blocks.fns.values() if (button._id, "click") in f.targets)
 
 
 def prepared(tabs) -> list:
@@ -231,6 +231,9 @@ def test_progress_says_what_is_done_of_what_there_is():
     assert "3 of 40" in told
     told = render._status(progress.Progress("training", 30, 120, last=step, stopping=True), None)[1]
     assert "1 min 15 s" not in told
+    numbers = render._numbers(progress.Progress("training", 30, 120, heldout=[(0, 2.5), (25, 1.25)], last=step))
+    assert "1.250" in numbers
+    assert "2.500" not in numbers
     for phase in ("paused", "interrupted"):
         assert "scoring" in render._status(progress.Progress(phase, 120, 120), None)[1]
         assert "scoring" not in render._status(progress.Progress(phase, 119, 120), None)[1]
@@ -241,3 +244,38 @@ def test_a_run_offered_for_chatting_has_an_adapter_and_names_its_base(mine, root
     ((title, run),) = playground_tab.choices({"runs": ["mine", "untrained", "gone"]})
     assert run == "mine"
     assert "tiny-office" in title
+
+
+def test_an_old_problem_is_not_shown_while_the_run_waits_to_be_resumed(root):
+    run = create(small_recipe(), path=root / "broken")
+    run.append({"event": "error", "problems": ["It broke."]})
+    assert "It broke." in render.run_card(run)
+    run.append({"event": "queued"})
+    assert "It broke." not in render.run_card(run)
+
+
+def test_the_second_question_before_a_run_is_deleted_is_put_anew_for_each_run(mine, tabs):
+    values = dict(zip(tabs.mine.outputs, runs_tab.refresh({"runs": ["mine"]}, "mine"), strict=True))
+    assert values[tabs.mine.delete]["visible"]
+    assert values[tabs.mine.sure]["visible"] is False
+
+
+def test_a_link_opens_its_own_run_and_not_the_one_that_was_shown_last(mine, root):
+    shutil.copytree(mine.path, root / "other")
+    built = page.build()
+    arrive = next(f for f in built.fns.values() if (built._id, "load") in f.targets)
+    for query, kept, shown in (({"run": "mine"}, "other", "mine"), ({}, "other", "other"), ({}, "", "")):
+        values = arrive.fn({"runs": [], "shown": kept}, SimpleNamespace(query_params=query))
+        assert (values[0], values[1]["shown"]) == (shown, shown)
+
+
+def test_what_is_not_on_this_machine_is_downloaded_only_when_the_visitor_says_so(tabs, monkeypatch):
+    monkeypatch.setattr(actions, "is_local", lambda requested: False)
+    check, fetch = train_tab.checkers(tabs.train)
+    data = {component: component.value for component in tabs.train.form.inputs} | {tabs.train.shown: ""}
+    *_, (card, _, button) = check(data, VISITOR)
+    assert "per epoch" not in card
+    assert button["visible"]
+    *_, (card, _, button) = fetch(data, VISITOR)
+    assert "per epoch" in card
+    assert not button["visible"]

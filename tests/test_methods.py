@@ -235,6 +235,11 @@ def test_the_table_of_methods_is_printed_for_a_person(capsys):
     assert cli.main(["methods"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in METHODS)
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines()]
+    facts = {cells[0]: tuple(cells[3:5]) for cells in lines if len(cells) == 6}  # on 4-bit, merges
+    assert facts["qlora"] == ("yes", "yes")
+    assert facts["unilora"] == ("no", "yes")
+    assert facts["prefix_tuning"] == ("yes", "no")
 
 
 MADE_UP = MethodRow(

@@ -199,6 +199,7 @@ def test_a_model_folder_is_trained_chatted_with_and_merged_from_any_working_dire
     text = card(run)
     assert "my-model, a model that is not published" in text
     assert "jane" not in text
+    assert "./my-model" not in text
     assert "huggingface.co/my-model" not in text
     with pytest.raises(TunerError, match="Push that model to the Hub first"):
         push(run, "x", token="hf_x")

@@ -102,6 +102,17 @@ def test_status_tells_a_living_process_from_a_killed_one(run):
     assert run.status == "interrupted"
 
 
+@pytest.mark.parametrize(("begun", "counts"), [(None, False), (60, False), (-60, True)])
+def test_only_a_stop_requested_since_the_window_was_begun_counts(run, begun, counts):
+    """A killed process leaves its stop behind; `begun` is in seconds after the stop, None if no window was begun."""
+    run.stop()
+    if begun is not None:
+        run.append({"event": "starting", "time": time.time() + begun})
+    with run.training():
+        assert run.is_asked_to_stop == counts
+    assert not run.is_asked_to_stop
+
+
 FORKING = """
 import multiprocessing, sys
 from tuner.runs import Run
@@ -209,7 +220,8 @@ QUEUED, ENDED = {"event": "queued"}, {"event": "end", "reason": "steps"}
 
 
 def test_the_oldest_finished_runs_of_anonymous_visitors_make_room_first(tmp_path):
-    aged(tmp_path, "signed_in", 90, QUEUED | {"signed_in": True}, ENDED)
+    # Resumed once, which is queued without a word on who did it.
+    aged(tmp_path, "signed_in", 90, QUEUED | {"signed_in": True}, QUEUED, ENDED)
     aged(tmp_path, "stopped", 80, QUEUED, {"event": "end", "reason": "stopped"})
     aged(tmp_path, "old", 70, QUEUED, ENDED)
     aged(tmp_path, "new", 2, QUEUED, ENDED)

@@ -115,12 +115,23 @@ def test_the_form_gives_back_the_recipe_that_fills_it():
         "budget": {"epochs": 1.5},
         "seed": 9,
     }
-    for recipe in (Recipe(), Recipe.parse(settings)):
+    zeros = {"training": {"warmup_steps": 0}, "evaluation": {"loss_every": 0}, "seed": 0}
+    for recipe in (Recipe(), Recipe.parse(settings), Recipe.parse(zeros)):
         with gr.Blocks():
             built = form.build(recipe)
         read, table = form.read(built, {component: component.value for component in built.inputs})
         assert read == recipe
         assert table is None
+
+
+def test_a_hub_datasets_configuration_counts_only_while_the_rows_are_from_the_hub():
+    with gr.Blocks():
+        built = form.build(Recipe())
+    data = {component: component.value for component in built.inputs}
+    data |= {built.hub: "owner/rows", built.settings["data.config"]: "en"}
+    for where, source, config in (("hub", "owner/rows", "en"), ("example", "corporate.jsonl", None)):
+        read, _ = form.read(built, data | {built.where: where})
+        assert (read.data.source, read.data.config) == (source, config)
 
 
 def test_the_example_run_is_everybodys_and_nobody_changes_it(tmp_path, monkeypatch):
@@ -133,6 +144,8 @@ def test_the_example_run_is_everybodys_and_nobody_changes_it(tmp_path, monkeypat
     for change in (actions.stop, actions.delete, lambda run: actions.resume(run, "somebody")):
         with pytest.raises(TunerError, match="belongs to everybody"):
             change("example")
+        with pytest.raises(TunerError, match="no run ' example '"):
+            change(" example ")
 
 
 def test_check_says_all_problems_at_once(client):

@@ -178,6 +178,7 @@ def test_the_line_serves_the_visitor_with_fewest_runs_first_and_then_who_came_fi
         assert second
         assert line.place("a1") is None
         assert line.holds("a1")
+        assert not line.join("a1", "ann")  # it is in training
         assert line.place("c1") == 1
         assert line.leave("c1")
         with line.turn("c1") as served:

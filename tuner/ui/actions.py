@@ -55,7 +55,7 @@ def starting_recipe() -> Recipe:
 
 def open_run(run: str) -> Run:
     """The run with this id, opened once; no path is followed. Raises TunerError."""
-    opened = runs.open_run((run or "").strip(), local=False)
+    opened = runs.open_run(run or "", local=False)
     path, status = opened.path.absolute(), (opened.path / "recipe.yaml").stat()
     identity = (status.st_ino, status.st_mtime_ns)  # another one if the run was deleted and created again
     with _opening:
