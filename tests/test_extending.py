@@ -15,7 +15,7 @@ GUIDE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (An? .*?)\n(.*?)(?=^## |\Z)", GUIDE, re.M | re.S))
 # "In `FILE`, at the end of `TABLE`:" and the like, or "A new file, `FILE`:", then the block.
 WHERE = "at the end of|after|before|in place of|at its end"
-BLOCK = re.compile(rf"(?:In|A new file,) `([^`]+)`(?:, ({WHERE})(?: `([^`]+)`)?)?:\n\n```python\n(.*?)```", re.S)
+BLOCK = re.compile(rf"(?:In|A new file,) `([^`]+)`(?:, ({WHERE})(?: `([^`]+)`)?)?:\n\n```(?:python|text)\n(.*?)```", re.S)
 
 
 def insert(text: str, where: str, anchor: str, block: str) -> str:
@@ -72,8 +72,9 @@ def test_a_section_says_what_to_do(tree, tmp_path, title):
     touched = extend(tree, text)
     (promised,) = re.findall(r"^\*\*(\d+) files?", text, re.M)
     assert len(touched) == int(promised)
+    modules = " ".join(str(file) for file in touched if file.suffix == ".py")
     for check in ("check", "format --check"):
-        linted = run(f"ruff {check} --config {ROOT}/pyproject.toml {' '.join(map(str, touched))}", tree, tree)
+        linted = run(f"ruff {check} --config {ROOT}/pyproject.toml {modules}", tree, tree)
         assert linted.returncode == 0, linted.stdout
     (commands,) = re.findall(r"```bash\n(.*?)```", text, re.S)
     (printed,) = re.findall(r"prints? (?:a line with )?`([^`]+)`", text)
