@@ -15,7 +15,8 @@ GUIDE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (An? .*?)\n(.*?)(?=^## |\Z)", GUIDE, re.M | re.S))
 # "In `FILE`, at the end of `TABLE`:" and the like, or "A new file, `FILE`:", then the block.
 WHERE = "at the end of|after|before|in place of|at its end"
-BLOCK = re.compile(rf"(?:In|A new file,) `([^`]+)`(?:, ({WHERE})(?: `([^`]+)`)?)?:\n\n```(?:python|text)\n(.*?)```", re.S)
+PLACE = rf"(?:In|A new file,) `([^`]+)`(?:, ({WHERE})(?: `([^`]+)`)?)?"
+BLOCK = re.compile(rf"{PLACE}:\n\n```(?:python|text)\n(.*?)```", re.S)
 
 
 def insert(text: str, where: str, anchor: str, block: str) -> str:
