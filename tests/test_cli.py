@@ -8,7 +8,7 @@ import sys
 
 import fresh
 import pytest
-from conftest import LEARNS, ROOT, SMALL
+from conftest import LEARNS, ROOT, SMALL, in_order
 
 from tuner import runs
 from tuner.cli import main
@@ -189,3 +189,57 @@ def test_problems_of_model_method_and_data_come_together(capsys, tmp_path):
 def test_a_bad_request_leaves_nothing_behind(tmp_path, capsys):
     assert main(["train", "corporate", "--out", str(tmp_path / "r"), "--set", "data.source=nope.csv"]) == 2
     assert not (tmp_path / "r").exists()
+
+
+DAMAGES = {  # file, what it holds (None: it is missing), commands that need it
+    "no plan": ("plan.json", None, ["train", "chat", "train --json"]),
+    "half a plan": ("plan.json", '{"format": 2, "st', ["train", "chat"]),
+    "an empty plan": ("plan.json", "", ["train"]),
+    "a plan without settings": ("plan.json", '{"format": 2}', ["train"]),
+    "a plan that is a list": ("plan.json", "[]", ["chat"]),
+    "half a score": ("evaluation.json", '{"rows": 4, "ba', ["train", "evaluate"]),
+    "an empty recipe": ("recipe.yaml", "", ["train", "chat"]),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_run_is_named_with_its_file_and_what_to_do(case, mine, capsys):
+    name, text, commands = DAMAGES[case]
+    damage(mine, name, text)
+    for command in commands:
+        assert main([*command.split(), str(mine.path), *(["--prompt", "yo"] if command == "chat" else [])]) == 2
+        (problem,) = capsys.readouterr().err.splitlines()[-1:]
+        assert in_order(problem, "tuner: Run mine", name)
+        assert in_order(problem, name, "Train" if name == "recipe.yaml" else "tuner")
+
+
+@pytest.mark.parametrize("case", [case for case in DAMAGES if "plan" in case])
+def test_the_advice_for_a_damaged_plan_prepares_the_run_again(case, mine, capsys):
+    name, text, _ = DAMAGES[case]
+    plan = mine.read_json(name)
+    damage(mine, name, text)
+    assert main(["train", "corporate", "--out", str(mine.path), "--json", *SETTINGS]) == 0
+    assert runs.Run(mine.path).plan.keys() == plan.keys()
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_run_does_not_hide_the_others(case, mine, finished, capsys):
+    damaged = runs.Run(shutil.copytree(finished.path, mine.path.parent / "broken"))
+    name, text, _ = DAMAGES[case]
+    damage(damaged, name, text)
+    assert main(["runs", "--json"]) == 0
+    listed = {row["id"]: row for row in printed(capsys)["runs"]}
+    assert listed["mine"]["status"] == "finished"
+    assert listed["mine"]["scores"]
+    assert listed["broken"]["status"] == "damaged"
+    assert listed["mine"].keys() == listed["broken"].keys()
+    assert main(["runs"]) == 0
+    assert in_order(capsys.readouterr().out, "broken", "damaged", "Run broken", name)
+
+
+def damage(run: runs.Run, name: str, text: str | None) -> None:
+    """Leave the run's file as a kill or a full disk would."""
+    if text is None:
+        (run.path / name).unlink()
+    else:
+        (run.path / name).write_text(text)

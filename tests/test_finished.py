@@ -16,7 +16,7 @@ from tuner.cli import main
 from tuner.experiments import compare
 from tuner.hub.card import card
 from tuner.metrics import rouge_l
-from tuner.ui import actions, api, playground_tab, render
+from tuner.ui import actions, api, playground_tab, render, runs_tab, train_tab
 
 LENGTH = 16  # tokens, as the run was scored
 
@@ -215,3 +215,29 @@ def test_the_merge_check_tells_the_merges_share_from_quantisations():
     check = figures | {"top1_agreement_quantized": 0.88, "max_logit_difference_quantized": 2.5}
     assert in_order(plain(render.merge_check(check)), "16-bit", "99.0%", "0.125", "quant", "88.0%", "2.5", "321")
     assert "%" not in render.merge_check(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "use"),
+    [
+        ("plan.json", "", api.status),
+        ("plan.json", "{}", lambda run: list(api.chat(run, "yo"))),
+        ("evaluation.json", '{"rows"', api.status),
+        ("recipe.yaml", "method: [", lambda run: list(api.chat(run, "yo"))),
+    ],
+)
+def test_the_page_lists_a_damaged_run_beside_the_others_and_says_what_is_wrong(name, text, use, mine, finished):
+    broken = runs.Run(shutil.copytree(finished.path, mine.path.parent / "broken"))
+    (broken.path / name).write_text(text)
+    rows = api.runs(["broken", "mine", "gone"])
+    assert [(row["run"], row["status"]) for row in rows][:2] == [("broken", "damaged"), ("mine", "finished")]
+    visitor = {"runs": ["broken", "mine"], "shown": ""}
+    _, listed, *_ = runs_tab.refresh(visitor, "broken")
+    assert in_order(plain(listed), "Run broken", name, "damaged", "finished")
+    assert "mine" in [run for _, run in playground_tab.choices(visitor)]
+    if text != "{}":  # the card needs no setting of the plan
+        assert in_order(plain(train_tab.panel("broken")[0]), "Run broken", name, "damaged")
+    with pytest.raises(gr.Error, match=f"Run broken: its {name} is"):
+        use("broken")
+    api.delete("broken")
+    assert not broken.path.exists()

@@ -8,12 +8,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import terminal
 from tuner.errors import TunerError
-from tuner.metrics import METRICS, metric_of
+from tuner.metrics import metric_of
 
 if TYPE_CHECKING:
     from tuner.inference.generate import Loaded
@@ -149,8 +150,9 @@ def _open_or_prepare(options: Options) -> "Run":
             raise TunerError(
                 f"{options.out} holds a run of a different recipe. Choose another folder, or delete that run."
             )
-        if run.plan:
-            return run
+        with suppress(TunerError):  # a plan that is missing or damaged is made again
+            if run.plan["settings"]:
+                return run
     return plan.prepare(recipe, base=_base(options.recipe), path=options.out)
 
 
@@ -249,11 +251,7 @@ def _merge(options: Options) -> None:
     if options.json:
         print(json.dumps({"merged": str(run.merged), **check}))
         return
-    print(
-        f"The merged model is in {run.merged}. On {check['tokens']} held-out tokens, its most likely token is "
-        f"that of the adapter on the 16-bit base model for {check['top1_agreement']:.1%}, and that of the adapter on "
-        f"the base model as trained for {check['top1_agreement_quantized']:.1%}."
-    )
+    print(terminal.merge_check(run.merged, check))
 
 
 def _merge_weighted(options: Options, opened: list["Run"]) -> None:
@@ -295,29 +293,24 @@ def _runs(options: Options) -> None:
     from tuner import runs
 
     rows = [_summary(run) for run in runs.list_runs()]
-    if options.json:
-        print(json.dumps({"runs": rows}))
-        return
-    if not rows:
-        print("No runs yet. Try: tuner train corporate")
-    for row in rows:
-        scores = row["scores"]
-        score = f"  {METRICS[row['metric']].title} {scores['base']:.2f} -> {scores['adapter']:.2f}" if scores else ""
-        print(f"{row['id']}  {row['status']:11}  {row['method']} on {row['model']}, {row['data']}{score}")
+    print(json.dumps({"runs": rows}) if options.json else terminal.runs_text(rows))
 
 
 def _summary(run: "Run") -> dict:
-    """A run as `tuner runs` lists it; metric and scores are None if it has not been scored."""
+    """A run as `tuner runs` lists it; metric and scores are None if it has not been scored, or is damaged."""
+    row = dict.fromkeys(("id", "status", "model", "data", "method", "metric", "scores")) | {"id": run.id}
+    if problems := run.damage:
+        return row | {"status": "damaged", "problems": problems}
     scores, recipe = run.read_json("evaluation.json"), run.recipe
     metric = metric_of(scores).name if scores and scores["gain"] else None
-    return {
-        "id": run.id,
+    return row | {
         "status": run.status,
         "model": recipe.model.name,
         "data": recipe.data.source,
         "method": recipe.method.name,
         "metric": metric,
         "scores": metric and {v: scores[v][metric] for v in ("base", "adapter")},
+        "problems": problems,
     }
 
 

@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -299,6 +300,9 @@ def push(run: str, repository: str, token: str | None, private: bool) -> str:
 
 def summary(run: Run) -> dict:
     """A run in a few plain values."""
+    if problems := run.damage:
+        texts = dict.fromkeys(("model", "quantization", "data", "method"), "")
+        return {"run": run.id, "name": None, "status": "damaged", **texts, "scores": None, "problems": problems}
     settings, scores = run.recipe, run.read_json("evaluation.json")
     return {
         "run": run.id,
@@ -309,6 +313,7 @@ def summary(run: Run) -> dict:
         "data": settings.data.source,
         "method": settings.method.name,
         "scores": scores and {key: value for key, value in scores.items() if key != "examples"},
+        "problems": problems,
     }
 
 
@@ -316,8 +321,6 @@ def summaries(ids: list[str]) -> list[dict]:
     """The runs with these ids that still exist, and the example."""
     listed = []
     for name in dict.fromkeys([*ids, *([EXAMPLE] if has_example() else [])]):
-        try:
+        with suppress(TunerError):  # there is no such run any more
             listed.append(summary(open_run(name)))
-        except TunerError:
-            continue
     return listed
