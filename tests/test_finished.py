@@ -241,3 +241,35 @@ def test_the_page_lists_a_damaged_run_beside_the_others_and_says_what_is_wrong(n
         use("broken")
     api.delete("broken")
     assert not broken.path.exists()
+
+
+def test_scores_by_a_metric_that_this_tuner_lacks_are_a_sentence(mine, scores, capsys):
+    named = json.loads(json.dumps(scores | {"metric": "chrf"}).replace("rougeL", "chrf"))
+    mine.write_json("evaluation.json", named)
+    sentence = "scored by 'chrf', a metric that this version of Tuner lacks"
+    for command in ("evaluate", "train"):
+        assert main([command, str(mine.path)]) == 2
+        assert sentence in capsys.readouterr().err
+    assert sentence in plain(train_tab.panel("mine")[0])
+    rows = api.runs(["mine"])
+    assert rows[0]["status"] == "finished"
+    assert "t-minis" not in render.runs_list(rows[:1], "mine", "example")
+    assert main(["runs"]) == 0
+    assert in_order(capsys.readouterr().out, "mine", "finished", "lora on tiny-office")
+    other = {"metric": "chrf", **{part: named[part] for part in ("base", "adapter", "gain")}}
+    mine.write_json("evaluation.json", scores | {"other_metrics": [other]})
+    assert sentence in plain(train_tab.panel("mine")[0])
+
+
+def test_old_scores_without_intervals_are_shown(mine, scores):
+    for variant in ("base", "adapter"):
+        scores[variant] = {"rougeL": scores[variant]["rougeL"], "loss": scores[variant]["loss"]}
+    del scores["examples"]
+    mine.write_json("evaluation.json", scores)
+    html = render.run_card(mine)
+    bars = re.findall(r'class="t-bar (\w+)">(.*?)</div>', html)
+    assert [kind for kind, _ in bars] == ["base", "adapter"]
+    for kind, bar in bars:
+        assert in_order(plain(bar), f"{scores[kind]['rougeL']:.2f}")
+        assert "left:" not in bar
+        assert " to " not in bar

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tuner import terminal
 from tuner.errors import TunerError
-from tuner.metrics import metric_of
+from tuner.metrics import METRICS
 
 if TYPE_CHECKING:
     from tuner.inference.generate import Loaded
@@ -302,7 +302,8 @@ def _summary(run: "Run") -> dict:
     if problems := run.damage:
         return row | {"status": "damaged", "problems": problems}
     scores, recipe = run.read_json("evaluation.json"), run.recipe
-    metric = metric_of(scores).name if scores and scores["gain"] else None
+    metric = scores.get("metric", "rougeL") if scores and scores["gain"] else None
+    metric = metric if metric in METRICS else None
     return row | {
         "status": run.status,
         "model": recipe.model.name,

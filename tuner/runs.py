@@ -35,6 +35,8 @@ FORMAT = 2  # of the folder, as written in plan.json; a plan without it has form
 REPAIRS = {
     "plan.json": "Prepare the run again with: tuner train RECIPE --out RUN",
     "evaluation.json": "Delete that file, then score the run again with: tuner evaluate RUN",
+    "answers.json": "Delete that file, then score the run again with: tuner evaluate RUN",
+    "merge_check.json": "Delete that file, then merge the run again with: tuner merge RUN",
 }
 OTHER_REPAIR = "Train its recipe again in a new run."
 
