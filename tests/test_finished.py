@@ -273,3 +273,34 @@ def test_old_scores_without_intervals_are_shown(mine, scores):
         assert in_order(plain(bar), f"{scores[kind]['rougeL']:.2f}")
         assert "left:" not in bar
         assert " to " not in bar
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "base", "adapter", "digits"),
+    [
+        (0.001, 0.003, 0.31, 0.312, 3),
+        (-0.0003, -0.0001, 0.31, 0.3098, 4),
+        (0.0001, 0.4, 0.31, 0.51, 4),
+        (0.01, 0.02, 0.3055, 0.3115, 3),
+    ],
+)
+def test_a_firm_verdict_prints_as_many_digits_as_its_figures_need(low, high, base, adapter, digits):
+    scores = gains(low, high) | {"base": {"rougeL": base}, "adapter": {"rougeL": adapter}}
+    figures = f"{base:.{digits}f}", f"{adapter:.{digits}f}", f"{low:+.{digits}f}", f"{high:+.{digits}f}"
+    for text in (plain(render.verdict(scores)), terminal.verdict(scores)):
+        assert in_order(text, *figures)
+        assert figures[0] != figures[1]
+        assert not re.search(r"[+-]0\.0+(?!\d)", text)
+
+
+def test_a_gain_that_rounds_to_nothing_has_no_minus_sign():
+    assert in_order(terminal.verdict(gains(-0.004, 0.004)), "+0.00", "+0.00", "+0.00")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)])
+def test_fewer_than_five_rows_are_too_few_to_tell(low, high):
+    html, text = render.verdict(gains(low, high, rows=4)), terminal.verdict(gains(low, high, rows=4))
+    assert "t-verdict unsure" in html
+    assert text.startswith("Too few rows to tell.")
+    assert "hint" in text
+    assert "Too few" not in terminal.verdict(gains(low, high, rows=5))
