@@ -191,6 +191,38 @@ def test_a_bad_request_leaves_nothing_behind(tmp_path, capsys):
     assert not (tmp_path / "r").exists()
 
 
+def test_an_unexpected_error_is_a_sentence_in_the_terminal_and_its_traceback_is_in_the_run(mine, tmp_path):
+    (mine.path / "evaluation.json").unlink()
+    shutil.rmtree(mine.data / "heldout")
+    (mine.data / "heldout").write_text("not a folder")
+    ended = fresh.run(["-m", "tuner", "train", str(mine.path)], tmp_path)
+    assert ended.returncode == 2
+    assert in_order(ended.stderr, "tuner: Run mine failed", "error.log")
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert "Traceback" in (mine.path / "error.log").read_text()
+
+
+@pytest.mark.parametrize("inside", ["", "run", "deep/run"])
+def test_a_file_in_the_place_of_the_runs_folder_is_a_sentence(inside, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / "file" / inside
+    assert main(["train", "corporate", "--out", str(folder), *SETTINGS]) == 2
+    assert in_order(capsys.readouterr().err, f"{folder} can't be", "Choose another folder")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", [["--set", "budget.steps=5"], ["--out", "other"]])
+def test_a_run_is_resumed_with_its_own_settings(option, mine, capsys):
+    assert main(["train", str(mine.path), *option]) == 2
+    assert in_order(capsys.readouterr().err, f"{mine.path} is a run", option[0], "can't be used", "recipe.yaml")
+
+
+def test_a_run_named_like_a_shipped_recipe_does_not_hide_it(mine, monkeypatch, capsys):
+    monkeypatch.chdir(mine.path.parent)
+    mine.path.rename("corporate")
+    assert main(["train", "corporate", "--out", "corporate", "--json", *SETTINGS]) == 0
+
+
 DAMAGES = {  # file, what it holds (None: it is missing), commands that need it
     "no plan": ("plan.json", None, ["train", "chat", "train --json"]),
     "half a plan": ("plan.json", '{"format": 2, "st', ["train", "chat"]),

@@ -29,7 +29,7 @@ RUN = ("run", "a run's folder or its id")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    _silence_libraries()
+    terminal.silence_libraries()
     try:
         options.run_command(options)
     except TunerError as error:
@@ -95,18 +95,6 @@ def _add_chat(chat: argparse.ArgumentParser) -> None:
     chat.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer")
 
 
-def _silence_libraries() -> None:
-    """Hide the libraries' own progress bars and advice; TUNER_DEBUG=1 shows them."""
-    if os.environ.get("TUNER_DEBUG"):
-        return
-    import logging
-    import warnings
-
-    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-
 def _recipe(options: Options) -> "Recipe":
     import yaml
 
@@ -141,10 +129,12 @@ def _open_or_prepare(options: Options) -> "Run":
     from tuner import runs
     from tuner.planning import plan
 
-    if (Path(options.recipe) / "recipe.yaml").is_file() and not options.set and not options.out:
-        return runs.Run(Path(options.recipe))
+    if os.path.isfile(Path(options.recipe) / "recipe.yaml"):
+        if not options.set and not options.out:
+            return runs.Run(Path(options.recipe))
+        _refuse_settings_of_a_run(options.recipe)
     recipe = _recipe(options)
-    if options.out and (options.out / "recipe.yaml").is_file():
+    if options.out and os.path.isfile(options.out / "recipe.yaml"):  # False where the folder can't be read
         run = runs.Run(options.out)
         if run.recipe != recipe:
             raise TunerError(
@@ -154,6 +144,18 @@ def _open_or_prepare(options: Options) -> "Run":
             if run.plan["settings"]:
                 return run
     return plan.prepare(recipe, base=_base(options.recipe), path=options.out)
+
+
+def _refuse_settings_of_a_run(folder: str) -> None:
+    from tuner.recipe import find
+
+    try:
+        find(folder)  # a shipped recipe may have the run's name
+    except TunerError:
+        raise TunerError(
+            f"{folder} is a run: it resumes with its own settings in its own folder. --set and --out can't be used: "
+            f"leave them out, or train a new run of its recipe, {Path(folder) / 'recipe.yaml'}."
+        ) from None
 
 
 def _train(options: Options) -> None:

@@ -12,6 +12,7 @@
 Nothing here imports torch. Files are written under another name and then renamed, so a reader never sees half of one.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -230,12 +231,20 @@ class Run:
 
 
 def create(recipe: Recipe, root: Path | None = None, path: Path | None = None) -> Run:
-    """A new run folder: at `path`, or under `root` (default RUNS) with an id that can't be guessed."""
+    """A new run folder: at `path`, or under `root` (default RUNS) with an id that can't be guessed.
+
+    Raises TunerError if there can't be a folder, or none can be written to.
+    """
     path = Path(path or Path(root or RUNS) / secrets.token_urlsafe(12).replace("-", "x").replace("_", "y"))
-    path.mkdir(parents=True, exist_ok=True)
     run = Run(path)
-    run.data.mkdir(exist_ok=True)
-    run.write_text("recipe.yaml", recipe.to_yaml())
+    try:
+        run.data.mkdir(parents=True, exist_ok=True)
+        run.write_text("recipe.yaml", recipe.to_yaml())
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        reason = (error.strerror or type(error).__name__).lower()
+        raise TunerError(f"{path} can't be the run's folder: {reason}. Choose another folder.") from None
     return run
 
 

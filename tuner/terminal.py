@@ -1,6 +1,9 @@
 """What people see in a terminal: the plan, progress, the verdict and tables."""
 
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 119  # columns of a table if the output is not a terminal
+
+
+def silence_libraries() -> None:
+    """Hide the libraries' own progress bars and advice, and logged tracebacks; TUNER_DEBUG=1 shows them."""
+    if os.environ.get("TUNER_DEBUG"):
+        return
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Without any handler, Python prints what is logged; a run keeps its own tracebacks in error.log.
+    logging.getLogger("tuner").addHandler(logging.NullHandler())
 
 
 def plan_text(plan: dict) -> str:

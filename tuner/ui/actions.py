@@ -268,7 +268,9 @@ def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float
     sampling = _checked(sampling)
     for turn in chain.from_iterable(conversations.values()):
         if turn.get("role") not in ("system", "user", "assistant") or not isinstance(turn.get("content"), str):
-            raise TunerError('history: a turn is not {"role": "user" or "assistant", "content": text}. Fix it.')
+            raise TunerError(
+                'history: a turn is not {"role": "user" or "assistant", "content": text}. Fix the history.'
+            )
     gpu.import_core()
     for run in lineup.merged.values():
         gpu.merge(run)
