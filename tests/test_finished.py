@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tuner import runs, terminal
 from tuner.cli import main
+from tuner.errors import TunerError
 from tuner.experiments import compare
 from tuner.hub.card import card
 from tuner.metrics import rouge_l
@@ -239,6 +240,8 @@ def test_the_page_lists_a_damaged_run_beside_the_others_and_says_what_is_wrong(n
         assert in_order(plain(train_tab.panel("broken")[0]), "Run broken", name, "damaged")
     with pytest.raises(gr.Error, match=f"Run broken: its {name} is"):
         use("broken")
+    with pytest.raises(TunerError, match=f"Run broken: its {name} is"):
+        actions.resume("broken", "visitor")
     api.delete("broken")
     assert not broken.path.exists()
 

@@ -167,8 +167,10 @@ def prepare(requested: Recipe, visitor: str, table: Table | None = None, *, sign
 
 
 def resume(run: str, visitor: str) -> Run:
-    """Queue a run for training again. Raises TunerError if it has finished, is queued or in training."""
+    """Queue a run for training again. Raises TunerError if it has finished, is damaged, queued or in training."""
     opened = own_run(run)
+    if problems := opened.damage:
+        raise TunerError(*problems)
     if progress.read(opened).phase == "finished":
         raise TunerError(
             f"Run {run} has finished, so there is nothing to resume. For longer training, start a run with more steps."
