@@ -230,6 +230,7 @@ DAMAGES = {  # file, what it holds (None: it is missing), commands that need it
     "a plan without settings": ("plan.json", '{"format": 2}', ["train"]),
     "a plan that is a list": ("plan.json", "[]", ["chat"]),
     "half a score": ("evaluation.json", '{"rows": 4, "ba', ["train", "evaluate"]),
+    "half an adapter": ("adapter/adapter_config.json", '{"peft_t', ["chat"]),
     "an empty recipe": ("recipe.yaml", "", ["train", "chat"]),
 }
 
@@ -242,7 +243,7 @@ def test_a_damaged_run_is_named_with_its_file_and_what_to_do(case, mine, capsys)
         assert main([*command.split(), str(mine.path), *(["--prompt", "yo"] if command == "chat" else [])]) == 2
         (problem,) = capsys.readouterr().err.splitlines()[-1:]
         assert in_order(problem, "tuner: Run mine", name)
-        assert in_order(problem, name, "Train" if name == "recipe.yaml" else "tuner")
+        assert in_order(problem, name, "tuner" if name in runs.REPAIRS else "Train")
 
 
 @pytest.mark.parametrize("case", [case for case in DAMAGES if "plan" in case])
@@ -254,7 +255,7 @@ def test_the_advice_for_a_damaged_plan_prepares_the_run_again(case, mine, capsys
     assert runs.Run(mine.path).plan.keys() == plan.keys()
 
 
-@pytest.mark.parametrize("case", DAMAGES)
+@pytest.mark.parametrize("case", [case for case in DAMAGES if case != "half an adapter"])
 def test_a_damaged_run_does_not_hide_the_others(case, mine, finished, capsys):
     damaged = runs.Run(shutil.copytree(finished.path, mine.path.parent / "broken"))
     name, text, _ = DAMAGES[case]

@@ -227,8 +227,9 @@ def _run_row(row: dict, selected: bool, shared: bool) -> str:
             for v, name in NAMES.items()
         )
         picture = tag("span", minis, "t-minis") + tag("span", f"{scores['gain'][metric.name]:+.2f}", "t-gain")
-    title = row["name"] or (row["run"] if row["problems"] else f"{row['method']} on {row['model']}")
-    below = " ".join(row["problems"]) or row["data"] + (" · included example" if shared else "")
+    damage = " ".join(row.get("problems", []))
+    title = row["name"] or (row["run"] if damage else f"{row['method']} on {row['model']}")
+    below = damage or row["data"] + (" · included example" if shared else "")
     name = tag("b", escape(title)) + tag("small", escape(below))
     return (
         f'<button type="button" class="t-row {"selected" if selected else ""}" data-run="{escape(row["run"])}" '
