@@ -8,7 +8,7 @@ import sys
 
 import fresh
 import pytest
-from conftest import LEARNS, ROOT, SMALL
+from conftest import LEARNS, ROOT, SMALL, in_order
 
 from tuner import runs
 from tuner.cli import main
@@ -189,3 +189,90 @@ def test_problems_of_model_method_and_data_come_together(capsys, tmp_path):
 def test_a_bad_request_leaves_nothing_behind(tmp_path, capsys):
     assert main(["train", "corporate", "--out", str(tmp_path / "r"), "--set", "data.source=nope.csv"]) == 2
     assert not (tmp_path / "r").exists()
+
+
+def test_an_unexpected_error_is_a_sentence_in_the_terminal_and_its_traceback_is_in_the_run(mine, tmp_path):
+    (mine.path / "evaluation.json").unlink()
+    shutil.rmtree(mine.data / "heldout")
+    (mine.data / "heldout").write_text("not a folder")
+    ended = fresh.run(["-m", "tuner", "train", str(mine.path)], tmp_path)
+    assert ended.returncode == 2
+    assert in_order(ended.stderr, "tuner: Run mine failed", "error.log")
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert "Traceback" in (mine.path / "error.log").read_text()
+
+
+@pytest.mark.parametrize("inside", ["", "run", "deep/run"])
+def test_a_file_in_the_place_of_the_runs_folder_is_a_sentence(inside, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / "file" / inside
+    assert main(["train", "corporate", "--out", str(folder), *SETTINGS]) == 2
+    assert in_order(capsys.readouterr().err, f"{folder} can't be", "Choose another folder")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", [["--set", "budget.steps=5"], ["--out", "other"]])
+def test_a_run_is_resumed_with_its_own_settings(option, mine, capsys):
+    assert main(["train", str(mine.path), *option]) == 2
+    assert in_order(capsys.readouterr().err, f"{mine.path} is a run", option[0], "can't be used", "recipe.yaml")
+
+
+def test_a_run_named_like_a_shipped_recipe_does_not_hide_it(mine, monkeypatch, capsys):
+    monkeypatch.chdir(mine.path.parent)
+    mine.path.rename("corporate")
+    assert main(["train", "corporate", "--out", "corporate", "--json", *SETTINGS]) == 0
+
+
+DAMAGES = {  # file, what it holds (None: it is missing), commands that need it
+    "no plan": ("plan.json", None, ["train", "chat", "train --json"]),
+    "half a plan": ("plan.json", '{"format": 2, "st', ["train", "chat"]),
+    "an empty plan": ("plan.json", "", ["train"]),
+    "a plan without settings": ("plan.json", '{"format": 2}', ["train"]),
+    "a plan that is a list": ("plan.json", "[]", ["chat"]),
+    "half a score": ("evaluation.json", '{"rows": 4, "ba', ["train", "evaluate"]),
+    "half an adapter": ("adapter/adapter_config.json", '{"peft_t', ["chat"]),
+    "an empty recipe": ("recipe.yaml", "", ["train", "chat"]),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_run_is_named_with_its_file_and_what_to_do(case, mine, capsys):
+    name, text, commands = DAMAGES[case]
+    damage(mine, name, text)
+    for command in commands:
+        assert main([*command.split(), str(mine.path), *(["--prompt", "yo"] if command == "chat" else [])]) == 2
+        (problem,) = capsys.readouterr().err.splitlines()[-1:]
+        assert in_order(problem, "tuner: Run mine", name)
+        assert in_order(problem, name, "tuner" if name in runs.REPAIRS else "Train")
+
+
+@pytest.mark.parametrize("case", [case for case in DAMAGES if "plan" in case])
+def test_the_advice_for_a_damaged_plan_prepares_the_run_again(case, mine, capsys):
+    name, text, _ = DAMAGES[case]
+    plan = mine.read_json(name)
+    damage(mine, name, text)
+    assert main(["train", "corporate", "--out", str(mine.path), "--json", *SETTINGS]) == 0
+    assert runs.Run(mine.path).plan.keys() == plan.keys()
+
+
+@pytest.mark.parametrize("case", [case for case in DAMAGES if case != "half an adapter"])
+def test_a_damaged_run_does_not_hide_the_others(case, mine, finished, capsys):
+    damaged = runs.Run(shutil.copytree(finished.path, mine.path.parent / "broken"))
+    name, text, _ = DAMAGES[case]
+    damage(damaged, name, text)
+    assert main(["runs", "--json"]) == 0
+    listed = {row["id"]: row for row in printed(capsys)["runs"]}
+    assert listed["mine"]["status"] == "finished"
+    assert listed["mine"]["scores"]
+    assert listed["broken"]["status"] == "damaged"
+    assert listed["mine"].keys() == listed["broken"].keys()
+    assert main(["runs"]) == 0
+    assert in_order(capsys.readouterr().out, "broken", "damaged", "Run broken", name)
+
+
+def damage(run: runs.Run, name: str, text: str | None) -> None:
+    """Leave the run's file as a kill or a full disk would."""
+    if text is None:
+        (run.path / name).unlink()
+    else:
+        (run.path / name).write_text(text)

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from tuner import runs, terminal
 from tuner.cli import main
+from tuner.errors import TunerError
 from tuner.experiments import compare
 from tuner.hub.card import card
 from tuner.metrics import rouge_l
-from tuner.ui import actions, api, playground_tab, render
+from tuner.ui import actions, api, playground_tab, render, runs_tab, train_tab
 
 LENGTH = 16  # tokens, as the run was scored
 
@@ -215,3 +216,94 @@ def test_the_merge_check_tells_the_merges_share_from_quantisations():
     check = figures | {"top1_agreement_quantized": 0.88, "max_logit_difference_quantized": 2.5}
     assert in_order(plain(render.merge_check(check)), "16-bit", "99.0%", "0.125", "quant", "88.0%", "2.5", "321")
     assert "%" not in render.merge_check(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "use"),
+    [
+        ("plan.json", "", api.status),
+        ("plan.json", "{}", lambda run: list(api.chat(run, "yo"))),
+        ("evaluation.json", '{"rows"', api.status),
+        ("recipe.yaml", "method: [", lambda run: list(api.chat(run, "yo"))),
+    ],
+)
+def test_the_page_lists_a_damaged_run_beside_the_others_and_says_what_is_wrong(name, text, use, mine, finished):
+    broken = runs.Run(shutil.copytree(finished.path, mine.path.parent / "broken"))
+    (broken.path / name).write_text(text)
+    rows = api.runs(["broken", "mine", "gone"])
+    assert [(row["run"], row["status"]) for row in rows][:2] == [("broken", "damaged"), ("mine", "finished")]
+    visitor = {"runs": ["broken", "mine"], "shown": ""}
+    _, listed, *_ = runs_tab.refresh(visitor, "broken")
+    assert in_order(plain(listed), "Run broken", name, "damaged", "finished")
+    assert "mine" in [run for _, run in playground_tab.choices(visitor)]
+    if text != "{}":  # the card needs no setting of the plan
+        assert in_order(plain(train_tab.panel("broken")[0]), "Run broken", name, "damaged")
+    with pytest.raises(gr.Error, match=f"Run broken: its {name} is"):
+        use("broken")
+    with pytest.raises(TunerError, match=f"Run broken: its {name} is"):
+        actions.resume("broken", "visitor")
+    api.delete("broken")
+    assert not broken.path.exists()
+
+
+def test_scores_by_a_metric_that_this_tuner_lacks_are_a_sentence(mine, scores, capsys):
+    named = json.loads(json.dumps(scores | {"metric": "chrf"}).replace("rougeL", "chrf"))
+    mine.write_json("evaluation.json", named)
+    sentence = "scored by 'chrf', a metric that this version of Tuner lacks"
+    for command in ("evaluate", "train"):
+        assert main([command, str(mine.path)]) == 2
+        assert sentence in capsys.readouterr().err
+    assert sentence in plain(train_tab.panel("mine")[0])
+    rows = api.runs(["mine"])
+    assert rows[0]["status"] == "finished"
+    assert "t-minis" not in render.runs_list(rows[:1], "mine", "example")
+    assert main(["runs"]) == 0
+    assert in_order(capsys.readouterr().out, "mine", "finished", "lora on tiny-office")
+    other = {"metric": "chrf", **{part: named[part] for part in ("base", "adapter", "gain")}}
+    mine.write_json("evaluation.json", scores | {"other_metrics": [other]})
+    assert sentence in plain(train_tab.panel("mine")[0])
+
+
+def test_old_scores_without_intervals_are_shown(mine, scores):
+    for variant in ("base", "adapter"):
+        scores[variant] = {"rougeL": scores[variant]["rougeL"], "loss": scores[variant]["loss"]}
+    del scores["examples"]
+    mine.write_json("evaluation.json", scores)
+    html = render.run_card(mine)
+    bars = re.findall(r'class="t-bar (\w+)">(.*?)</div>', html)
+    assert [kind for kind, _ in bars] == ["base", "adapter"]
+    for kind, bar in bars:
+        assert in_order(plain(bar), f"{scores[kind]['rougeL']:.2f}")
+        assert "left:" not in bar
+        assert " to " not in bar
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "base", "adapter", "digits"),
+    [
+        (0.001, 0.003, 0.31, 0.312, 3),
+        (-0.0003, -0.0001, 0.31, 0.3098, 4),
+        (0.0001, 0.4, 0.31, 0.51, 4),
+        (0.01, 0.02, 0.3055, 0.3115, 3),
+    ],
+)
+def test_a_firm_verdict_prints_as_many_digits_as_its_figures_need(low, high, base, adapter, digits):
+    scores = gains(low, high) | {"base": {"rougeL": base}, "adapter": {"rougeL": adapter}}
+    figures = f"{base:.{digits}f}", f"{adapter:.{digits}f}", f"{low:+.{digits}f}", f"{high:+.{digits}f}"
+    for text in (plain(render.verdict(scores)), terminal.verdict(scores)):
+        assert in_order(text, *figures)
+        assert figures[0] != figures[1]
+        assert not re.search(r"[+-]0\.0+(?!\d)", text)
+
+
+def test_a_gain_that_rounds_to_nothing_has_no_minus_sign():
+    assert in_order(terminal.verdict(gains(-0.004, 0.004)), "+0.00", "+0.00", "+0.00")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)])
+def test_fewer_than_five_rows_are_too_few_to_tell(low, high):
+    html, text = render.verdict(gains(low, high, rows=4)), terminal.verdict(gains(low, high, rows=4))
+    assert "t-verdict unsure" in html
+    assert text.startswith("Too few rows to tell.")
+    assert "hint" in text
+    assert "Too few" not in terminal.verdict(gains(low, high, rows=5))

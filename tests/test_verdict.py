@@ -130,7 +130,8 @@ def test_the_prompt_of_a_scored_row_is_its_last_question(finished, tmp_path):
 )
 def test_card_page_and_terminal_give_one_verdict(low, high, headline, finished, tmp_path):
     mine = runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
-    scores = mine.read_json("evaluation.json") | {"gain": {"rougeL": (low + high) / 2, "low": low, "high": high}}
+    gain = {"rougeL": (low + high) / 2, "low": low, "high": high}
+    scores = mine.read_json("evaluation.json") | {"gain": gain, "rows": 40}
     mine.write_json("evaluation.json", scores)
     for text in (terminal.verdict(scores), plain(render.verdict(scores)), plain(render.run_card(mine)), card(mine)):
         assert headline in text

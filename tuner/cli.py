@@ -8,12 +8,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import terminal
 from tuner.errors import TunerError
-from tuner.metrics import METRICS, metric_of
+from tuner.metrics import METRICS
 
 if TYPE_CHECKING:
     from tuner.inference.generate import Loaded
@@ -28,7 +29,7 @@ RUN = ("run", "a run's folder or its id")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    _silence_libraries()
+    terminal.silence_libraries()
     try:
         options.run_command(options)
     except TunerError as error:
@@ -94,18 +95,6 @@ def _add_chat(chat: argparse.ArgumentParser) -> None:
     chat.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer")
 
 
-def _silence_libraries() -> None:
-    """Hide the libraries' own progress bars and advice; TUNER_DEBUG=1 shows them."""
-    if os.environ.get("TUNER_DEBUG"):
-        return
-    import logging
-    import warnings
-
-    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-
 def _recipe(options: Options) -> "Recipe":
     import yaml
 
@@ -140,18 +129,33 @@ def _open_or_prepare(options: Options) -> "Run":
     from tuner import runs
     from tuner.planning import plan
 
-    if (Path(options.recipe) / "recipe.yaml").is_file() and not options.set and not options.out:
-        return runs.Run(Path(options.recipe))
+    if os.path.isfile(Path(options.recipe) / "recipe.yaml"):
+        if not options.set and not options.out:
+            return runs.Run(Path(options.recipe))
+        _refuse_settings_of_a_run(options.recipe)
     recipe = _recipe(options)
-    if options.out and (options.out / "recipe.yaml").is_file():
+    if options.out and os.path.isfile(options.out / "recipe.yaml"):  # False where the folder can't be read
         run = runs.Run(options.out)
         if run.recipe != recipe:
             raise TunerError(
                 f"{options.out} holds a run of a different recipe. Choose another folder, or delete that run."
             )
-        if run.plan:
-            return run
+        with suppress(TunerError):  # a plan that is missing or damaged is made again
+            if run.plan["settings"]:
+                return run
     return plan.prepare(recipe, base=_base(options.recipe), path=options.out)
+
+
+def _refuse_settings_of_a_run(folder: str) -> None:
+    from tuner.recipe import find
+
+    try:
+        find(folder)  # a shipped recipe may have the run's name
+    except TunerError:
+        raise TunerError(
+            f"{folder} is a run: it resumes with its own settings in its own folder. --set and --out can't be used: "
+            f"leave them out, or train a new run of its recipe, {Path(folder) / 'recipe.yaml'}."
+        ) from None
 
 
 def _train(options: Options) -> None:
@@ -249,11 +253,7 @@ def _merge(options: Options) -> None:
     if options.json:
         print(json.dumps({"merged": str(run.merged), **check}))
         return
-    print(
-        f"The merged model is in {run.merged}. On {check['tokens']} held-out tokens, its most likely token is "
-        f"that of the adapter on the 16-bit base model for {check['top1_agreement']:.1%}, and that of the adapter on "
-        f"the base model as trained for {check['top1_agreement_quantized']:.1%}."
-    )
+    print(terminal.merge_check(run.merged, check))
 
 
 def _merge_weighted(options: Options, opened: list["Run"]) -> None:
@@ -295,29 +295,25 @@ def _runs(options: Options) -> None:
     from tuner import runs
 
     rows = [_summary(run) for run in runs.list_runs()]
-    if options.json:
-        print(json.dumps({"runs": rows}))
-        return
-    if not rows:
-        print("No runs yet. Try: tuner train corporate")
-    for row in rows:
-        scores = row["scores"]
-        score = f"  {METRICS[row['metric']].title} {scores['base']:.2f} -> {scores['adapter']:.2f}" if scores else ""
-        print(f"{row['id']}  {row['status']:11}  {row['method']} on {row['model']}, {row['data']}{score}")
+    print(json.dumps({"runs": rows}) if options.json else terminal.runs_text(rows))
 
 
 def _summary(run: "Run") -> dict:
-    """A run as `tuner runs` lists it; metric and scores are None if it has not been scored."""
+    """A run as `tuner runs` lists it; metric and scores are None if it has not been scored, or is damaged."""
+    row = dict.fromkeys(("id", "status", "model", "data", "method", "metric", "scores")) | {"id": run.id}
+    if problems := run.damage:
+        return row | {"status": "damaged", "problems": problems}
     scores, recipe = run.read_json("evaluation.json"), run.recipe
-    metric = metric_of(scores).name if scores and scores["gain"] else None
-    return {
-        "id": run.id,
+    metric = scores.get("metric", "rougeL") if scores and scores["gain"] else None
+    metric = metric if metric in METRICS else None
+    return row | {
         "status": run.status,
         "model": recipe.model.name,
         "data": recipe.data.source,
         "method": recipe.method.name,
         "metric": metric,
         "scores": metric and {v: scores[v][metric] for v in ("base", "adapter")},
+        "problems": problems,
     }
 
 

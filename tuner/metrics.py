@@ -138,8 +138,14 @@ METRICS = {
 
 
 def metric_of(scores: dict) -> Metric:
-    """The metric of an evaluation; runs of the first version don't name it."""
-    return METRICS[scores.get("metric", "rougeL")]
+    """The metric of an evaluation; runs of the first version don't name it. Raises TunerError if it is unknown."""
+    name = scores.get("metric", "rougeL")
+    if name not in METRICS:
+        raise TunerError(
+            f"This run was scored by '{name}', a metric that this version of Tuner lacks. Update Tuner, or delete "
+            "evaluation.json in the run's folder and score it again by another metric."
+        )
+    return METRICS[name]
 
 
 def chosen(requested: str | list[str], task: TaskRow) -> list[Metric]:

@@ -12,6 +12,7 @@
 Nothing here imports torch. Files are written under another name and then renamed, so a reader never sees half of one.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -31,6 +32,29 @@ RUNS = Path(os.environ.get("TUNER_RUNS", "runs"))
 ENDINGS = {"steps": "finished", "clock": "finished", "stopped": "stopped", "window": "paused"}
 OTHER_ENDINGS = {"start": "interrupted", "died": "paused", "error": "failed"}
 FORMAT = 2  # of the folder, as written in plan.json; a plan without it has format 1
+# What to do about a file that is missing or damaged.
+REPAIRS = {
+    "plan.json": "Prepare the run again with: tuner train RECIPE --out RUN",
+    "evaluation.json": "Delete that file, then score the run again with: tuner evaluate RUN",
+    "answers.json": "Delete that file, then score the run again with: tuner evaluate RUN",
+    "merge_check.json": "Delete that file, then merge the run again with: tuner merge RUN",
+}
+OTHER_REPAIR = "Train its recipe again in a new run."
+
+
+class Plan(dict):
+    """What plan.json holds. Asking for an entry that it lacks raises TunerError: the file is missing or incomplete."""
+
+    def __init__(self, run: str, entries: dict):
+        super().__init__(entries)
+        self.run = run
+
+    def __missing__(self, key: str) -> None:
+        raise _damaged(self.run, "plan.json", f"incomplete (it has no '{key}')" if self else "missing")
+
+
+def _damaged(run: str, name: str, how: str) -> TunerError:
+    return TunerError(f"Run {run}: its {name} is {how}. {REPAIRS.get(name, OTHER_REPAIR)}")
 
 
 class Run:
@@ -50,15 +74,31 @@ class Run:
     def recipe(self) -> Recipe:
         """The settings, every default filled in. Raises TunerError if this version can't read them."""
         if "recipe.yaml" not in self._read:
-            self._read["recipe.yaml"] = Recipe.load(self.path / "recipe.yaml")
+            try:
+                self._read["recipe.yaml"] = Recipe.load(self.path / "recipe.yaml")
+            except TunerError as error:
+                problems = " ".join(error.problems)
+                raise _damaged(self.id, "recipe.yaml", f"damaged, or of another version. {problems}") from None
         return self._read["recipe.yaml"]
 
     @property
-    def plan(self) -> dict:
-        """Estimates and chosen settings; empty before the run is prepared."""
+    def plan(self) -> Plan:
+        """Estimates and chosen settings; empty before the run is prepared. Raises TunerError if it is damaged."""
         if not self._read.get("plan.json"):
-            self._read["plan.json"] = self.read_json("plan.json") or {}
+            self._read["plan.json"] = Plan(self.id, self.read_json("plan.json") or {})
         return self._read["plan.json"]
+
+    @property
+    def damage(self) -> list[str]:
+        """Sentences about what keeps the run from being used or listed; none if its files can be read."""
+        needed = (lambda: self.recipe, lambda: self.plan["settings"], lambda: self.read_json("evaluation.json"))
+        problems = []
+        for read in needed:
+            try:
+                read()
+            except TunerError as error:
+                problems += error.problems
+        return problems
 
     @property
     def status(self) -> str:
@@ -153,12 +193,17 @@ class Run:
         """The newest event of these kinds."""
         return self.log.newest(*kinds)
 
-    def read_json(self, name: str) -> Any:
-        """What the named file holds, or None if there is no such file."""
+    def read_json(self, name: str) -> dict | None:
+        """What the named file holds, or None if there is no such file. Raises TunerError if it is damaged."""
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except ValueError:  # not JSON, or not text
+            value = None
+        if not isinstance(value, dict):
+            raise _damaged(self.id, name, "damaged")
+        return value
 
     def write_json(self, name: str, value: Any) -> None:
         """Write the named file as JSON, all of it or nothing."""
@@ -186,12 +231,20 @@ class Run:
 
 
 def create(recipe: Recipe, root: Path | None = None, path: Path | None = None) -> Run:
-    """A new run folder: at `path`, or under `root` (default RUNS) with an id that can't be guessed."""
+    """A new run folder: at `path`, or under `root` (default RUNS) with an id that can't be guessed.
+
+    Raises TunerError if there can't be a folder, or none can be written to.
+    """
     path = Path(path or Path(root or RUNS) / secrets.token_urlsafe(12).replace("-", "x").replace("_", "y"))
-    path.mkdir(parents=True, exist_ok=True)
     run = Run(path)
-    run.data.mkdir(exist_ok=True)
-    run.write_text("recipe.yaml", recipe.to_yaml())
+    try:
+        run.data.mkdir(parents=True, exist_ok=True)
+        run.write_text("recipe.yaml", recipe.to_yaml())
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        reason = (error.strerror or type(error).__name__).lower()
+        raise TunerError(f"{path} can't be the run's folder: {reason}. Choose another folder.") from None
     return run
 
 

@@ -1,7 +1,11 @@
 """What people see in a terminal: the plan, progress, the verdict and tables."""
 
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.evaluation.verdict import judge, other_scores
@@ -12,6 +16,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 119  # columns of a table if the output is not a terminal
+
+
+def silence_libraries() -> None:
+    """Hide the libraries' own progress bars and advice, and logged tracebacks; TUNER_DEBUG=1 shows them."""
+    if os.environ.get("TUNER_DEBUG"):
+        return
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Without any handler, Python prints what is logged; a run keeps its own tracebacks in error.log.
+    logging.getLogger("tuner").addHandler(logging.NullHandler())
 
 
 def plan_text(plan: dict) -> str:
@@ -74,6 +89,25 @@ def verdict(scores: dict | None) -> str:
         f"{title}: base {base}, adapter {adapter}, gain {gain}" for title, base, adapter, gain in other_scores(scores)
     ]
     return "\n".join([f"{judged.headline} {judged.text()}", *others])
+
+
+def merge_check(folder: Path, check: dict) -> str:
+    """Where the merged model is, and how far it agrees with the adapter."""
+    return (
+        f"The merged model is in {folder}. On {check['tokens']} held-out tokens, its most likely token is "
+        f"that of the adapter on the 16-bit base model for {check['top1_agreement']:.1%}, and that of the adapter on "
+        f"the base model as trained for {check['top1_agreement_quantized']:.1%}."
+    )
+
+
+def runs_text(rows: list[dict]) -> str:
+    """A line for each run, as `tuner runs --json` has them."""
+    lines = []
+    for row in rows:
+        scores, facts = row["scores"], f"{row['method']} on {row['model']}, {row['data']}"
+        score = f"  {METRICS[row['metric']].title} {scores['base']:.2f} -> {scores['adapter']:.2f}" if scores else ""
+        lines.append(f"{row['id']}  {row['status']:11}  {' '.join(row['problems']) or facts + score}")
+    return "\n".join(lines) or "No runs yet. Try: tuner train corporate"
 
 
 def shown(stream: Iterator[dict[str, str]]) -> Iterator[dict[str, str]]:

@@ -117,7 +117,7 @@ def load_variants(runs: dict[str, Run], merged: dict[str, Path] | None = None) -
 def _common_base(runs: list[Run]) -> Base:
     """The base of all these runs. Raises TunerError if one has no adapter, or another base."""
     for run in runs:
-        if not (run.adapter / CONFIG).is_file():
+        if run.read_json(f"adapter/{CONFIG}") is None:
             raise TunerError(f"Run {run.id} has no adapter yet. Train it first, or wait until it has finished.")
     bases = [base_of(run) for run in runs]
     for run, base in zip(runs, bases):

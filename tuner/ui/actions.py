@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -166,8 +167,10 @@ def prepare(requested: Recipe, visitor: str, table: Table | None = None, *, sign
 
 
 def resume(run: str, visitor: str) -> Run:
-    """Queue a run for training again. Raises TunerError if it has finished, is queued or in training."""
+    """Queue a run for training again. Raises TunerError if it has finished, is damaged, queued or in training."""
     opened = own_run(run)
+    if problems := opened.damage:
+        raise TunerError(*problems)
     if progress.read(opened).phase == "finished":
         raise TunerError(
             f"Run {run} has finished, so there is nothing to resume. For longer training, start a run with more steps."
@@ -267,7 +270,9 @@ def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float
     sampling = _checked(sampling)
     for turn in chain.from_iterable(conversations.values()):
         if turn.get("role") not in ("system", "user", "assistant") or not isinstance(turn.get("content"), str):
-            raise TunerError('history: a turn is not {"role": "user" or "assistant", "content": text}. Fix it.')
+            raise TunerError(
+                'history: a turn is not {"role": "user" or "assistant", "content": text}. Fix the history.'
+            )
     gpu.import_core()
     for run in lineup.merged.values():
         gpu.merge(run)
@@ -299,6 +304,9 @@ def push(run: str, repository: str, token: str | None, private: bool) -> str:
 
 def summary(run: Run) -> dict:
     """A run in a few plain values."""
+    if problems := run.damage:
+        texts = dict.fromkeys(("model", "quantization", "data", "method"), "")
+        return {"run": run.id, "name": None, "status": "damaged", **texts, "scores": None, "problems": problems}
     settings, scores = run.recipe, run.read_json("evaluation.json")
     return {
         "run": run.id,
@@ -309,6 +317,7 @@ def summary(run: Run) -> dict:
         "data": settings.data.source,
         "method": settings.method.name,
         "scores": scores and {key: value for key, value in scores.items() if key != "examples"},
+        "problems": problems,
     }
 
 
@@ -316,8 +325,6 @@ def summaries(ids: list[str]) -> list[dict]:
     """The runs with these ids that still exist, and the example."""
     listed = []
     for name in dict.fromkeys([*ids, *([EXAMPLE] if has_example() else [])]):
-        try:
+        with suppress(TunerError):  # there is no such run any more
             listed.append(summary(open_run(name)))
-        except TunerError:
-            continue
     return listed

@@ -49,17 +49,23 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
     return out
 
 
-def score_bars(rows: Sequence[tuple[str, str, float, float, float]]) -> str:
-    """A bar for each row (kind, label, value, low, high) with the 95% interval drawn over its end. The full width is
-    1, or the largest score if that is more."""
-    whole = max(1.0, *(high for *_, high in rows))
-    bars = "".join(
-        f'<div class="t-bar {kind}"><span class="t-bar-name">{label}</span>'
-        f'<span class="t-bar-track"><i style="width:{value / whole:.1%}"></i>'
-        f'<b style="left:{low / whole:.1%};width:{max(0.0, high - low) / whole:.1%}"></b></span>'
-        f'<span class="t-bar-value">{value:.2f} <small>{low:.2f} to {high:.2f}</small></span></div>'
-        for kind, label, value, low, high in rows
-    )
+def score_bars(rows: Sequence[tuple[str, str, float, float | None, float | None]]) -> str:
+    """A bar for each row (kind, label, value, low, high) with the 95% interval drawn over its end, if there is one.
+
+    The full width is 1, or the largest score if that is more.
+    """
+    whole = max(1.0, *(value if high is None else high for _, _, value, _, high in rows))
+    bars = ""
+    for kind, label, value, low, high in rows:
+        drawn = shown = ""
+        if low is not None:
+            drawn = f'<b style="left:{low / whole:.1%};width:{max(0.0, high - low) / whole:.1%}"></b>'
+            shown = f" <small>{low:.2f} to {high:.2f}</small>"
+        bars += (
+            f'<div class="t-bar {kind}"><span class="t-bar-name">{label}</span>'
+            f'<span class="t-bar-track"><i style="width:{value / whole:.1%}"></i>{drawn}</span>'
+            f'<span class="t-bar-value">{value:.2f}{shown}</span></div>'
+        )
     return f'<div class="t-bars">{bars}</div>'
 
 

@@ -141,7 +141,7 @@ def choices(browser: dict | None) -> list[tuple[str, str]]:
     """The visitor's runs that have an adapter, and the example, as (title, id)."""
     offered = []
     for row in actions.summaries((browser or {}).get("runs", [])):
-        if (actions.open_run(row["run"]).adapter / CONFIG).is_file():
+        if not row["problems"] and (actions.open_run(row["run"]).adapter / CONFIG).is_file():
             status = "" if row["status"] == "finished" else f", {row['status']}"
             base = f"{Path(row['model']).name}, {PRECISIONS[row['quantization']]}"
             offered.append((f"{_title(row)} on {base}{status}", row["run"]))

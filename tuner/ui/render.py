@@ -6,7 +6,7 @@
 from html import escape
 
 from tuner.evaluation.verdict import judge, other_scores
-from tuner.metrics import metric_of
+from tuner.metrics import METRICS, metric_of
 from tuner.planning.forecast import duration, gigabytes
 from tuner.runs import Run
 from tuner.ui import chart, plan_card, progress, run_queue
@@ -122,7 +122,7 @@ def _result(run: Run, now: progress.Progress, scores: dict) -> str:
         verdict(scores)
         + tag("p", escape(trained), "t-sub")
         + (score_bars(scores) if scores["gain"] else "")
-        + before_and_after(scores["examples"][:2])
+        + before_and_after(scores.get("examples", [])[:2])
         + folded("Training details", details)
     )
 
@@ -150,10 +150,11 @@ def score_bars(scores: dict) -> str:
     """The metric's value for base and adapter, with intervals, and the other metrics in a table."""
     metric = metric_of(scores)
     keys = (metric.name, f"{metric.name}_low", f"{metric.name}_high")
-    drawn = chart.score_bars([(v, name, *(scores[v][key] for key in keys)) for v, name in NAMES.items()])
-    exact = ", ".join(f"{v} {scores[v]['exact_match']:.0%}" for v in NAMES)
+    # Runs of the first version have neither intervals nor exact matches.
+    drawn = chart.score_bars([(v, name, *(scores[v].get(key) for key in keys)) for v, name in NAMES.items()])
+    exact = ", ".join(f"{v} {scores[v]['exact_match']:.0%}" for v in NAMES if "exact_match" in scores[v])
     # For labels, accuracy is the share of exact matches.
-    drawn += "" if metric.name == "accuracy" else tag("p", f"Exact matches: {exact}", "t-sub")
+    drawn += tag("p", f"Exact matches: {exact}", "t-sub") if exact and metric.name != "accuracy" else ""
     rows = [
         tag("tr", tag("th", name) + "".join(tag("td", v) for v in values)) for name, *values in other_scores(scores)
     ]
@@ -219,16 +220,16 @@ def runs_list(rows: list[dict], selected: str, example: str) -> str:
 
 def _run_row(row: dict, selected: bool, shared: bool) -> str:
     scores, picture = row["scores"], ""
-    if scores and scores["gain"]:
-        metric = metric_of(scores)
+    if scores and scores["gain"] and (metric := METRICS.get(scores.get("metric", "rougeL"))):
         minis = "".join(
             f'<span class="t-mini {v}" title="{name}: {metric.title} {scores[v][metric.name]:.2f}">'
             f'<i style="width:{min(1, scores[v][metric.name]):.0%}"></i></span>'
             for v, name in NAMES.items()
         )
         picture = tag("span", minis, "t-minis") + tag("span", f"{scores['gain'][metric.name]:+.2f}", "t-gain")
-    title = row["name"] or f"{row['method']} on {row['model']}"
-    below = row["data"] + (" · included example" if shared else "")
+    damage = " ".join(row.get("problems", []))
+    title = row["name"] or (row["run"] if damage else f"{row['method']} on {row['model']}")
+    below = damage or row["data"] + (" · included example" if shared else "")
     name = tag("b", escape(title)) + tag("small", escape(below))
     return (
         f'<button type="button" class="t-row {"selected" if selected else ""}" data-run="{escape(row["run"])}" '

@@ -82,7 +82,7 @@ def refresh(browser: dict | None, selected: str = "") -> list:
     """The list of runs, and the buttons for the selected one, as they are now."""
     rows = actions.summaries((browser or {}).get("runs", []))
     row = next((r for r in rows if r["run"] == selected), None)
-    phase = progress.read(actions.open_run(selected)).phase if row else ""
+    phase = progress.read(actions.open_run(selected)).phase if row and not row["problems"] else ""
     return [
         selected if row else "",
         render.runs_list(rows, selected, actions.EXAMPLE),
