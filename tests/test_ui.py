@@ -271,7 +271,7 @@ def test_chat_samples_and_refuses_what_is_no_number(client, finished):
     assert answers[0] == answers[1]
     with pytest.raises(Exception, match="temperature: -1 can't be used"):
         client.predict(**ask, temperature=-1, api_name="/chat")
-    with pytest.raises(Exception, match="Fix it"):
+    with pytest.raises(Exception, match="Fix the history"):
         client.predict(**ask, history={"base": [{"role": "oracle", "content": "x"}]}, api_name="/chat")
 
 
