@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+# Families that number their positions as RoBERTa does.
+PADDED_POSITIONS = (
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "longformer",
+    "mpnet",
+)
+
 
 @dataclass(frozen=True)
 class Base:
@@ -39,6 +50,7 @@ class Shape:
     layers: int
     vocabulary: int
     context: int  # tokens
+    is_bounded: bool  # whether more tokens than the context can't be read
     linear_layers: tuple[tuple[str, int, int], ...]  # name, inputs, outputs; without heads
     modules: tuple[str, ...]  # names of all modules
     weights: tuple[str, ...]  # names of all parameters; tied ones count once
@@ -118,6 +130,7 @@ def shape_of(base: Base) -> Shape:
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
         context=_context(text),
+        is_bounded=_positions(text) is not None and not text.model_type.endswith("t5"),
         linear_layers=tuple(linear),
         modules=tuple(name for name, _ in modules),
         weights=tuple(name for name, _ in model.named_parameters()),
@@ -161,9 +174,13 @@ def on_meta(
 
 def _context(text: "PretrainedConfig") -> int:
     """The model's context in tokens; 2048 for T5, whose relative positions have no limit."""
-    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2048
+    positions = _positions(text) or 2048
     # RoBERTa's first two positions are taken by padding.
-    return positions - 2 if text.model_type in ("roberta", "xlm-roberta", "camembert") else positions
+    return positions - 2 if text.model_type in PADDED_POSITIONS else positions
+
+
+def _positions(text: "PretrainedConfig") -> int | None:
+    return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

@@ -7,7 +7,7 @@ nothing is downloaded, parsed or tokenized in a GPU window.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +70,8 @@ def check(
     settings = {c["setting"]: c["value"] for c in chosen}
     arguments = tokenizer, settings["max_length"], recipe.training.loss_on, model.labels
     train, heldout = (encode.tokenise(model.task, part, *arguments) for part in (rows.split.train, rows.split.heldout))
+    if shape.is_bounded:
+        train = replace(train, room=_room(recipe, shape, settings))
     trainable = count_trainable(model, method_key(recipe))
     estimate = _estimate(recipe, model, chosen, settings, train, len(heldout.rows), trainable)
     plan = _plan(recipe, model, rows, train, len(heldout.rows), settings)
@@ -222,17 +224,24 @@ def _choose(recipe: Recipe, shape: Shape, rows: int) -> list[dict]:
 
 
 def _choose_length(recipe: Recipe, shape: Shape, settings: dict) -> tuple[int, str]:
-    """The longest row in tokens, and why. Raises TunerError if a soft prompt leaves no room for it."""
-    is_prompted = METHODS[recipe.method.name].kind == "soft prompt"
-    room = shape.context - (settings["virtual_tokens"] if is_prompted else 0)
-    if is_prompted and recipe.data.max_length != "auto" and recipe.data.max_length > room:
+    """The longest row in tokens, and why. Raises TunerError if the model can't read as many as the recipe gives."""
+    given, room = recipe.data.max_length, _room(recipe, shape, settings)
+    is_prompted = room < shape.context
+    if shape.is_bounded and given != "auto" and given > room:
+        beside = f" next to {settings['virtual_tokens']} virtual tokens" if is_prompted else ""
         raise TunerError(
-            f"data.max_length: {recipe.data.max_length} tokens do not fit the model's context of {shape.context} "
-            f"next to {settings['virtual_tokens']} virtual tokens. Set it to at most {room}, or leave it out."
+            f"data.max_length: {given:,} tokens do not fit the model's context of {shape.context:,}{beside}. Set it "
+            f"to at most {room:,}, or leave it out."
         )
     if room > DEFAULT_LENGTH:
         return DEFAULT_LENGTH, "long enough for most rows, and affordable"
     return room, "the model's context, less the virtual tokens" if is_prompted else "the model's context"
+
+
+def _room(recipe: Recipe, shape: Shape, settings: dict) -> int:
+    """Tokens of the context that are left for a row."""
+    is_prompted = METHODS[recipe.method.name].kind == "soft prompt"
+    return shape.context - (settings["virtual_tokens"] if is_prompted else 0)
 
 
 def _estimate(
