@@ -128,7 +128,7 @@ def test_a_length_beyond_the_context_is_refused(tmp_path, monkeypatch, family):
         planned(data__max_length=513)
     prompted = {"method__name": "prompt_tuning", "method__virtual_tokens": 12}
     assert planned(data__max_length=500, **prompted)["settings"]["max_length"] == 500
-    with pytest.raises(TunerError, match="next to 12 virtual tokens. Set it to at most 500"):
+    with pytest.raises(TunerError, match=r"next to 12 virtual tokens\. Set it to at most 500"):
         planned(data__max_length=501, **prompted)
 
 

@@ -21,6 +21,7 @@ from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import compute_dtype
 from tuner.models.fetch import fetch_model, find_folder, free_disk, is_shipped
 from tuner.models.shape import Base, Shape, can_do, check_task, load_config, load_tokenizer, shape_of
+from tuner.models.weights import check_fit, stored_sizes
 from tuner.planning import forecast
 from tuner.planning.memory import count_trainable, method_key
 from tuner.planning.method_check import method_problems, unknown_method
@@ -144,6 +145,8 @@ def _resolve(
     with _collect(problems):
         if model:
             _check_size(recipe, shape_of(model), local)
+            if not hasattr(config, "quantization_config"):  # which packs several numbers into one
+                check_fit(shape_of(model).base_weights, stored_sizes(folder, recipe.model.name), recipe.model.name)
     if model:
         problems += metrics.unfit(recipe.evaluation.metrics, model.row)
     if model and recipe.method.name in METHODS:
