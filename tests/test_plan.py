@@ -1,9 +1,10 @@
 """A recipe and its rows before a run: steps, defaults, warnings, limits and the files that are written."""
 
 import json
+import re
 
 import pytest
-from conftest import small_recipe
+from conftest import plain, small_recipe
 from tiny import tiny_model
 
 from tuner import runs
@@ -12,6 +13,8 @@ from tuner.errors import TunerError
 from tuner.planning import forecast, plan
 from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
+from tuner.terminal import plan_text
+from tuner.ui.plan_card import plan_card
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +180,16 @@ def test_what_a_person_should_know_is_among_the_warnings():
     note, leaks = planned(twice, budget__steps=60, data__heldout=10)["warnings"]
     assert note == "Half of it was read."
     assert "of 10 held-out rows" in leaks
+
+
+def test_one_of_a_thing_is_told_in_the_singular():
+    done = planned(4, data__heldout=3, budget__steps=1)
+    sentences = [*done["warnings"], plan_text(done), plain(plan_card(done, "run"))]
+    for number, noun in (("1", "row"), ("1", "step"), ("1", "epoch")):
+        assert any(f"{number} {noun}" in text for text in sentences)
+    assert not re.search(r"(?<![\d.,])1(\.0)? (rows|steps|epochs|tokens|seconds)\b", " ".join(sentences))
+    timed = planned(4, data__heldout=3, budget__seconds=90)
+    assert "90 seconds" in plan_text(timed)
 
 
 # -- a visitor's limits, and none at the terminal

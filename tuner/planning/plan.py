@@ -28,6 +28,7 @@ from tuner.planning.method_check import method_problems, unknown_method
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS, task_for
+from tuner.words import count
 
 DEFAULT_LENGTH = 1024  # tokens
 DEFAULT_BATCH = 16  # rows
@@ -262,20 +263,21 @@ def _estimate(
 
 
 def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenised, heldout: int, settings: dict) -> dict:
-    count, batch, budget = len(train.rows), settings["batch_size"], recipe.budget
-    per_epoch = -(-count // batch)
+    number, batch, budget = len(train.rows), settings["batch_size"], recipe.budget
+    per_epoch = -(-number // batch)
     steps = budget.steps or (max(1, round(budget.epochs * per_epoch)) if budget.epochs else None)
     warnings = [*rows.table.notes, *rows.split.warnings, *([train.warning] if train.warning else [])]
     if steps and steps < FEW_STEPS:
         warnings.append(
-            f"{count:,} rows in batches of {batch} make {_steps(per_epoch)} per epoch, and this run has "
-            f"{_steps(steps)}. That teaches little: give more rows, more steps, or smaller batches."
+            f"{count(number, 'row')} in batches of {batch} make{'s' * (number == 1)} {count(per_epoch, 'step')} "
+            f"per epoch, and this run has {count(steps, 'step')}. That teaches little: give more rows, more steps, "
+            "or smaller batches."
         )
     return {
         "format": runs.FORMAT,
         "task": model.task,
         "labels": list(model.labels),
-        "rows": count,
+        "rows": number,
         "heldout_rows": heldout,
         "tokens": train.total_tokens,
         "trained_tokens": train.trained_tokens,
@@ -289,10 +291,6 @@ def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenised, heldout: in
         "revision": None if is_shipped(recipe.model.name) else model.folder.name,
         "warnings": warnings,
     }
-
-
-def _steps(number: int) -> str:
-    return "1 step" if number == 1 else f"{number:,} steps"
 
 
 def _check_disk(plan: dict, root: Path) -> None:
