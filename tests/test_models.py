@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from conftest import ROOT, small_recipe
+from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_model
 
 from tuner import recipe
@@ -20,6 +21,7 @@ from tuner.hub.push import push
 from tuner.models.fetch import base_of, fetch_model, find_folder
 from tuner.models.load import load_base, shared_base
 from tuner.models.shape import Base, shape_of
+from tuner.models.weights import check_fit, stored_sizes
 from tuner.planning import plan
 from tuner.runs import Run
 from tuner.ui import api
@@ -165,6 +167,92 @@ def project(tmp_path) -> Path:
     (folder / "mine.yaml").write_text(recipe.Recipe().with_settings(settings).to_yaml())
     shutil.copy(recipe.EXAMPLES / "corporate.jsonl", folder / "rows.jsonl")
     return folder
+
+
+def change_config(folder: Path, **changes) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def cut_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def rename_weights(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    save_file({f"unit{i}": tensor for i, tensor in enumerate(stored.values())}, folder / "model.safetensors")
+
+
+def write_index(folder: Path, text: str) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+SHARDS = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda folder: change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4}), "(gptq)"),
+        (lambda folder: change_config(folder, quantization_config={"quant_method": "awq", "bits": 4}), "(awq)"),
+        (cut_weights, "model.safetensors is damaged"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors is damaged"),
+        (
+            lambda folder: (folder / "model.safetensors").write_text("version https://x"),
+            "model.safetensors is damaged",
+        ),
+        (lambda folder: write_index(folder, "{"), "model.safetensors.index.json is damaged"),
+        (lambda folder: write_index(folder, SHARDS), "model-00002-of-00002.safetensors is missing"),
+        (lambda folder: change_config(folder, num_hidden_layers=4), "there are none for layers.2"),
+        (lambda folder: change_config(folder, hidden_size=64), "has 15,360 values in place of 20,480"),
+        (rename_weights, "there are none for model.embed_tokens.weight"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not a valid JSON object"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json is not a valid JSON object"),
+        (lambda folder: (folder / "config.json").write_text("3"), "config.json is not a valid JSON object"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff{}"), "config.json is not a valid JSON object"),
+        (lambda folder: change_config(folder, hidden_size="wide"), "expected int, got str"),
+        (lambda folder: change_config(folder, num_attention_heads=0), "values that can't be right"),
+    ],
+)
+def test_a_base_that_cannot_be_loaded_is_refused_by_the_check(tmp_path, damage, says):
+    folder = tiny_model(tmp_path / "base")
+    settings = {"model__name": str(folder), "model__quantization": "none"}
+    assert plan.check(small_recipe(**settings))
+    damage(folder)
+    shape_of.cache_clear()
+    with pytest.raises(TunerError) as caught:
+        plan.check(small_recipe(**settings))
+    (problem,) = caught.value.problems
+    assert says in problem
+    assert problem.endswith(".")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prefix", ["as saved", "taken off", "put on"])
+def test_weights_fit_whatever_their_prefix_and_head(tmp_path, family, prefix):
+    folder = tiny_model(tmp_path, family)
+    task = {"ForConditionalGeneration": "seq2seq", "CausalLM": "generation", "LMHeadModel": "generation"}
+    ends = [task[end] for end in task if FAMILIES[family][0].endswith(end)]
+    base = Base(folder, recipe.Model(name=family), *(ends or ("classification", ("a", "b", "c"))))
+    stored = stored_sizes(folder, family)
+    whole = "model" if family in ("llama", "qwen3") else "transformer" if family == "gpt2" else family
+    stored = {
+        "as saved": stored,
+        "taken off": {key.removeprefix(f"{whole}."): size for key, size in stored.items()},
+        "put on": {f"outer.{key}": size for key, size in stored.items()},
+    }[prefix]
+    check_fit(shape_of(base).base_weights, stored, family)
+    with pytest.raises(TunerError, match="do not fit"):
+        check_fit(shape_of(base).base_weights, {key: size + 1 for key, size in stored.items()}, family)
+
+
+@pytest.mark.parametrize("name", ["m" * 300, "o/" + "m" * 300, "/" + "m" * 5000, "m" * 300 + "/m"])
+@pytest.mark.parametrize("local", [True, False])
+def test_a_name_of_any_length_gets_a_sentence(name, local):
+    with pytest.raises(TunerError, match=r"There is no folder|can't be a model's name"):
+        plan.check(small_recipe(model__name=name), local=local)
 
 
 def test_a_model_folder_is_trained_chatted_with_and_merged_from_any_working_directory(project, tmp_path):

@@ -1,9 +1,10 @@
 """A recipe and its rows before a run: steps, defaults, warnings, limits and the files that are written."""
 
 import json
+import re
 
 import pytest
-from conftest import small_recipe
+from conftest import plain, small_recipe
 from tiny import tiny_model
 
 from tuner import runs
@@ -12,6 +13,8 @@ from tuner.errors import TunerError
 from tuner.planning import forecast, plan
 from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
+from tuner.terminal import plan_text
+from tuner.ui.plan_card import plan_card
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +115,45 @@ def test_a_long_context_is_not_filled_unless_asked(long_context):
     assert planned(data__max_length=3000)["settings"]["max_length"] == 3000
 
 
+def use_family(folder, monkeypatch, family: str, **changes) -> None:
+    """The base is a tiny model of this family, with changes to its configuration."""
+    tiny_model(folder, family)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    monkeypatch.setattr(plan, "fetch_model", lambda model, own_folder=None: folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bart"])
+def test_a_length_beyond_the_context_is_refused(tmp_path, monkeypatch, family):
+    use_family(tmp_path, monkeypatch, family)
+    assert planned(data__max_length=512)["settings"]["max_length"] == 512
+    with pytest.raises(TunerError, match=r"^data\.max_length: 513 tokens do not fit .* 512\. Set it to at most 512"):
+        planned(data__max_length=513)
+    prompted = {"method__name": "prompt_tuning", "method__virtual_tokens": 12}
+    assert planned(data__max_length=500, **prompted)["settings"]["max_length"] == 500
+    with pytest.raises(TunerError, match=r"next to 12 virtual tokens\. Set it to at most 500"):
+        planned(data__max_length=501, **prompted)
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_positions": 512}], ids=["positions left out", "positions given"])
+def test_relative_positions_have_no_longest_row(tmp_path, monkeypatch, changes):
+    use_family(tmp_path, monkeypatch, "t5", **changes)
+    assert planned(data__max_length=5000)["settings"]["max_length"] == 5000
+
+
+@pytest.mark.parametrize(
+    ("words", "max_length", "advice"),
+    [(100, 64, "to 512 to keep more of them: the model reads at most 512,"), (100, 512, "The model reads no more")],
+)
+def test_a_warning_recommends_no_more_than_the_context(words, max_length, advice):
+    rows = table(40, "please do this task " * words)
+    settings = {"budget__steps": 60, "data__max_length": max_length}
+    (warning,) = planned(rows, **settings)["warnings"]
+    assert advice in warning
+    (warning,) = planned(table(40, "please do this task " * 15), budget__steps=60, data__max_length=64)["warnings"]
+    assert "to keep them whole" in warning
+
+
 def test_settings_reach_the_rows():
     usual, everything = planned(), planned(training__loss_on="all")
     assert usual["trained_tokens"] < usual["tokens"] == everything["tokens"] == everything["trained_tokens"]
@@ -138,6 +180,16 @@ def test_what_a_person_should_know_is_among_the_warnings():
     note, leaks = planned(twice, budget__steps=60, data__heldout=10)["warnings"]
     assert note == "Half of it was read."
     assert "of 10 held-out rows" in leaks
+
+
+def test_one_of_a_thing_is_told_in_the_singular():
+    done = planned(4, data__heldout=3, budget__steps=1)
+    sentences = [*done["warnings"], plan_text(done), plain(plan_card(done, "run"))]
+    for number, noun in (("1", "row"), ("1", "step"), ("1", "epoch")):
+        assert any(f"{number} {noun}" in text for text in sentences)
+    assert not re.search(r"(?<![\d.,])1(\.0)? (rows|steps|epochs|tokens|seconds)\b", " ".join(sentences))
+    timed = planned(4, data__heldout=3, budget__seconds=90)
+    assert "90 seconds" in plan_text(timed)
 
 
 # -- a visitor's limits, and none at the terminal

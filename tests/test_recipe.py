@@ -66,6 +66,57 @@ def test_numbers_written_as_3e_3_are_numbers():
     assert Recipe.from_yaml("training: {learning_rate: 3e-3}").training.learning_rate == 0.003
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("model.name.x", "Did you mean 'name'?"),
+        ("data.columns.prompt", "Did you mean 'columns'?"),
+        ("a.b", "Choose from: name, task,"),
+        ("training.batch size", "Did you mean 'batch_size'?"),
+        ("modle.name", "Did you mean 'model'?"),
+        ("seed.x", "Did you mean 'seed'?"),
+    ],
+)
+def test_an_unknown_setting_is_named_as_it_was_given(key, hint):
+    with pytest.raises(TunerError) as caught:
+        Recipe().with_settings({key: 3})
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"'{key}' is not a setting. ")
+    assert hint in problem
+    assert "3: is not" not in problems("3: 4")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "number"),
+    [
+        ("budget: {steps: 1e3}", "budget.steps", 1000),
+        ("seed: 1E6", "seed", 1_000_000),
+        ("data: {max_length: 1.5e3}", "data.max_length", 1500),
+        ("data: {heldout: 1e2}", "data.heldout", 100),
+        ("data: {heldout: 1e-1}", "data.heldout", 0.1),
+        ("data: {max_rows: 1e9}", "data.max_rows", 10**9),
+        ("name: 1e3", "name", "1e3"),
+        ("method: {rank: 8.0}", "method.rank", 8),
+    ],
+)
+def test_whole_numbers_may_be_written_with_an_exponent(text, path, number):
+    part, _, leaf = path.rpartition(".")
+    recipe = Recipe.from_yaml(text)
+    value = getattr(getattr(recipe, part) if part else recipe, leaf)
+    assert (value, type(value)) == (number, type(number))
+
+
+@pytest.mark.parametrize(
+    "key", ["budget.steps", "budget.seconds", "seed", "method.rank", "method.alpha", "data.heldout"]
+)
+def test_yes_and_endless_numbers_are_no_numbers(key):
+    for given in (True, "1e400", "1e3000000000"):
+        with pytest.raises(TunerError, match=f"^{key}: "):
+            Recipe().with_settings({key: given})
+    with pytest.raises(TunerError, match=rf"^{key}: true is not a (whole )?number\."):
+        Recipe().with_settings({key: True})
+
+
 def test_naming_one_budget_takes_back_the_other():
     recipe = Recipe.load("corporate").with_settings({"budget.seconds": "20"})
     assert (recipe.budget.steps, recipe.budget.epochs, recipe.budget.seconds) == (None, None, 20.0)
@@ -81,6 +132,9 @@ def test_a_shipped_name_is_found_from_any_working_directory(tmp_path, monkeypatc
         assert find(name) == EXAMPLES / "corporate.yaml"
     with pytest.raises(TunerError, match=r"'nowhere'.*corporate"):
         find("nowhere")
+    for typo in ("nope/corporate.yaml", tmp_path / "corporate.yaml", "nope/corporate", "m" * 300, "/" + "m" * 5000):
+        with pytest.raises(TunerError, match="There is no recipe"):
+            find(typo)
     (tmp_path / "corporate.yaml").write_text("seed: 7\n")  # one's own goes first
     assert Recipe.load("corporate.yaml").seed == 7
     assert Recipe.load("corporate").seed == Recipe.load(EXAMPLES / "corporate.yaml").seed != 7

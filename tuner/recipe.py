@@ -7,11 +7,14 @@ Hub or the page.
 
 import difflib
 import json
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticKnownError
 
 from tuner.errors import TunerError
 from tuner.tasks import TASKS
@@ -21,9 +24,27 @@ if not EXAMPLES.is_dir():
     EXAMPLES = Path(__file__).resolve().parent.parent / "examples"  # as checked out
 
 Auto = Literal["auto"]
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # which pydantic would take for 0 or 1
+        raise PydanticKnownError("float_type")
+    return value
+
+
+def _whole_number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("int_type")
+    is_exponent = isinstance(value, str) and EXPONENT.fullmatch(value.strip())
+    return int(float(value)) if is_exponent and float(value).is_integer() else value
+
+
+EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", re.ASCII)
 # Numbers are not strict, because YAML 1.1 reads "3e-3" as text; pydantic's lax mode makes a number of it.
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+NUMBER = BeforeValidator(_number)  # behind the bounds, or pydantic leaves them out of the schema
+WHOLE = BeforeValidator(_whole_number)
+Positive = Annotated[float, Field(gt=0), NUMBER]
+Count = Annotated[int, Field(ge=1), WHOLE]
 
 
 class Part(BaseModel):
@@ -58,7 +79,7 @@ class Data(Part):
     heldout_split: str | None = Field(
         None, title="Held-out split", description="split to score on; validation or test if there is one"
     )
-    heldout: Annotated[float, Field(gt=0, lt=1)] | Count = Field(
+    heldout: Annotated[float, Field(gt=0, lt=1), NUMBER] | Count = Field(
         0.1,
         title="Held-out rows",
         description="share (below 1) or number of rows to score on, if there is no held-out split",
@@ -67,7 +88,7 @@ class Data(Part):
     columns: dict[str, str] = Field(default_factory=dict, description="part of the format -> its column")
     system: str | None = Field(None, title="System prompt", description="for rows that have none of their own")
     max_rows: Count | None = Field(None, description="most rows to use, drawn with the seed; all if left out")
-    max_length: Auto | Annotated[int, Field(ge=8)] = Field(
+    max_length: Auto | Annotated[int, Field(ge=8), WHOLE] = Field(
         "auto", description="in tokens; longer rows lose the beginning of their prompt"
     )
 
@@ -76,21 +97,23 @@ class Method(Part):
     """How the model is adapted. A setting that is left out gets the method's own default."""
 
     name: str = Field("lora", description="the fine-tuning method")
-    rank: Auto | Annotated[int, Field(ge=1, le=1024)] = Field(
+    rank: Auto | Annotated[int, Field(ge=1, le=1024), WHOLE] = Field(
         "auto", description="rank of the low-rank update; higher learns more and needs more memory"
     )
     alpha: Auto | Positive = Field("auto", description="scale of the update; twice the rank if auto")
-    dropout: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
+    dropout: Auto | Annotated[float, Field(ge=0, lt=1), NUMBER] = Field(
         "auto", description="share of the adapter's inputs dropped in training; 0 if auto"
     )
     target_modules: Auto | Literal["all-linear"] | list[str] = Field(
         "auto", description="layers that get an adapter: all-linear, or their names"
     )
-    virtual_tokens: Auto | Annotated[int, Field(ge=1, le=512)] = Field(
+    virtual_tokens: Auto | Annotated[int, Field(ge=1, le=512), WHOLE] = Field(
         "auto", description="number of learned tokens before the input"
     )
-    bottleneck: Auto | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="width of the inserted layers")
-    layers: Auto | Annotated[int, Field(ge=1, le=200)] = Field(
+    bottleneck: Auto | Annotated[int, Field(ge=1, le=1024), WHOLE] = Field(
+        "auto", description="width of the inserted layers"
+    )
+    layers: Auto | Annotated[int, Field(ge=1, le=200), WHOLE] = Field(
         "auto", description="how many of the last blocks are trained"
     )
 
@@ -98,17 +121,17 @@ class Method(Part):
 class Training(Part):
     """Optimizer and schedule."""
 
-    learning_rate: Auto | Annotated[float, Field(gt=0, le=1)] = Field(
+    learning_rate: Auto | Annotated[float, Field(gt=0, le=1), NUMBER] = Field(
         "auto", description="peak learning rate of AdamW"
     )
-    batch_size: Auto | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="rows per step")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+    batch_size: Auto | Annotated[int, Field(ge=1, le=1024), WHOLE] = Field("auto", description="rows per step")
+    warmup_steps: Annotated[int, Field(ge=0), WHOLE] = Field(
         10, title="Warm-up steps", description="steps over which the learning rate rises from 0"
     )
     scheduler: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how the learning rate falls after warm-up"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's weight decay")
+    weight_decay: Annotated[float, Field(ge=0), NUMBER] = Field(0.0, description="AdamW's weight decay")
     max_grad_norm: Positive = Field(1.0, description="norm to which gradients are clipped")
     loss_on: Literal["completion", "all"] = Field(
         "completion", description="learn from the completions only, or from all tokens"
@@ -137,12 +160,14 @@ class Budget(Part):
 class Evaluation(Part):
     """How the result is judged on rows that training never saw."""
 
-    rows: Annotated[int, Field(ge=1, le=2000)] = Field(64, description="held-out rows that base and adapter answer")
-    max_new_tokens: Annotated[int, Field(ge=1, le=2048)] = Field(64, description="longest answer in tokens")
+    rows: Annotated[int, Field(ge=1, le=2000), WHOLE] = Field(
+        64, description="held-out rows that base and adapter answer"
+    )
+    max_new_tokens: Annotated[int, Field(ge=1, le=2048), WHOLE] = Field(64, description="longest answer in tokens")
     metrics: Auto | str | list[str] = Field(
         "auto", description="how answers are scored; the first metric decides whether it helped"
     )
-    loss_every: Annotated[int, Field(ge=0)] = Field(50, description="steps between held-out losses; 0 for none")
+    loss_every: Annotated[int, Field(ge=0), WHOLE] = Field(50, description="steps between held-out losses; 0 for none")
 
 
 class Recipe(Part):
@@ -158,7 +183,7 @@ class Recipe(Part):
     training: Training = Training()
     budget: Budget = Budget(steps=300)
     evaluation: Evaluation = Evaluation()
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+    seed: Annotated[int, Field(ge=0, lt=2**31), WHOLE] = Field(
         0, description="fixes the held-out rows, the order of rows and the initial weights"
     )
 
@@ -215,10 +240,12 @@ class Recipe(Part):
 
 def find(path: str | Path) -> Path:
     """The recipe file that `path` names, or the shipped recipe of that name. Raises TunerError."""
-    shipped = EXAMPLES / Path(path).name
-    for file in (Path(path), shipped, shipped.with_suffix(".yaml")):
-        if file.is_file():
-            return file
+    if os.path.isfile(path):  # unlike Path.is_file, it accepts names of any length
+        return Path(path)
+    shipped = str(path).removeprefix("examples/").removesuffix(".yaml")
+    # A mistyped path to a file of one's own must not find a shipped one.
+    if "/" not in shipped and os.path.isfile(EXAMPLES / f"{shipped}.yaml"):
+        return EXAMPLES / f"{shipped}.yaml"
     names = ", ".join(sorted(f.stem for f in EXAMPLES.glob("*.yaml")))
     raise TunerError(f"There is no recipe '{path}'. Give a YAML file, or a shipped recipe: {names}.")
 
@@ -228,7 +255,11 @@ def _sentences(errors: list[dict]) -> list[str]:
     by_place: dict[str, list[dict]] = {}
     for error in errors:
         # Pydantic names the branch of a union after the setting, such as "literal['auto']" or "float".
-        place = ".".join(p for p in error["loc"] if isinstance(p, str) and p.isidentifier() and p not in _BRANCHES)
+        place = ".".join(
+            f"{p}"
+            for p in error["loc"]
+            if error["type"] in _UNKNOWN or (isinstance(p, str) and p.isidentifier() and p not in _BRANCHES)
+        )
         by_place.setdefault(place, []).append(error)
     # Of a union's branches, the literal ("auto") says least about what is wrong.
     return [
@@ -237,6 +268,7 @@ def _sentences(errors: list[dict]) -> list[str]:
 
 
 _BRANCHES = {"int", "float", "str", "list"}
+_UNKNOWN = {"extra_forbidden", "invalid_key"}
 
 
 def _sentence(place: str, error: dict, branches: list[dict]) -> str:
@@ -246,7 +278,7 @@ def _sentence(place: str, error: dict, branches: list[dict]) -> str:
     )
     reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
     reason = reason.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
-    if error["type"] == "extra_forbidden":
+    if error["type"] in _UNKNOWN:
         return f"'{place}' is not a setting. {_near(place)}"
     if error["type"].startswith(("int_", "float_")):
         whole = "whole " if error["type"].startswith("int_") else ""
@@ -260,7 +292,9 @@ def _sentence(place: str, error: dict, branches: list[dict]) -> str:
 
 def _near(place: str) -> str:
     """A hint for an unknown setting: the closest known one, or all of them."""
-    part, _, leaf = place.rpartition(".")
-    names = list((Recipe.model_fields[part].annotation if part else Recipe).model_fields)
-    close = difflib.get_close_matches(leaf, names, 1)
+    part, _, leaf = place.partition(".")
+    group = getattr(Recipe.model_fields.get(part), "annotation", None)
+    names = list(getattr(group, "model_fields", Recipe.model_fields))
+    given = leaf if hasattr(group, "model_fields") else part
+    close = difflib.get_close_matches(given.partition(".")[0], names, 1)
     return f"Did you mean '{close[0]}'?" if close else f"Choose from: {', '.join(names)}."

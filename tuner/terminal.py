@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tuner.evaluation.verdict import judge, other_scores
 from tuner.metrics import METRICS
 from tuner.tasks import TASKS
+from tuner.words import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,11 +34,13 @@ def plan_text(plan: dict) -> str:
     """The plan in words: what training will do."""
     from tuner.planning import forecast
 
-    budget = f"{plan['steps']} steps ({plan['epochs']} epochs)" if plan["steps"] else f"{plan['seconds']:g} seconds"
+    budget = count(plan["seconds"] or 0, "second")
+    if plan["steps"]:
+        budget = f"{count(plan['steps'], 'step')} ({count(plan['epochs'], 'epoch')})"
     lines = [
-        f"{plan['rows']} rows to train on, {plan['heldout_rows']} held out",
-        f"{plan['tokens']:,} tokens per epoch, {plan['trained_tokens']:,} of them learned from",
-        f"{plan['steps_per_epoch']} steps per epoch; the budget is {budget}",
+        f"{count(plan['rows'], 'row')} to train on, {plan['heldout_rows']:,} held out",
+        f"{count(plan['tokens'], 'token')} per epoch, {plan['trained_tokens']:,} of them learned from",
+        f"{count(plan['steps_per_epoch'], 'step')} per epoch; the budget is {budget}",
         f"{plan['trainable_parameters']:,} of {plan['model_parameters']:,} parameters are trained",
         *(forecast.sentences(plan["forecast"]) if "forecast" in plan else []),
         *(f"{c['setting']}: {c['value']} ({c['reason']})" for c in plan["chosen"]),

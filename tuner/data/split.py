@@ -8,6 +8,7 @@ from tuner import recipe
 from tuner.data.encode import heldout_prompt
 from tuner.data.sources import pick_splits
 from tuner.errors import TunerError
+from tuner.words import count
 
 MIN_ROWS = 4
 
@@ -25,9 +26,9 @@ class Split:
 def split_rows(rows: list[dict], splits: list[str] | None, data: recipe.Data, seed: int) -> Split:
     """The data's own splits if it has any, else a share of the rows, drawn with the seed. Raises TunerError."""
     if len(rows) < MIN_ROWS:
-        count = "is only 1 row" if len(rows) == 1 else f"are only {len(rows)} rows"
         raise TunerError(
-            f"There {count}, and some must be held out. Give at least {MIN_ROWS} rows, preferably hundreds."
+            f"There {'is' if len(rows) == 1 else 'are'} only {count(len(rows), 'row')}, and some must be held out. "
+            f"Give at least {MIN_ROWS} rows, preferably hundreds."
         )
     if data.heldout_split and not splits:
         raise TunerError(
@@ -42,17 +43,19 @@ def split_rows(rows: list[dict], splits: list[str] | None, data: recipe.Data, se
         heldout, _ = _pick([row for row, name in zip(rows, names, strict=True) if name == held], data.max_rows, draw)
         draw.shuffle(heldout)  # only the first may be scored, and rows are often sorted by label
         reason = (
-            f'Training on the split "{trained}" ({len(train):,} rows), holding out "{held}" ({len(heldout):,} rows).'
+            f'Training on the split "{trained}" ({count(len(train), "row")}), '
+            f'holding out "{held}" ({count(len(heldout), "row")}).'
         )
         return Split(train, heldout, reason + picked, _leaks(train, heldout))
-    count = data.heldout if data.heldout >= 1 else max(1, round(data.heldout * len(train)))
-    if count >= len(train):
-        raise TunerError(f"data.heldout: {count:,} of {len(train):,} rows can't be held out. Hold out fewer.")
-    chosen = set(draw.sample(range(len(train)), count))
+    size = data.heldout if data.heldout >= 1 else max(1, round(data.heldout * len(train)))
+    if size >= len(train):
+        raise TunerError(f"data.heldout: {size:,} of {len(train):,} rows can't be held out. Hold out fewer.")
+    chosen = set(draw.sample(range(len(train)), size))
     heldout = [row for index, row in enumerate(train) if index in chosen]
     draw.shuffle(heldout)
     kept = [row for index, row in enumerate(train) if index not in chosen]
-    reason = f"{count:,} of {len(train):,} rows were drawn with the seed ({seed}): there is no split to hold out."
+    were = "was" if size == 1 else "were"
+    reason = f"{size:,} of {len(train):,} rows {were} drawn with the seed ({seed}): there is no split to hold out."
     return Split(kept, heldout, reason + picked, _leaks(kept, heldout))
 
 
@@ -71,11 +74,11 @@ def _leaks(train: list[dict], heldout: list[dict]) -> tuple[str, ...]:
         return json.dumps([turn for turn in messages if turn["role"] != "system"])
 
     trained = {prompt(row) for row in train}
-    count = sum(prompt(row) in trained for row in heldout)
-    if not count:
+    repeated = sum(prompt(row) in trained for row in heldout)
+    if not repeated:
         return ()
-    have = "row has" if count == 1 else "rows have"
+    have = "row has" if repeated == 1 else "rows have"
     return (
-        f"{count:,} of {len(heldout):,} held-out {have} a prompt that is also trained on, so the scores will look too "
-        "good. Drop the duplicates.",
+        f"{repeated:,} of {len(heldout):,} held-out {have} a prompt that is also trained on, so the scores will look "
+        "too good. Drop the duplicates.",
     )

@@ -21,6 +21,7 @@ class Tokenised:
     lengths: list[int]  # tokens of each row before it was cut
     max_length: int
     cut_answers: int  # rows that lost the end of their answer
+    room: int | None = None  # the most tokens that the model can read, if there is a limit
 
     @property
     def truncated(self) -> int:
@@ -48,12 +49,19 @@ class Tokenised:
         if not self.truncated:
             return None
         most = max(self.lengths)
+        longest = min(most, self.room or most)
+        advice = ""
+        if longest > self.max_length:
+            whole = "keep them whole" if longest == most else f"keep more of them: the model reads at most {longest:,}"
+            advice = f" Set data.max_length to {longest:,} to {whole}, if memory allows."
+        elif self.room:
+            advice = " The model reads no more: shorten the rows, or choose a model with a longer context."
         answers = f" {self.cut_answers:,} of them lose the end of their answer." if self.cut_answers else ""
         are, they_lose = ("is", "It loses") if self.truncated == 1 else ("are", "They lose")
         return (
             f"{self.truncated:,} of {len(self.rows):,} rows {are} longer than {self.max_length:,} tokens, by up to "
             f"{most - self.max_length:,}. {they_lose} {self.lost_tokens:,} tokens, first from the beginning of the "
-            f"prompt.{answers} Set data.max_length to {most:,} to keep them whole, if memory allows."
+            f"prompt.{answers}{advice}"
         )
 
 

@@ -19,6 +19,7 @@ from tuner.metrics import metric_of
 from tuner.recipe import EXAMPLES, Recipe
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
+from tuner.words import count
 
 UNKNOWN = "not measured"
 SHOWN = 2  # rows shown before and after
@@ -128,7 +129,7 @@ def _summary(run: Run, recipe: Recipe, base: str | None) -> str:
     ours = f" (Tuner's example model {recipe.model.name}, unchanged)" if base and base != recipe.model.name else ""
     title = METHODS[recipe.method.name].title
     return (
-        f"This adapter for {link}{ours}{pinned} was trained with Tuner, using {title}, on {_rows(run)} rows "
+        f"This adapter for {link}{ours}{pinned} was trained with Tuner, using {title}, on {_rows(run)} "
         f"of {_link(recipe)}. It contains only the trained weights: load it together with its base model, as "
         "shown below."
     )
@@ -164,11 +165,12 @@ def _scores(run: Run, scores: dict, recipe: Recipe) -> str:
     ]
     judged = judge(scores, 3) if scores.get("gain") else None
     said = f"**{judged.headline}** {judged.text()} " if judged else ""
-    generated = f", choosing the likeliest token each time, up to {recipe.evaluation.max_new_tokens} tokens"
+    generated = f", choosing the likeliest token each time, up to {count(recipe.evaluation.max_new_tokens, 'token')}"
     generated = generated if _task(run).generates else ""
+    these, them = ("this row", "it") if rows == 1 else (f"these {rows:,} rows", "them")
     how = (
-        f"{said}Training never saw these {rows} rows; base model and adapter answered them{generated}, on the base "
-        f"model in {_quantization(recipe)}, as in training. {metric.title} is computed as in {metric.package}. "
+        f"{said}Training never saw {these}; base model and adapter answered {them}{generated}, on the base model in "
+        f"{_quantization(recipe)}, as in training. {metric.title} is computed as in {metric.package}. "
         "The intervals are percentile bootstraps over the rows; that of the gain is paired."
     )
     if _task(run).has_labels:
@@ -195,13 +197,13 @@ def _data(run: Run, recipe: Recipe) -> str:
     choices = {choice["setting"]: choice for choice in plan.get("chosen", [])}
     unknown = {"value": UNKNOWN, "reason": ""}
     heldout, form = choices.get("held-out rows", unknown), choices.get("format", unknown)
-    tokens, trained = _count(plan.get("tokens")), _count(plan.get("trained_tokens"))
+    tokens, trained = _count(plan.get("tokens"), "token"), _number(plan.get("trained_tokens"))
     lines = [
         f"- source: {_link(recipe)}",
-        f"- training: {_rows(run)} rows with {tokens} tokens, {trained} of them learned from",
-        f"- held out: {_count(plan.get('heldout_rows'))} rows. {_line(heldout['reason'])}",
+        f"- training: {_rows(run)} with {tokens}, {trained} of them learned from",
+        f"- held out: {_count(plan.get('heldout_rows'), 'row')}. {_line(heldout['reason'])}",
         f"- format: {_line(form['value'])}. {_line(form['reason'])}",
-        f"- truncated: {_count(plan.get('truncated_rows'))} rows",
+        f"- truncated: {_count(plan.get('truncated_rows'), 'row')}",
     ]
     warnings = [f"- warning: {_line(warning)}" for warning in plan.get("warnings", [])]
     return "## Data\n\n" + "\n".join([*lines, *warnings])
@@ -234,11 +236,12 @@ def _training(run: Run) -> str:
     steps, planned = end.get("step"), step.get("steps")
     share = f" of {planned:,}" if planned and planned != steps else ""
     seconds = f"{end['seconds']:.1f} s" if "seconds" in end else UNKNOWN
+    epochs = count(step["epoch"], "epoch") if "epoch" in step else f"{UNKNOWN} epochs"
     heldout_loss, loss = heldout.get("loss", UNKNOWN), step.get("loss", UNKNOWN)
-    trained, all_parameters = _count(plan.get("trainable_parameters")), _count(plan.get("model_parameters"))
+    trained, all_parameters = _number(plan.get("trainable_parameters")), _number(plan.get("model_parameters"))
     lines = [
-        f"- steps: {_count(steps)}{share} ({step.get('epoch', UNKNOWN)} epochs){f', {reason}' if reason else ''}",
-        f"- time: {seconds}, device: {_line(start.get('device', UNKNOWN))}, {_count(step.get('tokens'))} tokens",
+        f"- steps: {_number(steps)}{share} ({epochs}){f', {reason}' if reason else ''}",
+        f"- time: {seconds}, device: {_line(start.get('device', UNKNOWN))}, {_count(step.get('tokens'), 'token')}",
         f"- final loss: {loss} (training), {heldout_loss} (held-out), in nats per token",
         f"- parameters: {trained} trained; the base model has {all_parameters}",
     ]
@@ -264,10 +267,10 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
         else ""
     )
     lines = [
-        f"It learned one narrow task from {_rows(run)} rows. On anything else, expect it to be no better than the "
+        f"It learned one narrow task from {_rows(run)}. On anything else, expect it to be no better than the "
         "base model, or worse.",
-        f"The scores come from {scores.get('rows') or 'no'} rows of the same source. They say little about other "
-        "data, and no metric knows whether an answer is true, safe or kind.",
+        f"The scores come from {count(scores.get('rows') or 0, 'row')} of the same source. They say little about "
+        "other data, and no metric knows whether an answer is true, safe or kind.",
         f"{precision}{merged}",
         "This is one run with one seed. Another seed may score differently.",
         "It may repeat rows that it was trained on, and this card may show held-out rows. Consider both before you "
@@ -296,11 +299,15 @@ def _quantization(recipe: Recipe) -> str:
 
 
 def _rows(run: Run) -> str:
-    return _count(run.plan.get("rows"))
+    return _count(run.plan.get("rows"), "row")
 
 
-def _count(number: int | None) -> str:
+def _number(number: int | None) -> str:
     return UNKNOWN if number is None else f"{number:,}"
+
+
+def _count(number: int | None, noun: str) -> str:
+    return f"{UNKNOWN} {noun}s" if number is None else count(number, noun)
 
 
 def _line(text: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tuner import hub_errors, recipe
 from tuner.errors import TunerError
 from tuner.models.shape import Base
+from tuner.models.weights import stored_sizes
 from tuner.runs import Run
 from tuner.tasks import task_of
 
@@ -44,7 +45,8 @@ def base_of(run: Run) -> Base:
 
 def is_shipped(name: str) -> bool:
     """Whether a base model of this name comes with Tuner."""
-    return bool(SHIPPED_NAME.fullmatch(name)) and (recipe.EXAMPLES / name / "config.json").is_file()
+    # Unlike those of Path, the tests of os.path accept names of any length.
+    return bool(SHIPPED_NAME.fullmatch(name)) and os.path.isfile(recipe.EXAMPLES / name / "config.json")
 
 
 def find_folder(name: str, base: Path | None = None) -> Path | None:
@@ -60,7 +62,7 @@ def find_folder(name: str, base: Path | None = None) -> Path | None:
         return None
     candidates = [folder / os.path.expanduser(name) for folder in (base, Path.cwd()) if folder]
     for folder in candidates:
-        if os.path.isdir(folder):  # unlike Path.is_dir, it accepts names of any length
+        if os.path.isdir(folder):
             return folder.resolve()
     try:
         validate_repo_id(name)
@@ -111,7 +113,7 @@ def _download(model: recipe.Model) -> Path:
 
 
 def _check_files(folder: Path, name: str) -> None:
-    """Raise TunerError unless the folder holds a model that can be loaded without pickles."""
+    """Raise TunerError unless the folder holds a model, with readable weights that are not pickles."""
     from transformers.utils import ADAPTER_CONFIG_NAME
 
     # transformers would load the base that the adapter names, wherever that is, in place of this model.
@@ -124,6 +126,7 @@ def _check_files(folder: Path, name: str) -> None:
             f"'{name}' has no safetensors weights, and pickles are never loaded. Choose a model, or a revision, that "
             "has them."
         )
+    stored_sizes(folder, name)
 
 
 def free_disk(path: Path) -> int:

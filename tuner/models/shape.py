@@ -1,5 +1,6 @@
 """What a base model is, read from its configuration without its weights: its task, sizes and layers."""
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -7,11 +8,23 @@ from typing import TYPE_CHECKING
 
 from tuner import recipe
 from tuner.errors import TunerError
+from tuner.models.weights import stored_sizes
 from tuner.tasks import DEFAULT_TASK, TASKS, TaskRow
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# Families that number their positions as RoBERTa does.
+PADDED_POSITIONS = (
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "longformer",
+    "mpnet",
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class Shape:
     layers: int
     vocabulary: int
     context: int  # tokens
+    is_bounded: bool  # whether more tokens than the context can't be read
     linear_layers: tuple[tuple[str, int, int], ...]  # name, inputs, outputs; without heads
     modules: tuple[str, ...]  # names of all modules
     weights: tuple[str, ...]  # names of all parameters; tied ones count once
@@ -48,18 +62,51 @@ class Shape:
     heads: tuple[str, ...]  # names of new modules, which every method has to train
     conv1d: bool  # GPT-2's linear layers, whose weights are transposed
 
+    @property
+    def base_weights(self) -> dict[str, int]:
+        """The names and sizes of all weights but those of new modules."""
+        sizes = zip(self.weights, self.weight_sizes, strict=True)
+        return {name: size for name, size in sizes if not name.startswith(self.heads)}
+
 
 def load_config(folder: Path, name: str) -> "PretrainedConfig":
-    """The model's configuration. Raises TunerError if transformers has no such architecture."""
+    """The model's configuration. Raises TunerError if it is broken, or if Tuner can't train such a model."""
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        is_valid = isinstance(json.loads((folder / "config.json").read_text(encoding="utf-8")), dict)
+    except (ValueError, OSError):
+        is_valid = False
+    if not is_valid:
+        raise TunerError(
+            f"'{name}' can't be loaded: its config.json is not a valid JSON object. Download or copy it again, or "
+            "choose another model."
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         reason = "needs custom code, which Tuner never runs" if "remote_code" in str(error) else "is unknown to it"
         raise TunerError(
             f"transformers can't load '{name}': its architecture {reason}. Choose another model."
         ) from None
+    except Exception as error:  # each architecture checks its own values
+        reason = str(error).strip().rpartition("\n")[2].strip().rstrip(".")
+        raise TunerError(
+            f"'{name}' can't be loaded: its config.json has values that can't be right ({reason}). Correct them, or "
+            "choose another model."
+        ) from None
+    _check_quantization(config, name)
+    return config
+
+
+def _check_quantization(config: "PretrainedConfig", name: str) -> None:
+    stored = getattr(config, "quantization_config", None)
+    if not stored or stored.get("load_in_4bit") or stored.get("load_in_8bit"):  # bitsandbytes, as Tuner's own
+        return
+    raise TunerError(
+        f"'{name}' is already quantized ({stored.get('quant_method', 'by an unknown method')}), and Tuner can't train "
+        "on such weights. Choose the model that it was made from: Tuner quantizes it itself (model.quantization)."
+    )
 
 
 def can_do(config: "PretrainedConfig", task: TaskRow) -> bool:
@@ -104,7 +151,7 @@ def shape_of(base: Base) -> Shape:
     model = on_meta(base, config)
     text = config.get_text_config()
     output = model.get_output_embeddings()
-    heads = [] if base.row.generates else _new_modules(base.folder, model)
+    heads = [] if base.row.generates else _new_modules(base, model)
     modules = list(model.named_modules())
     linear = [
         (name, *((m.in_features, m.out_features) if isinstance(m, torch.nn.Linear) else m.weight.shape))
@@ -118,6 +165,7 @@ def shape_of(base: Base) -> Shape:
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
         context=_context(text),
+        is_bounded=_positions(text) is not None and not text.model_type.endswith("t5"),
         linear_layers=tuple(linear),
         modules=tuple(name for name, _ in modules),
         weights=tuple(name for name, _ in model.named_parameters()),
@@ -131,19 +179,16 @@ def shape_of(base: Base) -> Shape:
     )
 
 
-def _new_modules(folder: Path, model: "PreTrainedModel") -> list[str]:
+def _new_modules(base: Base, model: "PreTrainedModel") -> list[str]:
     """Names of the modules outside the pretrained body, and of BERT's pooler if the checkpoint has none."""
-    from safetensors import safe_open
-
     names = [
         name
         for name, child in model.named_children()
         if name != model.base_model_prefix and any(True for _ in child.parameters())
     ]
-    if getattr(model.base_model, "pooler", None) is not None:
-        stored = [key for file in folder.glob("*.safetensors") for key in safe_open(file, "pt").keys()]  # noqa: SIM118
-        if not any("pooler." in key for key in stored):
-            names.append(f"{model.base_model_prefix}.pooler")
+    pooled = getattr(model.base_model, "pooler", None) is not None
+    if pooled and not any("pooler." in key for key in stored_sizes(base.folder, base.model.name)):
+        names.append(f"{model.base_model_prefix}.pooler")
     return names
 
 
@@ -161,9 +206,13 @@ def on_meta(
 
 def _context(text: "PretrainedConfig") -> int:
     """The model's context in tokens; 2048 for T5, whose relative positions have no limit."""
-    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2048
+    positions = _positions(text) or 2048
     # RoBERTa's first two positions are taken by padding.
-    return positions - 2 if text.model_type in ("roberta", "xlm-roberta", "camembert") else positions
+    return positions - 2 if text.model_type in PADDED_POSITIONS else positions
+
+
+def _positions(text: "PretrainedConfig") -> int | None:
+    return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

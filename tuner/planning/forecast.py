@@ -14,6 +14,7 @@ from tuner.models.shape import Base, shape_of
 from tuner.planning.memory import available_memory, estimate_memory, weight_bytes
 from tuner.planning.pace import PACES, flops_per_step, pace_key, recall, step_seconds
 from tuner.recipe import Recipe
+from tuner.words import count
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def check_memory(estimate: dict, recipe: Recipe, batch_size: int) -> None:
     parts = ", ".join(
         f"{name} {gigabytes(estimate['memory'][key])}" for key, name in PARTS.items() if key in estimate["memory"]
     )
-    ways = [f"at most {fitting} rows per step (training.batch_size)"] if fitting else []
+    ways = [f"at most {count(fitting, 'row')} per step (training.batch_size)"] if fitting else []
     ways += ["4-bit precision (model.quantization: nf4)"] if recipe.model.quantization != "nf4" else []
     ways += ["shorter rows (data.max_length)", "a smaller base model"]
     needed = gigabytes(estimate["memory"]["total"])
@@ -142,7 +143,7 @@ def check_limits(estimate: dict, tokens: int) -> None:
         )
     if estimate["training"] > MAX_SECONDS:
         affordable = int((MAX_SECONDS - estimate["start_up"]) / estimate["a_step"])
-        ways = f"at most {affordable:,} steps, or " if 0 < affordable < estimate["steps"] else ""
+        ways = f"at most {count(affordable, 'step')}, or " if 0 < affordable < estimate["steps"] else ""
         problems.append(
             f"This run would not finish: it needs about {duration(estimate['training'])}, and this page allows at "
             f"most {duration(MAX_SECONDS)} per run. Set {ways}a budget of at most {MAX_SECONDS:,.0f} seconds."
@@ -155,8 +156,9 @@ def sentences(estimate: dict) -> list[str]:
     """The estimate in words."""
     source = "estimated from an earlier run" if estimate["measured"] else "estimated from the model's size"
     lines = [
-        f"About {duration(estimate['training'] + estimate['scoring'])} in all, {source}: {estimate['steps']:,} steps "
-        f"in {duration(estimate['training'])}, then {duration(estimate['scoring'])} of scoring"
+        f"About {duration(estimate['training'] + estimate['scoring'])} in all, {source}: "
+        f"{count(estimate['steps'], 'step')} in {duration(estimate['training'])}, "
+        f"then {duration(estimate['scoring'])} of scoring"
     ]
     if memory := estimate["memory"]:
         parts = ", ".join(f"{name} {gigabytes(memory[key])}" for key, name in PARTS.items() if key in memory)
@@ -176,6 +178,6 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def gigabytes(count: float) -> str:
+def gigabytes(size: float) -> str:
     """Bytes in words, such as 1.5 GB."""
-    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

@@ -7,7 +7,7 @@ nothing is downloaded, parsed or tokenized in a GPU window.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +21,14 @@ from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import compute_dtype
 from tuner.models.fetch import fetch_model, find_folder, free_disk, is_shipped
 from tuner.models.shape import Base, Shape, can_do, check_task, load_config, load_tokenizer, shape_of
+from tuner.models.weights import check_fit, stored_sizes
 from tuner.planning import forecast
 from tuner.planning.memory import count_trainable, method_key
 from tuner.planning.method_check import method_problems, unknown_method
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS, task_for
+from tuner.words import count
 
 DEFAULT_LENGTH = 1024  # tokens
 DEFAULT_BATCH = 16  # rows
@@ -70,6 +72,8 @@ def check(
     settings = {c["setting"]: c["value"] for c in chosen}
     arguments = tokenizer, settings["max_length"], recipe.training.loss_on, model.labels
     train, heldout = (encode.tokenise(model.task, part, *arguments) for part in (rows.split.train, rows.split.heldout))
+    if shape.is_bounded:
+        train = replace(train, room=_room(recipe, shape, settings))
     trainable = count_trainable(model, method_key(recipe))
     estimate = _estimate(recipe, model, chosen, settings, train, len(heldout.rows), trainable)
     plan = _plan(recipe, model, rows, train, len(heldout.rows), settings)
@@ -142,6 +146,8 @@ def _resolve(
     with _collect(problems):
         if model:
             _check_size(recipe, shape_of(model), local)
+            if not hasattr(config, "quantization_config"):  # which packs several numbers into one
+                check_fit(shape_of(model).base_weights, stored_sizes(folder, recipe.model.name), recipe.model.name)
     if model:
         problems += metrics.unfit(recipe.evaluation.metrics, model.row)
     if model and recipe.method.name in METHODS:
@@ -222,17 +228,24 @@ def _choose(recipe: Recipe, shape: Shape, rows: int) -> list[dict]:
 
 
 def _choose_length(recipe: Recipe, shape: Shape, settings: dict) -> tuple[int, str]:
-    """The longest row in tokens, and why. Raises TunerError if a soft prompt leaves no room for it."""
-    is_prompted = METHODS[recipe.method.name].kind == "soft prompt"
-    room = shape.context - (settings["virtual_tokens"] if is_prompted else 0)
-    if is_prompted and recipe.data.max_length != "auto" and recipe.data.max_length > room:
+    """The longest row in tokens, and why. Raises TunerError if the model can't read as many as the recipe gives."""
+    given, room = recipe.data.max_length, _room(recipe, shape, settings)
+    is_prompted = room < shape.context
+    if shape.is_bounded and given != "auto" and given > room:
+        beside = f" next to {settings['virtual_tokens']} virtual tokens" if is_prompted else ""
         raise TunerError(
-            f"data.max_length: {recipe.data.max_length} tokens do not fit the model's context of {shape.context} "
-            f"next to {settings['virtual_tokens']} virtual tokens. Set it to at most {room}, or leave it out."
+            f"data.max_length: {given:,} tokens do not fit the model's context of {shape.context:,}{beside}. Set it "
+            f"to at most {room:,}, or leave it out."
         )
     if room > DEFAULT_LENGTH:
         return DEFAULT_LENGTH, "long enough for most rows, and affordable"
     return room, "the model's context, less the virtual tokens" if is_prompted else "the model's context"
+
+
+def _room(recipe: Recipe, shape: Shape, settings: dict) -> int:
+    """Tokens of the context that are left for a row."""
+    is_prompted = METHODS[recipe.method.name].kind == "soft prompt"
+    return shape.context - (settings["virtual_tokens"] if is_prompted else 0)
 
 
 def _estimate(
@@ -250,20 +263,21 @@ def _estimate(
 
 
 def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenised, heldout: int, settings: dict) -> dict:
-    count, batch, budget = len(train.rows), settings["batch_size"], recipe.budget
-    per_epoch = -(-count // batch)
+    number, batch, budget = len(train.rows), settings["batch_size"], recipe.budget
+    per_epoch = -(-number // batch)
     steps = budget.steps or (max(1, round(budget.epochs * per_epoch)) if budget.epochs else None)
     warnings = [*rows.table.notes, *rows.split.warnings, *([train.warning] if train.warning else [])]
     if steps and steps < FEW_STEPS:
         warnings.append(
-            f"{count:,} rows in batches of {batch} make {_steps(per_epoch)} per epoch, and this run has "
-            f"{_steps(steps)}. That teaches little: give more rows, more steps, or smaller batches."
+            f"{count(number, 'row')} in batches of {batch} make{'s' * (number == 1)} {count(per_epoch, 'step')} "
+            f"per epoch, and this run has {count(steps, 'step')}. That teaches little: give more rows, more steps, "
+            "or smaller batches."
         )
     return {
         "format": runs.FORMAT,
         "task": model.task,
         "labels": list(model.labels),
-        "rows": count,
+        "rows": number,
         "heldout_rows": heldout,
         "tokens": train.total_tokens,
         "trained_tokens": train.trained_tokens,
@@ -277,10 +291,6 @@ def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenised, heldout: in
         "revision": None if is_shipped(recipe.model.name) else model.folder.name,
         "warnings": warnings,
     }
-
-
-def _steps(number: int) -> str:
-    return "1 step" if number == 1 else f"{number:,} steps"
 
 
 def _check_disk(plan: dict, root: Path) -> None:

@@ -289,7 +289,7 @@ def _checked(sampling: dict) -> dict:
         except (TypeError, ValueError, OverflowError):
             checked[name] = math.nan
         if not low <= checked[name] <= high:
-            problems.append(f"{name}: {sampling[name]} can't be used. Give a number from {low:g} to {high:g}.")
+            problems.append(f"{name}: {sampling[name]} can't be used. Give a number from {low} to {high}.")
     if problems:
         raise TunerError(*problems)
     return checked

@@ -6,7 +6,7 @@ They are drawn from plain numbers. Colors come from style.css, so one chart serv
 import math
 from collections.abc import Callable, Sequence
 
-from tuner.ui.elements import count
+from tuner.words import count
 
 WIDTH, HEIGHT = 640, 240  # of the loss curve, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 30  # margins

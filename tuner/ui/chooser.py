@@ -9,6 +9,7 @@ from tuner.methods.registry import METHODS
 from tuner.methods.spec import KINDS, MethodRow
 from tuner.planning.forecast import duration, gigabytes
 from tuner.ui.render import tag
+from tuner.words import count
 
 CLICKED = """element.addEventListener('click', (event) => {
     const row = event.target.closest('[data-method]');
@@ -74,13 +75,9 @@ def _figures(cost: dict) -> str:
         "parameters": _short(cost["trainable_parameters"]),
         "adapter": f"{size / 2**10:.0f} KB" if size < 2**20 else gigabytes(size),
         "memory": gigabytes(cost["memory"]) if cost["memory"] else "unknown",
-        "training": f"{duration(cost['seconds'])}, {_steps(cost['steps'])}",
+        "training": f"{duration(cost['seconds'])}, {count(cost['steps'], 'step')}",
     }
     return tag("span", "".join(f"<span><b>{v}</b><i>{n}</i></span>" for n, v in figures.items()), "t-figures")
-
-
-def _steps(number: int) -> str:
-    return "1 step" if number == 1 else f"{number:,} steps"
 
 
 def _short(number: int) -> str:

@@ -3,11 +3,6 @@
 from html import escape
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun: 1 step, 1,200 steps."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def tag(name: str, content: str, kind: str = "") -> str:
     """An HTML element of class `kind`; `content` is HTML already."""
     return f'<{name} class="{kind}">{content}</{name}>' if kind else f"<{name}>{content}</{name}>"

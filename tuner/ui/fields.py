@@ -45,9 +45,9 @@ def bounds(path: str) -> str:
         low = branch.get("minimum", branch.get("exclusiveMinimum"))
         high = branch.get("maximum", branch.get("exclusiveMaximum"))
         if low is not None and high is not None and high < 2**31:
-            ranges.append(f"{low:g} to {high:g}")
+            ranges.append(f"{low} to {high}")
         elif low is not None and low > 1:
-            ranges.append(f"{low:g} or more")
+            ranges.append(f"{low} or more")
     return f" ({ranges[0]})" if len(ranges) == 1 else ""
 
 

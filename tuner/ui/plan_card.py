@@ -6,19 +6,20 @@ from typing import Any
 from tuner.planning.forecast import PARTS, duration, gigabytes
 from tuner.recipe import Recipe
 from tuner.ui import chart
-from tuner.ui.elements import count, folded, tag
+from tuner.ui.elements import folded, tag
+from tuner.words import count
 
 
 def plan_card(facts: dict, name: str, quota: dict | None = None) -> str:
     """What will happen, from a plan; `quota` is the visitor's GPU time in seconds (left, resets_in) if it is known."""
     steps, per_epoch, rows = facts["steps"], facts["steps_per_epoch"], facts["rows"]
-    budget = f"<b>{count(steps, 'step')}</b>" if steps else f"<b>{facts['seconds']:g} seconds</b>"
-    epochs = f" ({facts['epochs']:g} epoch{'s' * (facts['epochs'] != 1)})" if steps else ""
+    budget = f"<b>{count(steps, 'step')}</b>" if steps else f"<b>{count(facts['seconds'], 'second')}</b>"
+    epochs = f" ({count(facts['epochs'], 'epoch')})" if steps else ""
     per_step = facts["settings"]["batch_size"]
     trained, parameters = facts["trainable_parameters"], facts["model_parameters"]
     lines = [
         f"<b>{count(rows, 'row')}</b> to train on, <b>{count(facts['heldout_rows'], 'held-out row')}</b> to score on",
-        f"<b>{facts['tokens']:,} tokens</b> per epoch, {facts['trained_tokens']:,} of them learned from",
+        f"<b>{count(facts['tokens'], 'token')}</b> per epoch, {facts['trained_tokens']:,} of them learned from",
         f"{count(rows, 'row')} at {per_step} per step: <b>{count(per_epoch, 'step')}</b> per epoch",
         f"Budget: {budget}{epochs}",
         f"<b>{trained:,}</b> of {parameters:,} parameters trained ({trained / parameters:.1%})",
@@ -57,7 +58,7 @@ def _quota_warning(forecast: dict, quota: dict) -> list[str]:
         return []
     fits = int(quota["left"] - forecast["scoring"])
     is_enough = fits > forecast["start_up"] + forecast["a_step"]
-    instead = f" A budget of {fits} seconds would finish today." if is_enough else ""
+    instead = f" A budget of {count(fits, 'second')} would finish today." if is_enough else ""
     return [
         f"This run will not finish today: it needs {duration(needed)}, and {duration(quota['left'])} of your GPU time "
         f"is left. It will pause safely, and you can resume it in {duration(quota['resets_in'])}.{instead}"

@@ -10,7 +10,8 @@ from tuner.metrics import METRICS, metric_of
 from tuner.planning.forecast import duration, gigabytes
 from tuner.runs import Run
 from tuner.ui import chart, plan_card, progress, run_queue
-from tuner.ui.elements import count, folded, note, problems, tag
+from tuner.ui.elements import folded, note, problems, tag
+from tuner.words import count
 
 SHOWN_CHARACTERS = 600  # of a prompt or an answer
 NAMES = {"base": "Base model", "adapter": "With adapter"}

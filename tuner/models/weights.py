@@ -1,0 +1,85 @@
+"""What a model's safetensors files hold, read from their headers alone, and whether it fits config.json."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+from tuner.errors import TunerError
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+BLOCK = re.compile(r"\w+\.\d+(?=\.)")  # such as layers.3
+
+
+def stored_sizes(folder: Path, name: str) -> dict[str, int]:
+    """The name and the number of values of each stored tensor. Raises TunerError if a file is damaged or missing."""
+    from safetensors import SafetensorError, safe_open
+
+    sizes = {}
+    for file in _files(folder, name):
+        if not file.is_file():
+            raise TunerError(
+                f"'{name}' can't be loaded: {file.name} is missing. Download or copy it again, or choose another "
+                "model."
+            )
+        try:
+            with safe_open(file, "np") as stored:
+                for key in stored.keys():  # noqa: SIM118
+                    sizes[key] = math.prod(stored.get_slice(key).get_shape())
+        except (SafetensorError, OSError):
+            raise _damaged(file, name) from None
+    return sizes
+
+
+def check_fit(described: dict[str, int], stored: dict[str, int], name: str) -> None:
+    """Raise TunerError if the stored tensors clearly belong to another model than the one described.
+
+    transformers would stop while loading, or put random numbers in place of what is missing. Prefixes may differ, and
+    so may a few names, because transformers renames and joins tensors as it loads them.
+    """
+    shortened: dict[str, set[int]] = {}
+    for key, size in stored.items():
+        shortened.setdefault(key.partition(".")[2], set()).add(size)
+    matched = 0
+    for key, size in described.items():
+        sizes = {stored[key]} if key in stored else shortened.get(key, set())
+        if not sizes and key.partition(".")[2] in stored:
+            sizes = {stored[key.partition(".")[2]]}
+        matched += bool(sizes)
+        if sizes and size not in sizes:
+            raise _unfit(name, f"{key} has {max(sizes):,} values in place of {size:,}")
+    blocks, stored_blocks = (
+        {match[0] for key in keys if (match := BLOCK.search(key))} for keys in (described, stored)
+    )
+    missing = sorted(blocks - stored_blocks)
+    if missing and blocks & stored_blocks:
+        raise _unfit(name, f"there are none for {missing[0]}")
+    if not matched and not blocks & stored_blocks:
+        raise _unfit(name, f"there are none for {next(iter(described))}")
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """The files that transformers would read."""
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    if not (folder / INDEX).is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return [folder / file for file in sorted(set(index["weight_map"].values()))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise _damaged(folder / INDEX, name) from None
+
+
+def _damaged(file: Path, name: str) -> TunerError:
+    return TunerError(
+        f"'{name}' can't be loaded: {file.name} is damaged or incomplete. Download or copy it again, or choose "
+        "another model."
+    )
+
+
+def _unfit(name: str, reason: str) -> TunerError:
+    return TunerError(
+        f"'{name}' can't be loaded: its weights do not fit its config.json ({reason}). Put the two of one model into "
+        "the folder, or choose another model."
+    )
