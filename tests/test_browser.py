@@ -195,6 +195,7 @@ def test_on_zerogpu_a_run_goes_on_in_the_next_window_while_its_tab_is_open(chrom
         other.close()
 
 
+@pytest.mark.long
 def test_on_zerogpu_a_spent_quota_is_told_in_the_card_and_the_run_goes_on_later(chromium, tmp_path):
     launcher = (str(ROOT / "tests/on_stage.py"),)
     with Stage() as stage, serve(tmp_path / "runs", launcher, **stage.environment) as url:

@@ -120,6 +120,7 @@ def test_the_ranks_that_a_refusal_names_divide_the_inputs_of_every_layer():
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.long
 def test_any_method_at_an_extreme_setting_is_refused_in_a_sentence_or_trains_saves_and_loads(tmp_path):
     counts: Counter = Counter()
     failures = []

@@ -111,6 +111,7 @@ def test_the_yaml_is_a_recipe():
     assert Recipe.from_yaml(text).data.columns == {"prompt": "question", "completion": "reply"}
 
 
+@pytest.mark.long
 def test_the_library_works_as_shown(folder):
     result = fresh.run(["-c", blocks("python")[0]], folder)
     assert result.returncode == 0, result.stderr
