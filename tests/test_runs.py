@@ -114,14 +114,14 @@ def test_only_a_stop_requested_since_the_window_was_begun_counts(run, begun, cou
 
 
 FORKING = """
-import multiprocessing, os, sys
+import multiprocessing, os, signal, sys
 from tuner.runs import Run
 multiprocessing.set_start_method("fork")
 run = Run(sys.argv[1])
 
 def work():
     print(os.getpid(), flush=True)  # the worker says it, so it is past what it does as it is forked
-    sys.stdin.read()
+    signal.pause()
 
 with run.training():
     child = multiprocessing.Process(target=work)
