@@ -1,11 +1,29 @@
 """Helpers: tables of rows for tests, and what reading makes of them."""
 
+from pathlib import Path
+
 import pytest
 
-from tuner.data import formats, parse
+from tuner.data import formats, parse, sources
 from tuner.data.recognise import recognise
 from tuner.errors import TunerError
 from tuner.recipe import Data
+
+ROWS = [{"prompt": f"hey {i}", "completion": f"Good day, {i}."} for i in range(8)]
+CSV = "prompt,completion\n" + "".join(f'{row["prompt"]},"{row["completion"]}"\n' for row in ROWS)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """The path, which now holds this."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refused(path: Path, **more) -> str:
+    """What is said of a file that can't be read."""
+    with pytest.raises(TunerError) as caught:
+        sources.read_file(path, **more)
+    return str(caught.value)
 
 
 def table(names: list[str], *rows, **facts) -> parse.Table:

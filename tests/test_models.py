@@ -420,3 +420,11 @@ def test_a_revision_is_never_followed_as_a_path():
     for revision in ("main", "v1.0", "refs/pr/1", "0" * 40):
         with pytest.raises(TunerError, match="HF_HUB_OFFLINE"):
             fetch_model(recipe.Model(name="a/b", revision=revision))
+
+
+def test_files_fit_a_model_by_their_names_with_or_without_numbered_blocks():
+    model = {"embed.weight": 10, "head.weight": 4}
+    check_fit(model, model, "it")
+    check_fit(model, {f"model.{name}": size for name, size in model.items()}, "it")
+    with pytest.raises(TunerError, match=r"there are none for embed\.weight"):
+        check_fit(model, {"conv.kernel": 10}, "it")

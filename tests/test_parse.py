@@ -5,24 +5,10 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tables import CSV, ROWS, refused, write
 
 from tuner.data import parse, sources
 from tuner.errors import TunerError
-
-ROWS = [{"prompt": f"hey {i}", "completion": f"Good day, {i}."} for i in range(8)]
-CSV = "prompt,completion\n" + "".join(f'{row["prompt"]},"{row["completion"]}"\n' for row in ROWS)
-
-
-def write(path, content: str | bytes):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def refused(path, **more) -> str:
-    with pytest.raises(TunerError) as caught:
-        sources.read_file(path, **more)
-    return str(caught.value)
-
 
 # -- what is taken
 

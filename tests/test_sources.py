@@ -5,24 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from tables import CSV, ROWS, write
 
 from tuner.data import sources
 from tuner.errors import TunerError
 from tuner.recipe import EXAMPLES, Data
-
-ROWS = [{"prompt": f"hey {i}", "completion": f"Good day, {i}."} for i in range(8)]
-CSV = "prompt,completion\n" + "".join(f'{row["prompt"]},"{row["completion"]}"\n' for row in ROWS)
-
-
-def write(path, content: str | bytes):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def refused(path, **more) -> str:
-    with pytest.raises(TunerError) as caught:
-        sources.read_file(path, **more)
-    return str(caught.value)
 
 
 def test_a_visitor_reaches_no_file(tmp_path, monkeypatch):

@@ -136,3 +136,10 @@ def test_card_page_and_terminal_give_one_verdict(low, high, headline, finished, 
     for text in (terminal.verdict(scores), plain(render.verdict(scores)), plain(render.run_card(mine)), card(mine)):
         assert headline in text
         assert text.count("It helped.") + text.count("No clear") + text.count("It made") == 1
+
+
+def test_a_firm_verdict_takes_five_rows(monkeypatch):
+    answers = [("no", "yes")] * 5
+    scores = [scored_by(ERRORS, monkeypatch, *answers[:rows]) for rows in (4, 5)]
+    assert [judge(score).kind for score in scores] == ["unsure", "good"]
+    assert judge(scores[0]).headline == "Too few rows to tell."
