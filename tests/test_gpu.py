@@ -3,6 +3,7 @@
 import os
 from itertools import pairwise
 
+import fresh
 import gradio as gr
 import psutil
 import pytest
@@ -206,3 +207,10 @@ def test_a_worker_that_was_ended_is_a_death_in_training_and_a_sentence_elsewhere
 )
 def test_a_wait_is_spoken(wait, spoken):
     assert gpu._spoken(wait) == spoken
+
+
+def test_what_a_window_needs_is_imported_before_it_opens(tmp_path):
+    code = "import sys; from tuner import gpu; gpu.import_core(); print(*sys.modules)"
+    imported = fresh.run(["-c", code], tmp_path).stdout.split()
+    needed = {"tuner.inference.merge", "tuner.planning.plan", "tuner.training.window", "rouge_score.rouge_scorer"}
+    assert needed <= set(imported)

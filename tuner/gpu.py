@@ -91,7 +91,10 @@ def import_core() -> None:
     """Import what jobs need before a window opens; transformers' lazy modules break if two threads import them."""
     with _importing:
         import bitsandbytes  # noqa: F401
+        import rouge_score.rouge_scorer  # noqa: F401
 
+        from tuner.inference import merge  # noqa: F401
+        from tuner.planning import plan  # noqa: F401
         from tuner.training import window  # noqa: F401
 
 
