@@ -1,0 +1,334 @@
+"""What each control of the page does: its handler, what it reads and writes; and how the page starts."""
+
+import inspect
+import runpy
+import shutil
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from conftest import ROOT, in_order
+from wires import BuiltPage
+
+from tuner import recipe, runs
+from tuner.data import parse
+from tuner.planning import forecast
+from tuner.runs import Run
+from tuner.ui import actions, api, page, run_queue
+from tuner.ui.wiring import NOBODY
+
+# For each handler: trigger: function(inputs) -> outputs [how many at once, with which other handlers].
+WIRES = """
+form.where.change: show_source(form.where) -> form.example form.file form.pasted form.hub_row [at once]
+form.kind.input: _relabel(form.kind) -> form.amount [at once]
+form.example.input: show_example(form.example) -> form.example model.name model.quantization [at once]
+any input: check(form train.shown) -> train.card train.yaml train.fetch [4 check, newest]
+train.fetch.click: check(form train.shown) -> train.card train.yaml train.fetch [4 check]
+data.format.change or form.where.change or form.file.change or form.example.change or form.pasted.blur: \
+<lambda>(form train.shown) -> form.roles [4, newest]
+form.preview_fold.expand: <lambda>() -> form.is_previewed [at once]
+form.preview_fold.collapse: <lambda>() -> form.is_previewed [at once]
+after form.preview_fold.expand: <lambda>(form form.is_previewed train.shown) -> form.preview [4 check]
+after any input: <lambda>(form form.is_previewed train.shown) -> form.preview [4 check]
+train.apply.click: <lambda>(train.yaml) -> form.fill train.yaml_problem [default]
+after train.apply.click: check(form train.shown) -> train.card train.yaml train.fetch [4 check]
+method.name.change: <lambda>(method.name) -> form.explained method.rank method.alpha method.dropout \
+method.target_modules method.virtual_tokens method.bottleneck method.layers [at once]
+form.methods.click: _choose() -> method.name [at once]
+form.methods_fold.expand: <lambda>() -> form.is_surveyed [at once]
+form.methods_fold.collapse: <lambda>() -> form.is_surveyed [at once]
+after form.methods_fold.expand: fill(form form.is_surveyed) -> form.methods [4 check]
+after any input: fill(form form.is_surveyed) -> form.methods [4 check]
+train.train.click: _begin() -> train.card train.train [at once]
+after train.train.click: prepare(form train.browser train.shown) -> train.shown train.browser train.panel [4]
+train.resume.click: resume(train.shown) -> train.panel [default]
+train.stop.click: _stop(train.shown) -> train.panel [at once]
+train.timer.tick: _tick(train.shown) -> train.panel [at once]
+train.shown.change: None(train.shown) ->  [at once]
+train.again.click: _leave(train.browser) -> train.shown train.browser train.panel [at once]
+after train.again.click: check(form train.shown) -> train.card train.yaml train.fetch [4 check]
+train.chat.click: to_playground(train.shown train.browser) -> tabs play.run [default]
+train.push.click: to_push(train.shown train.browser) -> tabs mine.push_fold mine.list [default]
+play.send.click: _begin(play.prompt play.run) -> play.prompt play.pending play.send play.stop play.problem [at once]
+play.prompt.submit: _begin(play.prompt play.run) -> play.prompt play.pending play.send play.stop play.problem [at once]
+after play.send.click: _answer(play.run play.pending play.system play.temperature play.top_p play.length play.seed \
+play.columns) -> play.columns play.problem play.check [1 models]
+after play.prompt.submit: _answer(play.run play.pending play.system play.temperature play.top_p play.length \
+play.seed play.columns) -> play.columns play.problem play.check [1 models]
+after after play.send.click: _end(play.pending play.prompt play.problem) -> play.prompt play.pending play.send \
+play.stop play.problem [at once]
+after after play.prompt.submit: _end(play.pending play.prompt play.problem) -> play.prompt play.pending play.send \
+play.stop play.problem [at once]
+play.stop.click: None() ->  [at once]
+play.stop.click: None() ->  [cancels after play.send.click, after play.prompt.submit]
+after play.stop.click: _end(play.pending play.prompt play.problem) -> play.prompt play.pending play.send play.stop \
+play.problem [at once]
+play.run.change: choose(play.run play.shown play.prompt play.columns0) -> play.shown play.examples play.check \
+play.check_fold play.system play.sampling_fold play.prompt play.reference play.problem play.columns [default, newest]
+play.clear.click: <lambda>() -> play.problem [at once]
+play.examples.select: _use_example(play.shown) -> play.prompt play.reference [at once]
+play.shown.change or play.clear.click or play.examples.select: None() ->  [at once]
+play.shown.change or play.clear.click or play.examples.select: None() ->  \
+[cancels after play.send.click, after play.prompt.submit]
+after play.shown.change or play.clear.click or play.examples.select: _empty() -> play.columns play.pending \
+play.send play.stop [at once]
+mine.rows.click: _select(train.browser) -> mine.list [at once]
+mine.selected.change: None(mine.selected) -> mine.link [at once]
+mine.delete.click: <lambda>() -> mine.sure [at once]
+mine.sure.click: _delete(mine.selected train.browser) -> train.browser mine.list [at once]
+mine.push.click: _push(mine.selected mine.repository mine.private mine.token) -> mine.pushed mine.token [4]
+mine.chat.click: to_playground(mine.selected train.browser) -> tabs play.run [default]
+mine.open.click: to_train(mine.selected train.browser) -> tabs train.shown train.browser train.panel form.fill [default]
+mine.resume.click: to_resume(mine.selected train.browser) -> tabs train.shown train.browser train.panel form.fill \
+[default]
+Playground.select: update_runs(train.browser play.run) -> play.run [default]
+My runs.select: refresh(train.browser mine.selected) -> mine.list [default]
+page.load: arrive(train.browser) -> train.shown train.browser train.panel form.fill [default]
+after page.load: check(form train.shown) -> train.card train.yaml train.fetch [4 check]
+"""
+# These are other functions where visitors can sign in.
+SIGNED_IN = {": check(": ": check_signed_in(", ": prepare(": ": prepare_signed_in(", ": _push(": ": _push_signed_in("}
+LOGIN = "mine.login.click: None(mine.login) ->  [at once]"
+ROWS_GIVEN = {"recipe": inspect.Parameter.empty, "file": None, "rows": ""}
+NEEDED = inspect.Parameter.empty
+SAMPLED = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 96, "seed": 0}
+# Each endpoint's parameters with their defaults, and how many calls of it run at once.
+ENDPOINTS = {
+    "check": (ROWS_GIVEN, 4),
+    "preview": (ROWS_GIVEN, 4),
+    "train": (ROWS_GIVEN, 100),
+    "resume": ({"run": NEEDED}, 100),
+    "status": ({"run": NEEDED}, 4),
+    "stop": ({"run": NEEDED}, 4),
+    "runs": ({"runs": NEEDED}, 4),
+    "delete": ({"run": NEEDED}, 4),
+    "chat": ({"run": NEEDED, "message": NEEDED, "history": None, "system": "", **SAMPLED}, "1 models"),
+    "merge": ({"run": NEEDED}, "1 models"),
+    "push": ({"run": NEEDED, "repository": NEEDED, "token": NEEDED, "private": True}, 4),
+}
+BUTTONS = {
+    "train.train": "Train", "train.stop": "Stop", "train.resume": "Resume", "train.chat": "Chat with it",
+    "train.push": "Push to the Hub", "train.again": "Change settings", "train.fetch": "Download and check",
+    "train.apply": "Apply to the form", "play.clear": "New conversation", "play.send": "Send", "play.stop": "Stop",
+    "mine.open": "Open", "mine.chat": "Chat", "mine.resume": "Resume", "mine.delete": "Delete",
+    "mine.sure": "Delete for good", "mine.push": "Push",
+}  # fmt: skip
+HIDDEN = {
+    "train.shown", "train.stop", "train.resume", "train.chat", "train.push", "train.again", "train.fetch",
+    "form.file", "form.pasted", "form.hub_row", "form.roles0", "form.roles1", "form.roles2",
+    "method.virtual_tokens", "method.bottleneck", "method.layers",
+    "play.columns3", "play.stop", "mine.selected", "mine.actions", "mine.resume", "mine.sure",
+}  # fmt: skip
+LABELS = {
+    "form.where": "Source of the rows", "form.example": "Example", "form.hub": "Dataset", "form.kind": "Budget",
+    "form.preview_fold": "What the model will see", "form.methods_fold": "Compare all methods",
+    "model.name": "Base model", "model.quantization": "Precision", "method.name": "Method",
+    "play.columns0": "Base model", "play.columns1": "Adapter", "play.columns2": "Merged model", "play.run": "Runs",
+    "play.temperature": "Temperature", "play.top_p": "Top-p", "play.length": "Max new tokens", "play.seed": "Seed",
+    "play.system": "System prompt", "play.prompt": "Prompt", "play.sampling_fold": "Sampling and system prompt",
+    "play.check_fold": "Does merging change the answers?",
+    "mine.repository": "Repository", "mine.private": "Private", "mine.token": "Hub token with write access",
+    "mine.link": "Private link to this run", "mine.push_fold": "Push the adapter to the Hub",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built() -> BuiltPage:
+    """The page as it is on one's own machine."""
+    return BuiltPage(has_oauth=False)
+
+
+@pytest.fixture(scope="module")
+def signed_in() -> BuiltPage:
+    """The page of a Space, where visitors can sign in."""
+    return BuiltPage(has_oauth=True)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def mine(root) -> Run:
+    """A copy of the shipped finished run among this visitor's runs."""
+    return Run(shutil.copytree(recipe.EXAMPLES / "finished", root / "mine"))
+
+
+def state(built: BuiltPage, name: str) -> dict:
+    """How the control starts."""
+    (number,) = [number for number, known in built.names.items() if known == name]
+    return built.blocks.blocks[number].get_config()
+
+
+def test_each_control_is_wired_to_its_handler_with_its_inputs_and_outputs(built):
+    assert sorted(built.wires()) == sorted(WIRES.strip().split("\n"))
+
+
+def test_where_visitors_can_sign_in_checking_training_and_pushing_know_who_they_are(signed_in):
+    wires = WIRES.strip()
+    for plain, known in SIGNED_IN.items():
+        wires = wires.replace(plain, known)
+    assert sorted(signed_in.wires()) == sorted([LOGIN, *wires.split("\n")])
+    assert state(signed_in, "mine.token")["visible"] is False
+
+
+def test_every_endpoint_is_public_with_its_parameters_and_its_limit(built):
+    found = {}
+    for handler in built.blocks.fns.values():
+        if handler.api_visibility == "public":
+            parameters = inspect.signature(handler.fn).parameters
+            given = {name: p.default for name, p in parameters.items() if name != "request"}
+            limit = built.limits(handler)
+            found[handler.api_name] = (given, int(limit) if limit.isdigit() else limit)
+            assert handler.fn is getattr(api, handler.api_name)
+            if given == ROWS_GIVEN:  # these have components of their own, whose order is that of the parameters
+                assert [c.label for c in handler.inputs] == ["Recipe (YAML)", "File of rows", "Pasted rows"]
+                assert [type(c) for c in handler.inputs] == [gr.Textbox, gr.File, gr.Textbox]
+                assert handler.inputs[2].value == ""
+    assert found == ENDPOINTS
+    assert run_queue.PLACES < 100
+
+
+def test_the_page_starts_with_these_controls_shown_and_enabled(built):
+    states = {name: state(built, name) for number, name in built.names.items() if name != "page"}
+    assert {name for name, s in states.items() if s.get("visible") is False} == HIDDEN
+    assert {name for name, s in states.items() if s.get("interactive") is False} == {"mine.link"}
+    assert {name: s["value"] for name, s in states.items() if s["name"] == "button"} == BUTTONS
+    assert {name: states[name]["label"] for name in LABELS} == LABELS
+    folds = {name for name, s in states.items() if s["name"] == "accordion" and s["open"]}
+    assert folds == {"play.check_fold"}
+    assert states["train.timer"]["active"] is False
+    assert built.train.timer.value == 1
+    assert "Checking the example" in states["train.card"]["value"]
+    assert "Reading the rows" in states["form.preview"]["value"]
+    assert states["mine.token"]["type"] == "password"
+    assert states["mine.private"]["value"] is True
+    assert (states["play.run"]["multiselect"], states["play.run"]["max_choices"]) == (True, 3)
+    assert built.train.browser.default_value == NOBODY
+    assert all(c.get_config()["render_markdown"] is False for c in built.play.columns)
+
+
+def test_sampling_starts_greedy_and_has_its_bounds(built):
+    bounds = {
+        name: [state(built, f"play.{name}").get(key) for key in ("minimum", "maximum", "value", "step")]
+        for name in ("temperature", "top_p", "length")
+    }
+    assert bounds == {"temperature": [0, 2, 0, 0.05], "top_p": [0.05, 1, 1, 0.05], "length": [1, 512, 96, 1]}
+    assert (state(built, "play.seed")["value"], state(built, "play.seed")["precision"]) == (0, 0)
+
+
+def test_opening_a_fold_computes_what_is_in_it_and_closing_it_stops_that(built):
+    for fold in ("preview", "methods"):
+        assert built.function(f"form.{fold}_fold.expand")() is True
+        assert built.function(f"form.{fold}_fold.collapse")() is False
+    assert built.function("mine.delete.click")() == {"visible": True, "__type__": "update"}
+    assert built.function("play.clear.click")() == ""
+    assert built.function("form.methods.click")(SimpleNamespace(method="dora")) == "dora"
+
+
+def test_the_buttons_of_a_run_lead_to_the_playground_to_the_push_and_back_to_training(built, mine, root):
+    other = Run(shutil.copytree(mine.path, root / "other"))
+    other.write_text("recipe.yaml", other.recipe.with_settings({"budget": {"epochs": 7}, "seed": 5}).to_yaml())
+    kept = {"runs": ["mine", "other"], "shown": "mine"}
+    for button in ("train.chat", "mine.chat"):
+        tabs, run = built.function(f"{button}.click")("other", kept)
+        assert tabs.selected == "playground"
+        assert (run["value"], [id for _, id in run["choices"]]) == (["other"], ["mine", "other"])
+    tabs, fold, selected, listed, *_ = built.function("train.push.click")("other", kept)
+    assert (tabs.selected, fold["open"], selected) == ("runs", True, "other")
+    assert in_order(listed, 'data-run="mine" aria-pressed="false"', 'data-run="other" aria-pressed="true"')
+    tabs, *values = built.function("mine.open.click")("other", kept)
+    assert (tabs.selected, values[0], values[1]) == ("train", "other", kept | {"shown": "other"})
+    filled = dict(zip(built.groups["form.fill"], values[2 + len(built.train.panel) :], strict=True))
+    assert filled[built.train.form.settings["seed"]]["value"] == 5
+    assert (filled[built.train.form.kind]["value"], filled[built.train.form.amount]["value"]) == ("epochs", 7)
+
+
+def test_resuming_in_the_list_of_runs_queues_the_run_and_opens_it(built, mine, monkeypatch):
+    resumed = []
+    monkeypatch.setattr(actions, "resume", lambda *given: resumed.append(given))
+    to_resume = built.function("mine.resume.click")
+    tabs, shown, browser, *_ = to_resume("mine", {"runs": ["mine"], "shown": ""}, SimpleNamespace(session_hash="ann"))
+    assert resumed == [("mine", "ann")]
+    assert (tabs.selected, shown, browser["shown"]) == ("train", "mine", "mine")
+
+
+@pytest.mark.parametrize(
+    ("query", "kept", "shown"),
+    [
+        ({"run": "mine"}, {"runs": ["a"], "shown": "other"}, "mine"),
+        ({}, {"runs": ["mine"], "shown": "mine"}, "mine"),
+        ({"run": "gone"}, {"runs": ["mine"], "shown": "mine"}, ""),
+        ({}, None, ""),
+    ],
+)
+def test_who_arrives_sees_the_run_of_the_link_or_the_one_shown_last_and_keeps_the_list(
+    built, mine, query, kept, shown
+):
+    values = built.function("page.load")(kept, SimpleNamespace(query_params=query))
+    assert values[:2] == [shown, {"runs": (kept or NOBODY)["runs"], "shown": shown}]
+    assert ("t-verdict" in str(values[2])) == bool(shown)
+
+
+def test_the_about_text_states_the_limits_with_their_units(monkeypatch):
+    monkeypatch.setattr(parse, "MAX_FILE_BYTES", 3 * 2**20)
+    monkeypatch.setattr(parse, "MAX_ROWS", 45_000)
+    monkeypatch.setattr(forecast, "MAX_TOKENS", 6e6)
+    monkeypatch.setattr(forecast, "MAX_PARAMETERS", 7.5e9)
+    monkeypatch.setattr(forecast, "MAX_SECONDS", 480)
+    text = " ".join(page.about().split())
+    assert "files of up to 3 MB with 45,000 rows and 6,000,000 tokens" in text
+    assert "base models of up to 7.5 billion parameters, and runs of up to 8 minutes." in text
+
+
+@pytest.mark.parametrize(
+    ("client", "space", "expected"), [("id", "a/b", True), ("id", None, False), (None, "a/b", False)]
+)
+def test_visitors_sign_in_on_a_space_with_a_client_id_alone(client, space, expected, monkeypatch):
+    monkeypatch.setenv("OAUTH_CLIENT_ID", client) if client else monkeypatch.delenv("OAUTH_CLIENT_ID", raising=False)
+    monkeypatch.setattr(gr.utils, "get_space", lambda: space)
+    assert page.has_oauth() is expected
+
+
+def test_uploads_are_deleted_after_a_day_and_the_page_reports_nothing(built):
+    assert built.blocks.delete_cache == (3600, 86400)
+    assert built.blocks.analytics_enabled is False
+    assert built.blocks.title == "Tuner"
+
+
+@pytest.mark.parametrize("space", [None, "alice/tuner"])
+def test_the_server_starts_with_its_limits_and_opens_to_others_on_a_space_alone(space, monkeypatch):
+    monkeypatch.setenv("SPACE_ID", "x")
+    monkeypatch.setenv("SPACE_ID", space) if space else monkeypatch.delenv("SPACE_ID")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)
+    started = {}
+
+    class Page:
+        def queue(self, **settings):
+            started.update(settings)
+            return self
+
+        def launch(self, **settings):
+            started.update(settings)
+
+    monkeypatch.setattr(page, "build", Page)
+    app = runpy.run_path(str(ROOT / "app.py"), run_name="app")
+    app["main"]()
+    assert started.pop("theme").name == page.theme().name
+    assert started == {
+        "max_size": 100,
+        "default_concurrency_limit": 8,
+        "server_name": "0.0.0.0" if space else None,
+        "css_paths": page.CSS,
+        "footer_links": ["api"],
+        "run_history": False,
+        "mcp_server": False,
+        "max_file_size": parse.MAX_FILE_BYTES + 2**20,
+        "show_error": True,
+        "max_threads": 200,
+    }
+    assert page.CSS.is_file()
