@@ -2,20 +2,20 @@
 
 import inspect
 import runpy
-import shutil
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from conftest import ROOT, in_order
+from visitors_runs import copied
 from wires import BuiltPage
 
-from tuner import recipe, runs
 from tuner.data import parse
 from tuner.planning import forecast
-from tuner.runs import Run
 from tuner.ui import actions, api, page, run_queue
 from tuner.ui.wiring import NOBODY
+
+pytest_plugins = ["page_fixtures"]
 
 # For each handler: trigger: function(inputs) -> outputs [how many at once, with which other handlers].
 WIRES = """
@@ -78,7 +78,8 @@ mine.delete.click: <lambda>() -> mine.sure [at once]
 mine.sure.click: _delete(mine.selected train.browser) -> train.browser mine.list [at once]
 mine.push.click: _push(mine.selected mine.repository mine.private mine.token) -> mine.pushed mine.token [4]
 mine.chat.click: to_playground(mine.selected train.browser) -> tabs play.run [default]
-mine.open.click: to_train(mine.selected train.browser) -> tabs train.shown train.browser train.panel form.fill [default]
+mine.open.click: to_train(mine.selected train.browser) -> tabs train.shown train.browser train.panel form.fill \
+[default]
 mine.resume.click: to_resume(mine.selected train.browser) -> tabs train.shown train.browser train.panel form.fill \
 [default]
 Playground.select: update_runs(train.browser play.run) -> play.run [default]
@@ -142,18 +143,6 @@ def built() -> BuiltPage:
 def signed_in() -> BuiltPage:
     """The page of a Space, where visitors can sign in."""
     return BuiltPage(has_oauth=True)
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "RUNS", tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def mine(root) -> Run:
-    """A copy of the shipped finished run among this visitor's runs."""
-    return Run(shutil.copytree(recipe.EXAMPLES / "finished", root / "mine"))
 
 
 def state(built: BuiltPage, name: str) -> dict:
@@ -228,9 +217,8 @@ def test_opening_a_fold_computes_what_is_in_it_and_closing_it_stops_that(built):
     assert built.function("form.methods.click")(SimpleNamespace(method="dora")) == "dora"
 
 
-def test_the_buttons_of_a_run_lead_to_the_playground_to_the_push_and_back_to_training(built, mine, root):
-    other = Run(shutil.copytree(mine.path, root / "other"))
-    other.write_text("recipe.yaml", other.recipe.with_settings({"budget": {"epochs": 7}, "seed": 5}).to_yaml())
+def test_the_buttons_of_a_run_lead_to_the_playground_to_the_push_and_back_to_training(built, mine):
+    copied("other", budget={"epochs": 7}, seed=5)
     kept = {"runs": ["mine", "other"], "shown": "mine"}
     for button in ("train.chat", "mine.chat"):
         tabs, run = built.function(f"{button}.click")("other", kept)

@@ -1,0 +1,267 @@
+"""The playground: which runs it offers, what a choice of runs changes, and what each column sends and shows."""
+
+import json
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from conftest import in_order, plain
+from visitors_runs import CHECK, copied, with_events
+
+from tuner.errors import TunerError
+from tuner.runs import create
+from tuner.tasks import TASKS
+from tuner.ui import actions, playground_tab
+from tuner.ui.actions import Lineup
+
+pytest_plugins = ["page_fixtures"]
+SKIP = gr.skip()
+NO_RUN = "No run is chosen. Choose one, or train one first."
+
+
+@pytest.fixture(scope="module")
+def tab():
+    with gr.Blocks():
+        return playground_tab.build(gr.BrowserState())
+
+
+def turns(*texts: str) -> list[dict]:
+    """A conversation that a user began."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def hidden(update: dict) -> bool:
+    return update["visible"] is False
+
+
+def test_runs_are_offered_in_the_visitors_order_with_rows_base_and_status(mine, root):
+    copied("qwerty", name=None, model__name="owner/big", model__quantization="int8", method__name="qlora")
+    with_events(copied("stopped", name="short"), {"event": "end", "reason": "stopped", "step": 3})
+    copied("example")
+    copied("broken").write_text("recipe.yaml", "method: [")
+    create(mine.recipe, path=root / "untrained")
+    visitor = {"runs": ["stopped", "gone", "broken", "qwerty", "untrained"]}
+    assert playground_tab.choices(visitor) == [
+        ("short · corporate stop on tiny-office, 4-bit (NF4), stopped", "stopped"),
+        ("qlora · corporate qwer on big, 8-bit", "qwerty"),
+        ("corporate · example on tiny-office, 4-bit (NF4)", "example"),
+    ]
+    assert [run for _, run in playground_tab.choices(None)] == ["example"]
+
+
+def test_the_chosen_runs_that_exist_stay_chosen_and_else_the_first_is(mine):
+    copied("other")
+    visitor = {"runs": ["mine", "other"]}
+    for chosen, value in (
+        (["other", "mine"], ["other", "mine"]),
+        (["gone", "other"], ["other"]),
+        ("other", ["other"]),
+        (["gone"], ["mine"]),
+        ([], ["mine"]),
+        (None, ["mine"]),
+    ):
+        assert playground_tab.update_runs(visitor, chosen)["value"] == value
+    linked = playground_tab.update_runs({"runs": ["mine"]}, "other")  # a run opened by its link
+    assert (linked["value"], [run for _, run in linked["choices"]]) == (["other"], ["mine", "other"])
+    assert playground_tab.update_runs(None)["value"] == []
+
+
+def test_one_run_is_shown_with_its_adapter_and_merged_model(tab, mine):
+    changed = playground_tab.choose_runs(tab, ["mine"], [], "", None)
+    assert changed[tab.shown] == ["mine"]
+    titles = ["Base model", "Adapter", "Merged model"]
+    for column, title in zip(tab.columns, titles):
+        assert (changed[column]["label"], changed[column]["visible"]) == (title, True)
+    assert hidden(changed[tab.columns[3]])
+    assert "label" not in changed[tab.columns[3]]
+    lines = (mine.data / "heldout.jsonl").read_text().splitlines()
+    prompts = [json.loads(line)["messages"][-1]["content"] for line in lines]
+    assert changed[tab.examples]["samples"] == [[prompt] for prompt in prompts[:6]]
+    assert "when the merged model first answers" in changed[tab.check]
+    assert changed[tab.check_fold]["visible"] is True
+    assert (changed[tab.reference], changed[tab.problem]) == ("", "")
+    assert "value" not in changed[tab.prompt]
+    mine.write_json("merge_check.json", CHECK)
+    assert "99.0%" in playground_tab.choose_runs(tab, ["mine"], [], "", None)[tab.check]
+
+
+def test_a_run_that_cant_be_merged_has_no_merged_column_and_says_why(tab, root):
+    copied("soft", method__name="prefix_tuning")
+    changed = playground_tab.choose_runs(tab, ["soft"], ["other"], "", None)
+    assert [column["visible"] for column in map(changed.get, tab.columns)] == [True, True, False, False]
+    assert "Prefix tuning can't be merged into this base model" in plain(changed[tab.check])
+    assert changed[tab.check_fold]["visible"] is True
+
+
+def test_several_runs_are_shown_by_their_names_in_the_order_they_were_chosen(tab, mine):
+    copied("other", name="second", seed=4)
+    changed = playground_tab.choose_runs(tab, ["other", "mine"], ["other"], "", None)
+    labels = [changed[column].get("label") for column in tab.columns]
+    assert labels == ["Base model", "second · corporate othe", "corporate · mine", None]
+    assert [changed[column]["visible"] for column in tab.columns] == [True, True, True, False]
+    assert changed[tab.check] == ""
+    assert hidden(changed[tab.check_fold])
+    # The held-out rows are those of the first run, so the reference that is shown stays while that run does.
+    assert changed[tab.reference] == SKIP
+    assert playground_tab.choose_runs(tab, ["mine", "other"], ["other"], "", None)[tab.reference] == ""
+    copied("third", seed=5)
+    three = playground_tab.choose_runs(tab, ["mine", "other", "third"], ["mine"], "", None)
+    assert [three[column]["visible"] for column in tab.columns] == [True] * 4
+
+
+def test_without_a_choice_the_columns_of_one_run_are_shown_and_it_says_what_to_do(tab, mine):
+    changed = playground_tab.choose_runs(tab, [], ["mine"], "", None)
+    assert changed[tab.shown] == []
+    assert plain(changed[tab.problem]).strip() == "Choose a run. If there is none yet, train one first."
+    assert changed[tab.examples]["samples"] == []
+    assert [changed[column].get("label") for column in tab.columns] == ["Base model", "Adapter", "Merged model", None]
+    assert hidden(changed[tab.check_fold])
+    assert changed[tab.system]["visible"] is True
+    # An empty choice is no choice that is shown already.
+    assert tab.shown in playground_tab.choose_runs(tab, [], [], "", None)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_shows_the_controls_that_it_uses(tab, root, task):
+    copied("run", task)
+    changed = playground_tab.choose_runs(tab, ["run"], [], "", None)
+    assert changed[tab.system]["visible"] == (task == "generation")
+    assert changed[tab.sampling_fold]["visible"] == (task in ("generation", "seq2seq"))
+    assert changed[tab.prompt]["placeholder"] == TASKS[task].placeholder
+
+
+def test_the_last_prompt_comes_back_for_another_choice_of_runs_but_not_over_a_typed_one(tab, mine):
+    column = turns("the first prompt", "its answer", "the last prompt", "another answer")
+    for first, prompt, value in (
+        (column, "", "the last prompt"),
+        (column, None, "the last prompt"),
+        (column, "  ", "the last prompt"),
+        (column[:3], "", "the last prompt"),  # still unanswered
+        (column, "half a prompt", None),
+        ([], "", None),
+        (None, "", None),
+    ):
+        changed = playground_tab.choose_runs(tab, ["mine"], [], prompt, first)
+        assert changed[tab.prompt].get("value") == value
+
+
+def test_a_choice_that_changes_nothing_leaves_the_conversation(tab, mine):
+    assert playground_tab.choose_runs(tab, ["mine"], ["mine"], "", None) == {tab.problem: ""}
+    changed = playground_tab.choose_runs(tab, ["gone"], ["mine"], "", None)
+    assert list(changed) == [tab.problem]
+    assert "There is no run 'gone'" in plain(changed[tab.problem])
+
+
+def test_an_example_gives_the_last_question_of_its_row_and_its_reference(mine):
+    rows = [{"messages": turns(f"q{i}", f"a{i}", f"last {i}"), "reference": f"answer <{i}>"} for i in range(8)]
+    mine.write_text("data/heldout.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    for index, row in ((0, 0), ([2, 0], 2), ([5], 5)):
+        prompt, reference = playground_tab._use_example(["mine", "gone"], SimpleNamespace(index=index))
+        assert prompt == f"last {row}"
+        assert "Reference" in reference
+        assert plain(reference).split() == ["Reference", "answer", f"<{row}>"]
+    (mine.data / "heldout.jsonl").unlink()
+    assert playground_tab._heldout(mine) == []
+
+
+def test_sending_empties_the_prompt_and_offers_to_stop():
+    prompt, pending, send, stop, problem = playground_tab._begin(" hi ", ["mine"])
+    assert (prompt, pending, problem) == ("", " hi ", "")
+    assert (send["visible"], stop["visible"]) == (False, True)
+    for chosen in ([], None):
+        *others, problem = playground_tab._begin("hi", chosen)
+        assert others == [SKIP] * 4
+        assert NO_RUN in plain(problem)
+    for empty in ("", "  \n", None):
+        prompt, pending, send, stop, problem = playground_tab._begin(empty, ["mine"])
+        assert (prompt, pending, send, stop) == (SKIP, "", SKIP, SKIP)
+        assert "The prompt is empty. Write one first." in plain(problem)
+
+
+def test_when_answering_ends_the_prompt_comes_back_only_after_a_problem():
+    note, problem = '<div class="t-note">Loading</div>', '<div class="t-problems">It broke.</div>'
+    for typed, shown, restored, message in (
+        ("", problem, "hi", SKIP),
+        ("new", problem, SKIP, SKIP),
+        ("", "", SKIP, SKIP),
+        ("", None, SKIP, SKIP),
+        ("", note, "hi", ""),  # stopped before the first answer
+    ):
+        prompt, pending, send, stop, now = playground_tab._end("hi", typed, shown)
+        assert (prompt, pending, now) == (restored, "", message)
+        assert (send["visible"], stop["visible"]) == (True, False)
+    *columns, pending, send, stop = playground_tab._empty()
+    assert columns == [[]] * 4
+    assert (pending, send["visible"], stop["visible"]) == ("", True, False)
+
+
+def test_each_column_goes_on_with_its_own_conversation_and_shows_its_own_answers(mine, models):
+    before = [turns("hello", f"hi from {number}") for number in range(3)]
+    given = [*before, turns("not", "shown")]
+    # temperature, top-p, length, seed
+    updates = list(playground_tab._answer(["mine"], "more?", "Be brief.", 0.5, 0.25, 7, 3, *given))
+    ((adapters, merged, conversations, sampling),) = models.asked
+    assert {variant: run.id for variant, run in adapters.items()} == {"adapter": "mine"}
+    assert merged == {"merged": mine.merged}
+    system = {"role": "system", "content": "Be brief."}
+    for number, variant in enumerate(("base", "adapter", "merged")):
+        assert conversations[variant] == [system, *before[number], {"role": "user", "content": "more?"}]
+    assert sampling == {"temperature": 0.5, "top_p": 0.25, "max_new_tokens": 7, "seed": 3}
+    first, *streamed = updates
+    assert len(streamed) == 2
+    for number in range(3):
+        assert first[number] == [*before[number], {"role": "user", "content": "more?"}]
+    assert plain(first[4]).strip() == "Merging the adapter into the 16-bit base and checking the result …"
+    assert first[5] == SKIP
+    for part, update in zip(models.parts, streamed):
+        for number, variant in enumerate(("base", "adapter", "merged")):
+            answer = {"role": "assistant", "content": f"{part} from {variant}"}
+            assert update[number] == [*before[number], {"role": "user", "content": "more?"}, answer]
+        assert update[3:5] == [SKIP, ""]
+        assert in_order(update[5], "99.0%", "0.125", "87.5%", "2.5")
+    *_, again = [next(playground_tab._answer(["mine"], "x", None, 0, 1, 7, None, *[[]] * 4))]
+    assert plain(again[4]).strip() == "Loading the models …"
+
+
+def test_without_a_system_prompt_and_a_seed_there_are_no_empty_ones(mine, models):
+    for system in ("", "  ", None):
+        list(playground_tab._answer(["mine"], "x", system, 0, 1, 7, None, *[None] * 4))
+        _, _, conversations, sampling = models.asked.pop()
+        assert conversations["adapter"] == turns("x")
+        assert sampling["seed"] == 0
+
+
+def test_models_that_do_not_chat_see_each_text_on_its_own_and_say_when_they_find_nothing(root, models):
+    copied("labels", "classification", method__name="bitfit", model__name="tiny-reader")
+    models.parts = [""]
+    before = turns("earlier", "positive")
+    lineup = Lineup({"adapter": actions.open_run("labels")}, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(actions, "lineup", lambda chosen: lineup)
+        *_, last, final = playground_tab._answer(["labels"], "now", "Be brief.", 0, 1, 7, 0, before, before, [], [])
+    assert models.asked[0][2] == {"base": turns("now"), "adapter": turns("now")}
+    assert [column[-1]["content"] for column in last[:2]] == ["", ""]
+    for column in final[:2]:
+        assert column == [*before, *turns("now", "(nothing)")]
+    assert final[2:5] == [SKIP, SKIP, ""]
+    assert "BitFit can't be merged" in plain(final[5])
+
+
+def test_an_answer_that_fails_leaves_the_earlier_turns_and_names_the_problem(mine, models):
+    models.fails = TunerError("The GPU was taken away.")
+    before = turns("hello", "hi")
+    *_, last = playground_tab._answer(["mine"], "x", "", 0, 1, 7, 0, before, before, [*before, *turns("open")], [])
+    assert last[:4] == [before, before, before, []]
+    assert "The GPU was taken away." in plain(last[4])
+    assert last[5] == SKIP
+    assert list(playground_tab._answer(["mine"], "", "", 0, 1, 7, 0, before, [], [], [])) == [[SKIP] * 6]
+
+
+def test_turns_are_read_in_every_form_that_gradio_gives_them():
+    pieces = [{"type": "text", "text": "one"}, " two", {"type": "file"}]
+    column = [{"role": "user", "content": pieces, "metadata": None}, *turns("x", "an answer")[1:]]
+    assert playground_tab.plain(column) == turns("one two", "an answer")
+    unanswered = [*column, {"role": "user", "content": "again"}, {"role": "user", "content": "and again"}]
+    assert playground_tab.plain(unanswered) == turns("one two", "an answer")
+    assert [turn["content"] for turn in playground_tab.plain(unanswered, answered=False)][2:] == ["again", "and again"]
+    assert playground_tab.plain(None) == playground_tab.plain([]) == []

@@ -1,0 +1,62 @@
+"""A visitor's runs, copied from the shipped finished one; and a GPU that only writes down what it is asked for.
+
+page_fixtures.py has the fixtures.
+"""
+
+import shutil
+from collections.abc import Iterator
+
+from tuner import recipe, runs
+from tuner.runs import Run
+
+VISITOR = "ann"  # the session of the browser
+CHECK = {
+    "tokens": 321,
+    "top1_agreement": 0.99,
+    "max_logit_difference": 0.125,
+    "top1_agreement_quantized": 0.875,
+    "max_logit_difference_quantized": 2.5,
+}
+
+
+def copied(run_id: str, /, task: str | None = None, **settings) -> Run:
+    """A copy of the shipped finished run with other settings ("__" is the dot), and perhaps of another task."""
+    run = Run(shutil.copytree(recipe.EXAMPLES / "finished", runs.RUNS / run_id))
+    changes = {key.replace("__", "."): value for key, value in settings.items()}
+    run.write_text("recipe.yaml", run.recipe.with_settings(changes).to_yaml())
+    if task:
+        run.write_json("plan.json", run.plan | {"task": task})
+    return run
+
+
+def with_events(run: Run, *events: dict) -> Run:
+    """The run, which is not scored, and to which this has happened."""
+    (run.path / "events.jsonl").unlink(missing_ok=True)
+    (run.path / "evaluation.json").unlink(missing_ok=True)
+    for event in events:
+        run.append(event)
+    return run
+
+
+class Gpu:
+    """Stands in for `gpu.chat` and `gpu.merge`: keeps what was asked for, and answers with `parts`, growing."""
+
+    def __init__(self):
+        self.asked: list[tuple] = []
+        self.merges: list[str] = []
+        self.parts = ["Good", "Good day"]
+        self.fails: Exception | None = None
+
+    def chat(self, adapters: dict, merged: dict, conversations: dict, **sampling) -> Iterator[dict[str, str]]:
+        """Answer each variant under its own name."""
+        self.asked.append((adapters, merged, conversations, sampling))
+        for part in self.parts:
+            yield {variant: part and f"{part} from {variant}" for variant in reversed(conversations)}
+        if self.fails:
+            raise self.fails
+
+    def merge(self, run: Run) -> dict:
+        """Write the merge check."""
+        self.merges.append(run.id)
+        run.write_json("merge_check.json", CHECK)
+        return CHECK
