@@ -31,8 +31,8 @@ def copied(run_id: str, /, task: str | None = None, **settings) -> Run:
 
 def with_events(run: Run, *events: dict) -> Run:
     """The run, which is not scored, and to which this has happened."""
-    (run.path / "events.jsonl").unlink(missing_ok=True)
     (run.path / "evaluation.json").unlink(missing_ok=True)
+    run.write_text("events.jsonl", "")
     for event in events:
         run.append(event)
     return run
