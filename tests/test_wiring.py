@@ -1,6 +1,7 @@
 """What each control of the page does: its handler, what it reads and writes; and how the page starts."""
 
 import inspect
+import os
 import runpy
 from types import SimpleNamespace
 
@@ -122,15 +123,24 @@ HIDDEN = {
 }  # fmt: skip
 LABELS = {
     "form.where": "Source of the rows", "form.example": "Example", "form.hub": "Dataset", "form.kind": "Budget",
-    "form.preview_fold": "What the model will see", "form.methods_fold": "Compare all methods",
     "model.name": "Base model", "model.quantization": "Precision", "method.name": "Method",
     "play.columns0": "Base model", "play.columns1": "Adapter", "play.columns2": "Merged model", "play.run": "Runs",
     "play.temperature": "Temperature", "play.top_p": "Top-p", "play.length": "Max new tokens", "play.seed": "Seed",
-    "play.system": "System prompt", "play.prompt": "Prompt", "play.sampling_fold": "Sampling and system prompt",
-    "play.check_fold": "Does merging change the answers?",
+    "play.system": "System prompt", "play.prompt": "Prompt",
     "mine.repository": "Repository", "mine.private": "Private", "mine.token": "Hub token with write access",
-    "mine.link": "Private link to this run", "mine.push_fold": "Push the adapter to the Hub",
+    "mine.link": "Private link to this run",
 }  # fmt: skip
+
+FOLDS = {
+    "How the rows are read": False,
+    "What the model will see": False,
+    "Compare all methods": False,
+    "More settings": False,
+    "Recipe (YAML)": False,
+    "Sampling and system prompt": False,
+    "Does merging change the answers?": True,
+    "Push the adapter to the Hub": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +196,8 @@ def test_the_page_starts_with_these_controls_shown_and_enabled(built):
     assert {name for name, s in states.items() if s.get("interactive") is False} == {"mine.link"}
     assert {name: s["value"] for name, s in states.items() if s["name"] == "button"} == BUTTONS
     assert {name: states[name]["label"] for name in LABELS} == LABELS
-    folds = {name for name, s in states.items() if s["name"] == "accordion" and s["open"]}
-    assert folds == {"play.check_fold"}
+    folds = [block.get_config() for block in built.blocks.blocks.values() if isinstance(block, gr.Accordion)]
+    assert {fold["label"]: fold["open"] for fold in folds} == FOLDS
     assert states["train.timer"]["active"] is False
     assert built.train.timer.value == 1
     assert "Checking the example" in states["train.card"]["value"]
@@ -290,7 +300,7 @@ def test_uploads_are_deleted_after_a_day_and_the_page_reports_nothing(built):
 def test_the_server_starts_with_its_limits_and_opens_to_others_on_a_space_alone(space, monkeypatch):
     monkeypatch.setenv("SPACE_ID", "x")
     monkeypatch.setenv("SPACE_ID", space) if space else monkeypatch.delenv("SPACE_ID")
-    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE", "GRADIO_ANALYTICS_ENABLED"):
         monkeypatch.setenv(name, "0")
         monkeypatch.delenv(name)
     started = {}
@@ -305,6 +315,8 @@ def test_the_server_starts_with_its_limits_and_opens_to_others_on_a_space_alone(
 
     monkeypatch.setattr(page, "build", Page)
     app = runpy.run_path(str(ROOT / "app.py"), run_name="app")
+    assert (os.environ["HF_HUB_DISABLE_PROGRESS_BARS"], os.environ["TQDM_DISABLE"]) == ("1", "1")
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     app["main"]()
     assert started.pop("theme").name == page.theme().name
     assert started == {
