@@ -11,6 +11,7 @@ from conftest import SMALL
 from visitors_runs import CHECK, VISITOR, copied, with_events
 
 from tuner import recipe
+from tuner.data import parse
 from tuner.data.parse import Table
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
@@ -96,6 +97,16 @@ def test_rows_are_those_of_the_file_or_else_the_pasted_ones(tmp_path):
     assert actions.read_rows(None, pasted, None).columns == ["c", "d"]
     for nothing in (None, "", " \n"):
         assert actions.read_rows(None, nothing, None) is None
+
+
+def test_a_recipe_may_draw_from_more_rows_than_the_page_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(parse, "MAX_ROWS", 5)
+    (tmp_path / "rows.csv").write_text(ROWS)
+    for given in ((None, ROWS), (str(tmp_path / "rows.csv"), "")):
+        requested, table = api._requested("data: {max_rows: 4}", *given)
+        assert (requested.data.max_rows, len(table.rows)) == (4, 5)
+        assert "5 rows" in problems(api._requested, "", *given)[0]
+    assert api._requested(None, None, "") == (Recipe(), None)
 
 
 def test_the_examples_plan_is_known_for_its_recipe_whatever_its_name(root):

@@ -8,6 +8,7 @@ import pytest
 from conftest import in_order, plain
 from visitors_runs import copied, with_events
 
+from tuner.planning.forecast import duration
 from tuner.ui import progress, render, run_queue
 from tuner.ui.progress import Curve, Latest, Progress
 
@@ -278,7 +279,17 @@ def test_the_card_names_the_run_its_problems_its_figures_and_its_settings(mine):
 def test_a_finished_run_is_shown_by_its_verdict_and_one_without_scores_by_its_progress(mine):
     html = render.run_card(mine)
     assert 'data-phase="finished"' in html
-    assert in_order(plain(html), "It helped.", "corporate, 300 steps in", "Before", "After", "Training details")
+    took = duration(mine.last_event("end")["seconds"])
+    assert in_order(
+        plain(html),
+        "It helped.",
+        f"corporate, 300 steps in {took}",
+        "0.10",
+        "0.84",
+        "Before",
+        "After",
+        "Training details",
+    )
     assert html.count("t-example") == 3  # two, and what holds them
     assert "Loss over 300 of 300 steps" in html
     (mine.path / "evaluation.json").unlink()

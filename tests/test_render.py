@@ -177,6 +177,19 @@ def test_the_chooser_shows_every_method_once_by_kind_and_folds_the_less_common_o
     assert chooser.choices() == [(row.title, row.name) for row in METHODS.values()]
 
 
+def test_each_kind_of_method_is_summed_up_by_what_it_trains():
+    said = {
+        "reparameterization": "small update",
+        "additive adapter": "layers",
+        "soft prompt": "before the prompt",
+        "selective": "own weights",
+        "hybrid": "two methods",
+        "full": "all weights",
+        "more": "Less common",
+    }
+    assert all(words in chooser.SUMMARIES[kind] for kind, words in said.items())
+
+
 def test_the_chosen_method_is_marked_and_one_that_cant_be_used_is_disabled_with_the_reason():
     costs = {"ia3": COST, "dora": {"problems": ["Not on 8-bit.", "Another."]}, "qlora": COST | {"problems": ["No."]}}
     html = chooser.html(costs, "ia3", waiting=True)

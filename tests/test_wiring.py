@@ -13,7 +13,7 @@ from wires import BuiltPage
 
 from tuner.data import parse
 from tuner.planning import forecast
-from tuner.ui import actions, api, page, run_queue
+from tuner.ui import actions, api, chooser, form, page, run_queue, runs_tab, train_tab
 from tuner.ui.wiring import NOBODY
 
 pytest_plugins = ["page_fixtures"]
@@ -142,6 +142,27 @@ FOLDS = {
     "Push the adapter to the Hub": False,
 }
 
+INFOS = {
+    "play.temperature": "likeliest token each time",
+    "play.top_p": "total probability",
+    "play.length": "longest answer",
+    "play.seed": "same seed gives the same answer",
+    "play.system": "starts each new conversation",
+    "mine.private": "only you can see",
+    "mine.token": "used once and not stored",
+}
+SOURCES = ["example", "file", "paste", "hub"]
+CHOICES = {
+    "form.where": {
+        "Included example": "example",
+        "Upload a file": "file",
+        "Paste rows": "paste",
+        "Hub dataset": "hub",
+    },
+    "form.kind": {"Steps": "steps", "Epochs": "epochs", "Seconds": "seconds"},
+    "model.quantization": {"4-bit (NF4)": "nf4", "8-bit": "int8", "16-bit": "none"},
+}
+
 
 @pytest.fixture(scope="module")
 def built() -> BuiltPage:
@@ -225,6 +246,53 @@ def test_opening_a_fold_computes_what_is_in_it_and_closing_it_stops_that(built):
     assert built.function("mine.delete.click")() == {"visible": True, "__type__": "update"}
     assert built.function("play.clear.click")() == ""
     assert built.function("form.methods.click")(SimpleNamespace(method="dora")) == "dora"
+
+
+def test_each_choice_and_each_tab_has_its_own_value_and_each_input_its_own_help(built):
+    for name, choices in CHOICES.items():
+        assert dict(state(built, name)["choices"]) == choices
+    assert all(label.split(" · ")[0] == value for label, value in state(built, "model.name")["choices"])
+    assert all(words in state(built, name)["info"] for name, words in INFOS.items())
+    tabs = [block for block in built.blocks.blocks.values() if isinstance(block, gr.Tab)]
+    assert {tab.label: tab.id for tab in tabs} == {"Train": "train", "Playground": "playground", "My runs": "runs"}
+    browser = built.train.browser
+    # A new secret at each start would make the lists in the browsers unreadable.
+    assert (browser.storage_key, browser.secret) == ("tuner", "tuner")
+    code = [block.value for block in built.blocks.blocks.values() if isinstance(block, gr.Code)]
+    assert code == [None, "python -m tuner train recipe.yaml --out RUN"]
+
+
+def test_what_is_clicked_in_a_list_and_the_run_in_an_address_have_one_name_in_page_and_browser():
+    for script, name in ((runs_tab.CLICKED, "run"), (chooser.CLICKED, "method")):
+        assert f"closest('[data-{name}]')" in script
+        assert f"trigger('click', {{{name}: row.dataset.{name}}})" in script
+    assert "!row.disabled" in chooser.CLICKED
+    assert "searchParams.set('run', id) : url.searchParams.delete('run')" in train_tab.TO_URL
+    assert "searchParams.set('run', id)" in runs_tab.LINK
+
+
+def test_the_handlers_pass_on_what_the_page_holds(built, signed_in, mine, monkeypatch):
+    train, ann = built.train, SimpleNamespace(session_hash="ann")
+    for name in ("_preview", "_apply", "_prepare"):
+        monkeypatch.setattr(train_tab, name, lambda *given, name=name: (name, *given))
+    monkeypatch.setattr(train_tab, "_survey", lambda *given: iter(given))
+    monkeypatch.setattr(form, "show_columns", lambda *given: given)
+    for trigger in ("after any input", "after form.preview_fold.expand"):
+        assert built.function(trigger)("data") == ("_preview", train, "data")
+    assert built.function("train.apply.click")("text") == ("_apply", train, "text")
+    assert list(built.function("after form.methods_fold.expand")("data")) == [train, "data"]
+    assert built.function("data.format.change")("data") == (train.form, "data")
+    assert built.function("method.name.change")("ia3") == form.show_method(train.form, "ia3")
+    assert built.function("after train.train.click")("data", ann) == ("_prepare", train, "data", "ann")
+    prepare = signed_in.function("after train.train.click")
+    for token, known in ((None, False), (SimpleNamespace(token="hf_x"), True)):
+        assert prepare("data", ann, token) == ("_prepare", signed_in.train, "data", "ann", known)
+    choose = built.function("play.run.change")
+    column = [{"role": "user", "content": "again"}]
+    changed = choose(["mine"], [], "", column)
+    assert (changed[built.play.shown], changed[built.play.prompt]["value"]) == (["mine"], "again")
+    assert choose(["mine"], ["mine"], "", column) == {built.play.problem: ""}
+    assert choose(None, ["mine"], "typed", None)[built.play.shown] == []
 
 
 def test_the_buttons_of_a_run_lead_to_the_playground_to_the_push_and_back_to_training(built, mine):
