@@ -47,6 +47,7 @@ PHASES = [
     ([{"event": "queued"}, {"event": "schedule", "steps": 5}], 3590, "waiting"),
     ([START, {"event": "end", "reason": "stopped"}], 1, "stopped"),
     ([START, {"event": "end", "reason": "steps"}], 1, "interrupted"),
+    ([START, {"event": "end", "reason": "stopped"}], -50, "stopped"),  # the clock was set back
     ([START], 1, "interrupted"),
     ([{"event": "error", "problems": ["x"]}], 1, "failed"),
 ]
