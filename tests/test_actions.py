@@ -327,12 +327,8 @@ def test_the_endpoint_asks_each_model_with_its_own_history(mine, models):
 
 
 def test_the_endpoint_refuses_what_no_model_can_be_asked(mine, models):
-    for turn in (
-        {"role": "oracle", "content": "x"},
-        {"role": "user", "content": 3},
-        {"role": "user"},
-        {"content": "x"},
-    ):
+    no_texts = [{"role": "user", "content": 3}, {"role": "user"}, {"content": "x"}]
+    for turn in [{"role": "oracle", "content": "x"}, *no_texts, "x", ["user", "x"]]:
         (said,) = problems(api.chat, "mine", "hi", {"adapter": [turn]})
         assert said.startswith('history: a turn is not {"role": "user" or "assistant", "content": text}.')
     for role in ("system", "user", "assistant"):

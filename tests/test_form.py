@@ -58,7 +58,7 @@ def test_every_setting_has_one_input_named_and_filled_as_the_recipe_says(built):
         ("data.format", gr.Dropdown, ["auto", *FORMATS]),
         ("training.scheduler", gr.Dropdown, ["linear", "cosine", "constant"]),
         ("training.warmup_steps", gr.Number, ""),
-        ("data.heldout", gr.Number, "(0 to 1)"),
+        ("data.heldout", gr.Number, ""),  # a share or a number of rows
         ("evaluation.rows", gr.Number, "(1 to 2000)"),
         ("seed", gr.Number, ""),  # a bound that nobody types is not mentioned
         ("method.rank", gr.Textbox, "(1 to 1024)"),

@@ -122,6 +122,8 @@ HIDDEN = {
     "play.columns3", "play.stop", "mine.selected", "mine.actions", "mine.resume", "mine.sure",
 }  # fmt: skip
 LABELS = {
+    "form.file": "File of rows (.csv, .tsv, .json, .jsonl, .ndjson, .parquet)",
+    "form.pasted": "Rows as CSV, JSON Lines, or two columns copied from a spreadsheet",
     "form.where": "Source of the rows", "form.example": "Example", "form.hub": "Dataset", "form.kind": "Budget",
     "model.name": "Base model", "model.quantization": "Precision", "method.name": "Method",
     "play.columns0": "Base model", "play.columns1": "Adapter", "play.columns2": "Merged model", "play.run": "Runs",
@@ -362,6 +364,7 @@ def test_uploads_are_deleted_after_a_day_and_the_page_reports_nothing(built):
     assert built.blocks.delete_cache == (3600, 86400)
     assert built.blocks.analytics_enabled is False
     assert built.blocks.title == "Tuner"
+    assert built.installed == ["example"]
 
 
 @pytest.mark.parametrize("space", [None, "alice/tuner"])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from tuner.ui import form, page, playground_tab, runs_tab, train_tab
+from tuner.ui import actions, form, page, playground_tab, runs_tab, train_tab
 
 TABS = {"train": train_tab, "play": playground_tab, "mine": runs_tab}
 
@@ -23,6 +23,8 @@ class BuiltPage:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(page, "has_oauth", lambda: has_oauth)
             patch.setattr("gradio.routes.attach_oauth", lambda app: None)  # it works on a Space alone
+            self.installed: list[str] = []  # what building the page puts into the folder of runs
+            patch.setattr(actions, "install_example", lambda: self.installed.append(actions.EXAMPLE))
             for name, module in TABS.items():
                 patch.setattr(module, "build", self._kept(name, module.build))
             self.blocks = page.build()

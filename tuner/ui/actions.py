@@ -269,7 +269,8 @@ def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float
     """The answers so far, by variant; a run that has no merged model yet is merged first. Raises TunerError."""
     sampling = _checked(sampling)
     for turn in chain.from_iterable(conversations.values()):
-        if turn.get("role") not in ("system", "user", "assistant") or not isinstance(turn.get("content"), str):
+        known = isinstance(turn, dict) and turn.get("role") in ("system", "user", "assistant")
+        if not known or not isinstance(turn.get("content"), str):
             raise TunerError(
                 'history: a turn is not {"role": "user" or "assistant", "content": text}. Fix the history.'
             )

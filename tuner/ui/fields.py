@@ -14,6 +14,8 @@ SCHEMA = Recipe.model_json_schema()
 # Settings with inputs of their own on the page.
 OWN = {"name", "model.name", "data.source", "data.columns", "method.name"}
 
+NUMBERS = ("integer", "number")  # the types of a JSON schema that are numbers
+
 
 def paths(part: str) -> list[str]:
     """The paths of all settings in a part of the recipe."""
@@ -39,16 +41,15 @@ def empty(path: str) -> str | None:
 
 
 def bounds(path: str) -> str:
-    """The bounds of a number in words; empty if it has none."""
-    ranges = []
-    for branch in branches(path):
-        low = branch.get("minimum", branch.get("exclusiveMinimum"))
-        high = branch.get("maximum", branch.get("exclusiveMaximum"))
-        if low is not None and high is not None and high < 2**31:
-            ranges.append(f"{low} to {high}")
-        elif low is not None and low > 1:
-            ranges.append(f"{low} or more")
-    return f" ({ranges[0]})" if len(ranges) == 1 else ""
+    """The bounds of a number in words; empty if it has none, or if there are two kinds of numbers."""
+    numbers = [branch for branch in branches(path) if branch.get("type") in NUMBERS]
+    if len(numbers) != 1:
+        return ""
+    low = numbers[0].get("minimum", numbers[0].get("exclusiveMinimum"))
+    high = numbers[0].get("maximum", numbers[0].get("exclusiveMaximum"))
+    if low is not None and high is not None and high < 2**31:
+        return f" ({low} to {high})"
+    return f" ({low} or more)" if low is not None and low > 1 else ""
 
 
 def component(path: str, start: Recipe, **changes: Any) -> gr.components.Component:
@@ -102,4 +103,4 @@ def _is_list(path: str) -> bool:
 
 
 def _is_number(path: str) -> bool:
-    return any(b.get("type") in ("integer", "number") for b in branches(path))
+    return any(b.get("type") in NUMBERS for b in branches(path))
