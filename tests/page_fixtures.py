@@ -32,5 +32,5 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     models = Gpu()
     monkeypatch.setattr(gpu, "chat", models.chat)
     monkeypatch.setattr(gpu, "merge", models.merge)
-    monkeypatch.setattr(gpu, "import_core", lambda: None)
+    monkeypatch.setattr(gpu, "import_core", models.import_core)
     return models

@@ -174,6 +174,7 @@ def test_a_prepared_run_is_queued_for_its_visitor_and_reads_no_path(mine, starte
     requested, table = Recipe(seed=3), Table("rows.csv", ["a"], [{"a": "x"}])
     assert actions.prepare(requested, VISITOR, table, signed_in=signed_in) is mine
     assert given == [(requested, table, {"local": False})]
+    assert models.imports == 1
     assert started == [("mine", VISITOR, {"event": "queued", "signed_in": signed_in})]
 
 
@@ -261,6 +262,7 @@ def test_several_runs_stand_beside_their_base_in_the_order_in_which_they_are_nam
     copied("b", seed=1)
     lineup = actions.lineup(["b", "mine", "b"])
     assert lineup.variants == ["base", "b", "mine"]
+    assert models.imports == 1
     assert {variant: run.id for variant, run in lineup.adapters.items()} == {"b": "b", "mine": "mine"}
     copied("exact", model__quantization="none")
     assert "different bases" in problems(actions.lineup, ["mine", "exact"])[0]
@@ -271,11 +273,11 @@ def test_whether_a_run_can_be_merged_is_known_from_its_method_and_else_from_its_
     monkeypatch.setattr("tuner.inference.merge.is_mergeable", lambda run: asked.append(run.id) or len(asked) > 1)
     assert actions.can_merge(copied("a"))
     assert not actions.can_merge(copied("b", method__name="prefix_tuning"))
-    assert asked == []
+    assert (asked, models.imports) == ([], 0)
     assert METHODS["bitfit"].mergeable
     c = copied("c", method__name="bitfit")
     assert [actions.can_merge(c), actions.can_merge(c)] == [False, True]
-    assert asked == ["c", "c"]
+    assert (asked, models.imports) == (["c", "c"], 2)
 
 
 SAMPLING = {"temperature": 0.5, "top_p": 0.25, "max_new_tokens": 7, "seed": 3}

@@ -60,6 +60,9 @@ def test_a_plan_says_what_there_is_to_learn_and_how_often():
     assert lines(plan_card.plan_card(LARGE | {"steps": None, "epochs": None, "seconds": 90}, ""))[3] == (
         "Budget: 90 seconds"
     )
+    quota = {"left": 60, "resets_in": 9000}
+    for unknown in (LARGE, LARGE | {"forecast": None}):
+        assert plan_card.plan_card(unknown, "my <run>", quota) == html
     assert "t-parts" not in html
     warned = plan_card.plan_card(LARGE | {"warnings": ["First.", "Second."]}, "")
     assert re.findall(r't-warning">([^<]*)', warned) == ["First.", "Second."]

@@ -123,6 +123,7 @@ def test_checking_knows_who_is_signed_in_and_downloading_is_asked_for_by_its_own
     check, fetch = train_tab.checkers(signed)
     list(check(data, ANN, None))
     list(fetch(data, ANN, SimpleNamespace(token="hf_x")))
+    assert [given[:2] for given in asked] == [(tab, data)] * 2 + [(signed, data)] * 2
     assert [given[2:] for given in asked] == [(False,), (True,), (False, None), (True, "hf_x")]
 
 
@@ -170,6 +171,7 @@ def test_the_methods_are_compared_only_while_that_is_open_and_the_chosen_one_is_
     assert "Not here." in first
     assert "Not here." in last
     ((requested, table, more),) = asked
+    assert models.imports == 1
     assert (requested.method.name, table, more) == ("dora", None, {"local": False})
     data[tab.form.settings["seed"]] = -1
     (refused,) = train_tab._survey(tab, data)

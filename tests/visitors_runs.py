@@ -44,19 +44,26 @@ class Gpu:
     def __init__(self):
         self.asked: list[tuple] = []
         self.merges: list[str] = []
+        self.imports = 0  # calls of `gpu.import_core`, which come before each job
         self.parts = ["Good", "Good day"]
         self.fails: Exception | None = None
 
     def chat(self, adapters: dict, merged: dict, conversations: dict, **sampling) -> Iterator[dict[str, str]]:
         """Answer each variant under its own name."""
+        assert self.imports
         self.asked.append((adapters, merged, conversations, sampling))
         for part in self.parts:
             yield {variant: part and f"{part} from {variant}" for variant in reversed(conversations)}
         if self.fails:
             raise self.fails
 
+    def import_core(self) -> None:
+        """Count the call."""
+        self.imports += 1
+
     def merge(self, run: Run) -> dict:
         """Write the merge check."""
+        assert self.imports
         self.merges.append(run.id)
         run.write_json("merge_check.json", CHECK)
         return CHECK

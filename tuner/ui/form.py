@@ -240,7 +240,7 @@ def show_columns(form: SimpleNamespace, data: dict) -> list:
         return [gr.update(visible=False, value=None)] * len(form.roles)
     try:
         table = read_rows(form, data)
-        if table is None and data[form.where] == "example":
+        if data[form.where] == "example":
             table = sources.read_file(recipe.EXAMPLES / Path(data[form.example]).name)
     except TunerError:  # shown in the plan's card
         table = None
