@@ -228,6 +228,7 @@ def test_the_page_starts_with_these_controls_shown_and_enabled(built):
     assert states["mine.token"]["type"] == "password"
     assert states["mine.private"]["value"] is True
     assert (states["play.run"]["multiselect"], states["play.run"]["max_choices"]) == (True, 3)
+    assert states["mine.link"]["buttons"] == ["copy"]
     assert built.train.browser.default_value == NOBODY
     assert all(c.get_config()["render_markdown"] is False for c in built.play.columns)
 
