@@ -35,6 +35,11 @@ def test_losses_stand_over_their_steps_and_the_axis_ends_where_the_run_will():
         ("middle", "15"),
         ("end", "20"),
     ]
+    places = [(float(x), float(y)) for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"', html)]
+    assert places[:5] == [(38, y) for y in (210, 160.5, 111, 61.5, 12)]
+    assert places[5:] == [(x, 230) for x in (44, 190, 336, 482, 628)]
+    grid = re.findall(r'<line x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="([\d.]+)"/>', html)
+    assert grid[1] == ("44.0", "160.5", "628", "160.5")
     assert re.sub(r"\s+", " ", plain(html)).endswith("training loss held-out loss ")
 
 
