@@ -96,7 +96,8 @@ def decode(raw: bytes, name: str) -> str:
     """
     utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        text = raw.decode("utf-16" if utf16 else "utf-8-sig")
+        # Not "utf-8-sig", whose errors count bytes from behind the mark.
+        text = raw.decode("utf-16" if utf16 else "utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         if utf16:
             raise TunerError(f"{name} is incomplete: its UTF-16 text breaks off. Save it again, as UTF-8.") from None
