@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from tuner.words import count
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -56,12 +58,13 @@ class Tokenised:
             advice = f" Set data.max_length to {longest:,} to {whole}, if memory allows."
         elif self.room:
             advice = " The model reads no more: shorten the rows, or choose a model with a longer context."
-        answers = f" {self.cut_answers:,} of them lose the end of their answer." if self.cut_answers else ""
+        lose_their = "loses the end of its" if self.cut_answers == 1 else "lose the end of their"
+        answers = f" {self.cut_answers:,} of them {lose_their} answer." if self.cut_answers else ""
         are, they_lose = ("is", "It loses") if self.truncated == 1 else ("are", "They lose")
         return (
             f"{self.truncated:,} of {len(self.rows):,} rows {are} longer than {self.max_length:,} tokens, by up to "
-            f"{most - self.max_length:,}. {they_lose} {self.lost_tokens:,} tokens, first from the beginning of the "
-            f"prompt.{answers}{advice}"
+            f"{most - self.max_length:,}. {they_lose} {count(self.lost_tokens, 'token')}, first from the beginning "
+            f"of the prompt.{answers}{advice}"
         )
 
 
