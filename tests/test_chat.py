@@ -311,6 +311,20 @@ def test_the_whole_text_of_a_row_by_template(template, text):
         assert trained == (learned or trained)
 
 
+def test_a_thought_that_is_opened_in_the_prompt_is_kept_with_any_mark():
+    tokenizer = tiny.tiny_tokenizer(OPENING.replace("<|im_end|>", "<|endoftext|>"))
+    row = {"messages": [USER, {**ANSWER, "content": "first"}, USER, ANSWER]}
+    whole, trained = texts(tokenise_chats([row], tokenizer, 1000).rows[0], tokenizer)
+    assert trained == ["Good day.<|endoftext|>"]
+    assert whole.endswith("<|im_start|>assistant\n<think>\nGood day.<|endoftext|>")
+
+
+def test_the_templates_mark_ends_answers_though_the_tokenizer_begins_texts_with_a_token():
+    tokenizer = tiny.encoder_tokenizer()
+    tokenizer.chat_template = tiny.CHATML.replace("<|im_end|>", "<|endoftext|>")
+    assert stop_ids(tokenizer) == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+
+
 def test_what_is_said_of_a_template_that_refuses():
     with pytest.raises(TunerError) as caught:
         render_prompt(TURNS["messages"][:-1], tiny.tiny_tokenizer(NO_SYSTEM))

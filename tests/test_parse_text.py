@@ -90,6 +90,12 @@ WINDOWS = "It may be Windows-1252 or Latin-1."
             "is UTF-8. Save the whole file as UTF-8.",
         ),
         ("a\n".encode("utf-16")[:-1], "rows is incomplete: its UTF-16 text breaks off. Save it again, as UTF-8."),
+        (
+            b"\n\x80",
+            f"rows: line 2 is not UTF-8 text (byte 0x80 at position 1). {WINDOWS} Save the whole file as UTF-8.",
+        ),
+        (b"\n\0\xff", f"rows is binary or damaged: line 2 has the control character 0x00. {BINARY}"),
+        (b"\n\x01", f"rows is binary or damaged: line 2 has the control character 0x01. {BINARY}"),
         (b"a\nb\nc\0\xff", f"rows is binary or damaged: line 3 has the control character 0x00. {BINARY}"),
         (b"a\nb\x1f\n\0", f"rows is binary or damaged: line 2 has the control character 0x1f. {BINARY}"),
         (b"\x0e", f"rows is binary or damaged: line 1 has the control character 0x0e. {BINARY}"),
@@ -144,7 +150,8 @@ TWO_LINES, ONE_LIST = f"{json.dumps(A)}\n{json.dumps(B)}", json.dumps([A, B])
         (".jsonl", TWO_LINES, [A, B], [1, 2]),
         (".ndjson", f"\n{TWO_LINES}\n", [A, B], [2, 3]),
         (".ndjson", json.dumps(A), [A], [1]),
-        (".jsonl", json.dumps({"data": [A]}), [{"data": [A]}], [1]),
+        *((suffix, json.dumps({"data": [A]}), [{"data": [A]}], [1]) for suffix in (".jsonl", ".ndjson")),
+        (".json", json.dumps({"data": [A]}), [A], None),
         (".jsonl", f"\n{ONE_LIST}", [A, B], None),
     ],
 )
@@ -162,7 +169,8 @@ def test_splits_in_a_json_object():
     assert (kept.rows, kept.splits, kept.joined) == ([{"train": [A], "test": 3}], None, False)
     with_column = parsed(json.dumps({"train": [A | {"split": "x"}]}), ".json")
     assert (with_column.columns, with_column.splits) == (["a", "b", "split"], ["train"])
-    for word in parse.SPLITS:
+    others = ["valid", "val", "dev", "heldout", "held-out", "held_out", "eval", "test"]
+    for word in ["train", "training", "validation", *others]:
         assert parsed(f"a,split\n1,{word}").splits == [word]
     half = parsed("a,split\n1,test\n2,")
     assert (half.columns, half.splits) == (["a", "split"], None)
@@ -247,6 +255,22 @@ OBJECT = 'Write each row as an object: {"column": "text", ...}.'
             '[{},\n {"a" 1}]',
             ["rows is not valid JSON: line 2, column 7: Expecting ':' delimiter. Fix it there."],
         ),
+        (
+            ".json",
+            '{"a" 1}\n{"a": 1}',
+            ["rows is not valid JSON: line 1, column 6: Expecting ':' delimiter. Fix it there."],
+        ),
+        *(
+            (
+                suffix,
+                '{"a" 1}\n{"a": 1}',
+                [
+                    "Row 1 of rows has broken JSON in line 1 at column 6: Expecting ':' delimiter. Fix or drop that "
+                    "line."
+                ],
+            )
+            for suffix in (".jsonl", ".ndjson")
+        ),
         (".json", '{"a": ', ["rows is not valid JSON: line 1, column 7: Expecting value. Fix it there."]),
         (".json", '"a"', ["rows has only a text. Give a list of rows: [{...}, {...}]."]),
         (".json", "true", ["rows has only a truth value. Give a list of rows: [{...}, {...}]."]),
@@ -309,7 +333,7 @@ def test_lines_are_counted_from_the_first():
 
 def test_what_is_said_of_parquet(tmp_path, monkeypatch):
     path = tmp_path / "rows.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 400] * 1500, "n": range(1500)}), path)
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 2000] * 1500, "n": range(1500)}), path)
     monkeypatch.setattr(parse, "MAX_ROWS", 1499)
     assert refused(path) == (
         "rows.parquet has 1,500 rows, more than 1,499 rows, the most that a run can use. Give a sample of it, or set "
@@ -320,12 +344,13 @@ def test_what_is_said_of_parquet(tmp_path, monkeypatch):
     assert table.notes == ("Only the first 1,499 rows of mine were read.",)
     monkeypatch.setattr(parse, "MAX_ROWS", 1500)
     assert parse.parquet(path, "mine", None).notes == ()
-    # Six batches of 256 rows, each of 400 bytes of text, 8 of a number and the offsets.
-    monkeypatch.setattr(parse, "MAX_FILE_BYTES", 1500 * 420 // 4)
+    # A row has 2,000 bytes of text, 8 of a number and 4 or 8 to say where the text begins.
+    monkeypatch.setattr(parse, "MAX_FILE_BYTES", 1500 * 2020 // 4)
     assert len(parse.parquet(path, "mine", None).rows) == 1500
-    monkeypatch.setattr(parse, "MAX_FILE_BYTES", 1500 * 400 // 4)
-    with pytest.raises(TunerError, match=r"^mine expands to more than 0 MB\. Give a sample of its rows\.$"):
+    monkeypatch.setattr(parse, "MAX_FILE_BYTES", 1500 * 2000 // 4)
+    with pytest.raises(TunerError) as caught:
         parse.parquet(path, "mine", None)
+    assert str(caught.value) == "mine expands to more than 2 MB. Give a sample of its rows."
     monkeypatch.undo()
     pyarrow.parquet.write_table(pyarrow.table([["a"], ["b"]], names=["x", "x"]), path)
     assert refused(path) == 'rows.parquet has several columns named "x" (columns 1 and 2). Rename all but one.'

@@ -93,6 +93,7 @@ def test_pieces_of_text_change_with_what_is_learned_and_at_special_tokens():
     ]
     assert token_pieces([], [], tokenizer) == []
     # What a tokenizer would tidy up stays as it is.
+    tokenizer.clean_up_tokenization_spaces = True
     ids = tokenizer("a , b .")["input_ids"]
     assert token_pieces(ids, [True] * len(ids), tokenizer)[0]["text"] == "a , b ."
 

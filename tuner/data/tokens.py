@@ -52,11 +52,10 @@ class Tokenised:
             return None
         most = max(self.lengths)
         longest = min(most, self.room or most)
-        advice = ""
         if longest > self.max_length:
             whole = "keep them whole" if longest == most else f"keep more of them: the model reads at most {longest:,}"
             advice = f" Set data.max_length to {longest:,} to {whole}, if memory allows."
-        elif self.room:
+        else:
             advice = " The model reads no more: shorten the rows, or choose a model with a longer context."
         lose_their = "loses the end of its" if self.cut_answers == 1 else "lose the end of their"
         answers = f" {self.cut_answers:,} of them {lose_their} answer." if self.cut_answers else ""
