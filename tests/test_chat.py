@@ -149,6 +149,9 @@ def test_a_tokenizer_that_begins_every_text_with_a_token():
     for row in (ROW, {"text": "Good day."}):
         ids = tokenise_chats([row], tokenizer, 1000).rows[0]["input_ids"]
         assert [ids[0], ids.count(tokenizer.bos_token_id)] == [tokenizer.bos_token_id, 1]
+    for loss_on in ("completion", "all"):
+        once = tokenise_chats([TURNS, ROW], tokenizer, 1000, loss_on)
+        assert tokenise_chats([TURNS, ROW], Slow(tokenizer), 1000, loss_on) == once
     whole = tokenise_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
     cut = tokenise_chats([LONG_PROMPT], tokenizer, 64).rows[0]
     for key in ("input_ids", "labels"):
@@ -325,6 +328,34 @@ def test_the_templates_mark_ends_answers_though_the_tokenizer_begins_texts_with_
     assert stop_ids(tokenizer) == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
 
 
+ALTERNATING = (
+    "{% for m in messages %}{% if m['role'] != ['user', 'assistant'][loop.index0 % 2] or not m['content'] %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+)
+
+
+def test_a_template_that_wants_user_and_assistant_by_turns_gets_them():
+    tokenizer = tiny.tiny_tokenizer(ALTERNATING)
+    turns = [USER, ANSWER, USER, ANSWER]
+    trained = texts(tokenise_chats([{"messages": turns}], tokenizer, 1000).rows[0], tokenizer)[1]
+    assert trained == ["Good day.<|im_end|>"] * 2
+    with pytest.raises(TunerError, match=r"\(roles must alternate\)"):
+        tokenise_chats([TURNS], tokenizer, 1000)
+
+
+def test_a_token_across_an_answers_end_is_the_one_that_generation_reads():
+    tokenizer = tiny.tiny_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    contents = ["hey", " rep", "ort", " me"]
+    turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, contents)]
+    prompt = pieces_of(tokenizer, "hey report")
+    assert prompt != pieces_of(tokenizer, *contents[:3])
+    for rows in ([{"messages": turns}], [ROW, {"messages": turns}]):
+        row = tokenise_chats(rows, tokenizer, 1000).rows[-1]
+        assert row["input_ids"] == [*prompt, *pieces_of(tokenizer, " me<|im_end|>")]
+        first = len(pieces_of(tokenizer, "hey"))
+        assert row["labels"] == [-100] * first + row["input_ids"][first:]
+
+
 def test_what_is_said_of_a_template_that_refuses():
     with pytest.raises(TunerError) as caught:
         render_prompt(TURNS["messages"][:-1], tiny.tiny_tokenizer(NO_SYSTEM))
@@ -348,6 +379,10 @@ def test_a_tokenizer_without_an_end_token_ends_answers_by_the_templates_mark():
 def test_where_a_row_is_cut(tokenizer):
     """A prompt keeps a quarter of the length, and what it doesn't need is the answer's."""
     prompt = pieces_of(tokenizer, render_prompt(LONG_PROMPT["messages"][:-1], tokenizer))
+    short = pieces_of(tokenizer, render_prompt([USER], tokenizer))
+    (cut,) = tokenise_chats([LONG_ANSWER, ROW], tokenizer, 4 * len(short) + 4).rows[:1]
+    assert cut["labels"] == [-100] * len(short) + cut["input_ids"][len(short) :]
+    assert cut["input_ids"][: len(short)] == short
     for words in (1, 20, 40):
         answer = " ".join(COUNTED.split()[:words])
         row = {"messages": [LONG_PROMPT["messages"][0], {"role": "assistant", "content": answer}]}

@@ -259,13 +259,19 @@ def test_how_much_text_is_read(monkeypatch):
 
 def test_pictures_and_sounds_are_left_out_unread(tmp_path):
     features = datasets.Features(
-        {"text": datasets.Value("string"), "picture": datasets.Image(), "sound": datasets.Audio()}
+        {
+            "text": datasets.Value("string"),
+            "picture": datasets.Image(),
+            "pictures": datasets.List(datasets.Image()),
+            "sound": datasets.Audio(),
+        }
     )
-    rows = {"text": ["a", "b"], "picture": [{"path": None, "bytes": b"no picture"}] * 2, "sound": [None] * 2}
+    picture = {"path": None, "bytes": b"no picture"}
+    rows = {"text": ["a", "b"], "picture": [picture] * 2, "pictures": [[picture] * 3] * 2, "sound": [None] * 2}
     path = str(tmp_path / "rows.parquet")
     datasets.Dataset.from_dict(rows, features).to_parquet(path)
     parts = datasets.load_dataset("parquet", data_files={"train": path}, streaming=True)
-    assert list(parts["train"].features) == ["text", "picture", "sound"]
+    assert list(parts["train"].features) == ["text", "picture", "pictures", "sound"]
     table = sources._stream(parts, HUB)
     assert (table.columns, table.rows) == (["text"], [{"text": "a"}, {"text": "b"}])
 
