@@ -79,6 +79,6 @@ def _leaks(train: list[dict], heldout: list[dict]) -> tuple[str, ...]:
         return ()
     have = "has" if repeated == 1 else "have"
     return (
-        f"{repeated:,} of {count(len(heldout), 'held-out row')} {have} a prompt that is also trained on, so the scores "
-        "will look too good. Drop the duplicates.",
+        f"{repeated:,} of {count(len(heldout), 'held-out row')} {have} a prompt that is also trained on, so the "
+        "scores will look too good. Drop the duplicates.",
     )
