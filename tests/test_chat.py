@@ -322,6 +322,13 @@ def test_a_thought_that_is_opened_in_the_prompt_is_kept_with_any_mark():
     assert whole.endswith("<|im_start|>assistant\n<think>\nGood day.<|endoftext|>")
 
 
+def test_an_earlier_answer_behind_another_prompt_than_generations_is_not_learned():
+    opens_once = OPENING.replace("<think>\n", "{% if messages|length == 1 %}<think>\n{% endif %}")
+    turns = {"messages": [USER, {**ANSWER, "content": "first"}, USER, {**ANSWER, "content": "then"}, USER, ANSWER]}
+    trained = texts(tokenise_chats([turns], tiny.tiny_tokenizer(opens_once), 1000).rows[0], tiny.tiny_tokenizer())[1]
+    assert trained == ["then<|im_end|>", "Good day.<|im_end|>"]
+
+
 def test_the_templates_mark_ends_answers_though_the_tokenizer_begins_texts_with_a_token():
     tokenizer = tiny.encoder_tokenizer()
     tokenizer.chat_template = tiny.CHATML.replace("<|im_end|>", "<|endoftext|>")

@@ -149,6 +149,7 @@ TWO_LINES, ONE_LIST = f"{json.dumps(A)}\n{json.dumps(B)}", json.dumps([A, B])
         (".json", json.dumps({"a": ["1", "3"], "b": "2"}), [{"a": ["1", "3"], "b": "2"}], None),
         (".jsonl", TWO_LINES, [A, B], [1, 2]),
         (".ndjson", f"\n{TWO_LINES}\n", [A, B], [2, 3]),
+        (".ndjson", f"{json.dumps(A)}\n \t\n{json.dumps(B)}", [A, B], [1, 3]),
         (".ndjson", json.dumps(A), [A], [1]),
         *((suffix, json.dumps({"data": [A]}), [{"data": [A]}], [1]) for suffix in (".jsonl", ".ndjson")),
         (".json", json.dumps({"data": [A]}), [A], None),
@@ -170,6 +171,8 @@ def test_splits_in_a_json_object():
     with_column = parsed(json.dumps({"train": [A | {"split": "x"}]}), ".json")
     assert (with_column.columns, with_column.splits) == (["a", "b", "split"], ["train"])
     others = ["valid", "val", "dev", "heldout", "held-out", "held_out", "eval", "test"]
+    first = parsed(json.dumps({"train": [A | {"split": "test"}]}), ".json")
+    assert (first.columns, first.splits) == (["a", "b", "split"], ["train"])
     for word in ["train", "training", "validation", *others]:
         assert parsed(f"a,split\n1,{word}").splits == [word]
     half = parsed("a,split\n1,test\n2,")
@@ -305,6 +308,12 @@ OBJECT = 'Write each row as an object: {"column": "text", ...}.'
 )
 def test_what_is_said_of_rows_that_can_not_be_read(suffix, text, sentences):
     assert said(text, suffix) == sentences
+
+
+def test_json_that_is_nested_without_end_is_refused():
+    (sentence,) = said("[" * 100_000, ".json")
+    assert sentence.startswith("rows is JSON that can't be read (")
+    assert sentence.endswith("). Give a list of plain rows.")
 
 
 def test_how_many_rows_are_too_many(monkeypatch):

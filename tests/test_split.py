@@ -194,6 +194,7 @@ def test_what_is_said_of_rows_that_were_divided():
         'Training on the split "train" (1,500 rows), holding out "test" (1,200 rows). Only 1,500 of 1,800 rows are '
         "used (data.max_rows)."
     )
+    assert "Only" not in split_rows(many, names, Data(max_rows=1800), 7).reason
     one = split_rows(many[:5], ["train"] + ["test"] * 4, Data(max_rows=3), 7)
     assert one.reason == 'Training on the split "train" (1 row), holding out "test" (3 rows).'
     one = split_rows(many[:5], ["train"] * 4 + ["test"], Data(), 7)

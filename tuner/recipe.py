@@ -205,9 +205,8 @@ class Recipe(Part):
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise TunerError(
-                f"{name} is not valid YAML{where}: {getattr(error, 'problem', error)}. Fix it there."
-            ) from None
+            problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+            raise TunerError(f"{name} is not valid YAML{where}: {problem}. Fix it there.") from None
         return cls.parse(settings, name)
 
     @classmethod
