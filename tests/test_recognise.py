@@ -391,6 +391,7 @@ def test_what_is_said_of_columns_that_can_not_be_told(columns, settings, sentenc
         ("conversation", "sharegpt", "conversation"),
         ("instruction context response", "instruction", "instruction context response"),
         ("response instruction", "instruction", "instruction response"),
+        ("text response instruction", "instruction", "instruction response"),
         ("document summary", "prompt_completion", "document summary"),
         ("article summary", "prompt_completion", "article summary"),
         ("reply message", "prompt_completion", "message reply"),

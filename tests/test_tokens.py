@@ -1,5 +1,6 @@
 """Tokenized rows by their numbers: what was cut, what is learned from, pieces of text, bins of lengths, batches."""
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -186,7 +187,28 @@ def test_answers_that_do_not_fit(tokenizer):
     exact = tokenise("seq2seq", rows, tokenizer, lengths[1])
     assert exact.cut_answers == 2
     assert len(exact.rows[1]["labels"]) == lengths[1]
-    assert tokenise("seq2seq", [], tokenizer, 8) == Tokenised([], [], 8, 0)
+    assert tokenise("seq2seq", [], tokenizer, 8) == replace(
+        Tokenised([], [], 8, 0), lost_from="from the end of the text"
+    )
+
+
+def test_where_rows_of_each_task_lose_their_tokens(tokenizer):
+    text = "please send me the report by friday and not on monday"
+    rows = {
+        "generation": chat(text, "ok"),
+        "seq2seq": chat(text, "ok"),
+        "classification": {"text": text, "label": "a"},
+        "token_classification": {"tokens": text.split(), "tags": list("abababababa")},
+        "question_answering": {"question": "who?", "context": text, "answer": "please", "start": 0},
+    }
+    for task, row in rows.items():
+        (whole,) = tokenise(task, [row], tokenizer, 100, labels=("a", "b")).rows
+        tokenized = tokenise(task, [row], tokenizer, 14, labels=("a", "b"))
+        keeps_the_beginning = tokenized.rows[0]["input_ids"][:8] == whole["input_ids"][:8]
+        place = "from the end of the text." if keeps_the_beginning else "first from the beginning of the prompt."
+        assert tokenized.warning.startswith("1 of 1 row is longer than 14 tokens, by up to ")
+        assert f" tokens, {place} Set data.max_length to " in tokenized.warning
+        assert keeps_the_beginning == (task != "generation")
 
 
 def test_words_whose_tags_were_all_cut_off_are_counted(tokenizer):

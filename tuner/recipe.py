@@ -89,7 +89,7 @@ class Data(Part):
     system: str | None = Field(None, title="System prompt", description="for rows that have none of their own")
     max_rows: Count | None = Field(None, description="most rows to use, drawn with the seed; all if left out")
     max_length: Auto | Annotated[int, Field(ge=8), WHOLE] = Field(
-        "auto", description="in tokens; longer rows lose the beginning of their prompt"
+        "auto", description="in tokens; longer rows are cut, conversations at the beginning of their prompt"
     )
 
 

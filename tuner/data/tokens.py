@@ -24,6 +24,7 @@ class Tokenised:
     max_length: int
     cut_answers: int  # rows that lost the end of their answer
     room: int | None = None  # the most tokens that the model can read, if there is a limit
+    lost_from: str = "first from the beginning of the prompt"  # where the tokens stood that were cut off
 
     @property
     def truncated(self) -> int:
@@ -61,9 +62,9 @@ class Tokenised:
         answers = f" {self.cut_answers:,} of them {lose_their} answer." if self.cut_answers else ""
         are, they_lose = ("is", "It loses") if self.truncated == 1 else ("are", "They lose")
         return (
-            f"{self.truncated:,} of {len(self.rows):,} rows {are} longer than {self.max_length:,} tokens, by up to "
-            f"{most - self.max_length:,}. {they_lose} {count(self.lost_tokens, 'token')}, first from the beginning "
-            f"of the prompt.{answers}{advice}"
+            f"{self.truncated:,} of {count(len(self.rows), 'row')} {are} longer than {self.max_length:,} tokens, by up to "
+            f"{most - self.max_length:,}. {they_lose} {count(self.lost_tokens, 'token')}, {self.lost_from}."
+            f"{answers}{advice}"
         )
 
 
