@@ -220,7 +220,7 @@ class Recipe(Part):
 
     def to_yaml(self) -> str:
         """YAML that reads back as the same recipe, with every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
     def with_settings(self, settings: dict[str, Any]) -> "Recipe":
         """This recipe with dotted settings changed, such as {"training.learning_rate": 3e-3}. Raises TunerError."""

@@ -62,8 +62,8 @@ class Tokenised:
         answers = f" {self.cut_answers:,} of them {lose_their} answer." if self.cut_answers else ""
         are, they_lose = ("is", "It loses") if self.truncated == 1 else ("are", "They lose")
         return (
-            f"{self.truncated:,} of {count(len(self.rows), 'row')} {are} longer than {self.max_length:,} tokens, by up to "
-            f"{most - self.max_length:,}. {they_lose} {count(self.lost_tokens, 'token')}, {self.lost_from}."
+            f"{self.truncated:,} of {count(len(self.rows), 'row')} {are} longer than {self.max_length:,} tokens, by "
+            f"up to {most - self.max_length:,}. {they_lose} {count(self.lost_tokens, 'token')}, {self.lost_from}."
             f"{answers}{advice}"
         )
 
