@@ -346,6 +346,11 @@ PARTS = "name, task, model, data, method, training, budget, evaluation, seed."
             "r.yaml is not valid YAML at line 2, column 4: mapping values are not allowed here. Fix it there.",
         ),
         (
+            "seed: 1\n\na: [",
+            "r.yaml is not valid YAML at line 3, column 5: expected the node content, but found '<stream end>'. Fix "
+            "it there.",
+        ),
+        (
             "seed: \0",
             "r.yaml is not valid YAML: unacceptable character #x0000: special characters are not allowed. Fix it "
             "there.",

@@ -263,6 +263,17 @@ FOLDED = "because the names match apart from capitals and spaces."
             f'Reading "chat" as conversations (ShareGPT conversations), {MAPPED}',
         ),
         (
+            ["messages", "split"],
+            {},
+            'Reading "messages" as messages (OpenAI conversations), because the names match exactly. '
+            'Not used: "split".',
+        ),
+        (
+            ["label", "text"],
+            {},
+            'Reading "text" as text, "label" as label (text and its label), because the names match exactly.',
+        ),
+        (
             [" Text ", "n"],
             {},
             f'Reading " Text " as text (plain text), {FOLDED} Not used: "n".',

@@ -248,13 +248,13 @@ def test_how_many_rows_of_each_split_are_read(monkeypatch):
 
 
 def test_how_much_text_is_read(monkeypatch):
-    rows = [{"text": "x" * 1000}] * 20
+    rows = [{"text": "x" * 100_000}] * 20
     size = 2 * 20 * len(str(rows[0]))  # of both splits together
     parts = streamed(train=rows, test=rows)
     monkeypatch.setattr(parse, "MAX_FILE_BYTES", -(-size // 4))
     assert len(sources._stream(parts, HUB).rows) == 40
     monkeypatch.setattr(parse, "MAX_FILE_BYTES", size // 4 - 1)
-    assert said(sources._stream, parts, HUB) == ("The rows of 'owner/name' fill more than 0 MB. Lower data.max_rows.")
+    assert said(sources._stream, parts, HUB) == ("The rows of 'owner/name' fill more than 3 MB. Lower data.max_rows.")
 
 
 def test_pictures_and_sounds_are_left_out_unread(tmp_path):

@@ -257,7 +257,7 @@ def _sentences(errors: list[dict]) -> list[str]:
         place = ".".join(
             f"{p}"
             for p in error["loc"]
-            if error["type"] in _UNKNOWN or (isinstance(p, str) and p.isidentifier() and p not in _BRANCHES)
+            if error["type"] in _UNKNOWN or (isinstance(p, str) and p.isidentifier() and p != "str")
         )
         by_place.setdefault(place, []).append(error)
     # Of a union's branches, the literal ("auto") says least about what is wrong.
@@ -266,7 +266,6 @@ def _sentences(errors: list[dict]) -> list[str]:
     ]
 
 
-_BRANCHES = {"int", "float", "str", "list"}
 _UNKNOWN = {"extra_forbidden", "invalid_key"}
 
 
