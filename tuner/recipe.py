@@ -253,7 +253,7 @@ def _sentences(errors: list[dict]) -> list[str]:
     """Pydantic's errors in plain words, one sentence for each setting."""
     by_place: dict[str, list[dict]] = {}
     for error in errors:
-        # Pydantic names the branch of a union after the setting, such as "literal['auto']" or "float".
+        # Pydantic names the branch of a union after the setting, such as "literal['auto']" or "str".
         place = ".".join(
             f"{p}"
             for p in error["loc"]
