@@ -138,6 +138,15 @@ def test_loss_on_all_and_plain_text(tokenizer):
     assert row["input_ids"][-1] == tokenizer.eos_token_id
 
 
+def test_plain_text_is_one_piece():
+    tokenizer = tiny.tiny_tokenizer()
+    tokenized = tokenise_chats([{"text": "report on Friday"}, {"text": "thank you"}], tokenizer, 1000)
+    texts = ("report on Friday<|im_end|>", "thank you<|im_end|>")
+    assert [row["input_ids"] for row in tokenized.rows] == [pieces_of(tokenizer, text) for text in texts]
+    (cut,) = tokenise_chats([{"text": COUNTED}], tokenizer, 64).rows
+    assert cut["input_ids"] == cut["labels"] == pieces_of(tokenizer, COUNTED)[:64]
+
+
 def test_a_tokenizer_that_begins_every_text_with_a_token():
     from tokenizers.processors import TemplateProcessing
 
