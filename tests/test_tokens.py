@@ -221,7 +221,8 @@ def test_words_whose_tags_were_all_cut_off_are_counted(tokenizer):
 
 def test_a_preview_row_by_row(tokenizer):
     def texts(task: str, row: dict, labels: tuple[str, ...] = ()) -> list[tuple]:
-        return [tuple(piece.values()) for piece in preview_pieces(task, row, tokenizer, labels)]
+        pieces = preview_pieces(task, row, tokenizer, labels)
+        return [(piece["text"], piece["trained"], piece["special"]) for piece in pieces]
 
     end = ("<|im_end|>", False, True)
     (row,) = tokenise("seq2seq", [chat("me by", "the report")], tokenizer, 64).rows
