@@ -211,6 +211,14 @@ def test_where_rows_of_each_task_lose_their_tokens(tokenizer):
         assert keeps_the_beginning == (task != "generation")
 
 
+def test_an_answer_from_the_first_word_on_can_be_cut_off_too(tokenizer):
+    text = "please send me the report by friday and not on monday"
+    rows = [{"question": "who?", "context": text, "answer": answer, "start": 0} for answer in (text, "please")]
+    tokenized = tokenise("question_answering", rows, tokenizer, 20)
+    assert tokenized.cut_answers == 1
+    assert [row["labels"] == [0, 0] for row in tokenized.rows] == [True, False]
+
+
 def test_words_whose_tags_were_all_cut_off_are_counted(tokenizer):
     late = {"tokens": ["a" * 40, "b"], "tags": ["X", "Y"]}
     unknown = {"tokens": ["c"], "tags": ["Z"]}

@@ -139,7 +139,7 @@ def token_span(offsets: list, sequences: list, start: int, length: int) -> list[
     """
     inside = [i for i, (a, b) in enumerate(offsets) if sequences[i] == 1 and a < start + length and b > start]
     whole = inside and offsets[inside[0]][0] <= start and offsets[inside[-1]][1] >= start + length
-    return [inside[0], inside[-1]] if start >= 0 and whole else [0, 0]
+    return [inside[0], inside[-1]] if whole else [0, 0]
 
 
 # By objective (tasks.py): rows, tokenizer, max_length, loss_on and the numbers of the labels -> Encoded.
