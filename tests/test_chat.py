@@ -138,6 +138,15 @@ def test_loss_on_all_and_plain_text(tokenizer):
     assert row["input_ids"][-1] == tokenizer.eos_token_id
 
 
+def test_plain_text_is_one_piece():
+    tokenizer = tiny.tiny_tokenizer()
+    tokenized = tokenise_chats([{"text": "report on Friday"}, {"text": "thank you"}], tokenizer, 1000)
+    texts = ("report on Friday<|im_end|>", "thank you<|im_end|>")
+    assert [row["input_ids"] for row in tokenized.rows] == [pieces_of(tokenizer, text) for text in texts]
+    (cut,) = tokenise_chats([{"text": COUNTED}], tokenizer, 64).rows
+    assert cut["input_ids"] == cut["labels"] == pieces_of(tokenizer, COUNTED)[:64]
+
+
 def test_a_tokenizer_that_begins_every_text_with_a_token():
     from tokenizers.processors import TemplateProcessing
 
@@ -149,6 +158,9 @@ def test_a_tokenizer_that_begins_every_text_with_a_token():
     for row in (ROW, {"text": "Good day."}):
         ids = tokenise_chats([row], tokenizer, 1000).rows[0]["input_ids"]
         assert [ids[0], ids.count(tokenizer.bos_token_id)] == [tokenizer.bos_token_id, 1]
+    for loss_on in ("completion", "all"):
+        once = tokenise_chats([TURNS, ROW], tokenizer, 1000, loss_on)
+        assert tokenise_chats([TURNS, ROW], Slow(tokenizer), 1000, loss_on) == once
     whole = tokenise_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
     cut = tokenise_chats([LONG_PROMPT], tokenizer, 64).rows[0]
     for key in ("input_ids", "labels"):
@@ -227,3 +239,185 @@ def test_no_answer_that_fits_is_refused(tokenizer):
 def test_plain_text_may_be_cut_in_every_row(tokenizer):
     tokenized = tokenise_chats([{"text": COUNTED}, {"text": f"thank you {COUNTED}"}], tokenizer, 64)
     assert [len(row["input_ids"]) for row in tokenized.rows] == [64, 64]
+
+
+# -- what is learned from, in tokens
+
+
+def pieces_of(tokenizer, *texts: str) -> list[int]:
+    return [id for text in texts for id in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+class Slow:
+    """A tokenizer that can't tell where its tokens are, as those written in Python."""
+
+    is_fast = False
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, *texts, **options):
+        assert not options.get("return_offsets_mapping")
+        return self.tokenizer(*texts, **options)
+
+
+@pytest.mark.parametrize("template", [tiny.CHATML, THINKING, TWO_ENDS, NO_END, None])
+def test_a_tokenizer_without_offsets_gives_the_same_tokens_and_labels(template):
+    tokenizer = tiny.tiny_tokenizer(template)
+    for loss_on in ("completion", "all"):
+        rows = [TURNS, ROW, {"text": "thank you"}]
+        assert tokenise_chats(rows, Slow(tokenizer), 1000, loss_on) == tokenise_chats(rows, tokenizer, 1000, loss_on)
+
+
+def test_each_answer_of_a_conversation_has_its_own_labels(tokenizer):
+    turns = [USER, {**ANSWER, "content": "first"}, {**USER, "content": "and?"}, {**ANSWER, "content": "the second"}]
+    for rows in ([{"messages": turns}], [ROW, {"messages": turns}]):
+        row = tokenise_chats(rows, tokenizer, 1000).rows[-1]
+        parts = [
+            (False, "<|im_start|>user\nhi, what's up?<|im_end|>\n<|im_start|>assistant\n"),
+            (True, "first<|im_end|>"),
+            (False, "\n<|im_start|>user\nand?<|im_end|>\n<|im_start|>assistant\n"),
+            (True, "the second<|im_end|>"),
+        ]
+        ids = [(id, learned) for learned, text in parts for id in pieces_of(tokenizer, text)]
+        assert row["input_ids"] == [id for id, _ in ids]
+        assert row["labels"] == [id if learned else -100 for id, learned in ids]
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (
+            THINKING,
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi, what's up?<|im_end|>\n"
+            "<|im_start|>assistant\nGood day.<|im_end|>\n<|im_start|>user\nbye<|im_end|>\n"
+            "<|im_start|>assistant\n<think>\n\n</think>\n\nGood day.<|im_end|>",
+        ),
+        (
+            OPENING,
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi, what's up?<|im_end|>\n"
+            "<|im_start|>assistant\nGood day.<|im_end|>\n<|im_start|>user\nbye<|im_end|>\n"
+            "<|im_start|>assistant\n<think>\nGood day.<|im_end|>",
+        ),
+        (
+            TWO_ENDS,
+            "Be kind.<|endoftext|>\nhi, what's up?<|endoftext|>\nGood day.<|endoftext|>\nbye<|endoftext|>\n"
+            "Good day.<|endoftext|>",
+        ),
+        (
+            NO_END,
+            "system: Be kind.\nuser: hi, what's up?\nassistant: Good day.\nuser: bye\n"
+            "assistant: Good day.\n<|im_end|>",
+        ),
+        (None, "Be kind.\nhi, what's up?\nGood day.<|im_end|>\nbye\nGood day.<|im_end|>"),
+    ],
+)
+def test_the_whole_text_of_a_row_by_template(template, text):
+    tokenizer = tiny.tiny_tokenizer(template)
+    for loss_on, learned in (("completion", None), ("all", [text])):
+        whole, trained = texts(tokenise_chats([TURNS], tokenizer, 1000, loss_on).rows[0], tokenizer)
+        assert whole == text
+        assert trained == (learned or trained)
+
+
+def test_a_thought_that_is_opened_in_the_prompt_is_kept_with_any_mark():
+    tokenizer = tiny.tiny_tokenizer(OPENING.replace("<|im_end|>", "<|endoftext|>"))
+    row = {"messages": [USER, {**ANSWER, "content": "first"}, USER, ANSWER]}
+    whole, trained = texts(tokenise_chats([row], tokenizer, 1000).rows[0], tokenizer)
+    assert trained == ["Good day.<|endoftext|>"]
+    assert whole.endswith("<|im_start|>assistant\n<think>\nGood day.<|endoftext|>")
+
+
+def test_an_earlier_answer_behind_another_prompt_than_generations_is_not_learned():
+    opens_once = OPENING.replace("<think>\n", "{% if messages|length == 1 %}<think>\n{% endif %}")
+    turns = {"messages": [USER, {**ANSWER, "content": "first"}, USER, {**ANSWER, "content": "then"}, USER, ANSWER]}
+    trained = texts(tokenise_chats([turns], tiny.tiny_tokenizer(opens_once), 1000).rows[0], tiny.tiny_tokenizer())[1]
+    assert trained == ["then<|im_end|>", "Good day.<|im_end|>"]
+
+
+def test_the_templates_mark_ends_answers_though_the_tokenizer_begins_texts_with_a_token():
+    tokenizer = tiny.encoder_tokenizer()
+    tokenizer.chat_template = tiny.CHATML.replace("<|im_end|>", "<|endoftext|>")
+    assert stop_ids(tokenizer) == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+
+
+ALTERNATING = (
+    "{% for m in messages %}{% if m['role'] != ['user', 'assistant'][loop.index0 % 2] or not m['content'] %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+)
+
+
+def test_a_template_that_wants_user_and_assistant_by_turns_gets_them():
+    tokenizer = tiny.tiny_tokenizer(ALTERNATING)
+    turns = [USER, ANSWER, USER, ANSWER]
+    trained = texts(tokenise_chats([{"messages": turns}], tokenizer, 1000).rows[0], tokenizer)[1]
+    assert trained == ["Good day.<|im_end|>"] * 2
+    with pytest.raises(TunerError, match=r"\(roles must alternate\)"):
+        tokenise_chats([TURNS], tokenizer, 1000)
+
+
+def test_a_token_across_an_answers_end_is_the_one_that_generation_reads():
+    tokenizer = tiny.tiny_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    contents = ["hey", " rep", "ort", " me"]
+    turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, contents)]
+    prompt = pieces_of(tokenizer, "hey report")
+    assert prompt != pieces_of(tokenizer, *contents[:3])
+    for rows in ([{"messages": turns}], [ROW, {"messages": turns}]):
+        row = tokenise_chats(rows, tokenizer, 1000).rows[-1]
+        assert row["input_ids"] == [*prompt, *pieces_of(tokenizer, " me<|im_end|>")]
+        first = len(pieces_of(tokenizer, "hey"))
+        assert row["labels"] == [-100] * first + row["input_ids"][first:]
+
+
+def test_what_is_said_of_a_template_that_refuses():
+    with pytest.raises(TunerError) as caught:
+        render_prompt(TURNS["messages"][:-1], tiny.tiny_tokenizer(NO_SYSTEM))
+    assert str(caught.value) == (
+        "The model's chat template refuses these messages (no system role). Many templates allow no system prompt, or "
+        "require user and assistant to alternate: change data.system or the rows, or choose another model."
+    )
+
+
+def test_a_tokenizer_without_an_end_token_ends_answers_by_the_templates_mark():
+    tokenizer = tiny.tiny_tokenizer()
+    tokenizer.eos_token = None
+    assert stop_ids(tokenizer) == pieces_of(tokenizer, "<|im_end|>")
+    assert texts(tokenise_chats([ROW], tokenizer, 1000).rows[0], tokenizer)[1] == ["Good day.<|im_end|>"]
+    tokenizer = tiny.tiny_tokenizer(NO_END)
+    tokenizer.eos_token = None
+    assert stop_ids(tokenizer) == []
+    assert texts(tokenise_chats([{"text": "thx"}], tokenizer, 1000).rows[0], tokenizer) == ("thx", ["thx"])
+
+
+def test_where_a_row_is_cut(tokenizer):
+    """A prompt keeps a quarter of the length, and what it doesn't need is the answer's."""
+    prompt = pieces_of(tokenizer, render_prompt(LONG_PROMPT["messages"][:-1], tokenizer))
+    short = pieces_of(tokenizer, render_prompt([USER], tokenizer))
+    (cut,) = tokenise_chats([LONG_ANSWER, ROW], tokenizer, 4 * len(short) + 4).rows[:1]
+    assert cut["labels"] == [-100] * len(short) + cut["input_ids"][len(short) :]
+    assert cut["input_ids"][: len(short)] == short
+    for words in (1, 20, 40):
+        answer = " ".join(COUNTED.split()[:words])
+        row = {"messages": [LONG_PROMPT["messages"][0], {"role": "assistant", "content": answer}]}
+        end = pieces_of(tokenizer, f"{answer}<|im_end|>")
+        for length in (len(end) + 12, len(end) + 40, len(prompt) + len(end) - 1, len(prompt) + len(end)):
+            room = max(length - len(end), length // 4)
+            kept = prompt[-room:] if room < len(prompt) else prompt
+            (cut,) = tokenise_chats([row, ROW], tokenizer, length).rows[:1]
+            assert cut["input_ids"] == [*kept, *end][:length]
+            assert cut["labels"] == ([-100] * len(kept) + end)[:length]
+            both = tokenise_chats([row, ROW], tokenizer, length)
+            assert both.cut_answers == (len(kept) + len(end) > length)
+            assert both.lengths[0] == len(prompt) + len(end)
+
+
+def test_a_first_token_is_kept_only_if_it_begins_every_text(tokenizer):
+    # ChatML's texts begin with a token too, which goes with the rest.
+    cut = tokenise_chats([LONG_PROMPT], tokenizer, 64).rows[0]
+    assert cut["input_ids"][0] != tokenizer.convert_tokens_to_ids("<|im_start|>")
+    other = tiny.tiny_tokenizer()
+    other.bos_token = "<|endoftext|>"
+    assert tokenise_chats([LONG_PROMPT], other, 64).rows[0] == cut

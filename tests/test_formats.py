@@ -330,3 +330,60 @@ def test_every_format_has_a_spelling_for_each_part():
         assert recognise(table(list(shape.spellings[0]), shape.spellings[0]), Data(format=shape.name)).row is shape
         assert {len(spelling) for spelling in shape.spellings + shape.whole} == {len(shape.roles)}
         assert shape.optional or len(set(shape.spellings)) == len(shape.spellings)
+
+
+# -- several parts of one row
+
+
+def test_every_cell_that_can_not_be_read_is_named_and_rows_have_all_parts_or_none():
+    names = ["instruction", "input", "output"]
+    message = problems(names, ["a", ["b"], ""], ["", "b", "c"], [None, "b", 0.5], ["a", "b", "c"])
+    assert message.split("\n") == [
+        'Row 1 of rows.csv has a list in "input" where text belongs. Write it as one text, or map another column.',
+        'Row 1 of rows.csv has an empty "output". Fill it in, or drop the row.',
+        'Row 2 of rows.csv has an empty "instruction". Fill it in, or drop the row.',
+        'Row 3 of rows.csv has no text in "instruction" (null). Fill it in, or drop the row.',
+    ]
+    message = problems(["tokens", "tags"], ["a b c", "O"], [None, "O"])
+    assert message.split("\n") == [
+        "Row 1 of rows.csv has 3 tokens and 1 tag. Give every token one tag.",
+        'Row 2 of rows.csv has no text in "tokens" (null). Fill it in, or drop the row.',
+    ]
+
+
+def test_a_part_that_is_optional_may_be_missing_from_a_row():
+    rows = [{"instruction": "a", "output": "c"}, {"instruction": "d", "output": "f", "input": "e"}]
+    given = parse.Table("rows.jsonl", ["instruction", "output", "input"], rows)
+    read = formats.normalise(given, recognise(given, Data()))
+    assert read == [formats.exchange("c", "a"), formats.exchange("f", "d", "e")]
+    lacking = parse.Table("rows.jsonl", ["instruction", "output"], [{"instruction": "a", "output": "b"}, {}])
+    with pytest.raises(TunerError) as caught:
+        formats.normalise(lacking, recognise(lacking, Data()))
+    assert list(caught.value.problems) == [
+        'Row 2 of rows.jsonl has no "instruction". Fill it in, or drop the row.',
+        'Row 2 of rows.jsonl has no "output". Fill it in, or drop the row.',
+    ]
+
+
+def test_the_parts_of_a_prompt_are_paragraphs():
+    assert formats.exchange("answer", "first", None, "", "second", "third") == {
+        "messages": [
+            {"role": "user", "content": "first\n\nsecond\n\nthird"},
+            {"role": "assistant", "content": "answer"},
+        ]
+    }
+
+
+def test_rows_without_a_system_prompt_stay_as_they_are():
+    for system in (None, ""):
+        assert normal(["messages"], [TURNS["messages"]], [ROW["messages"]], system=system) == [TURNS, ROW]
+
+
+def test_no_format_takes_the_columns_of_another():
+    """Every common name of a part, alone with the first names of the others, is read as that part."""
+    for shape in formats.FORMATS.values():
+        for role in shape.roles:
+            for name in shape.names(role):
+                columns = {each: shape.names(each)[0] for each in shape.roles} | {role: name}
+                if len(set(columns.values())) == len(columns):
+                    assert recognized(list(columns.values()), format=shape.name).columns == columns

@@ -150,3 +150,278 @@ def test_reading_a_recipe_or_listing_methods_imports_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+# -- every setting
+
+DEFAULTS = {
+    "name": None,
+    "task": "auto",
+    "model": {"name": "tiny-office", "revision": None, "quantization": "nf4", "dtype": "auto"},
+    "data": {
+        "source": "corporate.jsonl",
+        "config": None,
+        "split": None,
+        "heldout_split": None,
+        "heldout": 0.1,
+        "format": "auto",
+        "columns": {},
+        "system": None,
+        "max_rows": None,
+        "max_length": "auto",
+    },
+    "method": {"name": "lora"}
+    | dict.fromkeys(("rank", "alpha", "dropout", "target_modules", "virtual_tokens", "bottleneck", "layers"), "auto"),
+    "training": {
+        "learning_rate": "auto",
+        "batch_size": "auto",
+        "warmup_steps": 10,
+        "scheduler": "linear",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "loss_on": "completion",
+        "checkpoint_seconds": "auto",
+    },
+    "budget": {"steps": 300, "epochs": None, "seconds": None},
+    "evaluation": {"rows": 64, "max_new_tokens": 64, "metrics": "auto", "loss_every": 50},
+    "seed": 0,
+}
+
+
+def test_the_defaults_are_written_out_in_their_order():
+    text = Recipe().to_yaml()
+    assert yaml.safe_load(text) == DEFAULTS
+    keys = [line.split(":")[0].strip() for line in text.splitlines()]
+    parts = [[name, *part] if isinstance(part, dict) else [name] for name, part in DEFAULTS.items()]
+    assert keys == [key for part in parts for key in part]
+    named = Recipe(name="Größe").with_settings({"data.columns": {"prompt": "q", "completion": "a"}})
+    assert "name: Größe\n" in named.to_yaml()
+    assert Recipe.from_yaml(named.to_yaml()) == named
+
+
+AUTO = "auto"
+WHOLE, NUMBER = "is not a whole number. Give a whole number, or", "is not a number. Give a number, or"
+MODULES = [AUTO, "all-linear", ["q_proj", "v_proj"], []]
+
+
+@pytest.mark.parametrize(
+    ("key", "taken", "refused"),
+    [
+        ("name", [None, "x" * 80], {"x" * 81: "can't be used: String should have at most 80 characters."}),
+        ("model.name", ["x"], {"": "can't be used: String should have at least 1 character."}),
+        (
+            "model.quantization",
+            ["nf4", "int8", "none"],
+            {"int4": "can't be used: it must be 'nf4', 'int8' or 'none'."},
+        ),
+        (
+            "model.dtype",
+            [AUTO, "float32", "bfloat16", "float16"],
+            {"fp8": "can't be used: it must be 'auto', 'float32', 'bfloat16' or 'float16'."},
+        ),
+        ("data.source", ["x"], {"": "can't be used: String should have at least 1 character."}),
+        (
+            "data.heldout",
+            [0.001, 0.999, 1, 5000],
+            {
+                0: "can't be used: it must be greater than 0.",
+                1.5: "can't be used: it must be less than 1.",
+                "x": f"{NUMBER} leave it out.",
+            },
+        ),
+        (
+            "data.max_rows",
+            [None, 1, 10**9],
+            {0: "can't be used: it must be at least 1.", "x": f"{WHOLE} leave it out."},
+        ),
+        ("data.max_length", [AUTO, 8], {7: "can't be used: it must be at least 8.", "x": f"{WHOLE} auto."}),
+        (
+            "method.rank",
+            [AUTO, 1, 1024],
+            {
+                0: "can't be used: it must be at least 1.",
+                1025: "can't be used: it must be at most 1024.",
+                2.5: f"{WHOLE} auto.",
+            },
+        ),
+        ("method.alpha", [AUTO, 0.5, 2000], {0: "can't be used: it must be greater than 0.", "x": f"{NUMBER} auto."}),
+        (
+            "method.dropout",
+            [AUTO, 0, 0.99],
+            {-0.1: "can't be used: it must be at least 0.", 1: "can't be used: it must be less than 1."},
+        ),
+        ("method.target_modules", MODULES, {"x": "can't be used: it must be a valid list."}),
+        (
+            "method.virtual_tokens",
+            [AUTO, 1, 512],
+            {0: "can't be used: it must be at least 1.", 513: "can't be used: it must be at most 512."},
+        ),
+        (
+            "method.bottleneck",
+            [AUTO, 1, 1024],
+            {0: "can't be used: it must be at least 1.", 1025: "can't be used: it must be at most 1024."},
+        ),
+        (
+            "method.layers",
+            [AUTO, 1, 200],
+            {0: "can't be used: it must be at least 1.", 201: "can't be used: it must be at most 200."},
+        ),
+        (
+            "training.learning_rate",
+            [AUTO, 1e-9, 1],
+            {0: "can't be used: it must be greater than 0.", 1.01: "can't be used: it must be at most 1."},
+        ),
+        (
+            "training.batch_size",
+            [AUTO, 1, 1024],
+            {0: "can't be used: it must be at least 1.", 1025: "can't be used: it must be at most 1024."},
+        ),
+        (
+            "training.warmup_steps",
+            [0, 5],
+            {-1: "can't be used: it must be at least 0.", 1.5: f"{WHOLE} leave it out."},
+        ),
+        (
+            "training.scheduler",
+            ["linear", "cosine", "constant"],
+            {"x": "can't be used: it must be 'linear', 'cosine' or 'constant'."},
+        ),
+        ("training.weight_decay", [0, 0.5, 3], {-0.1: "can't be used: it must be at least 0."}),
+        (
+            "training.max_grad_norm",
+            [0.1, 5],
+            {0: "can't be used: it must be greater than 0.", "x": f"{NUMBER} leave it out."},
+        ),
+        (
+            "training.loss_on",
+            ["completion", "all"],
+            {"x": "can't be used: it must be 'completion' or 'all'."},
+        ),
+        ("training.checkpoint_seconds", [AUTO, 0.5], {0: "can't be used: it must be greater than 0."}),
+        ("budget.steps", [1, "1e3"], {0: "can't be used: it must be at least 1.", 2.5: f"{WHOLE} leave it out."}),
+        ("budget.epochs", [0.5, 7], {0: "can't be used: it must be greater than 0.", "x": f"{NUMBER} leave it out."}),
+        ("budget.seconds", [0.5, 7], {0: "can't be used: it must be greater than 0."}),
+        (
+            "evaluation.rows",
+            [1, 2000],
+            {0: "can't be used: it must be at least 1.", 2001: "can't be used: it must be at most 2000."},
+        ),
+        (
+            "evaluation.max_new_tokens",
+            [1, 2048],
+            {0: "can't be used: it must be at least 1.", 2049: "can't be used: it must be at most 2048."},
+        ),
+        ("evaluation.metrics", [AUTO, "f1", ["f1", "bleu"]], {3: "can't be used: it must be a valid string."}),
+        ("evaluation.loss_every", [0, 1], {-1: "can't be used: it must be at least 0."}),
+        (
+            "seed",
+            [0, 2**31 - 1],
+            {-1: "can't be used: it must be at least 0.", 2**31: "can't be used: it must be less than 2147483648."},
+        ),
+    ],
+)
+def test_what_each_setting_may_be(key, taken, refused):
+    part, _, leaf = key.rpartition(".")
+    for value in taken:
+        recipe = Recipe().with_settings({key: value})
+        given = 1000 if value == "1e3" else value
+        assert getattr(getattr(recipe, part) if part else recipe, leaf) == given
+        assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    for value, sentence in refused.items():
+        with pytest.raises(TunerError) as caught:
+            Recipe().with_settings({key: value})
+        shown = f'"{value}"'[:80] if isinstance(value, str) else value
+        assert str(caught.value) == f"{key}: {shown} {sentence}"
+
+
+PARTS = "name, task, model, data, method, training, budget, evaluation, seed."
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("null", "r.yaml is not a recipe. Give settings by name, such as 'budget: {steps: 300}'."),
+        (
+            "seed: 1\n  a: [",
+            "r.yaml is not valid YAML at line 2, column 4: mapping values are not allowed here. Fix it there.",
+        ),
+        (
+            "seed: 1\n\na: [",
+            "r.yaml is not valid YAML at line 3, column 5: expected the node content, but found '<stream end>'. Fix "
+            "it there.",
+        ),
+        (
+            "seed: \0",
+            "r.yaml is not valid YAML: unacceptable character #x0000: special characters are not allowed. Fix it "
+            "there.",
+        ),
+        ("1: 2", f"'1' is not a setting. Choose from: {PARTS}"),
+        ("colour: 2", f"'colour' is not a setting. Choose from: {PARTS}"),
+        ("modle: 2", "'modle' is not a setting. Did you mean 'model'?"),
+        ("model: {nme: a}", "'model.nme' is not a setting. Did you mean 'name'?"),
+        ("model: {x: a}", "'model.x' is not a setting. Choose from: name, revision, quantization, dtype."),
+        ("model: a", 'model: "a" can\'t be used. Put its settings under it, one per line.'),
+        ("model:", "model: null can't be used. Put its settings under it, one per line."),
+        ("data: {columns: {text: 1}}", "data.columns.text: 1 can't be used: it must be a valid string."),
+        ("seed: 2000-01-01", f'seed: "2000-01-01" {WHOLE} leave it out.'),
+        ("training: {learning_rate: }", f"training.learning_rate: null {NUMBER} auto."),
+        ("method: {alpha: [1]}", f"method.alpha: [1] {NUMBER} auto."),
+        ("method: {target_modules: [a, 1]}", "method.target_modules: 1 can't be used: it must be a valid string."),
+        ("evaluation: {rows: 1e-3}", f'evaluation.rows: "1e-3" {WHOLE} leave it out.'),
+        ("evaluation: {rows: 1.5e0}", f'evaluation.rows: "1.5e0" {WHOLE} leave it out.'),
+        ("evaluation: {rows: ١e1}", f'evaluation.rows: "\\u0661e1" {WHOLE} leave it out.'),
+        ("budget: {}", "budget: give exactly one of steps, epochs and seconds (none given)."),
+        (
+            "budget: {steps: 1, seconds: 2}",
+            "budget: give exactly one of steps, epochs and seconds (steps, seconds given).",
+        ),
+        (
+            "budget: {steps: 1, epochs: 3, seconds: 2}",
+            "budget: give exactly one of steps, epochs and seconds (steps, epochs, seconds given).",
+        ),
+    ],
+)
+def test_what_is_said_of_a_recipe_that_can_not_be_read(text, sentence):
+    with pytest.raises(TunerError) as caught:
+        Recipe.from_yaml(text, "r.yaml")
+    assert str(caught.value) == sentence
+
+
+def test_settings_are_changed_by_their_names_and_the_others_stay():
+    recipe = Recipe.load("corporate")
+    changed = recipe.with_settings(
+        {"model.name": "a/b", "name": "x", "seed": " +1E+2 ", "data.columns": {"text": "t"}}
+    )
+    assert (changed.model.name, changed.name, changed.seed) == ("a/b", "x", 100)
+    rest = {"name": recipe.name, "seed": recipe.seed, "model": recipe.model.model_dump()}
+    data = recipe.data.model_dump()
+    assert changed.with_settings(rest | {"data": data}) == recipe
+    budgets = [{"budget.steps": 7, "budget.epochs": 2}, {"budget": {"epochs": 2}}, {"budget.epochs": "2"}]
+    for settings in budgets:
+        assert recipe.with_settings(settings).budget.model_dump() == {"steps": None, "epochs": 2, "seconds": None}
+    with pytest.raises(TunerError, match=r"\(none given\)"):
+        recipe.with_settings({"budget.steps": None})
+    for part, name, value in ((recipe, "seed", 3), (recipe.model, "name", "a/b")):
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(part, name, value)
+
+
+def test_what_is_said_of_a_recipe_that_can_not_be_found_or_decoded(tmp_path):
+    with pytest.raises(TunerError) as caught:
+        Recipe.load("corprate")
+    names = ", ".join(sorted(file.stem for file in EXAMPLES.glob("*.yaml")))
+    assert str(caught.value) == f"There is no recipe 'corprate'. Give a YAML file, or a shipped recipe: {names}."
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"name: caf\xe9\n")
+    for given in (path, str(path)):
+        with pytest.raises(TunerError) as caught:
+            Recipe.load(given)
+        assert str(caught.value) == "mine.yaml is not UTF-8 text. Give a recipe in YAML."
+    path.write_text("- a")
+    with pytest.raises(TunerError, match=r"^mine\.yaml is not a recipe\."):
+        Recipe.load(path)
+    path.write_text("name: café", encoding="utf-8")
+    assert Recipe.load(path).name == "café"
+    for settings in (None, [], "a"):
+        with pytest.raises(TunerError, match=r"^the recipe is not a recipe\."):
+            Recipe.parse(settings)

@@ -215,3 +215,226 @@ def test_a_new_format_is_one_row(monkeypatch):
         assert checked.heldout_rows[0]["messages"][0]["content"].startswith("Guess: what is ")
     assert "quiz" in [name for _, name in fields.component("data.format", Recipe()).choices]
     assert "quiz" in problems(["text"], ["a"], format="nothing")
+
+
+# -- every sentence
+
+MAPPED = "because you mapped them."
+COMMON = "because these names are commonly used for it."
+FOLDED = "because the names match apart from capitals and spaces."
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "reason"),
+    [
+        (
+            ["Instruction", "In-Put", "Input", "OUTPUT"],
+            {},
+            'Reading "Instruction" as instruction, "Input" as input, "OUTPUT" as output (instruction, input and '
+            f'output), {FOLDED} Not used: "In-Put".',
+        ),
+        (
+            ["words", "Ner-Tags", "id", "pos"],
+            {},
+            'Reading "words" as tokens, "Ner-Tags" as tags (tokens and their tags), '
+            f'{COMMON} Not used: "id" and "pos".',
+        ),
+        (
+            ["prompt", "answer", "Chat History"],
+            {},
+            'Reading "prompt" as prompt, "answer" as completion (prompt and completion), '
+            f'{COMMON} Not used: "Chat History".',
+        ),
+        (
+            ["a", "b", "input", "c"],
+            {"columns": {"output": "a", "input": "c", "instruction": "b"}},
+            'Reading "b" as instruction, "c" as input, "a" as output (instruction, input and output), '
+            f'{MAPPED} Not used: "input".',
+        ),
+        (
+            ["a", "b", "context"],
+            {"columns": {"output": "a", "instruction": "b"}},
+            'Reading "b" as instruction, "context" as input, "a" as output (instruction, input and output), '
+            "because you mapped them.",
+        ),
+        (
+            ["chat"],
+            {"columns": {"conversations": "chat"}},
+            f'Reading "chat" as conversations (ShareGPT conversations), {MAPPED}',
+        ),
+        (
+            ["messages", "split"],
+            {},
+            'Reading "messages" as messages (OpenAI conversations), because the names match exactly. '
+            'Not used: "split".',
+        ),
+        (
+            ["label", "text"],
+            {},
+            'Reading "text" as text, "label" as label (text and its label), because the names match exactly.',
+        ),
+        (
+            [" Text ", "n"],
+            {},
+            f'Reading " Text " as text (plain text), {FOLDED} Not used: "n".',
+        ),
+        (
+            ["prompt", "Prompt"],
+            {"columns": {"prompt": "Prompt", "completion": "prompt"}},
+            f'Reading "Prompt" as prompt, "prompt" as completion (prompt and completion), {MAPPED}',
+        ),
+    ],
+)
+def test_what_is_read_and_why(columns, settings, reason):
+    assert recognized(columns, **settings).reason == reason
+
+
+ROLES = (
+    "messages: messages; sharegpt: conversations; instruction: instruction, input, output; prompt_completion: prompt, "
+    "completion; squad: question, context, answers; tokens_tags: tokens, tags; text_label: text, label; text: text."
+)
+NAMES = "messages, sharegpt, instruction, prompt_completion, squad, tokens_tags, text_label or text."
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "sentences"),
+    [
+        (
+            ["größe", "b"],
+            {},
+            [
+                'The columns of rows.csv are not recognized: "größe" and "b". Name the columns in the first line '
+                '(prompt and completion), or map them: data.columns: {prompt: "größe", completion: "b"}.'
+            ],
+        ),
+        (
+            ["a"],
+            {},
+            [
+                'The columns of rows.csv are not recognized: "a". Name the columns in the first line '
+                '(prompt and completion), or map them: data.columns: {prompt: "a", completion: "..."}.'
+            ],
+        ),
+        (
+            ["a", "b", "c", "d"],
+            {"format": "squad"},
+            [
+                'The columns of rows.csv are not recognized: "a", "b", "c" and "d". Name the columns in the first '
+                "line (question and context and answers), or map them: "
+                'data.columns: {question: "a", context: "b", answers: "c"}.'
+            ],
+        ),
+        (
+            ["x", "Question", "y", "z"],
+            {"format": "squad"},
+            [
+                'rows.csv has "Question" for the question, but no column for the context and the answers. Its columns '
+                'are "x", "Question", "y" and "z". Map them by hand, such as '
+                'data.columns: {question: "Question", context: "x", answers: "y"}.'
+            ],
+        ),
+        (
+            ["question", "passage"],
+            {"format": "squad"},
+            [
+                'rows.csv has "question" and "passage" for the question and the context, but no column for the '
+                'answers. Its columns are "question" and "passage". Add a column "answers".'
+            ],
+        ),
+        (
+            ["input", "prompt"],
+            {},
+            [
+                'rows.csv has "prompt" for the prompt, but no column for the completion. Its columns are "input" and '
+                '"prompt". Map them by hand, such as data.columns: {prompt: "prompt", completion: "input"}.'
+            ],
+        ),
+        (
+            ["question", "answer", "query", "response"],
+            {},
+            [
+                'The columns of rows.csv can be read in several ways: "question" and "answer" or "query" and '
+                '"response". Map them by hand, such as data.columns: {prompt: "question", completion: "answer"}.'
+            ],
+        ),
+        (
+            ["q", "a"],
+            {"columns": {"prompt": "x", "banana": "y"}},
+            [
+                'rows.csv has no column \'x\' for the prompt. Its columns are "q" and "a".',
+                'rows.csv has no column \'y\' for the banana. Its columns are "q" and "a".',
+                f'data.columns: no format has "prompt" and "banana" together. The formats are: {ROLES}',
+            ],
+        ),
+        (
+            ["q", "a"],
+            {"format": "text", "columns": {"prompt": "q"}},
+            ['data.columns: no format has "prompt" together. The formats are: text: text.'],
+        ),
+        (
+            ["q", "a"],
+            {"columns": {"context": "q"}},
+            [
+                "No column of rows.csv is mapped to the question and the answers. "
+                'Its columns are "q" and "a". Add what is missing to data.columns.'
+            ],
+        ),
+        (
+            ["q", "a"],
+            {"format": "sharegtp"},
+            [f"data.format: there is no format 'sharegtp'. Did you mean 'sharegpt'? Set it to auto, or to {NAMES}"],
+        ),
+        (
+            ["q", "a"],
+            {"format": "parquet"},
+            [f"data.format: there is no format 'parquet'. Set it to auto, or to {NAMES}"],
+        ),
+    ],
+)
+def test_what_is_said_of_columns_that_can_not_be_told(columns, settings, sentences):
+    assert problems(columns, columns, **settings).split("\n") == sentences
+
+
+@pytest.mark.parametrize(
+    ("columns", "name", "used"),
+    [
+        ("chat", "messages", "chat"),
+        ("conversation", "sharegpt", "conversation"),
+        ("instruction context response", "instruction", "instruction context response"),
+        ("response instruction", "instruction", "instruction response"),
+        ("text response instruction", "instruction", "instruction response"),
+        ("document summary", "prompt_completion", "document summary"),
+        ("article summary", "prompt_completion", "article summary"),
+        ("reply message", "prompt_completion", "message reply"),
+        ("assistant user", "prompt_completion", "user assistant"),
+        ("prompt summary", "prompt_completion", "prompt summary"),
+        ("question target", "prompt_completion", "question target"),
+        ("tokens ner", "tokens_tags", "tokens ner"),
+        ("words ner_tags", "tokens_tags", "words ner_tags"),
+        ("sentence class", "text_label", "sentence class"),
+        ("review category", "text_label", "review category"),
+        ("message sentiment", "text_label", "message sentiment"),
+        ("content label", "text_label", "content label"),
+        ("content", "text", "content"),
+        ("Content", "text", "Content"),
+    ],
+)
+def test_every_common_name_is_known(columns, name, used):
+    format = recognized(columns.split())
+    assert (format.name, list(format.columns.values())) == (name, used.split())
+
+
+def test_a_role_that_was_not_mapped_gets_the_column_of_its_own_name_only():
+    by_hand = {"prompt": "q"}
+    assert recognized(["q", "a", "completion"], columns=by_hand).columns == by_hand | {"completion": "completion"}
+    assert "is mapped to the completion." in problems(["q", "answer"], "ab", columns=by_hand)
+    # The first format that gets all of its columns.
+    assert recognized(["t", "label"], columns={"text": "t"}).name == "text_label"
+    assert recognized(["t", "labels"], columns={"text": "t"}).name == "text"
+
+
+def test_rows_of_a_question_are_found_by_any_of_their_answers():
+    names, answers = ["question", "context", "answers"], {"text": ["c"], "answer_start": [0]}
+    assert recognized(names, ["q", "c", answers], ["q", "c", "a"]).name == "squad"
+    assert recognized(names, ["q", "c", "a"], ["q", "c", answers]).name == "squad"
+    assert "no column for the completion" in problems(names, ["q", answers, "c"])

@@ -149,3 +149,89 @@ def test_what_counts_as_the_same_prompt(trained, held, leaks):
     names = ["train"] * len(trained) + ["test"] * len(held)
     warnings = split_rows([*trained, *held], names, Data(), 0).warnings
     assert [warning.split()[:3] for warning in warnings] == [[f"{leaks}", "of", f"{len(held)}"]] * bool(leaks)
+
+
+# -- every sentence
+
+
+def words(call, *args) -> str:
+    with pytest.raises(TunerError) as caught:
+        call(*args)
+    return str(caught.value)
+
+
+def test_what_is_said_of_rows_that_can_not_be_divided():
+    too_few = "and some must be held out. Give at least 4 rows, preferably hundreds."
+    assert words(split_rows, ROWS[:1], None, Data(), 0) == f"There is only 1 row, {too_few}"
+    assert words(split_rows, ROWS[:3], None, Data(), 0) == f"There are only 3 rows, {too_few}"
+    assert len(split_rows(ROWS[:4], None, Data(), 0).train) == 3
+    assert words(split_rows, ROWS, None, Data(source="a/b", heldout_split="val"), 0) == (
+        "data.heldout_split: a/b has no splits, so 'val' can't be held out. Leave the setting out."
+    )
+    many = ROWS * 15
+    assert words(split_rows, many, None, Data(heldout=1600), 0) == (
+        "data.heldout: 1,600 of 1,500 rows can't be held out. Hold out fewer."
+    )
+    assert words(split_rows, many, None, Data(heldout=1200, max_rows=1200), 0) == (
+        "data.heldout: 1,200 of 1,200 rows can't be held out. Hold out fewer."
+    )
+    assert words(split_rows, ROWS, ["x", "y"] * 50, Data(source="a/b", split="z"), 0) == (
+        "data.split: a/b has no split 'z'. Set it to one of: x, y."
+    )
+
+
+LEAKS = "a prompt that is also trained on, so the scores will look too good. Drop the duplicates."
+
+
+def test_what_is_said_of_rows_that_were_divided():
+    many = [chat(f"{n}") for n in range(3000)]
+    names = ["train"] * 1800 + ["test"] * 1200
+    assert split_rows(many, names, Data(), 7).reason == (
+        'Training on the split "train" (1,800 rows), holding out "test" (1,200 rows).'
+    )
+    few = split_rows(many, names, Data(max_rows=1500), 7)
+    assert few.reason == (
+        'Training on the split "train" (1,500 rows), holding out "test" (1,200 rows). Only 1,500 of 1,800 rows are '
+        "used (data.max_rows)."
+    )
+    assert "Only" not in split_rows(many, names, Data(max_rows=1800), 7).reason
+    one = split_rows(many[:5], ["train"] + ["test"] * 4, Data(max_rows=3), 7)
+    assert one.reason == 'Training on the split "train" (1 row), holding out "test" (3 rows).'
+    one = split_rows(many[:5], ["train"] * 4 + ["test"], Data(), 7)
+    assert one.reason == 'Training on the split "train" (4 rows), holding out "test" (1 row).'
+    assert split_rows(many, None, Data(heldout=1100, max_rows=2500), 7).reason == (
+        "1,100 of 2,500 rows were drawn with the seed (7): there is no split to hold out. Only 2,500 of 3,000 rows "
+        "are used (data.max_rows)."
+    )
+    assert split_rows(many[:10], None, Data(), 7).reason == (
+        "1 of 10 rows was drawn with the seed (7): there is no split to hold out."
+    )
+    # A split by name that is none: all rows are of it.
+    assert len(split_rows(ROWS, None, Data(split="anything"), 7).train) == 90
+
+
+def test_what_is_said_of_prompts_on_both_sides():
+    many = [chat(f"{n}") for n in range(2000)]
+    (warning,) = split_rows([*many, *many[:1300]], ["train"] * 2000 + ["test"] * 1300, Data(), 0).warnings
+    assert warning == f"1,300 of 1,300 held-out rows have {LEAKS}"
+    (warning,) = split_rows([*many[:4], *many[3:6]], ["train"] * 4 + ["test"] * 3, Data(), 0).warnings
+    assert warning == f"1 of 3 held-out rows has {LEAKS}"
+    (warning,) = split_rows([*many[:4], many[3]], ["train"] * 4 + ["test"], Data(), 0).warnings
+    assert warning == f"1 of 1 held-out row has {LEAKS}"
+    # Rows of one split, and plain text.
+    (warning,) = split_rows([chat("a")] * 40, None, Data(heldout=30), 0).warnings
+    assert warning == f"30 of 30 held-out rows have {LEAKS}"
+    texts = [{"text": text} for text in "abcdea"]
+    (warning,) = split_rows(texts, ["train"] * 4 + ["test"] * 2, Data(), 0).warnings
+    assert warning.startswith("1 of 2 held-out")
+
+
+def test_held_out_rows_of_a_split_are_as_many_as_the_recipe_allows_and_drawn_anew():
+    names = ["train"] * 30 + ["test"] * 70
+    parts = split_rows(ROWS, names, Data(max_rows=50), 5)
+    assert (len(parts.train), len(parts.heldout)) == (30, 50)
+    assert parts.train == ROWS[:30]
+    assert {str(row) for row in parts.heldout} <= {str(row) for row in ROWS[30:]}
+    assert len({str(row) for row in parts.heldout}) == 50
+    other = split_rows(ROWS, names, Data(max_rows=50), 6)
+    assert {str(row) for row in parts.heldout} != {str(row) for row in other.heldout}

@@ -89,7 +89,7 @@ class Data(Part):
     system: str | None = Field(None, title="System prompt", description="for rows that have none of their own")
     max_rows: Count | None = Field(None, description="most rows to use, drawn with the seed; all if left out")
     max_length: Auto | Annotated[int, Field(ge=8), WHOLE] = Field(
-        "auto", description="in tokens; longer rows lose the beginning of their prompt"
+        "auto", description="in tokens; longer rows are cut, conversations at the beginning of their prompt"
     )
 
 
@@ -205,9 +205,8 @@ class Recipe(Part):
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise TunerError(
-                f"{name} is not valid YAML{where}: {getattr(error, 'problem', error)}. Fix it there."
-            ) from None
+            problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+            raise TunerError(f"{name} is not valid YAML{where}: {problem}. Fix it there.") from None
         return cls.parse(settings, name)
 
     @classmethod
@@ -221,7 +220,7 @@ class Recipe(Part):
 
     def to_yaml(self) -> str:
         """YAML that reads back as the same recipe, with every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
     def with_settings(self, settings: dict[str, Any]) -> "Recipe":
         """This recipe with dotted settings changed, such as {"training.learning_rate": 3e-3}. Raises TunerError."""
@@ -254,11 +253,11 @@ def _sentences(errors: list[dict]) -> list[str]:
     """Pydantic's errors in plain words, one sentence for each setting."""
     by_place: dict[str, list[dict]] = {}
     for error in errors:
-        # Pydantic names the branch of a union after the setting, such as "literal['auto']" or "float".
+        # Pydantic names the branch of a union after the setting, such as "literal['auto']" or "str".
         place = ".".join(
             f"{p}"
             for p in error["loc"]
-            if error["type"] in _UNKNOWN or (isinstance(p, str) and p.isidentifier() and p not in _BRANCHES)
+            if error["type"] in _UNKNOWN or (isinstance(p, str) and p.isidentifier() and p != "str")
         )
         by_place.setdefault(place, []).append(error)
     # Of a union's branches, the literal ("auto") says least about what is wrong.
@@ -267,7 +266,6 @@ def _sentences(errors: list[dict]) -> list[str]:
     ]
 
 
-_BRANCHES = {"int", "float", "str", "list"}
 _UNKNOWN = {"extra_forbidden", "invalid_key"}
 
 

@@ -96,7 +96,7 @@ def _render(rows: list[dict], tokenizer, loss_on: str) -> Iterator[_Rendered]:
         whole, prompt, earlier = next(rendered)
         if not whole.startswith(prompt):
             # DeepSeek's, for one, opens a thought in the prompt and removes it once the answer is there.
-            whole, earlier = prompt + row["messages"][-1]["content"] + (mark or eos), []
+            whole, earlier = prompt + row["messages"][-1]["content"] + mark, []
         text = _until(mark, whole) if mark else whole.removesuffix(eos) + eos
         # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those, so they are
         # not learned from.
@@ -190,19 +190,18 @@ def encode_chats(
     rows: list[dict],
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
-    loss_on: str = "completion",
-    numbers: dict[str, int] | None = None,
+    loss_on: str,
+    numbers: dict[str, int],
 ) -> Encoded:
     """Conversations and plain text as tokens and labels; `numbers` are not used.
 
     Raises TunerError if the chat template refuses a row.
     """
     encoded, lengths, cut_answers = [], [], 0
-    bos = tokenizer.bos_token_id
     for row in _encode(list(_render(rows, tokenizer, loss_on)), tokenizer):
         lengths.append(len(row.ids))
         if len(row.ids) > max_length:
-            whole, row = row, _cut(row, max_length, kept=int(bos is not None and row.ids[0] == bos))
+            whole, row = row, _cut(row, max_length, kept=int(row.ids[0] == tokenizer.bos_token_id))
             cut_answers += len(row.ids) - row.answer < len(whole.ids) - whole.answer
         encoded.append({"input_ids": row.ids, "labels": row.labels})
     return encoded, lengths, cut_answers

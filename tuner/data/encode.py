@@ -5,6 +5,7 @@ tag for each token, or the first and last token of an answer. Conversations go t
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tuner.data.chat import encode_chats
@@ -63,7 +64,8 @@ def tokenise(
             f"None of {len(encoded):,} answers fits into {max_length:,} tokens (data.max_length); the shortest row "
             f"has {min(lengths):,}. Raise data.max_length, shorten the rows, or choose a model with a longer context."
         )
-    return Tokenised(encoded, lengths, max_length, cut)
+    tokenized = Tokenised(encoded, lengths, max_length, cut)
+    return tokenized if encode is encode_chats else replace(tokenized, lost_from="from the end of the text")
 
 
 def _truncated(
@@ -137,7 +139,7 @@ def token_span(offsets: list, sequences: list, start: int, length: int) -> list[
     """
     inside = [i for i, (a, b) in enumerate(offsets) if sequences[i] == 1 and a < start + length and b > start]
     whole = inside and offsets[inside[0]][0] <= start and offsets[inside[-1]][1] >= start + length
-    return [inside[0], inside[-1]] if start >= 0 and whole else [0, 0]
+    return [inside[0], inside[-1]] if whole else [0, 0]
 
 
 # By objective (tasks.py): rows, tokenizer, max_length, loss_on and the numbers of the labels -> Encoded.

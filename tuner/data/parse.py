@@ -96,7 +96,8 @@ def decode(raw: bytes, name: str) -> str:
     """
     utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        text = raw.decode("utf-16" if utf16 else "utf-8-sig")
+        # Not "utf-8-sig", whose errors count bytes from behind the mark.
+        text = raw.decode("utf-16" if utf16 else "utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         if utf16:
             raise TunerError(f"{name} is incomplete: its UTF-16 text breaks off. Save it again, as UTF-8.") from None
@@ -242,7 +243,7 @@ def _json(text: str, name: str, max_rows: int | None) -> Table:
             value = [row for rows in lists.values() for row in rows]
         elif len(lists) == 1 and (key := next(iter(lists))) in ("data", "rows", "examples"):
             value = lists[key]
-        elif lists and len(lists) == len(value) and len({len(rows) for rows in lists.values()}) == 1:
+        elif len(lists) == len(value) and len({len(rows) for rows in lists.values()}) == 1:
             value = [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
         else:
             value = [value]
@@ -278,8 +279,8 @@ def _jsonl(text: str, name: str, max_rows: int | None) -> Table:
 
 
 def _kind(value) -> str:
-    names = {list: "list", dict: "object", str: "text", bool: "truth value", int: "number", float: "number"}
-    return f"a {names.get(type(value), 'null')}".replace("a object", "an object")
+    names = {list: "list", str: "text", bool: "truth value", int: "number", float: "number"}
+    return f"a {names.get(type(value), 'null')}"
 
 
 def keys(rows: list[dict]) -> list[str]:
@@ -317,7 +318,7 @@ def make(name: str, columns: list[str], rows: list[dict], splits: list[str] | No
     """A Table; a column "split" with names of splits gives each row's split. Raises TunerError if it has no rows."""
     if not rows:
         raise TunerError(f"{name} has {'a header but ' if columns else ''}no rows. Give at least 4 rows.")
-    if splits is None and "split" in columns and all(row.get("split") in SPLITS for row in rows):
+    if splits is None and all(row.get("split") in SPLITS for row in rows):
         splits = [row["split"] for row in rows]
         columns = [column for column in columns if column != "split"]
     return Table(name, columns, rows, splits, **facts)

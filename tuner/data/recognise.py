@@ -118,7 +118,7 @@ def _mapped(table: Table, shapes: list[FormatRow], columns: dict[str, str]) -> F
         raise TunerError(*problems)
     for shape in fitting:
         # A role that was not mapped gets the column of its own name, if there is one.
-        rest = {role: shape.names(role)[0] for role in shape.roles if role not in columns}
+        rest = {role: shape.names(role)[0] for role in shape.roles}
         mapping = {role: column for role, column in rest.items() if column in table.columns} | columns
         if all(role in mapping for role in shape.required):
             return _format(table, shape, mapping, "you mapped them")

@@ -163,8 +163,10 @@ def _stream(parts, data: recipe.Data) -> Table:
         # those are often sorted by class.
         few = data.max_rows and not any(_class_label(kind) for kind in features.values())
         limit = min(parse.MAX_ROWS, 10 * data.max_rows) if few else parse.MAX_ROWS
-        media = [column for column, kind in features.items() if hasattr(kind, "decode_example")]
-        for count, row in enumerate(parts[split].remove_columns(media) if media else parts[split]):
+        media = [column for column, kind in features.items() if hasattr(_item(kind), "decode_example")]
+        # remove_columns alone would decode each picture first.
+        part = parts[split].decode(False).remove_columns(media) if media else parts[split]
+        for count, row in enumerate(part):
             size += len(str(row))
             if size > 4 * parse.MAX_FILE_BYTES:
                 raise TunerError(f"The rows of '{data.source}' fill more than {size >> 20} MB. Lower data.max_rows.")
@@ -211,9 +213,15 @@ def _name_classes(rows: list[dict], features: dict, name: str) -> None:
 
 def _class_label(kind):
     """The ClassLabel of a column, or of the lists in it; None if it has none."""
+    item = _item(kind)
+    return item if hasattr(item, "int2str") else None
+
+
+def _item(kind):
+    """The kind of a column, or of what is in its lists."""
     while hasattr(kind, "feature"):
         kind = kind.feature
-    return kind if hasattr(kind, "int2str") else None
+    return kind
 
 
 def _named(value, label):

@@ -77,8 +77,8 @@ def _leaks(train: list[dict], heldout: list[dict]) -> tuple[str, ...]:
     repeated = sum(prompt(row) in trained for row in heldout)
     if not repeated:
         return ()
-    have = "row has" if repeated == 1 else "rows have"
+    have = "has" if repeated == 1 else "have"
     return (
-        f"{repeated:,} of {len(heldout):,} held-out {have} a prompt that is also trained on, so the scores will look "
-        "too good. Drop the duplicates.",
+        f"{repeated:,} of {count(len(heldout), 'held-out row')} {have} a prompt that is also trained on, so the "
+        "scores will look too good. Drop the duplicates.",
     )

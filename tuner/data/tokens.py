@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from tuner.words import count
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +24,7 @@ class Tokenised:
     max_length: int
     cut_answers: int  # rows that lost the end of their answer
     room: int | None = None  # the most tokens that the model can read, if there is a limit
+    lost_from: str = "first from the beginning of the prompt"  # where the tokens stood that were cut off
 
     @property
     def truncated(self) -> int:
@@ -50,18 +53,18 @@ class Tokenised:
             return None
         most = max(self.lengths)
         longest = min(most, self.room or most)
-        advice = ""
         if longest > self.max_length:
             whole = "keep them whole" if longest == most else f"keep more of them: the model reads at most {longest:,}"
             advice = f" Set data.max_length to {longest:,} to {whole}, if memory allows."
-        elif self.room:
+        else:
             advice = " The model reads no more: shorten the rows, or choose a model with a longer context."
-        answers = f" {self.cut_answers:,} of them lose the end of their answer." if self.cut_answers else ""
+        lose_their = "loses the end of its" if self.cut_answers == 1 else "lose the end of their"
+        answers = f" {self.cut_answers:,} of them {lose_their} answer." if self.cut_answers else ""
         are, they_lose = ("is", "It loses") if self.truncated == 1 else ("are", "They lose")
         return (
-            f"{self.truncated:,} of {len(self.rows):,} rows {are} longer than {self.max_length:,} tokens, by up to "
-            f"{most - self.max_length:,}. {they_lose} {self.lost_tokens:,} tokens, first from the beginning of the "
-            f"prompt.{answers}{advice}"
+            f"{self.truncated:,} of {count(len(self.rows), 'row')} {are} longer than {self.max_length:,} tokens, by "
+            f"up to {most - self.max_length:,}. {they_lose} {count(self.lost_tokens, 'token')}, {self.lost_from}."
+            f"{answers}{advice}"
         )
 
 
