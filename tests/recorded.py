@@ -7,7 +7,7 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 
 PLAN = {
-    "format": 2, "task": "generation", "labels": [], "revision": "c0ffee", "rows": 1234, "heldout_rows": 137,
+    "format": 2, "task": "generation", "labels": [], "revision": "c0ffee", "rows": 1234, "heldout_rows": 1137,
     "tokens": 56789, "trained_tokens": 23456, "truncated_rows": 1003, "trainable_parameters": 75776,
     "model_parameters": 3410176, "settings": {"rank": 7}, "warnings": ["Mind\nthe rows.", "And <b>this</b>."],
     "chosen": [

@@ -61,7 +61,7 @@ def test_each_figure_of_a_card_stands_where_it_belongs(tmp_path):
     assert section(text, "Data") == (
         f"- source: {source}\n"
         "- training: 1,234 rows with 56,789 tokens, 23,456 of them learned from\n"
-        '- held out: 137 rows. Holding out "test".\n'
+        '- held out: 1,137 rows. Holding out "test".\n'
         "- format: chatml. By its columns.\n"
         "- truncated: 1,003 rows\n"
         "- warning: Mind the rows.\n"
