@@ -9,7 +9,9 @@ from tuner.runs import Run
 PLAN = {
     "format": 2, "task": "generation", "labels": [], "revision": "c0ffee", "rows": 1234, "heldout_rows": 1137,
     "tokens": 56789, "trained_tokens": 23456, "truncated_rows": 1003, "trainable_parameters": 75776,
-    "model_parameters": 3410176, "settings": {"rank": 7}, "warnings": ["Mind\nthe rows.", "And <b>this</b>."],
+    "model_parameters": 3410176,
+    "steps_per_epoch": 1450, "steps": 2900, "epochs": 2.5, "seconds": None, "settings": {"rank": 7},
+    "warnings": ["Mind\nthe rows.", "And <b>this</b>."],
     "chosen": [
         {"setting": "held-out rows", "value": 137, "reason": "Holding out\n\"test\"."},
         {"setting": "format", "value": "chatml", "reason": "By its columns."},

@@ -16,7 +16,6 @@ from tuner.metrics import METRICS
 from tuner.planning import forecast
 
 PLANNED = PLAN | {
-    "steps_per_epoch": 1450, "steps": 2900, "epochs": 2.5, "seconds": None,
     "chosen": [
         {"setting": "rank", "value": 7, "reason": "the default"},
         {"setting": "dtype", "value": "float32", "reason": "exact"},
