@@ -1,6 +1,7 @@
 """What each command of the terminal asks for and prints: its options, its figures and its exit status."""
 
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,8 +132,9 @@ def test_a_weighted_merge_gives_each_run_its_weight(calls, tmp_path, capsys):
     assert main(["merge", *map(str, paths), *command[3:]]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     assert calls == [(dict(zip(paths, (0.7, -0.25))), out), (dict.fromkeys(paths, 1 / 3), out)]
-    assert main(["merge", str(paths[0]), str(paths[2]), "--out", str(out), "--json"]) == 0
-    assert printed(capsys)["shares"] == {str(paths[0]): 0.5, str(paths[2]): 0.5}
+    same = paths[0], paths[2]
+    assert main(["merge", *map(str, same), "--out", str(out), "--json"]) == 0
+    assert printed(capsys)["shares"] == {str(path): 0.5 for path in same}
 
 
 WEIGHTS = {
@@ -188,6 +190,22 @@ def test_training_prints_the_plan_the_events_and_the_verdict(tmp_path, capsys, m
         told = capsys.readouterr()
         assert f"\ntuner: stopped. To resume: tuner train {run.path}\n" in told.err
         assert "It helped" not in told.out
+
+
+def test_the_same_recipe_again_resumes_its_run_as_it_was_prepared_and_another_is_refused(
+    tmp_path, capsys, monkeypatch
+):
+    run, trained = some_run(tmp_path), []
+    monkeypatch.setattr("tuner.training.window.train", lambda given: (event for event in trained.append(given) or ()))
+    again = ["train", str(shutil.copy(run.path / "recipe.yaml", tmp_path)), "--out", str(run.path), "--json"]
+    assert main(again) == 0
+    (resumed,) = trained
+    assert (resumed.path, resumed.plan) == (run.path, UNPINNED)
+    assert main([*again, "--set", "seed=7"]) == 2
+    assert capsys.readouterr().err == (
+        f"tuner: {run.path} holds a run of a different recipe. Choose another folder, or delete that run.\n"
+    )
+    assert len(trained) == 1
 
 
 def test_scores_are_printed_as_they_are_kept_and_made_only_where_there_are_none(tmp_path, capsys, monkeypatch):
