@@ -1,5 +1,6 @@
 """What each command of the terminal asks for and prints: its options, its figures and its exit status."""
 
+import io
 import json
 import shutil
 from copy import deepcopy
@@ -190,6 +191,27 @@ def test_training_prints_the_plan_the_events_and_the_verdict(tmp_path, capsys, m
         told = capsys.readouterr()
         assert f"\ntuner: stopped. To resume: tuner train {run.path}\n" in told.err
         assert "It helped" not in told.out
+
+
+def test_a_program_reads_each_event_and_each_answer_at_once(calls, tmp_path, monkeypatch):
+    written, lines = io.BytesIO(), []
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written))
+
+    def train(given: runs.Run):
+        for event in EVENTS[:3]:
+            yield event
+            lines.append(written.getvalue().count(b"\n"))
+
+    def read(prompt: str) -> str:
+        lines.append(written.getvalue().count(b"\n"))
+        return "yo" if len(lines) < 6 else ""
+
+    monkeypatch.setattr("tuner.training.window.train", train)
+    monkeypatch.setattr("builtins.input", read)
+    run = str(some_run(tmp_path).path)
+    assert main(["train", run, "--json"]) == 0
+    assert main(["chat", run, "--json"]) == 0
+    assert lines == [1, 2, 3, 3, 4, 5]
 
 
 def test_the_same_recipe_again_resumes_its_run_as_it_was_prepared_and_another_is_refused(

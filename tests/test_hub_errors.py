@@ -123,8 +123,8 @@ def test_what_can_be_done_without_the_hub_is_the_callers_to_say():
 def test_other_errors_are_not_the_hubs():
     around = ValueError("a bug")
     because(around, because(KeyError("x"), around))  # each is the cause of the other
-    others = (ValueError("gated"), OSError(errno.ENOENT, "No such file"), answered(418), answered(200), around)
-    for error in (*others, named("HTTPError", "GatedRepoError (x) y")):
+    words = ValueError("gated"), ValueError("Revision 'v9'"), named("HTTPError", "GatedRepoError (x) y")
+    for error in (*words, OSError(errno.ENOENT, "No such file"), answered(418), answered(200), around):
         assert hub_errors.explain(error, "the model 'a/b'") is None
 
 

@@ -1,13 +1,16 @@
 """What the terminal shows: each sentence with its figures, each table with its columns, and the progress bars."""
 
+import io
 import logging
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 from recorded import PLAN, SCORES
 from rich.table import Table
+from tqdm import tqdm
 
 from tuner import terminal
 from tuner.evaluation.verdict import judge
@@ -52,10 +55,17 @@ def test_a_plan_is_a_line_for_each_of_its_facts(budget):
     assert told == [*lines[:4], *sentences, *lines[4:]]
 
 
+@pytest.fixture
+def no_bars_of_libraries(monkeypatch):
+    """Progress bars are off unless one is asked for, as TQDM_DISABLE has it where tqdm is imported later."""
+    monkeypatch.setattr("tqdm.tqdm", partial(tqdm, disable=True))
+
+
 def step(number: int, loss: float, speed: float) -> dict:
     return {"event": "step", "step": number, "steps": 90, "loss": loss, "tokens_per_second": speed}
 
 
+@pytest.mark.usefixtures("no_bars_of_libraries")
 def test_the_bar_of_training_follows_the_steps_from_where_it_resumes(capsys):
     show = terminal.Progress()
     show({"event": "start", "step": 20, "steps": 80})
@@ -81,6 +91,7 @@ def test_the_bar_of_training_follows_the_steps_from_where_it_resumes(capsys):
     assert show.scoring is None
 
 
+@pytest.mark.usefixtures("no_bars_of_libraries")
 @pytest.mark.parametrize("end", ["evaluation", "unscored"])
 def test_the_bar_of_scoring_follows_the_rows_from_where_it_was_left(end, capsys):
     show = terminal.Progress()
@@ -206,20 +217,24 @@ def test_a_table_without_a_terminal_is_119_columns_wide(capsys):
     assert {len(line) for line in capsys.readouterr().out.splitlines()} == {119}
 
 
-def test_a_comparisons_progress_is_one_line_that_is_overwritten(capsys):
-    events = [
-        {"event": "start", "step": 0},
-        {"event": "step", "step": 12, "seconds": 3.6, "loss": 1.0},
-        {"event": "heldout", "step": 12, "loss": 1.0},
-        {"event": "evaluating", "row": 0},
-        {"event": "row", "score": 0.5},
-    ]
+def test_a_comparisons_progress_is_one_line_that_is_overwritten(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(written, line_buffering=True))
+    told, events = (
+        [],
+        [
+            {"event": "start", "step": 0},
+            {"event": "step", "step": 12, "seconds": 3.6, "loss": 1.0},
+            {"event": "heldout", "step": 12, "loss": 1.0},
+            {"event": "evaluating", "row": 0},
+            {"event": "row", "score": 0.5},
+        ],
+    )
     for event in events:
         terminal.show_comparison({"method": "ia3"} | event)
-    told = capsys.readouterr()
-    states = ("starting", "step 12, 4 s", "scoring", "finished")
-    assert told.err == "".join(f"\ria3: {state:40}" for state in states) + "\n"
-    assert told.out == ""
+        told.append(written.getvalue().decode())  # at once, although no line has ended
+    one, two, three, four = (f"\ria3: {state:40}" for state in ("starting", "step 12, 4 s", "scoring", "finished"))
+    assert told == [one, one + two, one + two, one + two + three, f"{one}{two}{three}{four}\n"]
 
 
 SILENCED = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
