@@ -14,7 +14,7 @@ PLAN = {
     "warnings": ["Mind\nthe rows.", "And <b>this</b>."],
     "chosen": [
         {"setting": "held-out rows", "value": 137, "reason": "Holding out\n\"test\"."},
-        {"setting": "format", "value": "chatml", "reason": "By its columns."},
+        {"setting": "format", "value": "chatml", "reason": "By its columns.\n"},
         {"setting": "rank", "value": 7, "reason": "the method's own"},
         {"setting": "alpha", "value": 14.5, "reason": "as given"},
         {"setting": "target_modules", "value": ["q_proj", "v|proj"], "reason": "a guess"},

@@ -148,7 +148,7 @@ CHANGES = {  # settings and what the run's files hold instead -> what the card s
     ),
     "loss alone": (
         {},
-        {"scores": {"rows": 0, "gain": None, "base": {"loss": 2.5}, "adapter": {"loss": 1.25}}},
+        {"scores": {"gain": None, "base": {"loss": 2.5}, "adapter": {"loss": 1.25}}},
         [
             "| ROUGE-L, higher is better (95% interval) | not measured | not measured |",
             "| answers equal to the reference | not measured | not measured |",

@@ -223,7 +223,7 @@ def _settings(run: Run, recipe: Recipe) -> str:
             choice = chosen.get(name.rpartition(".")[2]) if value in ("auto", "all-linear") else None
             value = choice["value"] if choice else value
             why = f" ({choice['reason']})" if choice else ""
-            lines.append(f"| {name} | {_cell(value)} | {_cell((field.description or '') + why)} |")
+            lines.append(f"| {name} | {_cell(value)} | {_cell(field.description + why)} |")
     return "## Settings\n\n" + "\n".join(lines)
 
 
