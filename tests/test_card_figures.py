@@ -97,7 +97,13 @@ def test_each_figure_of_a_card_stands_where_it_belongs(tmp_path):
 
 
 def test_the_settings_on_a_card_are_those_given_and_those_chosen_with_the_reason(tmp_path):
-    given = {"name": "a|b", "method.alpha": 3, "data.columns": {"prompt": "q"}, "seed": 11, "data.source": "/x/y.csv"}
+    given = {
+        "name": "a|b",
+        "method.alpha": 3,
+        "data.columns": {"prompt": "frå|ge"},
+        "seed": 11,
+        "data.source": "/x/y.csv",
+    }
     shown = section(card.card(recorded(tmp_path, HUB | given)), "Settings").splitlines()
     assert shown[:2] == ["| setting | value | meaning |", "|---|---|---|"]
     rows = {row[0]: row[1:] for row in (re.split(r"(?<!\\)\|", line[2:-2]) for line in shown[2:])}
@@ -111,7 +117,8 @@ def test_the_settings_on_a_card_are_those_given_and_those_chosen_with_the_reason
     assert rows["method.target_modules"] == layers
     assert rows["method.dropout"] == ["auto", help_of["dropout"].description]  # of which the plan says nothing
     assert rows["data.format"][0] == "chatml"
-    assert rows["data.columns"][0] == '{"prompt": "q"}'
+    assert rows["data.columns"][0] == r'{"prompt": "frå\|ge"}'
+    assert "| data.columns |" not in card.card(recorded(tmp_path))
     assert rows["data.source"][0] == "y.csv"
     assert rows["budget.steps"] == ["300", "optimizer steps"]
     empty = {"model.revision", "budget.epochs", "budget.seconds"}
@@ -190,6 +197,12 @@ CHANGES = {  # settings and what the run's files hold instead -> what the card s
             "- time: not measured, device: not measured, not measured tokens\n"
             "- final loss: not measured (training), not measured (held-out), in nats per token"
         ],
+        [],
+    ),
+    "not a step": (
+        {},
+        {"events": [{"event": "end", "step": 5, "reason": "steps", "seconds": 1.0}]},
+        ["- steps: 5 (not measured epochs), all steps done\n- time: 1.0 s, device: not measured, not measured tokens"],
         [],
     ),
     "not planned": (
@@ -272,6 +285,7 @@ def test_a_card_says_what_differs_in_a_run(case, tmp_path):
         ("alice/office", "mine", "office", "alice/office"),
         (None, "my <first>\nrun", "my &lt;first> run", "OWNER/my-first-run"),
         (None, "a/b/c d", "c d", "OWNER/c-d"),
+        (None, "Büro", "Büro", "OWNER/B-ro"),
         (None, None, "adapter-run", "OWNER/adapter-run"),
     ],
 )

@@ -482,7 +482,8 @@ def test_what_a_token_lacks_is_said_for_each_repository(hub, light):
         "Your fine-grained token may not write to {}. Give it 'Write access to contents of all repos' under alice at "
         "https://huggingface.co/settings/tokens, or use a token with write access."
     )
-    assert said("x", scopes={"acme": ["repo.write"]}) == denied.format("alice/x")
+    for scopes in ({"acme": ["repo.write"]}, {"alice": ["repo.content.read"]}):
+        assert said("x", scopes=scopes) == denied.format("alice/x")
     on_the_shipped_model(light)
     assert said("x") == denied.format("alice/x-base and alice/x")
     assert said("x", scopes={"alice/x": ["repo.write", "repo.content.read"]}) == denied.format("alice/x-base")
@@ -499,6 +500,14 @@ def test_what_a_token_lacks_is_said_for_each_repository(hub, light):
     token = hub.user("alice", "fineGrained", scopes=both)
     push(light, "acme/x", token=token, private=False, endpoint=hub.url)
     assert "adapter_model.safetensors" in hub.repo("acme/x").files
+
+
+def test_a_scope_may_be_without_a_name_and_an_account_without_organizations(light, hub, monkeypatch):
+    scoped = [{"entity": {"type": "user"}, "permissions": ["repo.write"]}]
+    token = {"role": "fineGrained", "fineGrained": {"scoped": scoped}}
+    monkeypatch.setattr(HfApi, "whoami", lambda api: {"name": "alice", "auth": {"accessToken": token}})
+    assert "may not write to alice/x. Give it" in refused(light, hub, token="hf_x")
+    assert "'bob' is neither you (alice)" in refused(light, hub, "bob/x", token="hf_x")
 
 
 def test_an_unexpected_error_of_a_push_is_a_sentence_and_is_logged(hub, light, monkeypatch, caplog):
