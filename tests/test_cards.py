@@ -131,14 +131,14 @@ model = AutoModelForCausalLM.from_pretrained("a/b", revision="c0ffee")
 model = load(model, snapshot_download("alice/x"))
 """
 PINNED = ', revision="c0ffee"'
-LABELS = ', id2label={0: "no", 1: "jä"}, label2id={"no": 0, "jä": 1}'
+LABELS = ', id2label={0: "7", 1: "jä"}, label2id={"7": 0, "jä": 1}'
 LOADED = {  # how it lies in its folder, its task, its labels -> the lines
     "peft, chat": ("peft", "generation", [], PEFT),
     "peft, seq2seq": ("peft", "seq2seq", [], ON_A_BASE.format(kind="AutoModelForSeq2SeqLM", options=PINNED)),
     "peft, labels": (
         "peft",
         "classification",
-        ["no", "jä"],
+        ["7", "jä"],
         ON_A_BASE.format(kind="AutoModelForSequenceClassification", options=PINNED + LABELS),
     ),
     "two parts": (
@@ -150,7 +150,7 @@ LOADED = {  # how it lies in its folder, its task, its labels -> the lines
     "two parts, labels": (
         "hybrid",
         "token_classification",
-        ["no", "jä"],
+        ["7", "jä"],
         ON_A_BASE.format(kind="AutoModelForTokenClassification", options=PINNED + LABELS) + SECOND + HEADS,
     ),
     "the base's own weights": ("selected", "generation", [], SELECTED),
@@ -247,12 +247,16 @@ for place, word in enumerate(inputs.word_ids()):
 def test_a_card_asks_what_the_first_held_out_row_asks_in_the_way_of_its_task(case, tmp_path):
     task, template, is_row, lines = ASKED[case]
     run = recorded(tmp_path, HUB | {"evaluation.max_new_tokens": 23}, PLAN | {"task": task})
-    rows = [{"messages": TURNS, "reference": "1"}, {"messages": TURNS[:1], "reference": "2"}]
+    # A separator that str.splitlines would cut at, as a page of the web may have it.
+    system, user = TURNS[0], TURNS[1] | {"content": TURNS[1]["content"].replace("Ja: ", "Ja:\u2028")}
+    rows = [{"messages": [system, user], "reference": "1"}, {"messages": [system], "reference": "2"}]
     if is_row:
-        run.write_text("data/heldout.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        run.write_text("data/heldout.jsonl", text)
     if template:
         run.write_text("adapter/chat_template.jinja", template)
     code = section(card.card(run, "alice/x"), "How to use it").partition("\n```")[0]
+    lines = lines.replace("Ja: ", "Ja:\u2028")
     assert code.endswith(f'tokenizer = AutoTokenizer.from_pretrained("alice/x")\n{lines}')
 
 
@@ -274,6 +278,13 @@ def test_a_chat_template_is_found_in_its_file_or_in_the_tokenizers_configuration
         run.write_text("adapter/chat_template.jinja", file)
     code = section(card.card(run, "alice/x"), "How to use it")
     assert ["apply_chat_template" in code, "enable_thinking=False" in code] == [chats, thinks]
+
+
+def test_a_run_without_an_adapter_has_a_card_as_of_an_adapter_of_peft(tmp_path):
+    run = recorded(tmp_path)
+    (run.adapter / "adapter_config.json").unlink()
+    assert card_use.kind_of(run) == "peft"
+    assert f'AutoPeftModelForCausalLM.from_pretrained("OWNER/adapter-{run.id}")' in card.card(run)
 
 
 def test_a_fence_is_longer_than_any_in_its_text():
