@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -392,3 +393,40 @@ def test_the_status_tells_a_request_that_can_not_work_from_an_interruption(monke
             main(command)
         assert refusal.value.code == 2
         assert "usage: tuner" in capsys.readouterr().err
+
+
+SAMPLING = "[--temperature TEMPERATURE] [--top-p TOP_P] [--max-new-tokens MAX_NEW_TOKENS] [--seed SEED]"
+USAGES = {
+    "check": "[--set KEY=VALUE] recipe",
+    "train": "[--out RUN] [--set KEY=VALUE] recipe",
+    "evaluate": "run",
+    "chat": f"[--prompt PROMPT] [--system SYSTEM] {SAMPLING} run [RUN ...]",
+    "merge": "[--weights WEIGHTS] [--out FOLDER] run [RUN ...]",
+    "push": "[--public] run repo",
+    "runs": "",
+    "methods": "",
+    "compare": "--methods METHODS [--seconds SECONDS] [--set KEY=VALUE] recipe",
+}
+
+
+def test_every_command_and_each_of_its_options_is_explained(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+
+    def helped(*command: str) -> tuple[str, dict[str, str]]:
+        """The usage, and the meaning of each command or option."""
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--help"])
+        assert end.value.code == 0
+        out = capsys.readouterr().out
+        usage, *lines = re.sub(r"\n {9,}", "  ", out).splitlines()  # the meaning of a long name is below it
+        rows = (re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in lines if line.startswith("  "))
+        return usage, {name: meaning for name, (meaning,) in ((name, rest or [""]) for name, *rest in rows)}
+
+    usage, listed = helped()
+    assert usage == "usage: tuner [-h] COMMAND ..."
+    assert [name for name in listed if name not in ("COMMAND", "-h, --help")] == list(USAGES)
+    for name, options in USAGES.items():
+        usage, meanings = helped(name)
+        assert usage == f"usage: tuner {name} [-h] [--json] {options}".rstrip()
+        assert listed[name]
+        assert all(meanings.values()), (name, meanings)
