@@ -184,4 +184,4 @@ def show_comparison(event: dict) -> None:
         state = f"step {event['step']}, {event['seconds']:.0f} s"
     if state:
         end = "\n" if event["event"] == "row" else ""
-        print(f"\r{event['method']}: {state:40}", end=end, file=sys.stderr, flush=True)
+        print(f"\r{event['method']}: {state:40}", end=end, file=sys.stderr)  # which a "\r" flushes
