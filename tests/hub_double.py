@@ -92,14 +92,14 @@ class Repo:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return sha
 
-    def as_json(self, sha: str) -> dict:
-        """The answer to a question for its metadata at a commit."""
+    def as_json(self, sha: str, blobs: bool = False) -> dict:
+        """The answer to a question for its metadata at a commit; with `blobs`, the files' sizes and hashes, too."""
         names = {"id": self.name, "modelId": self.name} if self.kind == "models" else {"id": self.name}
         siblings = []
         for path, data in sorted(self.commits[sha].items()):
             described = entry(path, data)
-            file = {"rfilename": path, "size": len(data), "blobId": described["oid"]}
-            if "lfs" in described:
+            file = {"rfilename": path} | ({"size": len(data), "blobId": described["oid"]} if blobs else {})
+            if blobs and "lfs" in described:
                 file["lfs"] = {"sha256": described["lfs"]["oid"], "size": len(data), "pointerSize": 134}
             siblings.append(file)
         facts = {"private": self.private, "gated": "auto" if self.gated else False, "disabled": False}

@@ -180,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, kind: str, name: str, revision: str = "main") -> dict:
         """A repository's metadata."""
         repo = self.readable(kind, name)
-        return repo.as_json(repo.resolve(revision))
+        return repo.as_json(repo.resolve(revision), "blobs" in self.query)
 
     def tree(self, kind: str, name: str, revision: str, path: str | None = None) -> list[dict]:
         """Files and folders below a path."""

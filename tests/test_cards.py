@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, small_recipe
+from recorded import HUB, PLAN, recorded, section
 from test_matrix import ROWS, small_run
 from tiny import tiny_model
 from transformers import AutoTokenizer
 
 from tuner import recipe, runs
 from tuner.data import sources
-from tuner.hub import card_use
+from tuner.hub import card, card_use
 from tuner.hub.push import push
 from tuner.inference.variants import load_variants
 from tuner.planning import plan
@@ -97,3 +98,197 @@ def test_the_cards_lines_read_off_the_whole_answer_to_a_question(tmp_path, capsy
     lines = card_use._ask(run, run.recipe, TASKS["question_answering"])
     exec(lines, {"model": model, "tokenizer": tokenizer})
     assert capsys.readouterr().out.strip().lower() == answer
+
+
+PEFT = """from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("alice/x")
+"""
+ON_A_BASE = """from peft import PeftModel
+from transformers import {kind}, AutoTokenizer
+
+model = {kind}.from_pretrained("a/b"{options})
+model = PeftModel.from_pretrained(model, "alice/x")
+"""
+SECOND = 'model = PeftModel.from_pretrained(model, "alice/x", "second", subfolder="second")\n'
+HEADS = """for module in model.modules():
+    if "ModulesToSave" in type(module).__name__:
+        module.set_adapter("default")
+"""
+SELECTED = """from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("a/b", revision="c0ffee")
+model.load_state_dict(load_file(hf_hub_download("alice/x", "adapter_model.safetensors")), strict=False)
+"""
+BOTTLENECK = """from huggingface_hub import snapshot_download
+from tuner.methods.native import load
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("a/b", revision="c0ffee")
+model = load(model, snapshot_download("alice/x"))
+"""
+PINNED = ', revision="c0ffee"'
+LABELS = ', id2label={0: "7", 1: "jä"}, label2id={"7": 0, "jä": 1}'
+LOADED = {  # how it lies in its folder, its task, its labels -> the lines
+    "peft, chat": ("peft", "generation", [], PEFT),
+    "peft, seq2seq": ("peft", "seq2seq", [], ON_A_BASE.format(kind="AutoModelForSeq2SeqLM", options=PINNED)),
+    "peft, labels": (
+        "peft",
+        "classification",
+        ["7", "jä"],
+        ON_A_BASE.format(kind="AutoModelForSequenceClassification", options=PINNED + LABELS),
+    ),
+    "two parts": (
+        "hybrid",
+        "generation",
+        [],
+        ON_A_BASE.format(kind="AutoModelForCausalLM", options=PINNED) + SECOND,
+    ),
+    "two parts, labels": (
+        "hybrid",
+        "token_classification",
+        ["7", "jä"],
+        ON_A_BASE.format(kind="AutoModelForTokenClassification", options=PINNED + LABELS) + SECOND + HEADS,
+    ),
+    "the base's own weights": ("selected", "generation", [], SELECTED),
+    "a module of ours": ("bottleneck", "generation", [], BOTTLENECK),
+}
+
+
+@pytest.mark.parametrize("case", LOADED)
+def test_a_card_loads_each_kind_of_adapter_by_its_own_lines(case, tmp_path):
+    kind, task, labels, lines = LOADED[case]
+    config = {"native": "X", "method": kind} if kind in ("selected", "bottleneck") else {}
+    run = recorded(tmp_path, HUB | {"model.name": "a/b"}, PLAN | {"task": task, "labels": labels}, config=config)
+    if kind == "hybrid":
+        (run.adapter / "second").mkdir()
+    assert card_use.kind_of(run) == kind
+    told = section(card.card(run, "alice/x"), "How to use it")
+    assert told.startswith(f'```python\n{lines}tokenizer = AutoTokenizer.from_pretrained("alice/x")\n')
+    note = "If the repository is private, log in first: `hf auth login`."
+    module = " This code needs Tuner's own module, `tuner`, because PEFT has no bottleneck adapters."
+    assert told.endswith(f"\n```\n\n{note}{module * (kind == 'bottleneck')}")
+    # A copy of the base under another name has no such revision.
+    copied = section(card.card(run, "alice/x", "alice/x-base"), "How to use it")
+    assert copied.startswith("```python\n" + lines.replace(PINNED, "").replace("a/b", "alice/x-base"))
+
+
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 'Was "är"?\nJa: 1'}]
+CHATTED = """messages = [
+    {
+        "role": "system",
+        "content": "Be brief."
+    },
+    {
+        "role": "user",
+        "content": "Was \\"är\\"?\\nJa: 1"
+    }
+]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True%s, return_dict=True, return_tensors="pt"
+)
+"""
+WRITTEN = """output = model.generate(**inputs, max_new_tokens=23, do_sample=False)
+print(tokenizer.decode(%s, skip_special_tokens=True))"""
+BEHIND_THE_PROMPT = 'output[0][inputs["input_ids"].shape[1] :]'
+TEMPLATE = "{{ messages }}"
+ASKED = {  # task, template, whether there is a held-out row -> the lines
+    "chat": ("generation", TEMPLATE, True, CHATTED % "" + WRITTEN % BEHIND_THE_PROMPT),
+    "chat with thoughts": (
+        "generation",
+        "{% if enable_thinking %}",
+        True,
+        CHATTED % ", enable_thinking=False" + WRITTEN % BEHIND_THE_PROMPT,
+    ),
+    "no template": (
+        "generation",
+        None,
+        True,
+        r'inputs = tokenizer("Be brief.\nWas \"är\"?\nJa: 1\n", return_tensors="pt")' + "\n"
+        + WRITTEN % BEHIND_THE_PROMPT,
+    ),
+    "no row": (
+        "generation",
+        TEMPLATE,
+        False,
+        'inputs = tokenizer("Once", return_tensors="pt")\n' + WRITTEN % BEHIND_THE_PROMPT,
+    ),
+    "text to text": (
+        "seq2seq",
+        TEMPLATE,
+        True,
+        r'inputs = tokenizer("Was \"är\"?\nJa: 1", return_tensors="pt")' + "\n" + WRITTEN % "output[0]",
+    ),
+    "a label": (
+        "classification",
+        None,
+        True,
+        r'inputs = tokenizer("Was \"är\"?\nJa: 1", return_tensors="pt")' + "\n"
+        "print(model.config.id2label[int(model(**inputs).logits.argmax())])",
+    ),
+    "tags": (
+        "token_classification",
+        None,
+        True,
+        r"""words = "Was \"är\"?\nJa: 1".split()
+inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
+tags = model(**inputs).logits[0].argmax(-1)
+for place, word in enumerate(inputs.word_ids()):
+    if word is not None and word not in inputs.word_ids()[:place]:
+        print(words[word], model.config.id2label[int(tags[place])])""",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_a_card_asks_what_the_first_held_out_row_asks_in_the_way_of_its_task(case, tmp_path):
+    task, template, is_row, lines = ASKED[case]
+    run = recorded(tmp_path, HUB | {"evaluation.max_new_tokens": 23}, PLAN | {"task": task})
+    # A separator that str.splitlines would cut at, as a page of the web may have it.
+    system, user = TURNS[0], TURNS[1] | {"content": TURNS[1]["content"].replace("Ja: ", "Ja:\u2028")}
+    rows = [{"messages": [system, user], "reference": "1"}, {"messages": [system], "reference": "2"}]
+    if is_row:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        run.write_text("data/heldout.jsonl", text)
+    if template:
+        run.write_text("adapter/chat_template.jinja", template)
+    code = section(card.card(run, "alice/x"), "How to use it").partition("\n```")[0]
+    lines = lines.replace("Ja: ", "Ja:\u2028")
+    assert code.endswith(f'tokenizer = AutoTokenizer.from_pretrained("alice/x")\n{lines}')
+
+
+@pytest.mark.parametrize(
+    ("file", "configured", "chats", "thinks"),
+    [
+        (None, None, False, False),
+        (None, "{% enable_thinking %}", True, True),
+        ("plain", "{% enable_thinking %}", True, False),  # the file is what transformers reads
+        (None, [{"name": "default", "template": "{% enable_thinking %}"}], True, True),
+    ],
+)
+def test_a_chat_template_is_found_in_its_file_or_in_the_tokenizers_configuration(
+    file, configured, chats, thinks, tmp_path
+):
+    run = recorded(tmp_path, **{"adapter/tokenizer_config": {"chat_template": configured}})
+    run.write_text("data/heldout.jsonl", json.dumps({"messages": TURNS, "reference": "1"}) + "\n")
+    if file:
+        run.write_text("adapter/chat_template.jinja", file)
+    code = section(card.card(run, "alice/x"), "How to use it")
+    assert ["apply_chat_template" in code, "enable_thinking=False" in code] == [chats, thinks]
+
+
+def test_a_run_without_an_adapter_has_a_card_as_of_an_adapter_of_peft(tmp_path):
+    run = recorded(tmp_path)
+    (run.adapter / "adapter_config.json").unlink()
+    assert card_use.kind_of(run) == "peft"
+    assert f'AutoPeftModelForCausalLM.from_pretrained("OWNER/adapter-{run.id}")' in card.card(run)
+
+
+def test_a_fence_is_longer_than_any_in_its_text():
+    fences = {"a": 3, "`a`": 3, "``": 3, "```": 4, "``` ````` ``": 6}
+    for text, length in fences.items():
+        assert card_use.fence(text, "python") == f"{'`' * length}python\n{text}\n{'`' * length}"
+    assert card_use.fence("a") == "```text\na\n```"

@@ -101,14 +101,6 @@ def test_a_push_is_private_unless_asked_otherwise(options, is_private, mine, hub
     assert hub.repo("alice/office").private == is_private
 
 
-def test_a_weighted_merge_refuses_shares_that_do_not_fit_the_runs(mine, capsys, tmp_path):
-    for shares, says in (("0.7", "1 for 2 runs"), ("a,b", "a,b"), ("0.5,0.5", "--out")):
-        folder = [] if says == "--out" else ["--out", str(tmp_path / "sum")]
-        assert main(["merge", "mine", "mine", "--weights", shares, *folder]) == 2
-        assert says in capsys.readouterr().err
-    assert not (tmp_path / "sum").exists()
-
-
 def test_a_conversation_reads_from_the_terminal_until_it_ends(mine, tmp_path):
     command = ["-m", "tuner", "chat", str(mine.path), "--max-new-tokens", "4"]
     assert fresh.run(command, tmp_path, "yo\nthx\n").stdout.count("adapter") == 2

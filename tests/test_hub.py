@@ -1,6 +1,5 @@
 """Pushing with the real huggingface_hub client to a small Hub on loopback, loading back, and what errors say."""
 
-import errno
 import json
 import re
 import shutil
@@ -12,10 +11,11 @@ import pytest
 from conftest import ROOT
 from hub_double import Hub
 from huggingface_hub import HfApi, ModelCard
+from recorded import PLAN, SCORES, recorded
 
 from tuner import hub_errors, runs
 from tuner.errors import TunerError
-from tuner.hub.card import card
+from tuner.hub.card import base_card, card
 from tuner.hub.push import push
 from tuner.recipe import EXAMPLES, Recipe
 
@@ -314,10 +314,210 @@ def test_the_card_says_what_was_not_measured_and_keeps_strange_text_apart(named)
     assert "| not measured | not measured |" in text
 
 
-def test_errors_that_no_double_can_make():
-    full = OSError(errno.ENOSPC, "No space left on device", "/root/secret/place")
-    assert "disk is full" in str(hub_errors.explain(full, "the model 'a/b'"))
-    assert "secret" not in str(hub_errors.explain(full, "the model 'a/b'"))
-    dropped = ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)")
-    assert "HF_HUB_OFFLINE" in str(hub_errors.explain(dropped, "the dataset 'a/b'"))
-    assert hub_errors.explain(ValueError("a bug"), "the model 'a/b'") is None
+@pytest.fixture
+def light(tmp_path) -> runs.Run:
+    """A run on a model of the Hub, of which only what is pushed is there; its weights are a few bytes."""
+    run = recorded(tmp_path, config={"r": 7, "base_model_name_or_path": "/root/base", "revision": "old"})
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    return run
+
+
+def on_the_shipped_model(run: runs.Run) -> runs.Run:
+    """The same run on a base model that is pushed as well."""
+    run.write_text("recipe.yaml", run.recipe.with_settings({"model.name": "tiny-office"}).to_yaml())
+    return run
+
+
+def test_just_the_adapters_own_files_are_pushed(hub, light):
+    token = hub.user("alice")
+    tokenizer = {
+        "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
+        "added_tokens.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt",
+    }  # fmt: skip
+    for name in (*tokenizer, "README.md", "optimizer.pt", "notes.md", "vocab.json.bak"):
+        (light.adapter / name).write_text(name)
+    (light.adapter / "second").mkdir()
+    light.write_json("adapter/second/adapter_config.json", {"k": "ä", "base_model_name_or_path": "/root/base"})
+    (light.adapter / "second" / "adapter_model.safetensors").write_bytes(b"more weights")
+    assert push(light, " alice/x\n", token=token, endpoint=hub.url) == f"{hub.url}/alice/x"
+    files = dict(hub.repo("alice/x").files)
+    assert {name: files.pop(name).decode() for name in tokenizer} == {name: name for name in tokenizer}
+    del files[".gitattributes"]
+    assert files.pop("README.md").decode() == card(light, "alice/x")
+    assert files.pop("recipe.yaml").decode() == light.recipe.to_yaml()
+    assert files.pop("adapter_model.safetensors") == b"weights"
+    assert files.pop("second/adapter_model.safetensors") == b"more weights"
+    base = {"base_model_name_or_path": "Qwen/Qwen3-0.6B", "revision": "c0ffee"}
+    assert json.loads(files.pop("adapter_config.json")) == {"r": 7} | base
+    second = files.pop("second/adapter_config.json").decode()
+    assert json.loads(second) == {"k": "ä"} | base
+    assert second.startswith('{\n  "k": "ä",\n')
+    assert second.endswith("}\n")
+    assert json.loads(files.pop("evaluation.json")) == SCORES
+    assert not files
+    # Without scores and plan: no scores, and the revision of the recipe.
+    (light.path / "evaluation.json").unlink()
+    light.write_json("plan.json", PLAN | {"revision": None})
+    light.write_text("recipe.yaml", light.recipe.with_settings({"model.revision": "v2"}).to_yaml())
+    push(light, "y", token=token, endpoint=hub.url)
+    files = hub.repo("alice/y").files
+    assert "evaluation.json" not in files
+    assert json.loads(files["adapter_config.json"])["revision"] == "v2"
+
+
+def test_beside_a_shipped_base_the_adapter_names_the_copy_and_no_revision(hub, light):
+    push(on_the_shipped_model(light), "x", token=hub.user("alice"), endpoint=hub.url)
+    shipped = {path.name: path.read_bytes() for path in (EXAMPLES / "tiny-office").iterdir()}
+    copy = hub.repo("alice/x-base")
+    assert copy.private
+    card_of_base = {"README.md": base_card("tiny-office", "alice/x").encode()}
+    assert {name: data for name, data in copy.files.items() if name != ".gitattributes"} == shipped | card_of_base
+    files = hub.repo("alice/x").files
+    assert files["README.md"].decode() == card(light, "alice/x", "alice/x-base")
+    config = {"r": 7, "base_model_name_or_path": "alice/x-base", "revision": None}
+    assert json.loads(files["adapter_config.json"]) == config
+
+
+def test_a_push_leaves_what_is_not_its_own_but_no_old_tokenizer(hub, light):
+    there = {"notes.md": b"mine", "vocab.txt": b"old", "merges.txt": b"old", "adapter_model.safetensors": b"old"}
+    hub.add_model("alice/x", there, private=True)
+    (light.adapter / "merges.txt").write_bytes(b"new")
+    push(light, "x", token=hub.user("alice"), endpoint=hub.url)
+    files = hub.repo("alice/x").files
+    assert (files["notes.md"], files["merges.txt"]) == (b"mine", b"new")
+    assert "vocab.txt" not in files
+    assert files["adapter_model.safetensors"] == b"weights"
+
+
+def test_both_repositories_are_checked_before_either_is_written(hub, light):
+    hub.add_model("alice/x", {"pytorch_model.bin": b"years of work"}, private=True)
+    said = refused(on_the_shipped_model(light), hub, token=hub.user("alice"))
+    assert said == "alice/x already exists and holds another model (pytorch_model.bin). Choose another name."
+    assert {name for _, name in hub.repos} == {"alice/x"}
+    assert not [seen for seen in hub.seen if seen.method != "GET"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".pt", ".pth", ".pkl", ".gguf", ".h5", ".onnx"])
+def test_no_weights_of_others_are_replaced_whatever_their_format(suffix, hub, light):
+    hub.add_model("alice/x", {f"theirs{suffix}": b"years of work"}, private=True)
+    assert f"holds another model (theirs{suffix})" in refused(light, hub, token=hub.user("alice"))
+
+
+def test_a_base_model_of_the_same_name_is_compared_by_its_content(hub, light):
+    token, base = hub.user("alice"), {"README.md": b"old", "model.safetensors": b"another"}
+    hub.add_model("alice/x-base", base, private=True)
+    said = refused(on_the_shipped_model(light), hub, token=token)
+    assert said == "alice/x-base already exists and holds another model (model.safetensors). Choose another name."
+    base["model.safetensors"] = (EXAMPLES / "tiny-office" / "model.safetensors").read_bytes()
+    hub.add_model("alice/x-base", base, private=True)
+    push(light, "x", token=token, endpoint=hub.url)
+    assert hub.repo("alice/x-base").files["README.md"] != b"old"
+
+
+@pytest.mark.parametrize(("private", "is_private"), [(True, False), (False, True)])
+def test_a_repository_stays_as_private_as_it_is(private, is_private, hub, light):
+    hub.add_model("alice/x", {}, private=is_private)
+    current, requested = ("private", "public") if is_private else ("public", "private")
+    assert refused(light, hub, token=hub.user("alice"), private=private) == (
+        f"alice/x already exists and is {current}, but this push would be {requested}. Push it as {current}, change "
+        f"the repository at {hub.url}/alice/x/settings, or choose another name."
+    )
+    push(light, "x", token=hub.user("alice"), private=is_private, endpoint=hub.url)
+    assert hub.repo("alice/x").private == is_private
+
+
+def test_a_run_that_can_not_be_pushed_says_what_to_do(hub, light):
+    token = hub.user("alice")
+    config, weights = light.adapter / "adapter_config.json", light.adapter / "adapter_model.safetensors"
+    light.write_json("plan.json", PLAN | {"model_folder": "/home/jane/my-model"})
+    assert refused(light, hub, token=token) == (
+        "The base model 'my-model' is a folder on this machine, so nobody else could load the adapter. Push that "
+        "model to the Hub first, then train with its name there."
+    )
+    with runs.Run(light.path).training():
+        assert refused(light, hub, token=token) == (
+            "Run run is still in training. Wait until it ends, or stop it: what it learned is kept."
+        )
+    weights.rename(light.adapter / "adapter_model.bin")
+    assert refused(light, hub, token=token) == (
+        "The adapter of run run is a pickle, which is never pushed. Convert it to safetensors."
+    )
+    (light.adapter / "adapter_model.bin").unlink()
+    no_adapter = "Run run has no adapter yet. Train it first, then push."
+    assert refused(light, hub, token=token) == no_adapter
+    weights.write_bytes(b"weights")
+    config.unlink()
+    assert refused(light, hub, token=token) == no_adapter
+    assert not hub.seen
+
+
+def test_a_repositorys_name_may_have_as_many_characters_as_its_base_leaves(hub, light):
+    no_token = (
+        "There is no token, so the Hub does not know who you are. On the page, sign in. In a terminal, create a token "
+        "with write access at https://huggingface.co/settings/tokens and set HF_TOKEN, or run `hf auth login`."
+    )
+    for name in ("x" * 91, f"alice/{'x' * 91}", "a.b_c-1"):
+        assert refused(light, hub, name) == no_token
+    for name in ("x" * 92, "x.", "x-"):
+        assert refused(light, hub, name) == (
+            f"'{name}' can't be a repository's name. Give name or owner/name: letters, digits, '-', '_' and '.', at "
+            "most 91 characters, no '--' or '..', no '-' or '.' at either end, and no '.git' at the end."
+            f"\n{no_token}"
+        )
+    assert not hub.seen
+
+
+def test_what_a_token_lacks_is_said_for_each_repository(hub, light):
+    def said(repo: str, *, role: str = "fineGrained", **account) -> str:
+        return refused(light, hub, repo, token=hub.user("alice", role, **account))
+
+    assert said("bob/x", role="write", orgs=("acme",)) == (
+        "'bob' is neither you (alice) nor an organization that your token can access. Push to alice/x, or use a token "
+        "for that organization."
+    )
+    assert said("x", role="read") == (
+        "Your token may only read. Create one with write access at https://huggingface.co/settings/tokens."
+    )
+    denied = (
+        "Your fine-grained token may not write to {}. Give it 'Write access to contents of all repos' under alice at "
+        "https://huggingface.co/settings/tokens, or use a token with write access."
+    )
+    for scopes in ({"acme": ["repo.write"]}, {"alice": ["repo.content.read"]}):
+        assert said("x", scopes=scopes) == denied.format("alice/x")
+    on_the_shipped_model(light)
+    assert said("x") == denied.format("alice/x-base and alice/x")
+    assert said("x", scopes={"alice/x": ["repo.write", "repo.content.read"]}) == denied.format("alice/x-base")
+    assert said("x", scopes={"alice/x-base": ["repo.write"]}) == denied.format("alice/x")
+    assert "Push to alice/x, or" in said("bob/x")
+    # A scope on one repository of an organization, which the token's owner is no member of.
+    assert said("acme/x", scopes={"acme/other": ["repo.write"]}).startswith(
+        "Your fine-grained token may not write to acme/x-base and acme/x. Give it"
+    )
+    assert not [seen for seen in hub.seen if seen.method != "GET"]
+    both = {"acme/x": ["repo.write"], "acme/x-base": ["repo.write"]}
+    for name in both:
+        hub.add_model(name, {})
+    token = hub.user("alice", "fineGrained", scopes=both)
+    push(light, "acme/x", token=token, private=False, endpoint=hub.url)
+    assert "adapter_model.safetensors" in hub.repo("acme/x").files
+
+
+def test_a_scope_may_be_without_a_name_and_an_account_without_organizations(light, hub, monkeypatch):
+    scoped = [{"entity": {"type": "user"}, "permissions": ["repo.write"]}]
+    token = {"role": "fineGrained", "fineGrained": {"scoped": scoped}}
+    monkeypatch.setattr(HfApi, "whoami", lambda api: {"name": "alice", "auth": {"accessToken": token}})
+    assert "may not write to alice/x. Give it" in refused(light, hub, token="hf_x")
+    assert "'bob' is neither you (alice)" in refused(light, hub, "bob/x", token="hf_x")
+
+
+def test_an_unexpected_error_of_a_push_is_a_sentence_and_is_logged(hub, light, monkeypatch, caplog):
+    def fail(api) -> dict:
+        raise ValueError("a bug of the client")
+
+    monkeypatch.setattr(HfApi, "whoami", fail)
+    assert refused(light, hub, "alice/x", token="hf_x") == (
+        "The push to 'alice/x' failed with an unexpected error (ValueError). The run is unchanged: try again, or "
+        "upload its adapter folder yourself."
+    )
+    assert "push to alice/x" in caplog.text
+    assert "a bug of the client" in caplog.text

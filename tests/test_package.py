@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -83,10 +84,25 @@ def test_importing_tuner_loads_nothing_heavy_and_knows_its_names(tmp_path):
     code = (
         "import sys; before = set(sys.modules); import tuner\n"
         "assert set(tuner.__all__) <= set(dir(tuner)) and not hasattr(tuner, 'nonsense')\n"
+        "assert dir(tuner) == sorted(dir(tuner)) and '__version__' in dir(tuner)\n"
         "print({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names))"
     )
     run = run_python(code, tmp_path)
     assert run.stdout == "{'tuner'}\n", run.stderr
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "10000"), ("7", "7")])
+def test_torchs_threads_wait_in_a_short_loop_unless_somebody_chose_another(given, used, monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", given or "")
+    if given is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    runpy.run_path(str(ROOT / "tuner/__init__.py"))
+    assert os.environ["GOMP_SPINCOUNT"] == used
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"^module 'tuner' has no attribute 'nonsense'$"):
+        tuner.nonsense  # noqa: B018
 
 
 def test_every_public_name_is_what_editors_are_shown():

@@ -202,13 +202,19 @@ def _chat(options: Options) -> None:
     opened = [runs.open_run(name) for name in (options.run, *options.others)]
     if not options.json:
         print("Loading and merging...", file=sys.stderr)
-    adapters, merged, check = {run.id: run for run in opened}, {}, None
+    adapters, merged, check = dict(zip(_names(opened), opened)), {}, None
     if len(opened) == 1:
         adapters = {"adapter": opened[0]}
         if merge.is_mergeable(opened[0]):
             check = merge.merge(opened[0])
             merged = {"merged": opened[0].merged}
     _converse(options, load_variants(adapters, merged), check)
+
+
+def _names(opened: list["Run"]) -> list[str]:
+    """A name for each run beside "base": its id, or its path if the ids don't tell them apart."""
+    ids = [run.id for run in opened]
+    return ids if len({"base", *ids}) > len(ids) else [str(run.path.resolve()) for run in opened]
 
 
 def _converse(options: Options, loaded: "Loaded", check: dict | None) -> None:
@@ -271,7 +277,7 @@ def _merge_weighted(options: Options, opened: list["Run"]) -> None:
     if len(weights) != len(opened):
         raise TunerError(f"--weights {given}: got {len(weights)} for {len(opened)} runs. Give one weight per run.")
     merge.merge_weighted(dict(zip(opened, weights)), options.out)
-    shares = dict(zip((run.id for run in opened), weights))
+    shares = dict(zip(_names(opened), weights))
     print(json.dumps({"merged": str(options.out), "shares": shares}) if options.json else options.out)
 
 

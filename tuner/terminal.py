@@ -136,7 +136,7 @@ def methods() -> "Table":
 
     table = Table("name", "method", "what it trains", "on 4-bit", "merges", "tasks")
     last = None
-    for row in sorted(METHODS.values(), key=lambda row: row.more):
+    for row in METHODS.values():  # those of a kind stand together, and the further ones last
         kind = "more" if row.more else row.kind
         if kind != last:
             table.add_section()
@@ -184,4 +184,4 @@ def show_comparison(event: dict) -> None:
         state = f"step {event['step']}, {event['seconds']:.0f} s"
     if state:
         end = "\n" if event["event"] == "row" else ""
-        print(f"\r{event['method']}: {state:40}", end=end, file=sys.stderr, flush=True)
+        print(f"\r{event['method']}: {state:40}", end=end, file=sys.stderr)  # which a "\r" flushes

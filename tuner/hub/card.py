@@ -223,7 +223,7 @@ def _settings(run: Run, recipe: Recipe) -> str:
             choice = chosen.get(name.rpartition(".")[2]) if value in ("auto", "all-linear") else None
             value = choice["value"] if choice else value
             why = f" ({choice['reason']})" if choice else ""
-            lines.append(f"| {name} | {_cell(value)} | {_cell((field.description or '') + why)} |")
+            lines.append(f"| {name} | {_cell(value)} | {_cell(field.description + why)} |")
     return "## Settings\n\n" + "\n".join(lines)
 
 
@@ -284,10 +284,10 @@ def _link(recipe: Recipe) -> str:
     source, config = recipe.data.source, f" ({recipe.data.config})" if recipe.data.config else ""
     if is_hub_dataset(source):
         return f"[{source}](https://huggingface.co/datasets/{source}){config}"
-    shipped = (
-        ", an example that comes with Tuner" if (EXAMPLES / source).is_file() else ", a file that is not published"
-    )
-    return f"`{_line(_source(recipe))}`{shipped}"
+    # A path stays the user's own file, even an absolute one, which joining would leave as it is.
+    is_shipped = PurePath(source).name == source and (EXAMPLES / source).is_file()
+    origin = "an example that comes with Tuner" if is_shipped else "a file that is not published"
+    return f"`{_line(_source(recipe))}`, {origin}"
 
 
 def _task(run: Run) -> TaskRow:

@@ -42,7 +42,7 @@ def _load(run: Run, recipe: Recipe, task: TaskRow, base: str, repo: str, kind: s
         )
     revision = run.plan.get("revision") if base == recipe.model.name else None
     pinned = f', revision="{revision}"' if revision else ""
-    labels = run.plan.get("labels") or []
+    labels = run.plan.get("labels")
     if labels:
         pinned += f", id2label={json.dumps(dict(enumerate(labels)), ensure_ascii=False)}"
         pinned = re.sub(r'"(\d+)":', r"\1:", pinned)
@@ -73,14 +73,14 @@ _HEAD_ON = """for module in model.modules():
 
 def _ask(run: Run, recipe: Recipe, task: TaskRow) -> str:
     rows = run.data / "heldout.jsonl"
-    line = next(iter(rows.read_text(encoding="utf-8").splitlines()), None) if rows.is_file() else None
+    line = rows.read_text(encoding="utf-8").partition("\n")[0] if rows.is_file() else None
     messages = json.loads(line)["messages"] if line else [{"role": "user", "content": "Once"}]
     text = json.dumps(messages[-1]["content"], ensure_ascii=False)
     if task.chats:
         return _generate(_prompt(run, messages, bool(line)), recipe, 'output[0][inputs["input_ids"].shape[1] :]')
     if task.generates:
         return _generate(f'inputs = tokenizer({text}, return_tensors="pt")', recipe, "output[0]")
-    return READ_OFF[task.objective].format(text=text, question=text.partition("\\n")[0] + '"')
+    return READ_OFF[task.objective].format(text=text)
 
 
 def _generate(ask: str, recipe: Recipe, written: str) -> str:

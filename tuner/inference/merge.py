@@ -85,7 +85,7 @@ def merge_weighted(shares: dict[Run, float], folder: Path) -> None:
     """
     for run in shares:
         check_mergeable(run)
-    base = load_variants({run.id: run for run in shares}).base
+    base = load_variants({str(run.path): run for run in shares}).base
     model = load_base(base, quantization="none")
     weights = dict(model.named_parameters())
     start = {name: p.detach().clone() for name, p in weights.items()}
