@@ -167,7 +167,8 @@ COUNTS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_counts_what_its_paper_says(name):
     on = target(name, **SETTINGS)
-    assert METHODS[name].count(on) == COUNTS[name]
+    count = METHODS[name].count(on)
+    assert (type(count), count) == (int, COUNTS[name])
     if METHODS[name].tasks == tuple(TASKS):  # a new head is trained besides, and counted apart
         headed = target(name, shape(head=True), "classification", **SETTINGS)
         assert METHODS[name].count(headed) == COUNTS[name]
@@ -176,6 +177,14 @@ def test_a_row_counts_what_its_paper_says(name):
         assert METHODS[name].count(free) == 3 * 70 + (name == "lora_ia3") * 3 * 6 * (48 + 64)
     if name == "prefix_tuning":
         assert METHODS[name].count(free) == 7 * 2 * 3 * 48
+
+
+def test_adalora_starts_at_one_and_a_half_times_the_rank_rounded_down():
+    for rank, start in ((1, 1), (3, 4), (7, 10), (8, 12)):
+        on = target("adalora", rank=rank)
+        (config,) = METHODS["adalora"].configs(on)
+        assert (config.init_r, config.target_r, config.lora_alpha) == (start, rank, 2 * rank)
+        assert METHODS["adalora"].count(on) == start * sum(i + o + 1 for _, i, o in on.shape.linear_layers)
 
 
 def test_factors_and_blocks_are_the_nearest_divisors():

@@ -1,0 +1,517 @@
+"""What reaches a model when it answers and what is read off it: conversations, batches, spans, streams, merges."""
+
+import json
+import shutil
+import threading
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from datasets import load_from_disk
+from safetensors.torch import load_file, save_file
+from tiny import encoder_tokenizer, tiny_model, tiny_tokenizer
+
+from tuner import runs
+from tuner.data.chat import render_prompt
+from tuner.errors import TunerError
+from tuner.inference import chat, generate, merge, predict, variants
+from tuner.inference.variants import ActiveModel, LoadedVariants
+from tuner.methods import attach
+from tuner.models import load
+from tuner.models.fetch import base_of
+from tuner.models.shape import Base
+from tuner.recipe import Model
+
+CONVERSATION = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "good day"},
+    {"role": "user", "content": "the report"},
+]
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    """A tiny model of each of three families that write, with its folder."""
+    folder, made = tmp_path_factory.mktemp("writes"), {}
+    for family, kind in (("llama", "CausalLM"), ("t5", "Seq2SeqLM"), ("bart", "Seq2SeqLM")):
+        tiny_model(folder / family, family)
+        model = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(folder / family).eval()
+        made[family] = model, transformers.AutoTokenizer.from_pretrained(folder / family)
+    return made
+
+
+# One batch
+
+
+@pytest.mark.parametrize("family", ["llama", "t5", "bart"])
+def test_prompts_of_any_length_are_answered_in_one_batch_as_each_is_alone_by_transformers(families, family):
+    model, tokenizer = families[family]
+    encoded = family != "llama"
+    model.generation_config.num_beams = 4  # as BART's own; answers are greedy all the same
+    prompts = ["a", "please send the report by friday", "thank you"]
+    expected = []
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=encoded)["input_ids"]
+        assert (ids[0, -1] == tokenizer.eos_token_id) == encoded
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, num_beams=1, do_sample=False,
+        )  # fmt: skip
+        text = tokenizer.decode(out[0, 1 if encoded else ids.shape[1] :], skip_special_tokens=True)
+        expected.append(text.strip() if encoded else text)
+    answers = generate.generate(model, tokenizer, prompts, generate.Sampling(max_new_tokens=9))
+    assert answers == expected
+    assert len(set(answers)) > 1 or family == "bart"  # with such weights it says one thing only
+
+
+def test_an_encoders_prompt_is_cut_at_its_context_and_a_causal_models_is_refused(families):
+    model, tokenizer = families["bart"]
+    sampling, fits = generate.Sampling(max_new_tokens=4), "1" * 510  # and a mark at each end
+    assert len(tokenizer(fits)["input_ids"]) == 512
+    whole, cut = generate.generate(model, tokenizer, [fits, fits + "22222"], sampling)
+    assert whole == cut
+    model, tokenizer = families["llama"]
+    assert generate.generate(model, tokenizer, ["1" * 511], sampling)
+    with pytest.raises(TunerError, match=r"^This conversation fills the model's context of 512 tokens\. Start a new"):
+        generate.generate(model, tokenizer, ["1" * 512], sampling)
+    model, tokenizer = families["t5"]
+    assert len(generate.generate(model, tokenizer, ["1" * 600], sampling)) == 1  # it has no bound
+
+
+def test_an_answer_has_no_more_tokens_than_asked_for_nor_than_there_is_room(families):
+    model, tokenizer = families["llama"]
+    model.generation_config.eos_token_id = None
+    for length, asked, expected in ((10, 7, 7), (500, 7, 7), (505, 7, 7), (506, 7, 6), (511, 7, 1)):
+        shown = []
+        streamer = generate.Streamer(tokenizer, shown.append)
+        sampling = generate.Sampling(max_new_tokens=asked, temperature=1.0, seed=4)
+        generate.generate(model, tokenizer, ["1" * length], sampling, streamer=streamer)
+        assert len(shown) == expected
+
+
+def test_sampling_is_greedy_and_unlimited_by_default():
+    assert generate.Sampling() == generate.Sampling(temperature=0.0, top_p=1.0, max_new_tokens=96, seed=0)
+
+
+def test_a_character_of_several_tokens_is_shown_once_it_is_whole():
+    tokenizer, shown = tiny_tokenizer(), []
+    streamer = generate.Streamer(tokenizer, shown.append)
+    tea, word = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("🍵", "hey"))
+    assert len(tea) == 4
+    streamer.put(torch.tensor([[5, 6, 7], [8, 9, 10]]))  # the prompts are not shown
+    assert shown == []
+    end = tokenizer.eos_token_id
+    for tokens in zip(tea, [*word, *[end] * (4 - len(word))], strict=True):
+        streamer.put(torch.tensor(tokens))
+    streamer.end()
+    assert [texts[0] for texts in shown] == ["", "", "", "🍵"]
+    assert shown[-1][1] == "hey"
+
+
+def test_a_stop_ends_every_row_of_a_batch():
+    stop = threading.Event()
+    criterion = generate._Stop(stop)
+    assert criterion(torch.zeros(3, 5), None).tolist() == [False] * 3
+    stop.set()
+    assert criterion(torch.zeros(3, 5), None).tolist() == [True] * 3
+
+
+# A conversation
+
+
+def variants_of(base: Base, *actives: ActiveModel, tokenizer=None, merged=()) -> LoadedVariants:
+    return LoadedVariants(base, tokenizer or tiny_tokenizer(), list(actives), list(merged))
+
+
+def active(*names: str, model: object = None, adapters: dict | None = None) -> ActiveModel:
+    return ActiveModel(names, lambda: nullcontext(model or names), adapters)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("generation", [None, "<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n"]),
+        ("seq2seq", ["be brief\nhello\ngood day\nthe report", "bye"]),
+        ("classification", ["the report", "bye"]),
+    ],
+)
+def test_what_a_model_reads_of_a_conversation_depends_on_its_task(monkeypatch, tmp_path, task, expected):
+    """A chat model reads all of it by its template, an encoder-decoder as lines, and a classifier the last message."""
+    seen = []
+
+    def answered(model, tokenizer, *given, **more) -> list[str]:
+        seen.append((model, tokenizer, *given, more))
+        return ["one", "two"]
+
+    monkeypatch.setattr(generate, "generate", answered)
+    monkeypatch.setattr(generate, "predict", answered)
+    base, sampling = Base(tmp_path, Model(name="x"), task, ("a", "b")), generate.Sampling(seed=3)
+    names = {"base": "__base__", "adapter": "default"}
+    loaded = variants_of(base, active("base", "adapter", model="it", adapters=names))
+    conversations = [CONVERSATION, [{"role": "user", "content": "bye"}]]
+    both = generate.answer(loaded, loaded.sharing_base[0], ["adapter", "base"], conversations, sampling, stop="s")
+    assert both == ["one", "two"]
+    if task == "generation":
+        expected = [render_prompt(CONVERSATION, loaded.tokenizer), expected[1]]
+        assert expected[0].startswith("<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhello")
+    ((model, tokenizer, *given, more),) = seen
+    assert (model, tokenizer) == ("it", loaded.tokenizer)
+    if task == "classification":
+        assert given == [base, expected]
+        return
+    assert given == [expected, sampling]
+    assert more == {"adapter_names": ["default", "__base__"], "streamer": None, "stop": "s"}
+    alone = variants_of(base, active("adapter"))
+    generate.answer(alone, alone.sharing_base[0], ["adapter"], conversations[1:], sampling)
+    assert seen[-1][-1]["adapter_names"] is None
+
+
+@pytest.mark.parametrize("system", ["be brief", None, ""])
+@pytest.mark.parametrize("can_merge", [True, False])
+def test_a_prompt_is_asked_of_every_variant_behind_the_system_prompt(monkeypatch, system, can_merge):
+    asked, run = [], SimpleNamespace(merged="folder")
+    loaded = variants_of(None, active("base", "adapter"), merged=[active("merged")] if can_merge else [])
+
+    def stream(*given):
+        asked.append(given)
+        yield {"base": "a"}
+        yield {"base": "a b"}
+
+    monkeypatch.setattr(chat, "is_mergeable", lambda given: given is run and can_merge)
+    monkeypatch.setattr(chat, "merge", lambda given: asked.append(given))
+    monkeypatch.setattr(chat, "load_variants", lambda *given: asked.append(given) or loaded)
+    monkeypatch.setattr(generate, "stream", stream)
+    sampling = generate.Sampling(seed=8)
+    assert chat.chat(run, "hello", system=system, sampling=sampling) == {"base": "a b"}
+    *merges, loading, (_, conversations, used) = asked
+    assert merges == ([run] if can_merge else [])
+    assert loading == ({"adapter": run}, {"merged": "folder"} if can_merge else {})
+    messages = [{"role": "user", "content": "hello"}]
+    if system:
+        messages = [{"role": "system", "content": "be brief"}, *messages]
+    names = ("base", "adapter", "merged") if can_merge else ("base", "adapter")
+    assert conversations == dict.fromkeys(names, messages)
+    assert used is sampling
+    chat.chat(run, "hello")
+    assert asked[-1][-1] == generate.Sampling()
+
+
+def told(monkeypatch, answer) -> None:
+    """Let each active model answer by this function of its variants and their conversations."""
+    monkeypatch.setattr(
+        generate, "answer", lambda loaded, active, names, prompts, sampling, **more: answer(names, prompts, more)
+    )
+
+
+def test_each_variant_gets_its_own_conversation_and_those_not_asked_none(monkeypatch):
+    seen = []
+
+    def answer(names, prompts, more) -> list[str]:
+        seen.append(names)
+        more["streamer"].show([f"{name[0]}…" for name in names])
+        return [f"{name} to {prompt}" for name, prompt in zip(names, prompts, strict=True)]
+
+    told(monkeypatch, answer)
+    loaded = variants_of(
+        None, active("base", "mixed"), active("alone"), active("idle"), merged=[active("merged"), active("other")]
+    )
+    assert loaded.variants == ["base", "mixed", "alone", "idle", "merged", "other"]
+    asked = {"merged": 1, "alone": 2, "mixed": 3}
+    yielded = list(generate.stream(loaded, asked, generate.Sampling()))
+    assert yielded[-1] == {"merged": "merged to 1", "alone": "alone to 2", "mixed": "mixed to 3"}
+    assert all(list(texts) == list(asked) for texts in yielded)
+    assert len(yielded) == 6  # a beginning and the whole of each
+    assert {texts["mixed"] for texts in yielded} - {""} == {"m…", "mixed to 3"}
+    assert sorted(seen) == [["alone"], ["merged"], ["mixed"]]
+
+
+def test_an_error_in_one_variant_is_raised_and_ends_the_others(monkeypatch):
+    stops = []
+
+    def answer(names, prompts, more) -> list[str]:
+        stops.append(more["stop"])
+        if names == ["merged"]:
+            assert more["stop"].wait(30)
+            return ["late"]
+        raise TunerError("no room")
+
+    told(monkeypatch, answer)
+    loaded = variants_of(None, active("base"), active("after"), merged=[active("merged")])
+    with pytest.raises(TunerError, match=r"^no room$"):
+        list(generate.stream(loaded, {name: [] for name in loaded.variants}, generate.Sampling()))
+    assert len(stops) == 2  # what comes after an error is not begun
+    assert all(stop.is_set() for stop in stops)
+
+
+def test_after_a_stop_no_further_variant_begins(monkeypatch):
+    stop, begun = threading.Event(), []
+
+    def answer(names, prompts, more) -> list[str]:
+        begun.append(names)
+        stop.set()
+        return ["cut"]
+
+    told(monkeypatch, answer)
+    loaded = variants_of(None, active("base"), active("after"))
+    *_, last = generate.stream(loaded, {"base": [], "after": []}, generate.Sampling(), stop)
+    assert (last, begun) == ({"base": "cut", "after": ""}, [["base"]])
+
+
+# Answers from one forward pass
+
+
+def span(starts: dict, ends: dict, *, none: float = 0.0, question: int = 3, text: int = 60, row: int = 1) -> str:
+    """The answer in "0|1|2|…", a text of as many tokens, by the scores of its tokens; others have -9."""
+    length = question + text + 1
+    scores = torch.full((2, 2, length), -9.0)
+    for side, given in enumerate((starts, ends)):
+        for token, score in given.items():
+            scores[side, row, token + question if token is not None else 1] = score
+        scores[side, row, 0] = none / 2
+    words = [f"{n}|" for n in range(text)]
+    places = [sum(map(len, words[:n])) for n in range(text + 1)]
+    offsets = [(0, 0)] * question + [(places[n], places[n + 1]) for n in range(text)] + [(0, 0)]
+
+    class Read(dict):
+        def sequence_ids(self, number: int) -> list:
+            return [None, *[0] * (question - 1), *[1] * text, None] if number == row else []
+
+    output = SimpleNamespace(start_logits=scores[0], end_logits=scores[1])
+    read = Read(offset_mapping={row: offsets})
+    return predict._span(output, row, read, "who?\n" + "".join(words), ())
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "none", "answer"),
+    [
+        ({2: 5}, {4: 5}, 0, "2|3|4|"),
+        ({2: 5}, {2: 5}, 0, "2|"),
+        ({4: 5, 1: 3}, {2: 5, 5: 1}, 0, "1|2|"),  # no answer ends before it begins: 8 of 1 to 2, 6 of 4 to 5
+        ({0: 5}, {29: 5}, 0, "".join(f"{n}|" for n in range(30))),
+        ({0: 5}, {30: 5, 7: 1}, 0, "0|1|2|3|4|5|6|7|"),  # thirty tokens at most
+        ({2: 2}, {4: 3}, 4.9, "2|3|4|"),
+        ({2: 2}, {4: 3}, 5, ""),  # no answer is as likely
+        ({None: 9, 2: 3}, {None: 9, 2: 3}, 0, "2|"),  # the question is no answer
+        ({3: 1, 50: 2}, {3: 1, 50: 2}, 0, "50|"),
+        ({59: 4}, {59: 4}, 0, "59|"),
+    ],
+)
+def test_an_answer_is_the_likeliest_span_of_the_text(starts, ends, none, answer):
+    assert span(starts, ends, none=none) == answer
+
+
+def test_spans_are_combined_from_the_twenty_likeliest_first_and_last_tokens():
+    starts = {n: 5 - n / 100 for n in range(25)}
+    # One token can end an answer, and the likeliest first token of those near enough begins it.
+    assert span(starts, {40: 30}) == "".join(f"{n}|" for n in range(11, 41))
+    assert span({**starts, 20: 4.7, 30: 4.75}, {49: 30}) == ""  # 20 and 30 are no more among the twenty
+    assert span({**starts, 30: 4.9}, {49: 30}) == "".join(f"{n}|" for n in range(30, 50))
+
+
+class Reads(torch.nn.Module):
+    """Keeps what it was given; each place scores highest at its token's number, and a text at its second token's."""
+
+    def __init__(self, by_text: bool):
+        super().__init__()
+        self.weight, self.by_text, self.given = torch.nn.Parameter(torch.zeros(1)), by_text, {}
+
+    def forward(self, **inputs):
+        self.given = inputs
+        logits = torch.nn.functional.one_hot(inputs["input_ids"], 320).float()
+        return SimpleNamespace(
+            logits=logits[:, 1] if self.by_text else logits, start_logits=logits[..., 7], end_logits=logits[..., 7]
+        )
+
+
+@pytest.mark.parametrize("task", ["classification", "token_classification", "question_answering"])
+def test_texts_of_any_length_are_read_in_one_batch_up_to_the_context(tmp_path, task):
+    tokenizer, model = encoder_tokenizer(), Reads(task == "classification")
+    tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = task == "token_classification"
+    labels = tuple(f"B-{n}" for n in range(320)) if task != "question_answering" else ()
+    base = Base(tiny_model(tmp_path, "bert"), Model(name="x"), task, labels)
+    answers = predict.predict(model, tokenizer, base, ["who sent it?\nthe report " + "1" * 600, "it?\nthanks"])
+    ids, mask = model.given["input_ids"], model.given["attention_mask"]
+    assert "labels" not in model.given
+    assert ids.shape == (2, 512)
+    assert mask[0].all()
+    short = int(mask[1].sum())
+    assert short < 40
+    assert not mask[1, short:].any()
+    assert (ids[1, short:] == tokenizer.pad_token_id).all()
+    if task == "classification":
+        assert answers == [f"B-{ids[0, 1]}", f"B-{ids[1, 1]}"]
+        assert answers[0] != answers[1]
+    elif task == "token_classification":
+        kinds = [line.partition(":")[0] for line in answers[1].splitlines()]
+        assert kinds[0] == str(int(ids[1, 1]))
+        assert len(kinds) == 2
+    else:
+        assert answers == ["", ""]  # the token asked for is in neither
+        question = tokenizer("who sent it?", add_special_tokens=False)["input_ids"]
+        assert ids[0, 1 : len(question) + 1].tolist() == question  # the text is cut, not the question
+
+
+# Variants
+
+
+def test_a_variant_answers_with_its_own_adapter_or_with_none(monkeypatch):
+    told = []
+
+    @contextmanager
+    def disabled(model):
+        told.append("off")
+        yield
+        told.append("on")
+
+    monkeypatch.setattr(attach, "disabled", disabled)
+    model = SimpleNamespace(set_adapter=told.append)
+    names = {"base": variants.NO_ADAPTER, "one": "run_0", "two": "run_1"}
+    loaded = variants_of(None, active(*names, model=model, adapters=names), active("alone", model="own"),
+                         merged=[active("merged", model="whole")])  # fmt: skip
+    for variant, expected in {"two": ["run_1"], "base": ["off", "on"], "one": ["run_0"], "alone": []}.items():
+        told.clear()
+        with loaded.model_for(variant) as answering:
+            assert answering == ("own" if variant == "alone" else model)
+        assert told == expected, variant
+    with loaded.model_for("merged") as answering:
+        assert answering == "whole"
+
+
+def test_a_base_that_could_not_be_given_its_adapter_is_loaded_anew(finished, monkeypatch):
+    loaded = variants.load_variants({"adapter": finished})
+    before = load.shared_base(base_of(finished))
+
+    def fail(*given):
+        raise ValueError("damaged")
+
+    monkeypatch.setattr(attach, "load", fail)
+    with pytest.raises(ValueError, match="damaged"), loaded.model_for("adapter"):
+        pass
+    assert load.shared_base(base_of(finished)) is not before
+
+
+def test_runs_share_a_base_only_if_all_that_makes_it_is_the_same(finished, monkeypatch, tmp_path):
+    bases = {
+        "r1": Base(tmp_path, Model(name="a/b", quantization="nf4"), "generation"),
+        "r2": Base(tmp_path, Model(name="a/b", quantization="nf4"), "generation"),
+        "r3": Base(tmp_path, Model(name="a/b", quantization="int8"), "classification", ("x",)),
+    }
+    monkeypatch.setattr(variants, "base_of", lambda run: bases[run.id])
+    made = [SimpleNamespace(id=name, read_json={"adapter/adapter_config.json": {}}.get) for name in bases]
+    assert variants._common_base(made[:2]) is bases["r1"]
+    with pytest.raises(TunerError) as caught:
+        variants._common_base(made)
+    assert str(caught.value) == (
+        "Runs r1 and r3 have different bases (a/b, nf4, text generation; a/b, int8, text classification), so they "
+        "can't be loaded side by side. Choose runs with the same base model, precision and task."
+    )
+    made[1].read_json = {}.get
+    with pytest.raises(TunerError, match=r"^Run r2 has no adapter yet\. Train it first, or wait until it has finis"):
+        variants._common_base(made)
+
+
+# Merged models
+
+
+def test_agreement_is_the_share_of_places_with_the_same_first_choice():
+    one = torch.tensor([[1.0, 2, 0], [0, 1, 5], [3, 0, 0]])
+    other = torch.tensor([[1.0, 2.5, 0], [0, 5, 1.123456], [3, 0, 0]])
+    assert merge._compare(one, other, "_x") == {"top1_agreement_x": 0.66667, "max_logit_difference_x": 4.0}
+    assert merge._compare(one, one + 0.1234567, "") == {"top1_agreement": 1.0, "max_logit_difference": 0.12346}
+    assert merge._compare(one + 2, one, "")["max_logit_difference"] == 2.0
+
+
+def test_logits_are_compared_at_labelled_places_up_to_a_limit(monkeypatch):
+    rows = [
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, -100]},
+        {"input_ids": [8, 9, 10, 11], "labels": [8, -100, 10, 11]},
+        {"input_ids": [12, 13], "labels": [12, 13]},
+    ]
+    model = torch.nn.Linear(1, 1)
+    seen = []
+
+    def scores(model, batch):  # as many choices as the row has tokens, as in question answering
+        ids = batch["input_ids"]
+        seen.append(ids.shape[1])
+        return ids.flatten()[:, None].expand(-1, ids.shape[1]).double(), batch["labels"].flatten()
+
+    monkeypatch.setitem(merge.SCORES, "made_up", scores)
+    whole = merge._logits("made_up", model, rows)
+    assert whole.dtype == torch.float32
+    assert whole[:, 0].tolist() == [6, 8, 10, 11, 12, 13]
+    assert whole[0].tolist() == [6, 6, 6, -100]
+    assert whole[-1].tolist() == [13, 13, -100, -100]
+    for limit, places, read in ((4, 4, 2), (3, 3, 2), (5, 5, 3), (1, 1, 1), (6, 6, 3)):
+        seen.clear()
+        monkeypatch.setattr(merge, "CHECKED_TOKENS", limit)
+        assert len(merge._logits("made_up", model, rows)) == places
+        assert len(seen) == read
+
+
+@pytest.fixture
+def mine(finished, tmp_path) -> runs.Run:
+    """A copy of the finished run, not merged."""
+    run = runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
+    shutil.rmtree(run.merged, ignore_errors=True)
+    (run.path / "merge_check.json").unlink(missing_ok=True)
+    return run
+
+
+def test_a_merge_is_kept_only_with_its_check_and_counts_the_places_compared(mine):
+    check = merge.merge(mine)
+    rows = load_from_disk(str(mine.data / "heldout"))
+    labels = sum(label != -100 for row in rows for label in row["labels"][1:])
+    assert check["tokens"] == min(labels, merge.CHECKED_TOKENS)
+    assert check == mine.read_json("merge_check.json")
+    assert set(check) == {
+        "tokens",
+        *(f"{kind}{on}" for kind in ("top1_agreement", "max_logit_difference") for on in ("", "_quantized")),
+    }
+    assert {path.name for path in mine.merged.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    mine.write_json("merge_check.json", {"tokens": 1})
+    assert merge.merge(mine) == {"tokens": 1}
+    (mine.path / "merge_check.json").unlink()
+    assert merge.merge(mine) == check
+
+
+def test_shares_of_a_weighted_merge_belong_to_their_runs(mine, finished, tmp_path):
+    file = mine.adapter / "adapter_model.safetensors"
+    trained = load_file(file)
+    save_file({n: 2 * t if "lora_B" in n else t for n, t in trained.items()}, file, {"format": "pt"})
+    merge.merge_weighted({finished: 0.75, mine: 0.5}, tmp_path / "new" / "sum")
+    start = load_file(base_of(finished).folder / "model.safetensors")
+    after = load_file(tmp_path / "new" / "sum" / "model.safetensors")
+    config = json.loads((finished.adapter / "adapter_config.json").read_text())
+    scale = config["lora_alpha"] / config["r"]
+    changed = 0
+    for name, weight in after.items():
+        key = f"base_model.model.{name.removesuffix('.weight')}.lora_{{}}.weight"
+        expected = start[name].float()
+        if key.format("A") in trained:
+            changed += 1
+            expected = expected + 1.75 * scale * trained[key.format("B")] @ trained[key.format("A")]
+        assert weight.dtype == start[name].dtype
+        torch.testing.assert_close(weight.float(), expected, rtol=2**-7, atol=1e-3)
+    assert changed == len(trained) / 2
+    assert (tmp_path / "new" / "sum" / "tokenizer.json").is_file()
+
+
+def test_what_is_not_trained_or_leaves_the_weights_alone_is_not_merged(mine, monkeypatch, tmp_path):
+    kept = mine.adapter.rename(tmp_path / "kept")
+    with pytest.raises(TunerError, match=r"^Run mine has no adapter to merge yet\. Train it first, or wait until it"):
+        merge.check_mergeable(mine)
+    kept.rename(mine.adapter)
+    merge.check_mergeable(mine)
+    mine._read["recipe.yaml"] = mine.recipe.with_settings({"method.name": "ia3"})
+    assert merge.is_mergeable(mine)
+    for name, title in (("prefix_tuning", "Prefix tuning"), ("bitfit", "BitFit")):  # of which one depends on the base
+        mine._read["recipe.yaml"] = mine.recipe.with_settings({"method.name": name})
+        assert not merge.is_mergeable(mine)
+        with pytest.raises(TunerError) as caught:
+            merge.check_mergeable(mine)
+        assert str(caught.value) == (
+            f"{title} can't be merged: what run mine learned is not a change of the base model's weights. Use the "
+            "adapter with its base model, or train with a method that can be merged, such as LoRA."
+        )
