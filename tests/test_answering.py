@@ -1,7 +1,5 @@
 """What reaches a model when it answers and what is read off it: conversations, batches, spans, streams, merges."""
 
-import json
-import shutil
 import threading
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -9,18 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from datasets import load_from_disk
-from safetensors.torch import load_file, save_file
 from tiny import encoder_tokenizer, tiny_model, tiny_tokenizer
 
-from tuner import runs
 from tuner.data.chat import render_prompt
 from tuner.errors import TunerError
 from tuner.inference import chat, generate, merge, predict, variants
 from tuner.inference.variants import ActiveModel, LoadedVariants
 from tuner.methods import attach
-from tuner.models import load
-from tuner.models.fetch import base_of
 from tuner.models.shape import Base
 from tuner.recipe import Model
 
@@ -379,20 +372,7 @@ def test_a_variant_answers_with_its_own_adapter_or_with_none(monkeypatch):
         assert answering == "whole"
 
 
-def test_a_base_that_could_not_be_given_its_adapter_is_loaded_anew(finished, monkeypatch):
-    loaded = variants.load_variants({"adapter": finished})
-    before = load.shared_base(base_of(finished))
-
-    def fail(*given):
-        raise ValueError("damaged")
-
-    monkeypatch.setattr(attach, "load", fail)
-    with pytest.raises(ValueError, match="damaged"), loaded.model_for("adapter"):
-        pass
-    assert load.shared_base(base_of(finished)) is not before
-
-
-def test_runs_share_a_base_only_if_all_that_makes_it_is_the_same(finished, monkeypatch, tmp_path):
+def test_runs_share_a_base_only_if_all_that_makes_it_is_the_same(monkeypatch, tmp_path):
     bases = {
         "r1": Base(tmp_path, Model(name="a/b", quantization="nf4"), "generation"),
         "r2": Base(tmp_path, Model(name="a/b", quantization="nf4"), "generation"),
@@ -448,70 +428,3 @@ def test_logits_are_compared_at_labelled_places_up_to_a_limit(monkeypatch):
         monkeypatch.setattr(merge, "CHECKED_TOKENS", limit)
         assert len(merge._logits("made_up", model, rows)) == places
         assert len(seen) == read
-
-
-@pytest.fixture
-def mine(finished, tmp_path) -> runs.Run:
-    """A copy of the finished run, not merged."""
-    run = runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
-    shutil.rmtree(run.merged, ignore_errors=True)
-    (run.path / "merge_check.json").unlink(missing_ok=True)
-    return run
-
-
-def test_a_merge_is_kept_only_with_its_check_and_counts_the_places_compared(mine):
-    check = merge.merge(mine)
-    rows = load_from_disk(str(mine.data / "heldout"))
-    labels = sum(label != -100 for row in rows for label in row["labels"][1:])
-    assert check["tokens"] == min(labels, merge.CHECKED_TOKENS)
-    assert check == mine.read_json("merge_check.json")
-    assert set(check) == {
-        "tokens",
-        *(f"{kind}{on}" for kind in ("top1_agreement", "max_logit_difference") for on in ("", "_quantized")),
-    }
-    assert {path.name for path in mine.merged.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
-    mine.write_json("merge_check.json", {"tokens": 1})
-    assert merge.merge(mine) == {"tokens": 1}
-    (mine.path / "merge_check.json").unlink()
-    assert merge.merge(mine) == check
-
-
-def test_shares_of_a_weighted_merge_belong_to_their_runs(mine, finished, tmp_path):
-    file = mine.adapter / "adapter_model.safetensors"
-    trained = load_file(file)
-    save_file({n: 2 * t if "lora_B" in n else t for n, t in trained.items()}, file, {"format": "pt"})
-    merge.merge_weighted({finished: 0.75, mine: 0.5}, tmp_path / "new" / "sum")
-    start = load_file(base_of(finished).folder / "model.safetensors")
-    after = load_file(tmp_path / "new" / "sum" / "model.safetensors")
-    config = json.loads((finished.adapter / "adapter_config.json").read_text())
-    scale = config["lora_alpha"] / config["r"]
-    changed = 0
-    for name, weight in after.items():
-        key = f"base_model.model.{name.removesuffix('.weight')}.lora_{{}}.weight"
-        expected = start[name].float()
-        if key.format("A") in trained:
-            changed += 1
-            expected = expected + 1.75 * scale * trained[key.format("B")] @ trained[key.format("A")]
-        assert weight.dtype == start[name].dtype
-        torch.testing.assert_close(weight.float(), expected, rtol=2**-7, atol=1e-3)
-    assert changed == len(trained) / 2
-    assert (tmp_path / "new" / "sum" / "tokenizer.json").is_file()
-
-
-def test_what_is_not_trained_or_leaves_the_weights_alone_is_not_merged(mine, monkeypatch, tmp_path):
-    kept = mine.adapter.rename(tmp_path / "kept")
-    with pytest.raises(TunerError, match=r"^Run mine has no adapter to merge yet\. Train it first, or wait until it"):
-        merge.check_mergeable(mine)
-    kept.rename(mine.adapter)
-    merge.check_mergeable(mine)
-    mine._read["recipe.yaml"] = mine.recipe.with_settings({"method.name": "ia3"})
-    assert merge.is_mergeable(mine)
-    for name, title in (("prefix_tuning", "Prefix tuning"), ("bitfit", "BitFit")):  # of which one depends on the base
-        mine._read["recipe.yaml"] = mine.recipe.with_settings({"method.name": name})
-        assert not merge.is_mergeable(mine)
-        with pytest.raises(TunerError) as caught:
-            merge.check_mergeable(mine)
-        assert str(caught.value) == (
-            f"{title} can't be merged: what run mine learned is not a change of the base model's weights. Use the "
-            "adapter with its base model, or train with a method that can be merged, such as LoRA."
-        )

@@ -362,6 +362,7 @@ def test_a_rank_above_the_smallest_layers_share_is_refused_with_the_largest():
         "Choose at most 16."
     ]
     assert problems("shira", rank=27, target_modules=["q_proj"]) == []
+    assert problems("shira", rank=27, target_modules=["none"]) == []  # which is refused as a layer that is not there
     (larger,) = problems("shira", rank=28, target_modules=["q_proj"])
     assert larger.endswith("Choose at most 27.")
 
