@@ -7,6 +7,7 @@ import pytest
 import torch
 from handmade import chosen
 from peft.tuners.ia3 import IA3Layer
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import tiny_model
 from transformers.pytorch_utils import Conv1D
@@ -73,6 +74,8 @@ def test_what_was_trained_is_saved_loaded_and_merged_with_the_head_and_comes_off
     base = bases(family, task)
     plain, model = logits(base, load_base(base)), attached(base, name)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if name == "lora_ia3":  # attaching the second freezes nothing of the first
+        assert all(any(part in n for n in trained) for part in ("lora_A", "lora_B", "ia3_l"))
     heads = [n for n in trained if any(f"{head}." in n for head in shape_of(base).heads)]
     assert bool(heads) == (task != "generation" and task != "seq2seq")
     for head in heads:  # the copy of the head that is trained is the one that answers
@@ -203,6 +206,9 @@ def test_copies_are_trained_in_float32_and_the_originals_come_back():
     assert (base.norm.weight.dtype, base.norm.weight.requires_grad) == (torch.float32, False)
     assert base.norm.bias.dtype == base.first.weight.dtype == torch.float32
     assert base.first.bias.dtype == torch.bfloat16
+    assert model.turned is base.turned  # what it lacks is the base's
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = model.nothing
     assert (model.config, model.peft_config["default"].parameters[0]) == ("the base's own", "first.weight")
     with torch.no_grad():
         for copy in model.copies.values():
@@ -252,6 +258,8 @@ def test_bottlenecks_stand_behind_the_modules_named_with_their_widths_and_are_le
         "method": "bottleneck",
         "base_model_name_or_path": None,
     }
+    with safe_open(tmp_path / files.WEIGHTS, "pt") as stored:
+        assert stored.metadata() == {"format": "pt"}  # as transformers requires
     other = Small()
     other.load_state_dict(Small.state_dict(model.unload()))
     again = native.load(other, tmp_path)

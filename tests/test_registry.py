@@ -350,6 +350,8 @@ def test_a_rank_that_does_not_divide_the_inputs_is_refused_with_those_that_do():
     ]
     (only,) = problems("boft", shape({"q_proj": (48, 5), "o_proj": (49, 6)}), rank=7)
     assert only.endswith("(48, 49), and 7 does not. Choose 1.")
+    (two,) = problems("boft", shape({"q_proj": (7, 5)}), rank=3)
+    assert two.endswith("(7), and 3 does not. Choose one of 1, 7.")
     (many,) = problems("boft", shape({"q_proj": (840, 5)}), rank=9)
     assert many.endswith("Choose one of 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15.")
     assert problems("boft", rank=24, target_modules=["q_proj"]) == []  # no other layer counts

@@ -24,11 +24,8 @@ def attach(base: torch.nn.Module, configs: list) -> Adapted:
     if isinstance(configs[0], tuple(native.CONFIGS.values())):
         return native.NativeModel(base, configs[0])
     model = get_peft_model(base, configs[0])
-    first = [p for p in model.parameters() if p.requires_grad]
     for config in configs[1:]:
         model = _with_head(get_peft_model(model, config, adapter_name=SECOND))
-        for parameter in first:  # PEFT freezes the first adapter as part of the second one's base
-            parameter.requires_grad_(True)
     return _keep_type(model)
 
 
