@@ -372,6 +372,107 @@ def test_a_variant_answers_with_its_own_adapter_or_with_none(monkeypatch):
         assert answering == "whole"
 
 
+def made(name: str, method: str = "lora") -> SimpleNamespace:
+    """A run of this method, as far as loading asks."""
+    recipe = SimpleNamespace(method=SimpleNamespace(name=method))
+    return SimpleNamespace(id=name, recipe=recipe, adapter=f"{name}/adapter")
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "together"),
+    [("lora", "generation", True), ("ia3", "generation", False), ("lora", "classification", False)],
+)
+def test_a_model_that_was_just_trained_answers_with_and_without_its_adapter(
+    monkeypatch, tmp_path, method, task, together
+):
+    told, model = [], SimpleNamespace(set_adapter=lambda name: told.append(name))
+
+    @contextmanager
+    def disabled(given):
+        told.append("off")
+        yield
+
+    monkeypatch.setattr(attach, "disabled", disabled)
+    base = Base(tmp_path, Model(name="x", dtype="bfloat16"), task, ("a",))
+    loaded = variants.trained_variants(made("r", method), base, "tokenizer", model)
+    assert (loaded.base, loaded.tokenizer, loaded.merged) == (base, "tokenizer", [])
+    assert [one.variants for one in loaded.sharing_base] == (
+        [("base", "adapter")] if together else [("base",), ("adapter",)]
+    )
+    names = {"base": "__base__", "adapter": "default"} if together else None
+    assert all(one.adapter_names == names for one in loaded.sharing_base)
+    with loaded.model_for("base") as answering:
+        assert answering is model
+    assert told == ["off"]
+    with loaded.model_for("adapter") as answering:
+        assert answering is model
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+        assert torch.is_autocast_enabled("cpu")
+    assert told == ["off"] + ["default"] * together
+
+
+@pytest.mark.parametrize("task", ["generation", "classification"])
+def test_adapters_that_can_be_chosen_row_by_row_share_a_batch_and_others_are_attached_in_turn(
+    monkeypatch, tmp_path, task
+):
+    base, seen = Base(tmp_path, Model(name="x", quantization="nf4"), task, ("a",)), []
+
+    @contextmanager
+    def attached(given, plain, folders):
+        assert (given, plain) == (base, (tmp_path, None))
+        seen.append(folders)
+        yield SimpleNamespace(set_adapter=seen.append)
+
+    monkeypatch.setattr(variants, "_common_base", lambda runs: base)
+    monkeypatch.setattr(variants, "shared_base", lambda base, quantization=None: (base.folder, quantization))
+    monkeypatch.setattr(variants, "load_tokenizer", lambda folder: f"tokenizer of {folder.name}")
+    monkeypatch.setattr(variants, "_attached", attached)
+    runs = {"a": made("r1", "ia3"), "b": made("r2"), "c": made("r3", "rslora"), "d": made("r4", "full")}
+    loaded = variants.load_variants(runs, {"m": tmp_path / "one", "n": tmp_path / "two"})
+    assert loaded.tokenizer == f"tokenizer of {tmp_path.name}"
+    groups = [one.variants for one in loaded.sharing_base]
+    assert [one.variants for one in loaded.merged] == [("m",), ("n",)]
+    own = {"a": "r1", "b": "r2", "c": "r3", "d": "r4"}
+    mixed = {"b": "run_0", "c": "run_1"} if task == "generation" else {}
+    if mixed:
+        assert groups == [("base", "b", "c"), ("a",), ("d",)]
+        assert loaded.sharing_base[0].adapter_names == {"base": "__base__", **mixed}
+    else:
+        assert groups == [("base",), ("a",), ("b",), ("c",), ("d",)]
+    together = {name: f"{own[variant]}/adapter" for variant, name in mixed.items()}
+    for variant, run in own.items():
+        seen.clear()
+        with loaded.model_for(variant):
+            assert seen == ([together, mixed[variant]] if variant in mixed else [{"default": f"{run}/adapter"}])
+    if not mixed:
+        with loaded.model_for("base") as answering:
+            assert answering == (tmp_path, None)
+    for variant, folder in (("m", "one"), ("n", "two")):
+        with loaded.model_for(variant) as answering:
+            assert answering == (tmp_path / folder, "none")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_adapter_is_taken_off_again_whatever_happens_meanwhile(monkeypatch, tmp_path, fails):
+    told = []
+    monkeypatch.setattr(attach, "load", lambda plain, folders: told.append((plain, folders)) or "adapted")
+    monkeypatch.setattr(attach, "detach", lambda model: told.append(model))
+    monkeypatch.setattr(variants, "forget_bases", lambda: told.append("forgotten"))
+    base = Base(tmp_path, Model(name="x", dtype="bfloat16"))
+
+    def answer() -> None:
+        with variants._attached(base, "plain", {"default": "folder"}) as model:
+            assert model == "adapted"
+            assert told == [("plain", {"default": "folder"})]
+            assert torch.is_autocast_enabled("cpu")
+            if fails:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        answer()
+    assert told[1:] == ["adapted"]
+
+
 def test_runs_share_a_base_only_if_all_that_makes_it_is_the_same(monkeypatch, tmp_path):
     bases = {
         "r1": Base(tmp_path, Model(name="a/b", quantization="nf4"), "generation"),
@@ -379,17 +480,17 @@ def test_runs_share_a_base_only_if_all_that_makes_it_is_the_same(monkeypatch, tm
         "r3": Base(tmp_path, Model(name="a/b", quantization="int8"), "classification", ("x",)),
     }
     monkeypatch.setattr(variants, "base_of", lambda run: bases[run.id])
-    made = [SimpleNamespace(id=name, read_json={"adapter/adapter_config.json": {}}.get) for name in bases]
-    assert variants._common_base(made[:2]) is bases["r1"]
+    runs = [SimpleNamespace(id=name, read_json={"adapter/adapter_config.json": {}}.get) for name in bases]
+    assert variants._common_base(runs[:2]) is bases["r1"]
     with pytest.raises(TunerError) as caught:
-        variants._common_base(made)
+        variants._common_base(runs)
     assert str(caught.value) == (
         "Runs r1 and r3 have different bases (a/b, nf4, text generation; a/b, int8, text classification), so they "
         "can't be loaded side by side. Choose runs with the same base model, precision and task."
     )
-    made[1].read_json = {}.get
+    runs[1].read_json = {}.get
     with pytest.raises(TunerError, match=r"^Run r2 has no adapter yet\. Train it first, or wait until it has finis"):
-        variants._common_base(made)
+        variants._common_base(runs)
 
 
 # Merged models

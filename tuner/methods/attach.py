@@ -129,9 +129,8 @@ def _without_layers(model: Adapted, head_of: Callable[[ModulesToSaveWrapper], to
             parent, _, leaf = name.rpartition(".")
             setattr(base.get_submodule(parent), leaf, head_of(module) if is_head else module.get_base_layer())
             replaced.append(name + ".")
-    # PEFT leaves these behind, and transformers takes them for adapters of its own.
-    for left in ("peft_config", "_hf_peft_config_loaded"):
-        vars(base).pop(left, None)
+    # PEFT leaves it behind, and transformers takes it for an adapter of its own.
+    vars(base).pop("peft_config", None)
     return base
 
 
