@@ -529,3 +529,67 @@ def test_logits_are_compared_at_labelled_places_up_to_a_limit(monkeypatch):
         monkeypatch.setattr(merge, "CHECKED_TOKENS", limit)
         assert len(merge._logits("made_up", model, rows)) == places
         assert len(seen) == read
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_a_merged_model_is_compared_as_saved_with_the_adapter_in_16_bits_and_as_trained(
+    monkeypatch, tmp_path, quantization
+):
+    base, told = Base(tmp_path / "base", Model(name="x", dtype="bfloat16", quantization=quantization)), []
+    one = torch.eye(4)
+    answers = {"adapted": one + 0.25, "as trained": one.flip(0) + 0.5, "as saved": one}
+
+    def logits(objective, model, rows) -> torch.Tensor:
+        told.append((objective, model, rows, torch.is_autocast_enabled("cpu")))
+        return answers[model]
+
+    class Made(SimpleNamespace):
+        id, merged, adapter, data = "r1", tmp_path / "merged", tmp_path / "adapter", tmp_path / "data"
+
+        def write_json(self, name, content):
+            told.append((name, content))
+
+    run = Made()
+    monkeypatch.setattr(merge, "check_mergeable", lambda given: told.append(given))
+    monkeypatch.setattr(merge, "base_of", lambda given: base)
+    monkeypatch.setattr(merge, "load_from_disk", lambda path: path)
+    monkeypatch.setattr(
+        merge, "load_variants", lambda runs: SimpleNamespace(model_for=lambda v: nullcontext("as trained"))
+    )
+    monkeypatch.setattr(merge, "load_base", lambda base, quantization: (base, quantization))
+    monkeypatch.setattr(attach, "load", lambda *given: told.append(given) or "adapted")
+    monkeypatch.setattr(attach, "merge", lambda model: f"merged {model}")
+    monkeypatch.setattr(merge, "_save", lambda *given: told.append(given))
+    monkeypatch.setattr(merge, "shared_base", lambda *given, **more: told.append((given, more)) or "as saved")
+    monkeypatch.setattr(merge, "_logits", logits)
+    check = merge.merge(run)
+    rows, quantized = str(tmp_path / "data" / "heldout"), quantization == "nf4"
+    assert check == {
+        "tokens": 4,
+        "top1_agreement": 1.0,
+        "max_logit_difference": 0.25,
+        "top1_agreement_quantized": 0.0 if quantized else 1.0,
+        "max_logit_difference_quantized": 1.5 if quantized else 0.25,
+    }
+    saved = Base(tmp_path / "merged", base.model)
+    assert told == [
+        run,
+        *([("next_token", "as trained", rows, False)] if quantized else []),
+        ((base, "none"), {"default": tmp_path / "adapter"}),
+        ("next_token", "adapted", rows, True),
+        ("merged adapted", base, run),
+        ((saved,), {"quantization": "none"}),
+        ("next_token", "as saved", rows, False),
+        ("merge_check.json", check),
+    ]
+
+
+def test_a_merged_model_is_written_in_the_type_it_was_published_in_or_is_in(monkeypatch, tmp_path, families):
+    base = Base(families["llama"][1].name_or_path, Model(name="x"))
+    for published, expected in ((torch.bfloat16, "bfloat16"), (None, "float16")):
+        monkeypatch.setattr(merge, "load_config", lambda folder, name, dtype=published: SimpleNamespace(dtype=dtype))
+        model = transformers.AutoModelForCausalLM.from_pretrained(base.folder).to(torch.float16)
+        merge._write(model, base, tmp_path / expected / "merged")
+        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / expected / "merged")
+        assert str(again.dtype) == f"torch.{expected}"
+        assert (tmp_path / expected / "merged" / "tokenizer.json").is_file()
