@@ -84,6 +84,15 @@ def test_an_answer_has_no_more_tokens_than_asked_for_nor_than_there_is_room(fami
         assert len(shown) == expected
 
 
+def test_what_an_encoder_reads_takes_no_room_from_the_answer(families, monkeypatch):
+    model, tokenizer = families["bart"]
+    monkeypatch.setattr(model.config, "max_position_embeddings", 12)
+    shown = []
+    streamer = generate.Streamer(tokenizer, shown.append)
+    generate.generate(model, tokenizer, ["1" * 8], generate.Sampling(max_new_tokens=40), streamer=streamer)
+    assert len(shown) == 12
+
+
 def test_sampling_is_greedy_and_unlimited_by_default():
     assert generate.Sampling() == generate.Sampling(temperature=0.0, top_p=1.0, max_new_tokens=96, seed=0)
 
@@ -221,12 +230,14 @@ def test_each_variant_gets_its_own_conversation_and_those_not_asked_none(monkeyp
 
 
 def test_an_error_in_one_variant_is_raised_and_ends_the_others(monkeypatch):
-    stops = []
+    stops, ended = [], []
 
     def answer(names, prompts, more) -> list[str]:
         stops.append(more["stop"])
         if names == ["merged"]:
             assert more["stop"].wait(30)
+            threading.Event().wait(0.05)
+            ended.append(names)
             return ["late"]
         raise TunerError("no room")
 
@@ -236,6 +247,7 @@ def test_an_error_in_one_variant_is_raised_and_ends_the_others(monkeypatch):
         list(generate.stream(loaded, {name: [] for name in loaded.variants}, generate.Sampling()))
     assert len(stops) == 2  # what comes after an error is not begun
     assert all(stop.is_set() for stop in stops)
+    assert ended == [["merged"]]  # and none is still at work
 
 
 def test_after_a_stop_no_further_variant_begins(monkeypatch):
@@ -322,6 +334,7 @@ class Reads(torch.nn.Module):
 def test_texts_of_any_length_are_read_in_one_batch_up_to_the_context(tmp_path, task):
     tokenizer, model = encoder_tokenizer(), Reads(task == "classification")
     tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = task == "token_classification"
+    tokenizer.model_max_length = 10_000  # the model's own context counts
     labels = tuple(f"B-{n}" for n in range(320)) if task != "question_answering" else ()
     base = Base(tiny_model(tmp_path, "bert"), Model(name="x"), task, labels)
     answers = predict.predict(model, tokenizer, base, ["who sent it?\nthe report " + "1" * 600, "it?\nthanks"])
@@ -553,9 +566,8 @@ def test_a_merged_model_is_compared_as_saved_with_the_adapter_in_16_bits_and_as_
     monkeypatch.setattr(merge, "check_mergeable", lambda given: told.append(given))
     monkeypatch.setattr(merge, "base_of", lambda given: base)
     monkeypatch.setattr(merge, "load_from_disk", lambda path: path)
-    monkeypatch.setattr(
-        merge, "load_variants", lambda runs: SimpleNamespace(model_for=lambda v: nullcontext("as trained"))
-    )
+    trained = SimpleNamespace(model_for=lambda variant: nullcontext({"adapter": "as trained"}[variant]))
+    monkeypatch.setattr(merge, "load_variants", lambda runs: trained if runs == {"adapter": run} else None)
     monkeypatch.setattr(merge, "load_base", lambda base, quantization: (base, quantization))
     monkeypatch.setattr(attach, "load", lambda *given: told.append(given) or "adapted")
     monkeypatch.setattr(attach, "merge", lambda model: f"merged {model}")
