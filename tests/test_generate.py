@@ -14,7 +14,7 @@ from datasets import load_from_disk
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model
+from tiny import tiny_model, tiny_tokenizer
 
 from tuner import metrics, runs
 from tuner.errors import TunerError
@@ -243,6 +243,23 @@ def test_a_conversation_longer_than_the_context_is_refused(loaded):
     long = [{"role": "user", "content": "meeting " * 600}]
     with pytest.raises(TunerError, match="context of 512 tokens"):
         list(generate.stream(loaded, {"base": long}, generate.Sampling()))
+
+
+def test_generation_is_greedy_with_one_beam_and_compiles_nothing():
+    """torch.compile does not work on ZeroGPU; a model's own settings, such as BART's four beams, do not count."""
+    seen, tokenizer = [], tiny_tokenizer()
+
+    class Writes(torch.nn.Linear):
+        config = transformers.LlamaConfig(max_position_embeddings=50)
+
+        def generate(self, input_ids, generation_config, **others) -> torch.Tensor:
+            seen.append(generation_config)
+            return input_ids
+
+    generate.generate(Writes(1, 1), tokenizer, ["hello"], generate.Sampling(temperature=1.0, max_new_tokens=3))
+    (config,) = seen
+    assert (config.disable_compile, config.num_beams, config.do_sample, config.max_new_tokens) == (True, 1, False, 3)
+    assert (config.eos_token_id, config.pad_token_id) == ([tokenizer.eos_token_id], tokenizer.pad_token_id)
 
 
 def test_virtual_tokens_take_up_places_in_the_context(taught):
