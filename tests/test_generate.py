@@ -10,10 +10,11 @@ import pytest
 import torch
 import transformers
 from conftest import small_recipe
+from datasets import load_from_disk
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file
-from tiny import tiny_model
+from safetensors.torch import load_file, save_file
+from tiny import tiny_model, tiny_tokenizer
 
 from tuner import metrics, runs
 from tuner.errors import TunerError
@@ -22,7 +23,7 @@ from tuner.inference import generate, merge
 from tuner.inference.variants import load_variants
 from tuner.methods import attach
 from tuner.models.fetch import base_of
-from tuner.models.load import forget_bases, load_base
+from tuner.models.load import forget_bases, load_base, shared_base
 from tuner.models.shape import load_tokenizer
 from tuner.planning import plan
 from tuner.training.window import train
@@ -244,6 +245,23 @@ def test_a_conversation_longer_than_the_context_is_refused(loaded):
         list(generate.stream(loaded, {"base": long}, generate.Sampling()))
 
 
+def test_generation_is_greedy_with_one_beam_and_compiles_nothing():
+    """torch.compile does not work on ZeroGPU; a model's own settings, such as BART's four beams, do not count."""
+    seen, tokenizer = [], tiny_tokenizer()
+
+    class Writes(torch.nn.Linear):
+        config = transformers.LlamaConfig(max_position_embeddings=50)
+
+        def generate(self, input_ids, generation_config, **others) -> torch.Tensor:
+            seen.append(generation_config)
+            return input_ids
+
+    generate.generate(Writes(1, 1), tokenizer, ["hello"], generate.Sampling(temperature=1.0, max_new_tokens=3))
+    (config,) = seen
+    assert (config.disable_compile, config.num_beams, config.do_sample, config.max_new_tokens) == (True, 1, False, 3)
+    assert (config.eos_token_id, config.pad_token_id) == ([tokenizer.eos_token_id], tokenizer.pad_token_id)
+
+
 def test_virtual_tokens_take_up_places_in_the_context(taught):
     base = base_of(taught)
     tokenizer = load_tokenizer(base.folder)
@@ -340,6 +358,88 @@ def test_merging_again_reads_what_was_merged(merged):
     before = (merged.merged / "model.safetensors").stat().st_mtime_ns
     assert merge.merge(merged) == merged.read_json("merge_check.json")
     assert (merged.merged / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_base_that_could_not_be_given_its_adapter_is_loaded_anew(finished, monkeypatch):
+    loaded = load_variants({"adapter": finished})
+    before = shared_base(base_of(finished))
+
+    def fail(*given):
+        raise ValueError("damaged")
+
+    monkeypatch.setattr(attach, "load", fail)
+    with pytest.raises(ValueError, match="damaged"), loaded.model_for("adapter"):
+        pass
+    assert shared_base(base_of(finished)) is not before
+
+
+@pytest.fixture
+def mine(finished, tmp_path) -> runs.Run:
+    """A copy of the finished run, not merged."""
+    run = runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
+    shutil.rmtree(run.merged, ignore_errors=True)
+    (run.path / "merge_check.json").unlink(missing_ok=True)
+    return run
+
+
+def test_a_merge_is_kept_only_with_its_check_and_counts_the_places_compared(mine):
+    check = merge.merge(mine)
+    rows = load_from_disk(str(mine.data / "heldout"))
+    labels = sum(label != -100 for row in rows for label in row["labels"][1:])
+    assert check["tokens"] == min(labels, merge.CHECKED_TOKENS)
+    assert check == mine.read_json("merge_check.json")
+    assert set(check) == {
+        "tokens",
+        *(f"{kind}{on}" for kind in ("top1_agreement", "max_logit_difference") for on in ("", "_quantized")),
+    }
+    assert {path.name for path in mine.merged.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    mine.write_json("merge_check.json", {"tokens": 1})
+    assert merge.merge(mine) == {"tokens": 1}
+    (mine.path / "merge_check.json").unlink()
+    mine.adapter.rename(mine.path / "gone")
+    with pytest.raises(TunerError, match="Train it first"):  # so it would be merged again
+        merge.merge(mine)
+
+
+def test_shares_of_a_weighted_merge_belong_to_their_runs(mine, finished, tmp_path):
+    file = mine.adapter / "adapter_model.safetensors"
+    trained = load_file(file)
+    save_file({n: 2 * t if "lora_B" in n else t for n, t in trained.items()}, file, {"format": "pt"})
+    merge.merge_weighted({finished: 0.75, mine: 0.5}, tmp_path / "new" / "sum")
+    start = load_file(base_of(finished).folder / "model.safetensors")
+    after = load_file(tmp_path / "new" / "sum" / "model.safetensors")
+    config = json.loads((finished.adapter / "adapter_config.json").read_text())
+    scale = config["lora_alpha"] / config["r"]
+    changed = 0
+    for name, weight in after.items():
+        key = f"base_model.model.{name.removesuffix('.weight')}.lora_{{}}.weight"
+        expected = start[name].float()
+        if key.format("A") in trained:
+            changed += 1
+            expected = expected + 1.75 * scale * trained[key.format("B")] @ trained[key.format("A")]
+        assert weight.dtype == start[name].dtype
+        torch.testing.assert_close(weight.float(), expected, rtol=2**-7, atol=1e-3)
+    assert changed == len(trained) / 2
+    assert (tmp_path / "new" / "sum" / "tokenizer.json").is_file()
+
+
+def test_what_is_not_trained_or_leaves_the_weights_alone_is_not_merged(mine, monkeypatch, tmp_path):
+    kept = mine.adapter.rename(tmp_path / "kept")
+    with pytest.raises(TunerError, match=r"^Run mine has no adapter to merge yet\. Train it first, or wait until it"):
+        merge.check_mergeable(mine)
+    kept.rename(mine.adapter)
+    merge.check_mergeable(mine)
+    mine._read["recipe.yaml"] = mine.recipe.with_settings({"method.name": "ia3"})
+    assert merge.is_mergeable(mine)
+    for name, title in (("prefix_tuning", "Prefix tuning"), ("bitfit", "BitFit")):  # of which one depends on the base
+        mine._read["recipe.yaml"] = mine.recipe.with_settings({"method.name": name})
+        assert not merge.is_mergeable(mine)
+        with pytest.raises(TunerError) as caught:
+            merge.check_mergeable(mine)
+        assert str(caught.value) == (
+            f"{title} can't be merged: what run mine learned is not a change of the base model's weights. Use the "
+            "adapter with its base model, or train with a method that can be merged, such as LoRA."
+        )
 
 
 def test_evaluation_scores_base_and_adapter_with_intervals_and_keeps_rows(finished):

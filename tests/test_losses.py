@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from peft import PromptTuningConfig, get_peft_model
 from tiny import tiny_model
 
 from tuner.data.tokens import IGNORE_INDEX
@@ -119,3 +120,40 @@ def test_rows_are_padded_on_the_right_with_a_mask():
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
     assert batch["labels"].tolist() == [[5, 6, 7], [8, IGNORE_INDEX, IGNORE_INDEX]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_other_columns_are_padded_with_zero_and_labels_may_be_shorter_than_their_row():
+    rows = [
+        {"input_ids": [5, 6, 7], "token_type_ids": [0, 1, 1], "labels": [2]},
+        {"input_ids": [8], "token_type_ids": [1], "labels": [3, 4]},
+    ]
+    assert {key: t.tolist() for key, t in collate(rows, 9).items()} == {
+        "input_ids": [[5, 6, 7], [8, 9, 9]],
+        "token_type_ids": [[0, 1, 1], [1, 0, 0]],
+        "labels": [[2, IGNORE_INDEX], [3, 4]],
+        "attention_mask": [[1, 1, 1], [1, 0, 0]],
+    }
+    assert collate(rows)["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert "attention_mask" not in rows[0]
+
+
+@pytest.mark.parametrize("positions", [1, 5])
+def test_soft_prompts_in_front_shift_no_label(load, positions):
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=positions)
+    model, batch = get_peft_model(load("llama", "AutoModelForCausalLM"), config).eval(), collate(ROWS)
+    with torch.inference_mode():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        assert logits.shape[1] == positions + batch["labels"].shape[1]
+        expected = torch.nn.functional.cross_entropy(
+            logits[:, positions:-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE_INDEX
+        )
+        assert mean_loss("next_token", model, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_rows_without_labels_have_no_loss_and_weigh_nothing(load):
+    model = load("llama", "AutoModelForCausalLM")
+    assert heldout_loss("next_token", model, [], 4) == 0.0
+    empty = {"input_ids": [5, 6], "labels": [IGNORE_INDEX, IGNORE_INDEX]}
+    loss = heldout_loss("next_token", model, ROWS, 4)
+    assert heldout_loss("next_token", model, [empty, *ROWS], 4) == pytest.approx(loss, rel=1e-5)
+    assert isinstance(loss, float)

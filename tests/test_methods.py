@@ -97,6 +97,12 @@ def test_a_rows_formula_counts_the_parameters_that_are_created(bases, name, sett
         assert count == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def test_bitfit_gives_a_base_without_biases_new_ones_though_its_new_head_has_one(bases):
+    wanted, base = recipe_and_base(bases, "llama", "bitfit", {}, "token_classification")
+    assert any(name.endswith(".bias") for name in shape_of(base).weights)
+    assert count_trainable(base, method_key(wanted)) == created(base, wanted)
+
+
 ELSEWHERE = {"qwen3": "generation", "gpt2": "generation", "t5": "seq2seq", "distilbert": "token_classification"}
 
 

@@ -104,7 +104,6 @@ def _save(model: PreTrainedModel, base: Base, run: Run) -> None:
 
 def _write(model: PreTrainedModel, base: Base, folder: Path) -> None:
     stored = load_config(base.folder, base.model.name).dtype or model.dtype
-    folder.mkdir(parents=True, exist_ok=True)
     model.to(stored).save_pretrained(folder)
     load_tokenizer(base.folder).save_pretrained(folder)
 

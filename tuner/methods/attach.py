@@ -24,11 +24,8 @@ def attach(base: torch.nn.Module, configs: list) -> Adapted:
     if isinstance(configs[0], tuple(native.CONFIGS.values())):
         return native.NativeModel(base, configs[0])
     model = get_peft_model(base, configs[0])
-    first = [p for p in model.parameters() if p.requires_grad]
     for config in configs[1:]:
         model = _with_head(get_peft_model(model, config, adapter_name=SECOND))
-        for parameter in first:  # PEFT freezes the first adapter as part of the second one's base
-            parameter.requires_grad_(True)
     return _keep_type(model)
 
 
@@ -132,9 +129,8 @@ def _without_layers(model: Adapted, head_of: Callable[[ModulesToSaveWrapper], to
             parent, _, leaf = name.rpartition(".")
             setattr(base.get_submodule(parent), leaf, head_of(module) if is_head else module.get_base_layer())
             replaced.append(name + ".")
-    # PEFT leaves these behind, and transformers takes them for adapters of its own.
-    for left in ("peft_config", "_hf_peft_config_loaded"):
-        vars(base).pop(left, None)
+    # PEFT leaves it behind, and transformers takes it for an adapter of its own.
+    vars(base).pop("peft_config", None)
     return base
 
 

@@ -169,9 +169,8 @@ class NativeModel(torch.nn.Module):
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Copy saved weights in, by the names of `tensors()`."""
-        with torch.no_grad():
-            for name, value in self.tensors().items():
-                value.copy_(tensors[name])
+        for name, value in self.tensors().items():
+            value.copy_(tensors[name])
 
 
 CONFIGS = {c.__name__: c for c in (SelectedConfig, BottleneckConfig)}

@@ -97,8 +97,9 @@ def all_weights(target: Target) -> list[str]:
 
 
 def biases(target: Target) -> list[str]:
-    """The base's own bias terms."""
-    return [name for name in target.shape.weights if name.endswith(".bias")]
+    """The base's own bias terms, without a new head's."""
+    head = set(target.head_weights)
+    return [name for name in target.shape.weights if name.endswith(".bias") and name not in head]
 
 
 def bitfit(target: Target) -> list:

@@ -181,13 +181,14 @@ def shape_of(base: Base) -> Shape:
 
 def _new_modules(base: Base, model: "PreTrainedModel") -> list[str]:
     """Names of the modules outside the pretrained body, and of BERT's pooler if the checkpoint has none."""
+    stored = stored_sizes(base.folder, base.model.name)
+    # T5's reader has the pretrained stacks as its own children, and no body around them.
+    own = {key.partition(".")[0] for key in stored} if model.base_model is model else {model.base_model_prefix}
     names = [
-        name
-        for name, child in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in child.parameters())
+        name for name, child in model.named_children() if name not in own and any(True for _ in child.parameters())
     ]
     pooled = getattr(model.base_model, "pooler", None) is not None
-    if pooled and not any("pooler." in key for key in stored_sizes(base.folder, base.model.name)):
+    if pooled and not any("pooler." in key for key in stored):
         names.append(f"{model.base_model_prefix}.pooler")
     return names
 
