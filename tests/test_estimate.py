@@ -96,20 +96,22 @@ def autocast(dtype):
     return nullcontext() if dtype == "float32" else torch.autocast("cpu", dtype=getattr(torch, dtype))
 
 
-def measured(base, recipe, rows, length, columns):
+def measured(base, recipe, rows, length, columns, choices=None):
     """Bytes alive between the passes of a real step without the loss's own, and the most that were alive in it."""
-    model = adapted(base, recipe)
-    vocabulary = shape_of(base).vocabulary
-    inputs = batch(rows, length, columns, vocabulary)
-    mean_loss("next_token", model, inputs).backward()  # bitsandbytes moves its constants at the first pass
+    model, kind = adapted(base, recipe), base.row.objective
+    inputs = batch(rows, length, columns, shape_of(base).vocabulary)
+    if kind != "next_token":
+        inputs["labels"] = inputs["labels"][:, -columns:] % (choices or shape_of(base).vocabulary)
+    choices = choices or shape_of(base).vocabulary
+    mean_loss(kind, model, inputs).backward()  # bitsandbytes moves its constants at the first pass
     gc.collect()
     with Alive() as alive:
         with autocast(recipe.model.dtype):
-            loss = mean_loss("next_token", model, inputs)
+            loss = mean_loss(kind, model, inputs)
         gc.collect()
         between = alive.now()
         loss.backward()
-    return between - rows * columns * vocabulary * 4, alive.most
+    return between - rows * columns * choices * 4, alive.most
 
 
 def estimated(base, recipe, rows, length, columns):
@@ -146,6 +148,18 @@ def test_activations_of_every_method_that_can_be_made_without_storage(folders, m
     recipe, base = made(folders["llama"], "llama", "none", method__name=method, **OWN)
     real, _ = measured(base, recipe, 4, 48, 5)
     assert estimated(base, recipe, 4, 48, 5)["activations"] == pytest.approx(real, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "columns", "choices"),
+    [("t5", "seq2seq", 30, None), ("bert", "classification", 1, 3),
+     ("distilbert", "token_classification", 48, 5)],
+)  # fmt: skip
+def test_activations_of_encoders_with_and_without_a_decoder(tmp_path, family, task, columns, choices):
+    recipe, _ = made(tiny_model(tmp_path, family), family, "none")
+    base = Base(tmp_path, recipe.model, task, tuple("abcde"[: choices or 0]))
+    real, _ = measured(base, recipe, 4, 48, columns, choices)
+    assert estimated(base, recipe, 4, 48, columns)["activations"] == pytest.approx(real, rel=0.15)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
