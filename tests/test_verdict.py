@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 from conftest import in_order, plain, small_recipe
+from peft import TaskType
 from rich.console import Console
 from test_scoring import OVERLAP, metric, pairs
+from transformers.models.auto import modeling_auto
 
 from tuner import metrics, runs, tasks, terminal
 from tuner.errors import TunerError
@@ -322,3 +324,29 @@ def test_the_task_of_a_run_is_its_plans_and_of_the_first_version_generation():
         "token_classification": ("token-classification", "entity_f1", False, 1),
         "question_answering": ("question-answering", "answer_f1", False, 4),
     }
+    facts = ("generates", "encoder_decoder", "has_labels", "architecture")
+    assert {fact: [row.name for row in TASKS.values() if getattr(row, fact)] for fact in facts} == {
+        "generates": ["generation", "seq2seq"],
+        "encoder_decoder": ["seq2seq"],
+        "has_labels": ["classification", "token_classification"],
+        "architecture": ["generation"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "model_type", "model", "auto_class", "peft_type", "trainer"),
+    [
+        ("generation", "llama", "LlamaForCausalLM", "CausalLM", "CAUSAL_LM", "trl.SFTTrainer"),
+        ("seq2seq", "t5", "T5ForConditionalGeneration", "Seq2SeqLM", "SEQ_2_SEQ_LM", "transformers.Trainer"),
+        ("classification", "bert", "BertForSequenceClassification", "SequenceClassification", "SEQ_CLS", None),
+        ("token_classification", "bert", "BertForTokenClassification", "TokenClassification", "TOKEN_CLS", None),
+        ("question_answering", "bert", "BertForQuestionAnswering", "QuestionAnswering", "QUESTION_ANS", None),
+    ],
+)
+def test_a_task_has_the_classes_that_other_packages_made_for_it(
+    task, model_type, model, auto_class, peft_type, trainer
+):
+    row = TASKS[task]
+    assert getattr(modeling_auto, row.mapping)[model_type] == model
+    assert (row.auto_class, row.peft_type) == (f"AutoModelFor{auto_class}", TaskType[peft_type])
+    assert row.trainer == (trainer or "transformers.Trainer")
