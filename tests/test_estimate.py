@@ -162,6 +162,19 @@ def test_activations_of_encoders_with_and_without_a_decoder(tmp_path, family, ta
     assert estimated(base, recipe, 4, 48, columns)["activations"] == pytest.approx(real, rel=0.15)
 
 
+def test_on_cuda_attention_keeps_no_mask_of_its_dropout_and_norms_compute_in_float32(folders, tmp_path, monkeypatch):
+    config = json.loads((tiny_model(tmp_path, "gpt2") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"attn_pdrop": 0.1}))
+    kept = {}
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(memory, "device_type", lambda device=device: device)
+        for name, folder in (("without", folders["gpt2"]), ("with", tmp_path)):
+            recipe, base = made(folder, name, "none", "bfloat16")
+            kept[device, name] = estimated(base, recipe, 3, 40, 5)["activations"]
+    assert kept["cuda", "with"] == kept["cuda", "without"] > kept["cpu", "without"]
+    assert kept["cpu", "with"] > kept["cpu", "without"]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_peak_is_activations_and_logits(folders, dtype):
     recipe, base = made(folders["tiny-office"], "tiny-office", "none", dtype)

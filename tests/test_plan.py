@@ -157,6 +157,18 @@ def test_a_warning_recommends_no_more_than_the_context(words, max_length, advice
     assert "to keep them whole" in warning
 
 
+def test_a_warning_recommends_no_more_than_virtual_tokens_leave_and_anything_where_nothing_is_bounded(
+    tmp_path, monkeypatch
+):
+    rows = table(40, "please do this task " * 100)
+    prompted = {"method__name": "prompt_tuning", "method__virtual_tokens": 12}
+    (warning,) = planned(rows, budget__steps=60, data__max_length=64, **prompted)["warnings"]
+    assert "Set data.max_length to 500 to keep more of them: the model reads at most 500," in warning
+    use_family(tmp_path, monkeypatch, "t5", n_positions=512)
+    (warning,) = planned(rows, budget__steps=60, data__max_length=600)["warnings"]
+    assert re.search(r"Set data.max_length to [\d,]{4,} to keep them whole", warning)
+
+
 def test_settings_reach_the_rows():
     usual, everything = planned(), planned(training__loss_on="all")
     assert usual["trained_tokens"] < usual["tokens"] == everything["tokens"] == everything["trained_tokens"]
@@ -281,6 +293,13 @@ def test_a_prepared_run_holds_what_was_planned_and_asks_the_held_out_prompts(tmp
         assert system == {"role": "system", "content": "Be brief."}
         assert (user["role"], row["reference"]) == ("user", f"Please {user['content']}.")
         assert row["reference"] in checked.tokenizer.decode(tokens["input_ids"])
+
+
+def test_a_run_is_written_among_the_others_unless_a_folder_is_given(tmp_path):
+    recipe = small_recipe()
+    assert plan.prepare(recipe, table(12)).path.parent == runs.RUNS
+    assert plan.prepare(recipe, table(12), root=tmp_path / "mine").path.parent == tmp_path / "mine"
+    assert plan.prepare(recipe, table(12), root=tmp_path / "mine", path=tmp_path / "own").path == tmp_path / "own"
 
 
 def test_what_the_disk_does_not_hold_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
