@@ -13,6 +13,7 @@ from tuner import runs
 from tuner.errors import TunerError
 from tuner.evaluation import answers
 from tuner.evaluation.answers import evaluate
+from tuner.hub import card_use
 from tuner.inference.variants import ActiveModel, LoadedVariants
 from tuner.models.device import device_type
 from tuner.planning import plan
@@ -226,3 +227,11 @@ def test_a_run_that_cannot_be_scored_says_why(run):
     with pytest.raises(TunerError) as refused:
         answers.heldout_rows(run)
     assert refused.value.problems == ("Run mine has no held-out rows. Train its recipe again in a new run.",)
+
+
+def test_a_line_separator_inside_a_row_does_not_cut_it(tmp_path):
+    cells = [(f"first line\u2028and\x85next {i}", f"so\u2029be it {i}") for i in range(8)]
+    run = plan.prepare(small_recipe(), table(["prompt", "completion"], *cells), path=tmp_path / "run")
+    ((prompt, reference),) = [(row["messages"][-1]["content"], row["reference"]) for row in answers.heldout_rows(run)]
+    assert (prompt, reference) in cells
+    assert "first line" in card_use.use(run, run.recipe, None, "me/adapter", "peft")

@@ -73,7 +73,7 @@ _HEAD_ON = """for module in model.modules():
 
 def _ask(run: Run, recipe: Recipe, task: TaskRow) -> str:
     rows = run.data / "heldout.jsonl"
-    line = next(iter(rows.read_text(encoding="utf-8").splitlines()), None) if rows.is_file() else None
+    line = rows.read_text(encoding="utf-8").partition("\n")[0] if rows.is_file() else None
     messages = json.loads(line)["messages"] if line else [{"role": "user", "content": "Once"}]
     text = json.dumps(messages[-1]["content"], ensure_ascii=False)
     if task.chats:
