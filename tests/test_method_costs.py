@@ -30,7 +30,7 @@ def few_methods(tmp_path, monkeypatch):
 def recipe_of(**settings) -> Recipe:
     """A recipe whose method's own settings say nothing of other methods."""
     usual = {"model__quantization": "none", "method__rank": 5, "budget__seconds": 30, "data__heldout": 6}
-    return small_recipe(**usual | settings)
+    return small_recipe(**usual).with_settings({key.replace("__", "."): value for key, value in settings.items()})
 
 
 def costs_of(recipe: Recipe, **more) -> dict[str, dict]:
@@ -81,6 +81,31 @@ def test_a_method_that_cannot_be_used_has_its_reason_and_no_figures_unless_it_is
         (problem,) = quantized[name].pop("problems")
         assert problem.startswith(f"model.quantization: {METHODS[name].title} needs a 16-bit base model")
         assert quantized[name] == {"name": name}
+
+
+@pytest.mark.parametrize("tight", ["full", "lora"])
+def test_a_method_that_fits_with_fewer_rows_per_step_is_not_refused(monkeypatch, tight):
+    recipe = recipe_of(training__batch_size="auto", data__max_rows=None, budget__epochs=3)
+    monkeypatch.setattr(method_costs, "METHODS", {name: METHODS[name] for name in ("ia3", "lora", "full")})
+    whole = costs_of(recipe)
+    enough = whole[tight]["memory"] - 1000
+    monkeypatch.setattr(forecast, "available_memory", lambda: enough / forecast.USABLE)
+    costs = costs_of(recipe)
+    for name in ("ia3", "lora", "full")[: 3 if tight == "full" else 2]:
+        facts = planned(recipe, name)
+        assert costs[name]["problems"] == []
+        assert costs[name]["memory"] == facts["forecast"]["memory"]["total"] <= enough
+        expected = 27 if name == tight else 15  # of 2 or of 4 rows
+        assert (costs[name]["steps"], facts["steps"]) == (expected, expected)
+
+
+def test_rows_longer_than_a_method_leaves_room_for_are_told_as_its_plan_does():
+    recipe = recipe_of(data__max_length=500)
+    costs = costs_of(recipe)
+    with pytest.raises(TunerError) as refused:
+        planned(recipe, "prompt_tuning")
+    assert costs["prompt_tuning"] == {"name": "prompt_tuning", "problems": [*refused.value.problems]}
+    assert costs["ia3"]["problems"] == []
 
 
 def test_rows_that_cannot_be_used_are_refused_and_relative_paths_start_from_the_recipe(tmp_path, monkeypatch):
