@@ -307,9 +307,11 @@ def test_scores_by_a_metric_that_is_gone_say_so():
         (tasks.QUESTION_CONTEXT, "question_answering", "question_answering"),
     ],
 )
-def test_a_task_is_inferred_from_the_kind_of_rows_and_of_model(rows, decoder, encoder_decoder):
-    assert tasks.task_for("auto", rows, False) == decoder
-    assert tasks.task_for("auto", rows, True) == encoder_decoder
+def test_a_task_is_inferred_from_the_kind_of_rows_and_of_model(monkeypatch, rows, decoder, encoder_decoder):
+    for table in (TASKS, dict(reversed(TASKS.items()))):  # whatever the order of the table
+        monkeypatch.setattr(tasks, "TASKS", table)
+        assert tasks.task_for("auto", rows, False) == decoder
+        assert tasks.task_for("auto", rows, True) == encoder_decoder
     assert tasks.task_for("question_answering", rows, True) == "question_answering"
 
 
