@@ -1,10 +1,12 @@
 """Methods compared with each other, and several runs' adapters side by side and merged together."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from conftest import small_recipe
+from tables import CSV
 from transformers import AutoModelForCausalLM
 
 from tuner import runs
@@ -15,6 +17,7 @@ from tuner.inference import generate, merge
 from tuner.inference.variants import load_variants
 from tuner.methods.registry import METHODS
 from tuner.planning import plan
+from tuner.recipe import Method
 from tuner.training.window import train
 
 FEW = ["data.max_rows=40", "evaluation={rows: 4, max_new_tokens: 4, loss_every: 0}", "training.batch_size=4"]
@@ -55,12 +58,78 @@ def test_a_comparison_is_refused_with_the_problems_of_all_methods_before_anythin
     assert not list(tmp_path.iterdir())
 
 
-def test_compared_methods_take_their_own_learning_rates_and_not_the_recipes(tmp_path, monkeypatch):
+def test_methods_that_do_not_exist_are_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "RUNS", tmp_path)
-    recipe = small_recipe(training__learning_rate=0.5, model__quantization="none")
-    prepared = compare.prepare(recipe, ["lora", "ia3"], 5)
-    rates = {name: run.plan["settings"]["learning_rate"] for name, run in prepared.items()}
-    assert rates == {name: METHODS[name].learning_rate(256) for name in ("lora", "ia3")}
+    for names, unknown in ((["lorra", "ia3", "magic"], "lorra, magic"), ([], "")):
+        with pytest.raises(TunerError) as refusal:
+            compare.prepare(small_recipe(), names, 5)
+        assert refusal.value.problems == (f"There is no method '{unknown}'. Choose from: {', '.join(METHODS)}.",)
+    with pytest.raises(TunerError) as refusal:
+        compare.prepare(small_recipe(data__source="nope.csv"), ["ia3", "lora"], 5)
+    first, second = refusal.value.problems
+    assert first.startswith("ia3: There is no file 'nope.csv'")
+    assert second.startswith("lora: There is no file 'nope.csv'")
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "precision"),
+    [
+        (["ia3", "lora"], "nf4", "nf4"),
+        (["lora", "layernorm"], "int8", "int8"),
+        (["lora", "upper_layers"], "nf4", "none"),
+    ],
+)
+def test_methods_share_a_precision_that_all_of_them_can_train(tmp_path, monkeypatch, names, given, precision):
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(plan.forecast, "estimate_memory", lambda *args: {"activations": 1, "logits": 1, "total": 2})
+    (tmp_path / "rows.csv").write_text(CSV)
+    recipe = small_recipe(model__quantization=given, data__source="rows.csv", training__learning_rate=0.5)
+    prepared = compare.prepare(recipe, names, 7.5, tmp_path)
+    assert list(prepared) == names
+    for name, run in prepared.items():
+        assert (run.recipe.name, run.recipe.method) == (name, Method(name=name))  # a rank of 4 was LoRA's alone
+        assert run.recipe.model.quantization == precision
+        assert run.recipe.budget.model_dump(exclude_none=True) == {"seconds": 7.5}
+        assert run.plan["settings"]["learning_rate"] == METHODS[name].learning_rate(256)
+        assert run.recipe.training.batch_size == recipe.training.batch_size
+
+
+def test_a_method_has_its_own_figures_in_the_table(finished, tmp_path, monkeypatch):
+    made = {}
+    for number, name in enumerate(("ia3", "lora"), start=1):
+        run = made[name] = runs.Run(shutil.copytree(finished.path, tmp_path / f"run-{name}"))
+        run.write_json("plan.json", run.plan | {"trainable_parameters": 100 * number})
+        run.write_json(
+            "evaluation.json",
+            {
+                "metric": "answer_f1",
+                "base": {"answer_f1": 0.1, "answer_f1_low": 0.05, "loss": 3.0, "rougeL": 0.9},
+                "adapter": {"answer_f1": 0.3, "answer_f1_low": 0.2, "answer_f1_high": 0.4 * number, "loss": 2.0},
+            },
+        )
+        shutil.rmtree(run.adapter)
+        (run.adapter / "second").mkdir(parents=True)
+        (run.adapter / "adapter_model.safetensors").write_bytes(b"x" * 10 * number)
+        (run.adapter / "second" / "adapter_model.safetensors").write_bytes(b"x" * 7)
+        (run.adapter / "adapter_config.json").write_bytes(b"x" * 1000)
+
+    def trained(run):
+        yield {"event": "step", "step": 3}
+        yield run.append({"event": "end", "step": 9, "seconds": 4.5, "seconds_per_step": 0.2})
+
+    monkeypatch.setattr("tuner.training.window.train", trained)
+    events = list(compare.compare(made))
+    assert [(e["method"], e["event"]) for e in events] == [
+        (name, event) for name in ("ia3", "lora") for event in ("step", "end", "row")
+    ]
+    row = {"method": "lora", "event": "row", "title": "LoRA", "run": "run-lora", "metric": "answer_f1", "base": 0.1}
+    row |= {"score": 0.3, "low": 0.2, "high": 0.8, "loss": 2.0, "trainable_parameters": 200, "adapter_bytes": 27}
+    assert events[-1] == row | {"steps": 9, "seconds": 4.5}
+    assert (events[0]["step"], events[2]["title"], events[2]["high"]) == (3, "(IA)³", 0.4)
+    scores = {"metric": "rougeL", "rows": 0, "base": {"loss": 3.0}, "adapter": {"loss": 1.5}}
+    made["ia3"].write_json("evaluation.json", scores)  # plain text has no answers
+    unscored = compare.row("ia3", made["ia3"])
+    assert [unscored[key] for key in ("score", "low", "high", "base", "loss")] == [None, None, None, None, 1.5]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 import gc
 import json
 from contextlib import nullcontext
+from dataclasses import fields
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -18,8 +20,8 @@ from tuner.methods.registry import METHODS, resolve
 from tuner.models.fetch import fetch_model
 from tuner.models.load import load_base
 from tuner.models.losses import mean_loss
-from tuner.models.shape import Base, shape_of
-from tuner.planning import memory
+from tuner.models.shape import Base, Shape, shape_of
+from tuner.planning import memory, pace
 from tuner.planning.memory import (
     adapter_bytes,
     available_memory,
@@ -94,20 +96,22 @@ def autocast(dtype):
     return nullcontext() if dtype == "float32" else torch.autocast("cpu", dtype=getattr(torch, dtype))
 
 
-def measured(base, recipe, rows, length, columns):
+def measured(base, recipe, rows, length, columns, choices=None):
     """Bytes alive between the passes of a real step without the loss's own, and the most that were alive in it."""
-    model = adapted(base, recipe)
-    vocabulary = shape_of(base).vocabulary
-    inputs = batch(rows, length, columns, vocabulary)
-    mean_loss("next_token", model, inputs).backward()  # bitsandbytes moves its constants at the first pass
+    model, kind = adapted(base, recipe), base.row.objective
+    inputs = batch(rows, length, columns, shape_of(base).vocabulary)
+    if kind != "next_token":
+        inputs["labels"] = inputs["labels"][:, -columns:] % (choices or shape_of(base).vocabulary)
+    choices = choices or shape_of(base).vocabulary
+    mean_loss(kind, model, inputs).backward()  # bitsandbytes moves its constants at the first pass
     gc.collect()
     with Alive() as alive:
         with autocast(recipe.model.dtype):
-            loss = mean_loss("next_token", model, inputs)
+            loss = mean_loss(kind, model, inputs)
         gc.collect()
         between = alive.now()
         loss.backward()
-    return between - rows * columns * vocabulary * 4, alive.most
+    return between - rows * columns * choices * 4, alive.most
 
 
 def estimated(base, recipe, rows, length, columns):
@@ -144,6 +148,31 @@ def test_activations_of_every_method_that_can_be_made_without_storage(folders, m
     recipe, base = made(folders["llama"], "llama", "none", method__name=method, **OWN)
     real, _ = measured(base, recipe, 4, 48, 5)
     assert estimated(base, recipe, 4, 48, 5)["activations"] == pytest.approx(real, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "columns", "choices"),
+    [("t5", "seq2seq", 30, None), ("bert", "classification", 1, 3),
+     ("distilbert", "token_classification", 48, 5)],
+)  # fmt: skip
+def test_activations_of_encoders_with_and_without_a_decoder(tmp_path, family, task, columns, choices):
+    recipe, _ = made(tiny_model(tmp_path, family), family, "none")
+    base = Base(tmp_path, recipe.model, task, tuple("abcde"[: choices or 0]))
+    real, _ = measured(base, recipe, 4, 48, columns, choices)
+    assert estimated(base, recipe, 4, 48, columns)["activations"] == pytest.approx(real, rel=0.15)
+
+
+def test_on_cuda_attention_keeps_no_mask_of_its_dropout_and_norms_compute_in_float32(folders, tmp_path, monkeypatch):
+    config = json.loads((tiny_model(tmp_path, "gpt2") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"attn_pdrop": 0.1}))
+    kept = {}
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(memory, "device_type", lambda device=device: device)
+        for name, folder in (("without", folders["gpt2"]), ("with", tmp_path)):
+            recipe, base = made(folder, name, "none", "bfloat16")
+            kept[device, name] = estimated(base, recipe, 3, 40, 5)["activations"]
+    assert kept["cuda", "with"] == kept["cuda", "without"] > kept["cpu", "without"]
+    assert kept["cpu", "with"] > kept["cpu", "without"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -237,21 +266,21 @@ def test_a_model_of_billions_is_estimated_from_its_configuration_alone(tmp_path)
 
 def test_flops_of_a_step_counted_by_hand(folders):
     shape = shape_of(made(folders["llama"], "llama", "nf4")[1])
-    settings = {"batch_size": 2}
+    settings = {"batch_size": 3}
     # Two layers of width 48: q and o 48 x 48, k and v 48 x 24, gate, up and down 48 x 96.
     linear = 2 * (2 * 48 * 48 + 2 * 48 * 24 + 3 * 48 * 96)
-    attention = 3 * 2 * (2 * 10 * 10 * 48) * 2 * 2  # passes, products, flops, layers, rows
-    head = 2 * (2 * 3 * 48 * shape.vocabulary) * 2
-    assert flops_per_step(shape, 0, settings, 10, 3) == 2 * 10 * 4 * linear + attention + head
-    more = flops_per_step(shape, 1000, settings, 10, 3) - flops_per_step(shape, 0, settings, 10, 3)
-    assert more == 2 * 10 * 6 * 1000
+    attention = 3 * 2 * (2 * 10 * 10 * 48) * 2 * 3  # passes, products, flops, layers, rows
+    head = 2 * (2 * 7 * 48 * shape.vocabulary) * 3
+    assert flops_per_step(shape, 0, settings, 10, 7) == 3 * 10 * 4 * linear + attention + head
+    more = flops_per_step(shape, 1000, settings, 10, 7) - flops_per_step(shape, 0, settings, 10, 7)
+    assert more == 3 * 10 * 6 * 1000
 
 
 def test_seconds_come_from_an_earlier_pace_or_else_from_the_flops():
     assert step_seconds(1e9, 200, {"seconds_per_token": 0.01}) == pytest.approx(2)
     assert 1e9 < device_speed() < 1e16
-    for pace in (None, {}, {"seconds_per_token": None}):
-        assert step_seconds(1e9, 200, pace) == 1e9 / device_speed()
+    for earlier in (None, {}, {"seconds_per_token": None}):
+        assert step_seconds(1e9, 200, earlier) == 1e9 / device_speed()
 
 
 def test_paces_are_kept_a_broken_file_counts_as_empty(tmp_path):
@@ -289,3 +318,119 @@ def test_the_oldest_paces_go(tmp_path):
     assert recall(path, "1") is None
     assert recall(path, "0") == {"save": 0.5}
     assert recall(path, str(KEPT_PACES + 4))
+
+
+# -- by hand
+
+
+def weights_of(parameters: int, *layers: tuple[int, int]) -> Shape:
+    """A shape with these linear layers, as far as the bytes of its weights go."""
+    named = tuple((f"layer{i}", *sizes) for i, sizes in enumerate(layers))
+    blank = {field.name: None for field in fields(Shape)}
+    return Shape(**blank | {"parameters": parameters, "linear_layers": named})
+
+
+@pytest.mark.parametrize(
+    ("quantization", "dtype", "size"),
+    [
+        ("none", "float32", 4 * (1000 + 35 + 30_000)),
+        ("none", "bfloat16", 2 * (1000 + 35 + 30_000)),
+        # Each layer: bytes of its weights and a float32 for each output.
+        ("int8", "float16", (35 + 4 * 7) + (30_000 + 4 * 300) + 2 * 1000),
+        # Each layer: half a byte of weight, a byte for 64, a float32 for 256 of those, and the tables.
+        ("nf4", "float32", (18 + 1 + 4 + 4 * 273) + (15_000 + 469 + 2 * 4 + 4 * 273) + 4 * 1000),
+    ],
+)
+def test_weights_counted_by_hand(quantization, dtype, size):
+    shape = weights_of(1000 + 35 + 30_000, (5, 7), (100, 300))
+    assert weight_bytes(shape, quantization, dtype) == size
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "labels", "columns", "choices"),
+    [
+        ("llama", "generation", (), 9, 320),
+        ("t5", "seq2seq", (), 9, 320),
+        ("bert", "classification", ("a", "b", "c", "d", "e"), 1, 5),
+        ("bert", "token_classification", ("only",), 9, 2),
+        ("distilbert", "question_answering", (), 9, 2),  # the scores of a first and a last token
+    ],
+)
+def test_logits_are_one_per_choice_three_times_over(tmp_path, monkeypatch, family, task, labels, columns, choices):
+    asked = []
+    monkeypatch.setattr(memory, "_traced", lambda *args: asked.append(args[2:]) or 1000)
+    recipe, _ = made(tiny_model(tmp_path, family), family, "none", "bfloat16")
+    base = Base(tmp_path, recipe.model, task, labels)
+    if base.row.generates:
+        choices = shape_of(base).vocabulary
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(memory, "device_type", lambda device=device: device)
+        got = estimated(base, recipe, 3, 48, columns)
+        parts = {"weights": 2 * shape_of(base).parameters, "logits": 3 * columns * choices * 12, "activations": 1000}
+        parts["adapter"] = 16 * count_trainable(base, method_key(recipe))
+        parts |= {"context": 600 * 2**20} if device == "cuda" else {}
+        assert got == parts | {"total": sum(parts.values())}
+    # Text that is only continued has the head's input kept once, whatever its columns.
+    written = 1 if task == "generation" else columns
+    assert asked == [("bfloat16", 3, 48, written, False), ("bfloat16", 3, 48, written, True)]
+
+
+def test_a_new_head_is_trained_and_stored_beside_every_method(tmp_path):
+    tiny_model(tmp_path, "bert")
+    for name, per_weight in (("lora", 1), ("shira", 3)):
+        recipe, _ = made(tmp_path, "bert", "none", method__name=name, method__rank=2)
+        with_head = Base(tmp_path, recipe.model, "classification", ("a", "b", "c"))
+        key, head = method_key(recipe), shape_of(with_head).head_parameters
+        pooler = 48 * 48 + 48
+        assert head - pooler == 48 * 3 + 3
+        assert METHODS[name].stored == per_weight
+        alone = count_trainable(with_head, key) - head
+        assert alone == 2 * sum(a + b for _, a, b in shape_of(with_head).linear_layers)
+        assert adapter_bytes(with_head, key) == 4 * (per_weight * alone + head)
+
+
+def test_a_gpus_memory_is_all_of_it(monkeypatch):
+    monkeypatch.setattr(memory, "device_type", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=77 + number))
+    assert available_memory() == 77
+
+
+@pytest.mark.parametrize(
+    ("version", "clock", "flops"),
+    [
+        ((9, 0), 1_980_000, 4096 * 132 * 1.98e9 * 0.15),  # an H100's 989 Tflops and more, of which 15% are used
+        ((8, 0), 1_410_000, 2048 * 132 * 1.41e9 * 0.15),
+        ((12, 1), 1_500_000, 1024 * 132 * 1.5e9 * 0.15),  # unknown: the least
+        ((10, 0), 1_965_000, 8192 * 132 * 1.965e9 * 0.15),
+        ((7, 0), 1_530_000, 1024 * 132 * 1.53e9 * 0.15),
+        ((7, 5), 0, 1024 * 132 * 1.7e9 * 0.15),
+        ((7, 5), None, 1024 * 132 * 1.7e9 * 0.15),
+    ],
+)
+def test_a_gpus_speed_comes_from_its_data_sheet(monkeypatch, version, clock, flops):
+    told = {"major": version[0], "minor": version[1], "multi_processor_count": 132, "clock_rate": clock}
+    told = {name: value for name, value in told.items() if value is not None}
+    monkeypatch.setattr(pace, "device_type", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(**told))
+    assert device_speed.__wrapped__() == pytest.approx(flops)
+
+
+def test_a_cpus_speed_is_half_of_its_best_matrix_product(monkeypatch):
+    # The limit is set, three products take 8, 4 and 5 ms, and then it is too late for another.
+    times = iter([0.0, 0.0, 0.008, 0.008, 0.012, 0.012, 0.017, 0.03])
+    monkeypatch.setattr(pace, "device_type", lambda: "cpu")
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    assert device_speed.__wrapped__() == pytest.approx(2 * 512**3 / 0.004 / 2)
+    assert next(times, None) is None
+
+
+def test_what_a_run_measures_is_added_to_what_earlier_ones_did(tmp_path):
+    path = tmp_path / "paces.json"
+    remember(path, "a", {"seconds_per_token": 0.5, "start_up": 2.0})
+    remember(path, "b", {"seconds_per_token": 0.1})
+    remember(path, "a", {"seconds_per_answer": 3.0, "start_up": 4.0})
+    assert recall(path, "a") == {"seconds_per_token": 0.5, "start_up": 4.0, "seconds_per_answer": 3.0}
+    assert list(json.loads(path.read_text())) == ["b", "a"]
+    path.write_text('{"a": 7, "b": {"start_up": 1.0}}')
+    remember(path, "a", {"start_up": 5.0})
+    assert (recall(path, "a"), recall(path, "b")) == ({"start_up": 5.0}, {"start_up": 1.0})

@@ -1,6 +1,7 @@
 """Before a run: estimates, and refusals of what would not finish; afterwards, estimates next to actual figures."""
 
 import re
+import runpy
 import shutil
 from datetime import datetime, timedelta, timezone
 
@@ -8,9 +9,12 @@ import pytest
 from conftest import in_order, plain, small_recipe
 
 from tuner import gpu, runs, terminal
+from tuner.data.tokens import Tokenised
 from tuner.errors import TunerError
 from tuner.models.device import device_type
-from tuner.planning import forecast, plan
+from tuner.models.fetch import fetch_model
+from tuner.models.shape import Base, shape_of
+from tuner.planning import forecast, pace, plan
 from tuner.planning.pace import PACES, pace_key, remember
 from tuner.training.window import train
 from tuner.ui import plan_card, progress, render
@@ -38,7 +42,7 @@ def test_steps_seconds_and_memory_in_parts_are_foretold():
 def test_a_budget_in_seconds_is_foretold_in_steps():
     estimate = foreseen(budget__seconds=30)
     assert estimate["training"] == 30
-    # That many steps fit into the budget and one more does not; the figures are rounded to 0.1 ms.
+    # That many steps fit into the budget and one more does not; the figures are rounded.
     left, a_step, rounding = 30 - estimate["start_up"], estimate["a_step"], 0.00005
     assert estimate["steps"] * (a_step - rounding) <= left + rounding
     assert left - rounding < (estimate["steps"] + 1) * (a_step + rounding)
@@ -207,7 +211,9 @@ def test_the_quota_is_held_against_training_and_scoring_together(left, warned, i
         (59.6, "1 min 00 s"),
         (61, "1 min 01 s"),
         (3599, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
         (3720, "1 h 02 min"),
+        (90061, "25 h 01 min"),
     ],
 )
 def test_a_duration_is_said_in_its_largest_units(seconds, said):
@@ -216,3 +222,218 @@ def test_a_duration_is_said_in_its_largest_units(seconds, said):
 
 def test_bytes_are_said_in_their_unit():
     assert (forecast.gigabytes(2**30), forecast.gigabytes(2**30 - 2**20)) == ("1.0 GB", "1023 MB")
+    assert (forecast.gigabytes(2.36 * 2**30), forecast.gigabytes(7.6 * 2**20)) == ("2.4 GB", "8 MB")
+
+
+# -- each figure of an estimate, and each sentence with its figures
+
+MB = 2**20
+
+
+def room_for(megabytes: float, batch_size: int = 16) -> dict:
+    """An estimate in which a row takes 50 MB, everything else 150 MB, and so much memory is usable."""
+    memory = {"weights": 100 * MB, "adapter": 50 * MB, "activations": 30 * MB * batch_size}
+    memory["logits"] = 20 * MB * batch_size
+    return {"memory": memory | {"total": sum(memory.values())}, "available": megabytes * MB / forecast.USABLE}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rows", "fitting"),
+    [(16, 16, 16), (16, 15.9, 8), (16, 99, 16), (12, 12, 12), (12, 11.9, 8), (16, 8, 8), (16, 7.9, 4), (16, 3.9, 2),
+     (16, 1, 1), (16, 0.9, 0), (1, 1, 1), (1, 0.9, 0), (16, -2, 0), (16, -50, 0)],
+)  # fmt: skip
+def test_a_batch_that_fits_is_the_given_one_or_the_next_smaller_power_of_two(batch_size, rows, fitting):
+    assert forecast.rows_that_fit(room_for(150.001 + 50 * rows, batch_size), batch_size) == fitting
+
+
+def test_a_batch_is_not_cut_where_no_row_needs_memory_or_none_is_known():
+    free = {"memory": {"activations": 0, "logits": 0, "total": 9 * MB}, "available": 11 * MB}
+    assert forecast.rows_that_fit(free, 8) == 8
+    assert forecast.rows_that_fit(free | {"available": 9 * MB}, 8) == 0
+    assert forecast.rows_that_fit({"memory": None, "available": 1}, 6) == 6
+    assert forecast.check_memory({"memory": None, "available": 1}, small_recipe(), 6) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "quantization", "ways"),
+    [
+        (3.5, "none", "at most 2 rows per step (training.batch_size), 4-bit precision (model.quantization: nf4), "),
+        (1.5, "int8", "at most 1 row per step (training.batch_size), 4-bit precision (model.quantization: nf4), "),
+        (0.5, "int8", "4-bit precision (model.quantization: nf4), "),
+        (4, "nf4", "at most 4 rows per step (training.batch_size), "),
+        (0.5, "nf4", ""),
+    ],
+)
+def test_a_refusal_for_memory_names_every_part_and_every_way_out(rows, quantization, ways):
+    estimate = room_for(150.001 + 50 * rows, 40)
+    estimate["memory"]["context"] = 600 * MB
+    recipe = small_recipe(model__quantization=quantization)
+    with pytest.raises(TunerError) as refused:
+        forecast.check_memory(estimate, recipe, 40)
+    assert refused.value.problems == (
+        "tiny-office needs about 2.1 GB of memory (weights 100 MB, adapter and optimizer 50 MB, activations 1.2 GB, "
+        f"logits 800 MB, CUDA context 600 MB), and the device has {estimate['available'] / MB:.0f} MB. Choose "
+        f"{ways}shorter rows (data.max_length) or a smaller base model.",
+    )
+    assert forecast.check_memory(room_for(150.001 + 50 * 40, 40), recipe, 40) is None
+
+
+def test_a_refusal_for_a_budget_without_a_step_says_what_loading_and_a_step_take():
+    estimate = {"steps": 0, "start_up": 65.2, "a_step": 2.34}
+    recipe = small_recipe(budget__seconds=66.5)
+    with pytest.raises(TunerError) as refused:
+        forecast.check_budget(estimate, recipe)
+    assert refused.value.problems == (
+        "budget.seconds: 66.5 seconds are too few for a single step: loading takes about 1 min 05 s and a step 2.3 s. "
+        "Give more seconds, or choose a smaller base model.",
+    )
+    assert forecast.check_budget(estimate | {"steps": 1}, recipe) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "start_up", "a_step", "steps", "ways"),
+    [
+        (901, 30.0, 3.0, 291, "at most 290 steps, or "),
+        (7384, 898.5, 1.5, 4323, "at most 1 step, or "),
+        (902, 898.5, 1.6, 2, ""),  # not a single one
+        (901, 30.0, 3.0, 290, ""),  # as many as the run has
+        (5000, 5000.0, 3.0, 9, ""),
+    ],
+)
+def test_a_refusal_of_what_would_not_finish_says_how_much_would(seconds, start_up, a_step, steps, ways):
+    estimate = {"training": seconds, "start_up": start_up, "a_step": a_step, "steps": steps}
+    with pytest.raises(TunerError) as refused:
+        forecast.check_limits(estimate, 5_000_000)
+    assert refused.value.problems == (
+        f"This run would not finish: it needs about {forecast.duration(seconds)}, and this page allows at most 15 min "
+        f"00 s per run. Set {ways}a budget of at most 900 seconds.",
+    )
+
+
+def test_the_limits_themselves_are_allowed_and_too_many_tokens_are_told_with_both_figures():
+    estimate = {"training": 900.0, "start_up": 1.0, "a_step": 1.0, "steps": 899}
+    assert forecast.check_limits(estimate, 5_000_000) is None
+    with pytest.raises(TunerError) as refused:
+        forecast.check_limits(estimate, 5_000_001)
+    assert refused.value.problems == (
+        "The rows have 5,000,001 tokens per epoch, and this page allows at most 5,000,000. Set data.max_rows to use "
+        "fewer rows.",
+    )
+
+
+def test_the_limits_of_a_shared_page_are_set_by_its_environment(monkeypatch):
+    def limits() -> list[float]:
+        constants = runpy.run_path(forecast.__file__)
+        return [constants[name] for name in ("MAX_PARAMETERS", "MAX_SECONDS", "MAX_TOKENS")]
+
+    names = ("TUNER_MAX_BILLION_PARAMETERS", "TUNER_MAX_SECONDS", "TUNER_MAX_TOKENS")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert limits() == [9e9, 900, 5e6]
+    for name, value in zip(names, ("1.5", "70", "3e4")):
+        monkeypatch.setenv(name, value)
+    assert limits() == [1.5e9, 70, 3e4]
+
+
+def test_an_estimate_is_put_in_words_with_each_figure_in_its_place():
+    parts = {"weights": 2048 * MB, "adapter": 512 * MB, "activations": 96 * MB, "logits": 32 * MB}
+    estimate = FORESEEN | {"memory": parts | {"context": 640 * MB, "total": 3328 * MB}}
+    assert forecast.sentences(estimate) == [
+        "About 57 s in all, estimated from the model's size: 30 steps in 49 s, then 8 s of scoring",
+        "About 3.2 GB of memory, of 8.0 GB available: weights 2.0 GB, adapter and optimizer 512 MB, activations 96 "
+        "MB, logits 32 MB, CUDA context 640 MB",
+    ]
+    measured = FORESEEN | {"memory": None, "measured": True, "steps": 1, "training": 3100, "scoring": 520.0}
+    assert forecast.sentences(measured) == [
+        "About 1 h 00 min in all, estimated from an earlier run: 1 step in 51 min 40 s, then 8 min 40 s of scoring"
+    ]
+
+
+@pytest.fixture
+def tokenized(monkeypatch):
+    """Six rows in batches of two, of 40, 80 and 140 padded tokens. In the longest batch 11 columns have a label."""
+    labelled = {10: (0, 10), 20: (3, 20), 30: (0, 30), 40: (2, 9), 60: (50, 55), 70: (52, 61)}
+    rows = [
+        {"input_ids": [7] * length, "labels": [5 if first <= i < end else -100 for i in range(length)]}
+        for length, (first, end) in labelled.items()
+    ]
+    return Tokenised(rows, [*labelled], 70, 0)
+
+
+SETTINGS = {"batch_size": 2, "dtype": "float32"}
+MEMORY = {"activations": 20, "logits": 4, "total": 24}
+
+
+def estimate(rows: Tokenised, heldout: int = 9, task: str = "generation", **settings) -> dict:
+    recipe = small_recipe(**settings)
+    base = Base(fetch_model(recipe.model), recipe.model, task, ("a", "b") if task == "classification" else ())
+    return forecast.estimate_run(recipe, base, SETTINGS, rows, heldout, 1234)
+
+
+def test_an_estimate_without_an_earlier_run_comes_from_sizes_alone(tokenized, monkeypatch):
+    asked = []
+    monkeypatch.setattr(forecast, "estimate_memory", lambda *args: asked.append(args[2:]) or MEMORY)
+    monkeypatch.setattr(forecast, "available_memory", lambda: 99)
+    monkeypatch.setattr(pace, "device_speed", lambda: 1e9)
+    got = estimate(tokenized, model__quantization="none")
+    assert asked == [(SETTINGS, 70, 11)]  # of the longest batch
+    shape = shape_of(Base(fetch_model(small_recipe().model), small_recipe(model__quantization="none").model))
+    # On average a batch has 260 / 3 padded tokens, and as large a share of them has a label as in the longest one.
+    a_step = pace.flops_per_step(shape, 1234, SETTINGS, 43, 7) / 1e9
+    start_up = 1 + 4 * shape.parameters / 1e9
+    assert (got["memory"], got["available"], got["measured"], got["steps"]) == (MEMORY, 99, False, 6)
+    assert got["a_step"] == pytest.approx(a_step, rel=1e-3)
+    assert got["start_up"] == pytest.approx(start_up, rel=1e-3)
+    assert got["training"] == pytest.approx(start_up + 6 * a_step, rel=1e-3)
+    assert got["scoring"] == pytest.approx(1 + 8 * 0.03)  # four rows, answered together
+    assert estimate(tokenized, model__quantization="nf4")["start_up"] < got["start_up"]
+
+
+@pytest.mark.parametrize(
+    ("heldout", "rows", "task", "scoring"),
+    [(64, 70, "generation", 1 + 2 * 8 * 0.03), (65, 70, "generation", 1 + 3 * 8 * 0.03),
+     (90, 65, "generation", 1 + 3 * 8 * 0.03), (0, 70, "generation", 1), (65, 70, "classification", 1 + 3 * 0.03)],
+)  # fmt: skip
+def test_scoring_takes_a_token_at_a_time_for_each_batch_of_answers(
+    tokenized, heldout, rows, task, scoring, monkeypatch
+):
+    monkeypatch.setattr(forecast, "estimate_memory", lambda *args: MEMORY)
+    assert estimate(tokenized, heldout, task, evaluation__rows=rows)["scoring"] == pytest.approx(scoring)
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps", "training"),
+    [({"steps": 7}, 7, 3.5 + 7 * 0.26), ({"epochs": 1.5}, 4, 3.5 + 4 * 0.26), ({"epochs": 1.6}, 5, 3.5 + 5 * 0.26),
+     ({"epochs": 0.1}, 1, 3.5 + 0.26), ({"seconds": 6.0}, 9, 6), ({"seconds": 3.7}, 0, 3.7), ({"seconds": 2}, 0, 2)],
+)  # fmt: skip
+def test_an_estimate_after_an_earlier_run_goes_by_its_pace(tokenized, monkeypatch, budget, steps, training):
+    monkeypatch.setattr(forecast, "estimate_memory", lambda *args: MEMORY)
+    settings = {f"budget__{name}": value for name, value in budget.items()}
+    key = pace_key(device_type(), small_recipe())
+    remember(runs.RUNS / PACES, key, {"seconds_per_token": 0.003, "start_up": 3.5, "seconds_per_answer": 0.25})
+    got = estimate(tokenized, 16, evaluation__rows=5, **settings)
+    assert (got["a_step"], got["start_up"], got["measured"]) == (pytest.approx(0.26), 3.5, True)
+    assert (got["steps"], got["training"]) == (steps, pytest.approx(training))
+    assert got["scoring"] == 1 + 5 * 0.25
+    others = {"method__name": "ia3", "method__rank": "auto"}
+    assert not estimate(tokenized, **settings, **others)["measured"]  # another method's pace says nothing
+
+
+def test_scoring_alone_is_no_pace_of_training(tokenized):
+    remember(runs.RUNS / PACES, pace_key(device_type(), small_recipe()), {"seconds_per_answer": 0.25})
+    got = estimate(tokenized)
+    assert not got["measured"]
+    assert got["scoring"] == 1 + 4 * 0.25
+
+
+def test_the_memory_of_a_method_that_needs_storage_is_unknown(tokenized):
+    method = {"method__name": "shira", "method__rank": "auto"}
+    assert estimate(tokenized, **method)["memory"] is None
+
+
+def test_a_step_too_short_to_notice_still_takes_time(tokenized, monkeypatch):
+    monkeypatch.setattr(pace, "device_speed", lambda: 1e15)
+    got = estimate(tokenized, budget__seconds=1000)
+    assert 0 < got["a_step"] < 1e-5
+    with pytest.raises(TunerError, match="would not finish"):
+        forecast.check_limits(got, 1)

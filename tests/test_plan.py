@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from conftest import plain, small_recipe
@@ -19,7 +20,9 @@ from tuner.ui.plan_card import plan_card
 
 @pytest.fixture(autouse=True)
 def no_earlier_runs(tmp_path, monkeypatch):
+    """Nor an estimate of memory, which takes most of the time to plan and has tests of its own."""
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(forecast, "estimate_memory", lambda *args: {"activations": 1, "logits": 1, "total": 2})
 
 
 def table(count: int, words: str = "do task") -> parse.Table:
@@ -154,6 +157,18 @@ def test_a_warning_recommends_no_more_than_the_context(words, max_length, advice
     assert "to keep them whole" in warning
 
 
+def test_a_warning_recommends_no_more_than_virtual_tokens_leave_and_anything_where_nothing_is_bounded(
+    tmp_path, monkeypatch
+):
+    rows = table(40, "please do this task " * 100)
+    prompted = {"method__name": "prompt_tuning", "method__virtual_tokens": 12}
+    (warning,) = planned(rows, budget__steps=60, data__max_length=64, **prompted)["warnings"]
+    assert "Set data.max_length to 500 to keep more of them: the model reads at most 500," in warning
+    use_family(tmp_path, monkeypatch, "t5", n_positions=512)
+    (warning,) = planned(rows, budget__steps=60, data__max_length=600)["warnings"]
+    assert re.search(r"Set data.max_length to [\d,]{4,} to keep them whole", warning)
+
+
 def test_settings_reach_the_rows():
     usual, everything = planned(), planned(training__loss_on="all")
     assert usual["trained_tokens"] < usual["tokens"] == everything["tokens"] == everything["trained_tokens"]
@@ -280,6 +295,13 @@ def test_a_prepared_run_holds_what_was_planned_and_asks_the_held_out_prompts(tmp
         assert row["reference"] in checked.tokenizer.decode(tokens["input_ids"])
 
 
+def test_a_run_is_written_among_the_others_unless_a_folder_is_given(tmp_path):
+    recipe = small_recipe()
+    assert plan.prepare(recipe, table(12)).path.parent == runs.RUNS
+    assert plan.prepare(recipe, table(12), root=tmp_path / "mine").path.parent == tmp_path / "mine"
+    assert plan.prepare(recipe, table(12), root=tmp_path / "mine", path=tmp_path / "own").path == tmp_path / "own"
+
+
 def test_what_the_disk_does_not_hold_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
     needed = 50 * 2**20
     monkeypatch.setattr(plan, "free_disk", lambda path: needed)
@@ -288,3 +310,255 @@ def test_what_the_disk_does_not_hold_is_refused_and_nothing_is_written(tmp_path,
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(plan, "free_disk", lambda path: needed + 2**30)
     assert plan.prepare(small_recipe(), table(40), path=tmp_path / "run").plan
+
+
+# -- each choice, each reason and each figure of a plan
+
+
+def why(plan: dict) -> dict[str, tuple]:
+    """Each setting's value and the reason for it."""
+    assert len({choice["setting"] for choice in plan["chosen"]}) == len(plan["chosen"])
+    return {choice["setting"]: (choice["value"], choice["reason"]) for choice in plan["chosen"]}
+
+
+RATE = "LoRA's rate at this model's width, a power law fitted in 'LoRA Without Regret'"
+
+
+def test_every_choice_is_told_with_its_reason():
+    done = planned(40, method__rank=5, data__heldout=3, seed=11, model__dtype="bfloat16")
+    assert why(done) == {
+        "learning_rate": (0.0025, RATE),
+        "batch_size": (9, "there are only 37 rows"),
+        "max_length": (512, "the model's context"),
+        "rank": (5, "as given"),
+        "alpha": (10, "LoRA's default"),
+        "dropout": (0.0, "LoRA's default"),
+        "target_modules": ("all-linear", "LoRA's default"),
+        "dtype": ("bfloat16", "as given"),
+        "format": ("prompt_completion", done["chosen"][-3]["reason"]),
+        "task": ("text generation", "inferred from the rows (prompt_completion) and the model"),
+        "held-out rows": (3, "3 of 40 rows were drawn with the seed (11): there is no split to hold out."),
+    }
+    assert "prompt" in done["chosen"][-3]["reason"]
+    assert done["settings"] == {name: why(done)[name][0] for name in list(why(done))[:8]}
+    given = {"training__learning_rate": 0.5, "training__batch_size": 7, "data__max_length": 99, "task": "generation"}
+    told = why(planned(40, **given))
+    assert [told[name] for name in ("learning_rate", "batch_size", "max_length", "task")] == [
+        (0.5, "as given"), (7, "as given"), (99, "as given"), ("text generation", "as given"),
+    ]  # fmt: skip
+
+
+def test_the_reason_for_a_batch_size_depends_on_the_rows():
+    reasons = {
+        trained: why(planned(trained + extra, data__heldout=extra))["batch_size"]
+        for trained, extra in ((1, 3), (2, 2), (63, 2), (64, 2))
+    }
+    assert reasons == {
+        1: (1, "there is only 1 row"),
+        2: (1, "there are only 2 rows"),
+        63: (15, "there are only 63 rows"),
+        64: (16, "small batches suit adapters in short runs"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("context", "settings", "length", "reason"),
+    [
+        (1024, {}, 1024, "the model's context"),
+        (1025, {}, 1024, "long enough for most rows, and affordable"),
+        (1043, {"method__name": "prefix_tuning"}, 1023, "the model's context, less the virtual tokens"),
+        (1045, {"method__name": "prefix_tuning"}, 1024, "long enough for most rows, and affordable"),
+        (99, {"method__name": "p_tuning", "method__virtual_tokens": 9}, 90,
+         "the model's context, less the virtual tokens"),
+        (99, {"method__name": "llama_adapter", "model__quantization": "none"}, 99, "the model's context"),
+    ],
+)  # fmt: skip
+def test_the_longest_row_is_the_context_or_what_is_affordable(
+    tmp_path, monkeypatch, context, settings, length, reason
+):
+    use_family(tmp_path, monkeypatch, "llama", max_position_embeddings=context)
+    assert why(planned(8, **settings))["max_length"] == (length, reason)
+    with pytest.raises(TunerError) as refused:
+        planned(8, data__max_length=context + 1000, **settings)
+    virtual = context - length
+    beside = f" next to {virtual} virtual tokens" if settings and length < 99 else ""
+    if context < 1024:
+        assert refused.value.problems == (
+            f"data.max_length: {context + 1000:,} tokens do not fit the model's context of {context:,}{beside}. Set "
+            f"it to at most {length:,}, or leave it out.",
+        )
+
+
+def labelled(labels: int) -> parse.Table:
+    """Twelve texts with so many labels."""
+    rows = [{"text": f"text number {i}", "label": f"kind {i % labels:02}"} for i in range(12)]
+    return parse.Table("rows.csv", ["text", "label"], rows)
+
+
+@pytest.mark.parametrize("labels", [3, 8, 9, 12])
+def test_labels_of_all_rows_are_learned_and_the_first_eight_are_told(labels):
+    reader = {"model__name": "tiny-reader", "model__quantization": "none", "data__heldout": 5}
+    done = planned(labelled(labels), **reader)
+    names = [f"kind {i:02}" for i in range(labels)]
+    assert (done["task"], done["labels"]) == ("classification", names)
+    listed = ", ".join(names[:8]) + " ..." * (labels > 8)
+    (format_name, _), (_, reason) = why(done)["format"], why(done)["task"]
+    assert reason == f"inferred from the rows ({format_name}) and the model, with the labels {listed}"
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "problem"),
+    [
+        ("classification", table(12), "text classification learns from text with a label, but these rows are "
+         "conversations (data.format prompt_completion)"),
+        ("generation", labelled(3), "text generation learns from conversations or plain text, but these rows are text "
+         "with a label (data.format text_label)"),
+    ],
+)  # fmt: skip
+def test_a_task_that_the_rows_are_not_for_is_refused(task, rows, problem):
+    with pytest.raises(TunerError) as refused:
+        planned(rows, task=task)
+    assert refused.value.problems == (
+        f"task: {problem}. Leave task out, or map the columns by hand (data.format, data.columns).",
+    )
+
+
+def test_few_steps_are_told_with_their_figures():
+    (few,) = planned(40, budget__steps=59, training__batch_size=16)["warnings"]
+    advice = "That teaches little: give more rows, more steps, or smaller batches."
+    assert few == f"36 rows in batches of 16 make 3 steps per epoch, and this run has 59 steps. {advice}"
+    (few,) = planned(40, budget__epochs=2, training__batch_size=5)["warnings"]
+    assert few == f"36 rows in batches of 5 make 8 steps per epoch, and this run has 16 steps. {advice}"
+    (few,) = planned(4, data__heldout=3, budget__steps=1)["warnings"]
+    assert few == f"1 row in batches of 1 makes 1 step per epoch, and this run has 1 step. {advice}"
+    long = table(40, "please do this task " * 9)
+    long = parse.Table("rows.csv", long.columns, long.rows * 2, notes=("Half of it was read.",))
+    warnings = planned(long, budget__steps=5, data__heldout=10, data__max_length=24)["warnings"]
+    for warning, words in zip(warnings, ("Half of it", "held-out rows", "longer than 24", "this run"), strict=True):
+        assert words in warning
+
+
+def test_a_smaller_batch_that_fits_is_what_everything_is_planned_for(monkeypatch):
+    def memory(base, recipe, settings, length, columns) -> dict:
+        size = settings["batch_size"]
+        return {"activations": 40 * size, "logits": 10 * size, "total": 150 + 50 * size}
+
+    monkeypatch.setattr(forecast, "estimate_memory", memory)
+    monkeypatch.setattr(forecast, "available_memory", lambda: (150 + 50 * 7) / forecast.USABLE + 1)
+    done = planned(40, budget__epochs=2)
+    assert (done["settings"]["batch_size"], done["steps_per_epoch"], done["steps"]) == (4, 9, 18)
+    assert why(done)["batch_size"] == (4, "as many as fit in the device's memory")
+    assert (done["forecast"]["memory"]["total"], done["forecast"]["steps"]) == (350, 18)
+    monkeypatch.setattr(forecast, "available_memory", lambda: 199 / forecast.USABLE)
+    with pytest.raises(TunerError, match=r"of memory .* Choose shorter rows"):
+        planned(40)
+
+
+def test_a_model_of_the_hub_is_planned_with_its_revision_and_an_own_folder_with_its_path(tmp_path, monkeypatch):
+    tiny_model(tmp_path / "mine" / "0a1b2c")
+    rows = table(12)
+    own = plan.check(small_recipe(model__name="./mine/0a1b2c"), rows, tmp_path).plan
+    assert (own["revision"], own["model_folder"]) == (None, str(tmp_path / "mine" / "0a1b2c"))
+    monkeypatch.setattr(plan, "fetch_model", lambda model, own_folder=None: tmp_path / "mine" / "0a1b2c")
+    fetched = plan.check(small_recipe(model__name="somebody/model"), rows, tmp_path).plan
+    assert fetched["revision"] == "0a1b2c"
+    assert "model_folder" not in fetched
+    assert fetched["model_parameters"] == own["model_parameters"] > 10_000
+
+
+# -- problems, all together
+
+
+def test_all_that_a_run_lacks_is_told_together_in_one_order(monkeypatch):
+    monkeypatch.setattr(forecast, "available_memory", lambda: 1)
+    monkeypatch.setattr(
+        forecast, "estimate_memory", lambda *args: dict.fromkeys(("activations", "logits", "total"), 8)
+    )
+    monkeypatch.setattr(forecast, "MAX_TOKENS", 100)
+    monkeypatch.setattr(plan, "free_disk", lambda path: 3 * 2**20)
+    recipe = small_recipe(budget__seconds=0.25, training__batch_size=4)
+    starts = ["tiny-office needs about", "budget.seconds: 0.25 seconds", "This run needs about", "The rows have"]
+    for local in (True, False):
+        with pytest.raises(TunerError) as refused:
+            plan.check(recipe, table(40), local=local)
+        for problem, start in zip(refused.value.problems, starts[: 3 if local else 4], strict=True):
+            assert problem.startswith(start)
+
+
+def test_problems_of_metrics_rows_size_and_method_are_told_together_even_without_rows(monkeypatch):
+    monkeypatch.setattr(forecast, "MAX_PARAMETERS", 10)
+    settings = {"evaluation__metrics": ["bleu", "accuracy"], "method__name": "full", "method__rank": "auto"}
+    recipe = small_recipe(data__source="nope.csv", **settings)
+    parts = ["metrics: there is no 'bleu'", "'nope.csv'", "tiny-office has 0.0 billion"]
+    parts += ["metrics: accuracy can't score text generation", "model.quantization: Full fine-tuning"]
+    with pytest.raises(TunerError) as refused:
+        plan.check(recipe, local=False)
+    for problem, part in zip(refused.value.problems, parts, strict=True):
+        assert part in problem
+    # Without rows a model that was not made to generate has no task yet, and its method can't be judged.
+    with pytest.raises(TunerError) as refused:
+        plan.check(small_recipe(model__name="tiny-reader", data__source="nope.csv", **settings), local=True)
+    assert len(refused.value.problems) == 2
+    # Nor has one of classes without rows that name them.
+    with pytest.raises(TunerError) as refused:
+        plan.check(recipe.with_settings({"task": "classification"}), local=True)
+    assert len(refused.value.problems) == 2
+    nowhere = small_recipe(model__name="./nowhere", evaluation__metrics="bleu", method__name="lorra")
+    with pytest.raises(TunerError) as refused:
+        plan.check(nowhere, table(3))
+    method, metric, model, rows = refused.value.problems
+    assert (method[:11], "bleu" in metric, "nowhere" in model) == ("method.name", True, True)
+    assert "only 3 rows" in rows
+
+
+def test_a_visitors_model_is_measured_against_the_limit_in_billions():
+    recipe = small_recipe(model__name="somebody/large")
+    large = SimpleNamespace(parameters=12_345_000_000)
+    with pytest.raises(TunerError) as refused:
+        plan._check_size(recipe, large, local=False)
+    assert refused.value.problems == (
+        "somebody/large has 12.3 billion parameters, and this page allows at most 9 billion. Choose a smaller model, "
+        "or run Tuner on your own machine.",
+    )
+    plan._check_size(recipe, large, local=True)
+    plan._check_size(recipe, SimpleNamespace(parameters=9_000_000_000), local=False)
+
+
+def test_weights_are_held_against_the_configuration_unless_they_are_packed(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(plan, "check_fit", lambda *args: asked.append(args))
+    use_family(tmp_path / "plain", monkeypatch, "llama")
+    planned(8, model__name="somebody/plain")
+    ((described, stored, name),) = asked
+    assert sum(described.values()) == sum(stored.values()) > 10_000
+    assert name == "somebody/plain"
+    packed = {"quantization_config": {"load_in_4bit": True, "quant_method": "bitsandbytes"}}
+    use_family(tmp_path / "packed", monkeypatch, "llama", **packed)
+    planned(8, model__name="somebody/packed")
+    assert len(asked) == 1
+
+
+def test_the_disk_must_hold_adapter_checkpoints_and_rows(tmp_path, monkeypatch):
+    root, asked = tmp_path / "not" / "yet", []
+    facts = {"trainable_parameters": 3_000_000, "tokens": 2_500_000}
+    # A float32 for each weight of the adapter, and three of each in both checkpoints; 16 bytes for a token; 50 MB.
+    needed = 3_000_000 * 28 + 2_500_000 * 16 + 50 * 2**20
+
+    def free(path) -> int:
+        asked.append(path)
+        return free_now
+
+    monkeypatch.setattr(plan, "free_disk", free)
+    free_now = needed
+    plan._check_disk(facts, root)
+    assert asked[0] == tmp_path
+    free_now = needed - 30 * 2**20
+    with pytest.raises(TunerError) as refused:
+        plan._check_disk(facts, root)
+    assert refused.value.problems == (
+        "This run needs about 168 MB of disk space, and 138 MB are free. Delete old runs, or set TUNER_RUNS to a "
+        "folder on another disk.",
+    )
+    free_now = needed - 1
+    with pytest.raises(TunerError):
+        plan._check_disk(facts, root)

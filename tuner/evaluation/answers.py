@@ -118,10 +118,10 @@ def _batch_size(run: Run) -> int:
 def heldout_rows(run: Run) -> list[dict]:
     """The held-out prompts with their references. Raises TunerError if the run has none."""
     try:
-        lines = (run.data / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
+        with open(run.data / "heldout.jsonl", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
     except FileNotFoundError:
         raise TunerError(f"Run {run.id} has no held-out rows. Train its recipe again in a new run.") from None
-    return [json.loads(line) for line in lines]
 
 
 def _answer(rows: list[dict], loaded: LoadedVariants, max_new_tokens: int, stop: Stop | None) -> list[dict[str, str]]:

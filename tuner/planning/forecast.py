@@ -71,7 +71,8 @@ def estimate_run(
         "steps": steps or max(0, int((budget.seconds - start_up) / a_step)),
         "training": budget.seconds or start_up + steps * a_step,
     }
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in estimate.items()}
+    # Significant digits: on a fast GPU a step may take microseconds, but never nothing.
+    return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in estimate.items()}
 
 
 def _scoring(recipe: Recipe, base: Base, rows: int, seconds_per_answer: float | None) -> float:

@@ -62,8 +62,8 @@ def _groups(n: int, size: int) -> int:
 
 
 def method_key(recipe: Recipe) -> str:
-    """The part of a recipe that decides which parameters are trained, as a key for caches."""
-    return recipe.model_dump_json(include={"model", "method"})
+    """The part of a recipe that decides which parameters of a base are trained, as a key for caches."""
+    return recipe.model_dump_json(include={"method"})
 
 
 @lru_cache(maxsize=256)

@@ -37,7 +37,7 @@ def method_problems(recipe: Recipe, base: Base) -> list[str]:
         attach_on_meta(base, method_key(recipe))
     except Exception as error:  # PEFT raises whatever fits
         log.info("%s can't be attached to %s", row.name, recipe.model.name, exc_info=error)
-        reason = " ".join(str(error).split())[:LONGEST_REASON].rstrip(".")
+        reason = " ".join(str(error).split())[:LONGEST_REASON].rstrip(". ")
         return [spec.attach_problem(row, recipe, f"PEFT says: {reason or type(error).__name__}")]
     return []
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tuner.data import parse
-from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
+from tuner.models.shape import shape_of
 from tuner.planning import forecast, plan
 from tuner.planning.memory import adapter_bytes, count_trainable, method_key
 from tuner.planning.method_check import method_problems
@@ -22,21 +22,21 @@ def method_costs(
     """
     # LoRA works wherever any method does, so its problems come from the base or the rows.
     checked = plan.check(_with_method(recipe, "lora"), table, base, local=local)
-    model, settings = checked.base, checked.plan["settings"]
+    model, train, heldout = checked.base, checked.train, len(checked.heldout.rows)
     for name in METHODS:
         candidate = _with_method(recipe, name)
-        if problems := method_problems(candidate, model):
+        problems = method_problems(candidate, model)
+        with plan.collect(problems):
+            chosen = plan.choose(candidate, shape_of(model), len(train.rows))
+        if problems:
             yield {"name": name, "problems": problems}
             continue
+        settings = {setting: value for setting, (value, _) in chosen.items()}
         key = method_key(candidate)
         trainable = count_trainable(model, key)
-        estimate = forecast.estimate_run(
-            candidate, model, settings, checked.train, len(checked.heldout.rows), trainable
-        )
-        try:
+        estimate = plan.fit(candidate, model, settings, train, heldout, trainable)
+        with plan.collect(problems):
             forecast.check_memory(estimate, candidate, settings["batch_size"])
-        except TunerError as error:
-            problems = list(error.problems)
         yield {
             "name": name,
             "problems": problems,

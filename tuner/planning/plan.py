@@ -68,33 +68,35 @@ def check(
     own_folder = find_folder(recipe.model.name, base) if local else None
     model, rows = _resolve(recipe, table, base, local, own_folder)
     shape, tokenizer = shape_of(model), load_tokenizer(model.folder)
-    chosen = _choose(recipe, shape, len(rows.split.train))
-    settings = {c["setting"]: c["value"] for c in chosen}
+    chosen = choose(recipe, shape, len(rows.split.train))
+    settings = {name: value for name, (value, _) in chosen.items()}
     arguments = tokenizer, settings["max_length"], recipe.training.loss_on, model.labels
     train, heldout = (encode.tokenise(model.task, part, *arguments) for part in (rows.split.train, rows.split.heldout))
     if shape.is_bounded:
         train = replace(train, room=_room(recipe, shape, settings))
     trainable = count_trainable(model, method_key(recipe))
-    estimate = _estimate(recipe, model, chosen, settings, train, len(heldout.rows), trainable)
+    estimate = fit(recipe, model, settings, train, len(heldout.rows), trainable)
+    if settings["batch_size"] != chosen["batch_size"][0]:
+        chosen["batch_size"] = settings["batch_size"], "as many as fit in the device's memory"
     plan = _plan(recipe, model, rows, train, len(heldout.rows), settings)
     plan |= {"trainable_parameters": trainable, "forecast": estimate}
     if own_folder:
         plan |= {"revision": None, "model_folder": str(own_folder)}
     plan["chosen"] = [
-        *chosen,
+        *({"setting": name, "value": value, "reason": reason} for name, (value, reason) in chosen.items()),
         {"setting": "format", "value": rows.format.name, "reason": rows.format.reason},
         {"setting": "task", "value": model.row.title, "reason": _why_task(recipe, rows.format, model)},
         {"setting": "held-out rows", "value": len(rows.split.heldout), "reason": rows.split.reason},
     ]
     problems: list[str] = []
-    with _collect(problems):
+    with collect(problems):
         forecast.check_memory(estimate, recipe, settings["batch_size"])
-    with _collect(problems):
+    with collect(problems):
         forecast.check_budget(estimate, recipe)
-    with _collect(problems):
+    with collect(problems):
         _check_disk(plan, runs.RUNS)
     if not local:
-        with _collect(problems):
+        with collect(problems):
             forecast.check_limits(estimate, train.total_tokens)
     if problems:
         raise TunerError(*problems)
@@ -132,18 +134,18 @@ def _resolve(
     """The base for its task, and the rows. Raises TunerError with all problems of model, method and rows."""
     problems = unknown_method(recipe) + metrics.unknown(recipe.evaluation.metrics)
     config = rows = model = None
-    with _collect(problems):
+    with collect(problems):
         folder = fetch_model(recipe.model, own_folder)
         config = load_config(folder, recipe.model.name)
-    with _collect(problems):
+    with collect(problems):
         rows = _rows(recipe, table, base, local)
-    with _collect(problems):
+    with collect(problems):
         if config and rows:
             model = _base(recipe, folder, config, rows.format, rows.split)
         elif config:  # without rows the task is the one that the model was made for, if that is known
             row = TASKS[task_for(recipe.task, "", bool(config.is_encoder_decoder))]
             model = None if row.has_labels or not can_do(config, row) else Base(folder, recipe.model, row.name)
-    with _collect(problems):
+    with collect(problems):
         if model:
             _check_size(recipe, shape_of(model), local)
             if not hasattr(config, "quantization_config"):  # which packs several numbers into one
@@ -158,7 +160,7 @@ def _resolve(
 
 
 @contextmanager
-def _collect(problems: list[str]) -> Iterator[None]:
+def collect(problems: list[str]) -> Iterator[None]:
     """Add the problems of a TunerError raised within, so that all can be shown together."""
     try:
         yield
@@ -200,8 +202,11 @@ def _rows(recipe: Recipe, table: parse.Table | None, base: Path | None, local: b
     return Rows(table, format, split_rows(rows, table.splits, recipe.data, recipe.seed))
 
 
-def _choose(recipe: Recipe, shape: Shape, rows: int) -> list[dict]:
-    """Every setting with its value and the reason for it: a default, or "as given"."""
+def choose(recipe: Recipe, shape: Shape, rows: int) -> dict[str, tuple]:
+    """Every setting with its value and the reason for it: a default, or "as given"; for so many training rows.
+
+    Raises TunerError if the model can't read rows as long as the recipe allows.
+    """
     row, given = METHODS[recipe.method.name], recipe.method.model_dump()
     settings = resolve(recipe, shape, None).settings
     batch = min(DEFAULT_BATCH, max(1, rows // 4))
@@ -218,13 +223,11 @@ def _choose(recipe: Recipe, shape: Shape, rows: int) -> list[dict]:
         "max_length": (recipe.data.max_length, length, why_length),
         **{name: (given[name], value, f"{row.title}'s default") for name, value in settings.items()},
     }
-    chosen = [
-        {"setting": name, "value": value, "reason": reason}
-        if value_given == "auto"
-        else {"setting": name, "value": value_given, "reason": "as given"}
+    chosen = {
+        name: (value, reason) if value_given == "auto" else (value_given, "as given")
         for name, (value_given, value, reason) in defaults.items()
-    ]
-    return [*chosen, {"setting": "dtype", "value": dtype, "reason": why_dtype}]
+    }
+    return chosen | {"dtype": (dtype, why_dtype)}
 
 
 def _choose_length(recipe: Recipe, shape: Shape, settings: dict) -> tuple[int, str]:
@@ -248,17 +251,13 @@ def _room(recipe: Recipe, shape: Shape, settings: dict) -> int:
     return shape.context - (settings["virtual_tokens"] if is_prompted else 0)
 
 
-def _estimate(
-    recipe: Recipe, model: Base, chosen: list[dict], settings: dict, train: Tokenised, heldout: int, trainable: int
-) -> dict:
-    """The forecast. A batch size left on auto is lowered until it fits, also in `chosen` and `settings`."""
+def fit(recipe: Recipe, model: Base, settings: dict, train: Tokenised, heldout: int, trainable: int) -> dict:
+    """The forecast. A batch size left on auto is lowered in `settings` until it fits."""
     estimate = forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
     fitting = forecast.rows_that_fit(estimate, settings["batch_size"])
     if recipe.training.batch_size != "auto" or not 0 < fitting < settings["batch_size"]:
         return estimate
     settings["batch_size"] = fitting
-    batch = next(c for c in chosen if c["setting"] == "batch_size")
-    batch |= {"value": fitting, "reason": "as many as fit in the device's memory"}
     return forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
 
 
