@@ -254,14 +254,19 @@ def test_an_error_of_the_turn_is_logged_once(run, queue, training):
     assert take_turn(run) == ["queued", "starting"]
 
 
-def test_a_run_that_was_deleted_while_it_waited_leaves_nothing_behind(run, queue, training, tmp_path):
+def test_a_run_that_was_deleted_while_it_waited_leaves_nothing_behind(run, queue, training, tmp_path, monkeypatch):
+    broken, before = [], set(threading.enumerate())
+    monkeypatch.setattr(threading, "excepthook", broken.append)
     training.may_end.clear()
     run_queue.start(run, "ann")
     until(lambda: training.trained)
     run.path.rename(tmp_path / "deleted")
     training.may_end.set()
-    until(lambda: not queue.holds(run.id))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(SECONDS)
+    assert not queue.holds(run.id)
     assert not run.path.exists()
+    assert not broken
 
 
 QUEUED, CONTINUED = {"event": "queued"}, {"event": "continued"}
