@@ -3,22 +3,13 @@
 from itertools import chain, count, cycle, islice, pairwise, repeat
 
 import pytest
+from machine import Machine
 
 from tuner.training import clock
 from tuner.training.clock import Clock
 
 SIZES = [100, 300, 200]  # padded tokens of the steps, over and over
 A_TOKEN = 1e-3  # seconds
-
-
-class Machine:
-    """A machine whose steps take exactly as long as it is told to; it is the clock's time."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

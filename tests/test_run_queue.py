@@ -36,7 +36,7 @@ class Waiter(threading.Thread):
 
     def __init__(self, queue: Watched, run: str):
         super().__init__(daemon=True)
-        self.queue, self.run_id, self.served = queue, run, None
+        self.queue, self.run_id, self.served, self.ended = queue, run, None, False
         self.through, self.done = threading.Event(), threading.Event()
         queue.asked[run] = threading.Event()
         self.start()
@@ -48,6 +48,7 @@ class Waiter(threading.Thread):
         with self.queue.turn(self.run_id) as self.served:
             self.through.set()
             self.done.wait(SECONDS)
+        self.ended = True
 
     def result(self) -> bool:
         """Whether the turn was served, as soon as it is known."""
@@ -134,8 +135,10 @@ def test_who_leaves_the_queue_waits_no_longer_and_lets_the_next_one_through():
         fourth = Waiter(queue, "d")
         assert queue.leave("d")
         assert not fourth.result()
-        third.done.set()
-        fourth.done.set()
+        for waiter in (third, fourth):
+            waiter.done.set()
+            waiter.join(SECONDS)
+            assert waiter.ended
 
 
 def test_a_turn_that_breaks_gives_its_place_back():
@@ -208,9 +211,11 @@ def take_turn(run: Run) -> list[str]:
 def test_a_run_is_trained_once_in_its_turn_for_the_visitor_who_asked(run, queue, training):
     training.may_end.clear()
     VISITOR.set("ann's request")
+    before = set(threading.enumerate())
     run_queue.start(run, "ann", {"event": "queued", "signed_in": True})
     run_queue.start(run, "ann", {"event": "queued"})  # which is queued already
     until(lambda: training.trained)
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)  # so that the app can be ended
     run_queue.start(run, "ann", {"event": "queued"})
     queue.join("another of ann's", "ann")
     queue.join("bob's", "bob")

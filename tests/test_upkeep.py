@@ -1,0 +1,235 @@
+"""What a window is built from: the run's folder, its trainer, its held-out loss and its checkpoints."""
+
+import shutil
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import small_recipe
+from machine import Machine
+from torch import nn
+
+from tuner import runs
+from tuner.data.batches import Batches
+from tuner.methods.schedules import AdaLoraSchedule
+from tuner.models.device import device_type
+from tuner.models.fetch import base_of
+from tuner.runs import Run
+from tuner.tasks import TASKS
+from tuner.training import trainer, upkeep, window
+from tuner.training.window import Window
+
+
+@pytest.fixture
+def machine(monkeypatch) -> Machine:
+    machine = Machine()
+    monkeypatch.setattr(upkeep, "time", machine)
+    return machine
+
+
+@pytest.fixture
+def resumed(finished, tmp_path) -> Run:
+    """The finished run, as if its budget were one in seconds, after two counts of its steps."""
+    run = Run(shutil.copytree(finished.path, tmp_path / "run"))
+    run.write_text("recipe.yaml", run.recipe.with_settings({"budget.seconds": 50.0}).to_yaml())
+    run.write_json("plan.json", {**run.plan, "steps": None})
+    run.log.path.unlink()
+    for event in ({"steps": 300}, {"at": 20, "steps": 150}):
+        run.append({"event": "schedule", **event})
+    run.append({"event": "start", "step": 0, "steps": 150})
+    return run
+
+
+@pytest.fixture
+def built(resumed):
+    """A window that is built and goes on from the run's checkpoint, and what it said."""
+    said = []
+    win = Window(resumed, said.append, 20.0, time.monotonic() - 4.0)
+    win.base = base_of(resumed)
+    try:
+        win._build(upkeep.load_from_disk(str(resumed.data / "train")))
+        yield win, said
+    finally:
+        win.leave()
+
+
+def test_a_resumed_window_goes_on_from_the_checkpoint_the_marks_and_the_rows(built, resumed, finished):
+    win, said = built
+    assert win.clock.marks == [(8, 300), (20, 150)]  # the first version did not say where it counted
+    assert (win.clock.warmup, win.clock.budget, win.clock.deadline) == (0, 50.0, win.opened + 20)
+    assert (win.first, win.clock.spent) == (0, 0.0)
+    rows = upkeep.load_from_disk(str(resumed.data / "train"))
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    batches = Batches(lengths, 4, resumed.recipe.seed)
+    assert next(win.clock.sizes(3)) == next(batches.sizes(3))
+    win._restore()
+    last = finished.last_event("step")
+    assert (win.step, win.first, win.tokens, win.trainer.batches.start) == (8, 8, last["tokens"], 8)
+    assert next(iter(win.trainer.batches)) == next(batches.since(8))
+    assert 0 < last["seconds"] - win.clock.spent + 1 < 2
+    assert len(win.clock.paces) == 8
+    assert all(tokens in list(zip(range(8), batches.sizes(0)))[at] for at, (tokens, _) in enumerate(win.clock.paces))
+    assert win.random.keys() >= {"cpu"}
+    assert win.heldout.seconds > 0
+    (start,) = said
+    assert start == {
+        "event": "start",
+        "step": 8,
+        "steps": 150,
+        "device": window.device_name(),
+        "start_up": win.start_up,
+    }
+    assert 4.0 <= win.start_up < 60
+    assert (start["device"] == "CPU") == (device_type() == "cpu")
+    shutil.rmtree(resumed.checkpoints)
+    win._restore()
+    assert (win.step, win.first, win.tokens, win.random, win.clock.spent, win.heldout.seconds) == (0, 0, 0, None, 0, 0)
+
+
+def test_the_trainers_settings_are_the_recipes(built, resumed):
+    """What a plain loop in float32 on one base can't show."""
+    win, _ = built
+    train = win.trainer
+    assert type(train).__mro__[1:3] == (trainer.Overrides, trainer._classes(TASKS["generation"])[0].__mro__[2])
+    assert (train.objective, train.schedule, train.floating_point_ops({})) == ("next_token", None, 0)
+    arguments = train.args
+    assert (arguments.bf16, arguments.fp16, arguments.use_cpu) == (False, False, device_type() == "cpu")
+    assert (arguments.max_grad_norm, arguments.seed) == (resumed.recipe.training.max_grad_norm, resumed.recipe.seed)
+    assert arguments.report_to == []
+    (group,) = train.optimizer.param_groups
+    assert (group["weight_decay"], group["initial_lr"]) == (
+        resumed.recipe.training.weight_decay,
+        resumed.plan["settings"]["learning_rate"],
+    )
+    assert {id(p) for p in group["params"]} == {id(p) for p in win.model.parameters() if p.requires_grad}
+    assert all(p.dtype == torch.float32 for p in group["params"])
+    padding = win.trainer.processing_class.pad_token_id
+    rows = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [5], "labels": [5]}]
+    assert train.data_collator(rows)["input_ids"].tolist() == [[5, 6, 7], [5, padding, padding]]
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "extra"),
+    [
+        ("generation", "SFTTrainer", {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}),
+        ("classification", "Trainer", {}),
+        ("seq2seq", "Trainer", {}),
+    ],
+)
+def test_each_task_has_its_trainer(task, name, extra):
+    found, arguments, given = trainer._classes(TASKS[task])
+    assert [kind.__name__ for kind in found.__mro__[1:3]] == ["Overrides", name]
+    assert arguments.__name__ == {"SFTTrainer": "SFTConfig", "Trainer": "TrainingArguments"}[name]
+    assert given == extra
+
+
+def test_a_batchs_loss_has_the_penalty_of_the_schedule_and_counts_its_tokens(monkeypatch):
+    monkeypatch.setattr(trainer.losses, "mean_loss", lambda *given: torch.tensor(float(given == ("nli", "m", inputs))))
+    inputs = {"attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]]), "input_ids": torch.zeros(2, 3)}
+    over = trainer.Overrides()
+    over.objective = "nli"
+    assert over.compute_loss("m", inputs) == 1
+    assert (over.batch_tokens, over.padded_tokens) == (4, 6)
+    over.schedule = SimpleNamespace(penalty=lambda: torch.tensor(0.25))
+    assert over.compute_loss("m", inputs) == 1.25
+
+
+def test_only_a_method_with_a_schedule_has_one(monkeypatch):
+    assert trainer.schedule_of(None, "model") is None
+    monkeypatch.setitem(trainer.SCHEDULES, AdaLoraSchedule.__name__, lambda model: f"schedule of {model}")
+    assert trainer.schedule_of("AdaLoraSchedule", "model") == "schedule of model"
+
+
+# Held-out losses and checkpoints
+
+
+@pytest.fixture
+def prepared(tmp_path) -> Run:
+    """A run of a million trained weights."""
+    run = runs.create(small_recipe(), path=tmp_path / "prepared")
+    run.write_json("plan.json", {"trainable_parameters": 10**6})
+    return run
+
+
+@pytest.mark.parametrize(
+    ("every", "step", "is_last", "ago", "due"),
+    [
+        (3, 6, False, 200.0, True),
+        (3, 6, False, 199.0, False),
+        (3, 7, False, 999.0, False),
+        (3, 7, True, 0.0, True),
+        (0, 6, False, 999.0, False),
+        (0, 6, True, 999.0, False),
+        (100, 6, True, 0.0, True),
+    ],
+)
+def test_a_heldout_loss_is_due_every_so_many_steps_if_it_takes_a_hundredth_of_the_time(
+    finished, machine, every, step, is_last, ago, due
+):
+    loss = upkeep.HeldoutLoss(finished, base_of(finished), 0, 2.0)
+    assert (loss.measured_at, loss.every) == (1000.0, finished.recipe.evaluation.loss_every)
+    loss.every = every
+    machine.now += ago
+    assert loss.is_due(step, is_last=is_last) is due
+
+
+def test_a_heldout_loss_is_measured_without_dropout_on_the_first_rows(finished, machine, monkeypatch):
+    monkeypatch.setattr(upkeep, "HELDOUT_ROWS", 3)
+    base, model, measured = base_of(finished), nn.Dropout(), []
+
+    def heldout_loss(*given):
+        measured.append((*given, model.training))
+        machine.now += 3.5
+        return 1.23456789
+
+    monkeypatch.setattr(upkeep, "heldout_loss", heldout_loss)
+    loss = upkeep.HeldoutLoss(finished, base, 7, 2.0)
+    assert (loss.seconds, loss.batch_size) == (2.0, 4)
+    assert loss.measure(model) == 1.23457
+    ((objective, given, rows, size, padding, was_training),) = measured
+    assert (objective, given, size, padding, was_training) == ("next_token", model, 4, 7, False)
+    assert rows.to_list() == upkeep.load_from_disk(str(finished.data / "heldout")).to_list()[:3]
+    assert model.training
+    assert (loss.measured_at, loss.seconds) == (1003.5, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "writing", "since", "due"),
+    [
+        ("auto", 0.01, 9.9, False),
+        ("auto", 0.01, 10.0, True),
+        ("auto", 0.5, 49.0, False),
+        ("auto", 0.5, 50.0, True),
+        (30, 0.5, 29.0, False),
+        (30, 0.5, 30.0, True),
+        (5, 99.0, 5.0, True),
+    ],
+)
+def test_a_checkpoint_is_due_after_the_seconds_of_the_recipe_or_a_hundred_times_its_own(
+    prepared, machine, setting, writing, since, due
+):
+    prepared.write_text(
+        "recipe.yaml", prepared.recipe.with_settings({"training.checkpoint_seconds": setting}).to_yaml()
+    )
+    checkpoints = upkeep.Checkpoints(prepared)
+    assert (checkpoints.seconds, checkpoints.saved_at) == (12 * 10**6 / 50e6, 1000.0)
+    checkpoints.seconds = writing
+    machine.now += since
+    assert checkpoints.is_due() is due
+
+
+def test_a_checkpoint_is_written_with_its_parts_and_timed(prepared, machine, monkeypatch):
+    saved = []
+
+    def save(*given):
+        saved.append(given)
+        machine.now += 1.23456
+
+    monkeypatch.setattr(upkeep.checkpoint, "save", save)
+    checkpoints = upkeep.Checkpoints(prepared)
+    train = SimpleNamespace(model="model", optimizer="optimizer", schedule="schedule")
+    event = checkpoints.save(7, {"tokens": 3}, train)
+    assert event == {"event": "checkpoint", "step": 7, "seconds": 1.2346}
+    assert saved == [(prepared, 7, {"tokens": 3}, "model", "optimizer", "schedule")]
+    assert (checkpoints.saved_at, checkpoints.seconds) == (machine.now, pytest.approx(1.23456))
