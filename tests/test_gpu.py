@@ -232,16 +232,19 @@ def test_half_a_window_is_requested_only_where_it_is_long_enough(seconds, shorte
         assert "long enough" in refusal(REFUSALS["long enough"], run, seconds=seconds)
 
 
-def test_each_figure_of_a_refusal_stands_in_its_place(run):
+def test_each_figure_of_a_refusal_stands_in_its_place(run, caplog):
     again = "The run is safe: open it again and press Resume."
     assert refusal(spent(30, 4), run) == (
         "Not enough GPU time left today: this needs 30 s, and 4 s is left. The full quota is back in 5 h 32 min. "
         + again
     )
     assert "needs 45 s, and 0 s is left" in refusal(spent(45, -3), run, "chat")
+    assert not caplog.records
     unknown = "The GPU service failed with an unknown error"
     assert refusal(platform("something new", "?"), run) == f"{unknown} (something new). The run is safe."
     assert refusal(RuntimeError("error: 500"), run, "merge") == f"{unknown} (error: 500). {gpu.NEXT['merge']}"
+    assert "run run: the GPU platform failed" in caplog.text
+    assert "error: 500" in caplog.text
 
 
 # What each kind of run asks for: its log, its budget in seconds, its forecast, and the seconds.
