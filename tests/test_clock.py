@@ -268,6 +268,20 @@ def test_the_first_steps_of_a_window_are_part_of_the_pace_only_where_it_decides_
         assert timer.marks == [(0, 50)]
 
 
+@pytest.mark.parametrize(("marks", "progress"), [([(5, 6)], {4: 0, 5: 0, 6: 1}), ([(8, 4)], {4: 0, 8: 0, 9: 1})])
+def test_one_step_or_none_to_go_is_the_whole_way(marks, progress):
+    timer = Clock(sizes, warmup=0, seconds=60, marks=marks)
+    assert {step: timer.rate_progress(step) for step in progress} == progress
+
+
+@pytest.mark.parametrize(("now", "reason"), [(1016.75, None), (1016.76, "window")])
+def test_before_the_first_step_there_is_none_to_wait_for(machine, now, reason):
+    timer = Clock(sizes, warmup=0, steps=50, window=20)
+    timer.leaving = 3.0
+    machine.now = now
+    assert timer.is_time_to_leave(0) == reason
+
+
 @pytest.mark.parametrize(
     ("given", "now", "reason"),
     [

@@ -467,7 +467,13 @@ def test_a_run_at_its_end_is_not_trained_further(training):
     assert training.window.reason == "steps"
 
 
-def test_the_end_of_a_window_replaces_what_was_made_before_and_is_reported(run, machine, monkeypatch):
+@pytest.mark.parametrize(
+    ("steps", "in_window", "in_steps", "a_step"),
+    [(4, 12.05, 2.05, 0.5124), (1, 10.513, 0.512, 0.5124), (0, 10.0, 0, 0)],
+)
+def test_the_end_of_a_window_replaces_what_was_made_before_and_is_reported(
+    run, machine, monkeypatch, steps, in_window, in_steps, a_step
+):
     parts = Parts(run, machine, opened=990.0)
     monkeypatch.setattr(runs, "RUNS", run.path.parent)
     monkeypatch.setattr(
@@ -476,7 +482,7 @@ def test_the_end_of_a_window_replaces_what_was_made_before_and_is_reported(run, 
     tokenizer = SimpleNamespace(save_pretrained=lambda folder: (folder / "tokenizer").write_text("words"))
     parts.processing_class, evaluated = tokenizer, []
     parts.window.clock.spent = 100.0
-    parts.steps(4)
+    parts.steps(steps, seconds=0.51239)
     parts.window.reason = "window"
 
     class Model(str):
@@ -497,27 +503,35 @@ def test_the_end_of_a_window_replaces_what_was_made_before_and_is_reported(run, 
         "tokenizer": "words",
     }
     assert evaluated == ["the model"]
-    memory = parts.emitted[-1].pop("peak_memory")
-    assert (memory is None) == (device_type() == "cpu")
     assert parts.emitted[-1] == {
         "event": "end",
         "reason": "window",
-        "step": 4,
-        "seconds": 112.0,
-        "in_window": 12.0,
-        "in_steps": 2.0,
-        "seconds_per_step": 0.5,
+        "step": steps,
+        "seconds": 100 + in_window,
+        "in_window": in_window,
+        "in_steps": in_steps,
+        "peak_memory": torch.cuda.max_memory_allocated() if device_type() == "cuda" else None,
+        "seconds_per_step": a_step,
     }
+    if not steps:
+        assert not (run.path.parent / "paces.json").exists()
+        return
     paces = json.loads((run.path.parent / "paces.json").read_text())
     recipe = run.recipe
     key = f"{device_type()} | {recipe.model.name} | {recipe.model.quantization} | {recipe.method.name}"
-    assert paces == {key: {"seconds_per_token": 0.005, "start_up": 1.5}}
+    assert paces == {key: {"seconds_per_token": pytest.approx(0.0051239), "start_up": 1.5}}
 
 
-def test_a_window_without_a_measured_step_leaves_no_pace(parts, monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "RUNS", tmp_path)
-    parts.window._remember_pace()
-    assert not (tmp_path / "paces.json").exists()
+@pytest.mark.parametrize(("device", "name", "memory"), [("cpu", "CPU", None), ("cuda", "the GPU", 123)])
+def test_a_window_names_its_device_and_the_memory_that_it_took_there(parts, monkeypatch, device, name, memory):
+    monkeypatch.setattr(window, "device_type", lambda: device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "the GPU")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 123)
+    monkeypatch.setattr(window.attach, "save", lambda *given: None)
+    parts.processing_class = SimpleNamespace(save_pretrained=lambda folder: None)
+    parts.window.model, parts.window.reason = SimpleNamespace(eval=lambda: None), "steps"
+    parts.window._finish()
+    assert (window.device_name(), parts.emitted[-1]["peak_memory"]) == (name, memory)
 
 
 def test_leaving_detaches_the_adapter_once(parts, monkeypatch):
