@@ -1,11 +1,13 @@
 """What a window is built from: the run's folder, its trainer, its held-out loss and its checkpoints."""
 
 import shutil
+import tempfile
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from conftest import small_recipe
 from machine import Machine
 from torch import nn
@@ -87,26 +89,77 @@ def test_a_resumed_window_goes_on_from_the_checkpoint_the_marks_and_the_rows(bui
     assert (win.step, win.first, win.tokens, win.random, win.clock.spent, win.heldout.seconds) == (0, 0, 0, None, 0, 0)
 
 
-def test_the_trainers_settings_are_the_recipes(built, resumed):
-    """What a plain loop in float32 on one base can't show."""
+def test_a_windows_trainer_is_that_of_its_task(built):
     win, _ = built
     train = win.trainer
-    assert type(train).__mro__[1:3] == (trainer.Overrides, trainer._classes(TASKS["generation"])[0].__mro__[2])
+    assert [kind.__name__ for kind in type(train).__mro__[1:3]] == ["Overrides", "SFTTrainer"]
     assert (train.objective, train.schedule, train.floating_point_ops({})) == ("next_token", None, 0)
-    arguments = train.args
-    assert (arguments.bf16, arguments.fp16, arguments.use_cpu) == (False, False, device_type() == "cpu")
-    assert (arguments.max_grad_norm, arguments.seed) == (resumed.recipe.training.max_grad_norm, resumed.recipe.seed)
-    assert arguments.report_to == []
-    (group,) = train.optimizer.param_groups
-    assert (group["weight_decay"], group["initial_lr"]) == (
-        resumed.recipe.training.weight_decay,
-        resumed.plan["settings"]["learning_rate"],
-    )
-    assert {id(p) for p in group["params"]} == {id(p) for p in win.model.parameters() if p.requires_grad}
-    assert all(p.dtype == torch.float32 for p in group["params"])
-    padding = win.trainer.processing_class.pad_token_id
+    assert train.args.report_to == []
+    padding = train.processing_class.pad_token_id
     rows = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [5], "labels": [5]}]
     assert train.data_collator(rows)["input_ids"].tolist() == [[5, 6, 7], [5, padding, padding]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_each_setting_reaches_the_trainer_and_what_is_trained_stays_in_float32(monkeypatch, dtype):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    model[0].half()
+    start = model[1].weight.clone()
+
+    class Given:
+        def __init__(self, **given):
+            self.given, self.removed = given, []
+            model[1].bfloat16()  # as TRL does on a quantized base
+
+        def remove_callback(self, kind: type) -> None:
+            self.removed.append(kind)
+
+    monkeypatch.setattr(trainer, "_classes", lambda task: (Given, dict, {"more": task.name}))
+    recipe = small_recipe(training__max_grad_norm=0.7, training__weight_decay=0.3, seed=11)
+    settings = {"batch_size": 6, "learning_rate": 0.02, "dtype": dtype}
+    tokenizer, task = SimpleNamespace(pad_token_id=None), TASKS["seq2seq"]
+    made = trainer.build(model, tokenizer, ["rows"], recipe, task, settings, lambda step: 0.25 + step, "callback")
+    arguments = made.given.pop("args")
+    assert arguments.pop("output_dir") == tempfile.gettempdir()
+    assert arguments == {
+        "per_device_train_batch_size": 6,
+        "max_grad_norm": 0.7,
+        "max_steps": 10**7,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        "bf16": dtype == "bfloat16",
+        "fp16": dtype == "float16",
+        "use_cpu": device_type() == "cpu",
+        "seed": 11,
+        "remove_unused_columns": False,
+        "more": "seq2seq",
+    }
+    optimizer, rate = made.given.pop("optimizers")
+    assert made.given.pop("data_collator")([{"input_ids": [5, 6]}, {"input_ids": [7]}])["input_ids"].tolist() == [
+        [5, 6],
+        [7, 0],
+    ]
+    assert made.given == {
+        "model": model,
+        "train_dataset": ["rows"],
+        "processing_class": tokenizer,
+        "callbacks": ["callback"],
+    }
+    (group,) = optimizer.param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in model[1].parameters()]
+    assert (group["initial_lr"], group["lr"], group["weight_decay"], group["fused"]) == (0.02, 0.005, 0.3, True)
+    optimizer.step()
+    rate.step()
+    assert group["lr"] == pytest.approx(0.02 * 1.25)
+    assert (made.objective, made.removed) == (task.objective, [transformers.PrinterCallback])
+    assert torch.equal(model[1].weight, start)
+    assert {p.dtype for p in model[1].parameters()} == {torch.float32}
+    assert model[0].weight.dtype == torch.float16
 
 
 @pytest.mark.parametrize(
