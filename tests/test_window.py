@@ -21,7 +21,7 @@ from tuner.training.window import StopSignal, Window
 PLAN = {
     "settings": {"learning_rate": 0.02, "batch_size": 4, "dtype": "float32"},
     "steps": 40,
-    "steps_per_epoch": 8,
+    "steps_per_epoch": 7,
     "trainable_parameters": 10**6,
 }
 
@@ -36,7 +36,7 @@ def machine(monkeypatch) -> Machine:
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    """A run of 40 steps, 8 an epoch."""
+    """A run of 40 steps, 7 an epoch."""
     run = runs.create(small_recipe(training__warmup_steps=3, training__scheduler="linear"), path=tmp_path / "run")
     run.write_json("plan.json", PLAN)
     return run
@@ -222,7 +222,7 @@ def parts(run, machine) -> Parts:
 
 def test_each_steps_report_has_its_figures(parts):
     parts.window.clock.spent = 7.0
-    parts.steps(1, loss=2.3456789)
+    parts.steps(1, seconds=0.50041, loss=2.3456789)
     parts.batch_tokens = 40
     parts.steps(1, seconds=0.25)
     first, second = parts.emitted
@@ -230,19 +230,27 @@ def test_each_steps_report_has_its_figures(parts):
         "event": "step",
         "step": 1,
         "steps": 40,
-        "epoch": 0.125,
+        "epoch": 0.143,
         "loss": 2.34568,
         "learning_rate": pytest.approx(0.02 / 4),  # the first of three steps of warm-up
         "grad_norm": 0.12346,
         "tokens": 80,
-        "tokens_per_second": 160.0,
+        "tokens_per_second": 159.9,
         "seconds": 7.5,
         "seconds_to_go": 19.5,
     }
-    changed = {"step": 2, "epoch": 0.25, "tokens": 120, "tokens_per_second": 160.0, "seconds": 7.75, "loss": 2.0}
+    changed = {"step": 2, "epoch": 0.286, "tokens": 120, "tokens_per_second": 159.9, "seconds": 7.75, "loss": 2.0}
     assert {key: second[key] for key in changed} == changed
     assert second["learning_rate"] == pytest.approx(0.02 / 2)
-    assert second["seconds_to_go"] == round(38 * 0.75 / 2, 1)
+    assert second["seconds_to_go"] == round(38 * 0.75041 / 2, 1)
+
+
+def test_a_resumed_windows_report_goes_on_where_the_last_one_ended(parts):
+    win = parts.window
+    win.step, win.first, win.tokens = 12, 12, 1000
+    parts.steps(1)
+    assert (parts.emitted[0]["step"], parts.emitted[0]["tokens"], parts.emitted[0]["epoch"]) == (13, 1080, 1.857)
+    assert parts.emitted[0]["learning_rate"] == pytest.approx(0.02 * (1 - 9 / 37))
 
 
 def test_tokens_per_second_are_those_of_the_last_twenty_steps(parts):
