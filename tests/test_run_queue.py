@@ -11,6 +11,7 @@ from conftest import small_recipe
 
 from tuner import gpu, runs
 from tuner.errors import TunerError
+from tuner.events import EventReader
 from tuner.runs import Run
 from tuner.ui import run_queue
 from tuner.ui.run_queue import RunQueue
@@ -360,3 +361,18 @@ def test_who_follows_a_run_reads_its_events_its_place_and_each_of_its_windows(ru
     assert len(training.trained) >= 2
     assert run.events()[-1]["reason"] == "stopped"
     assert not queue.holds(run.id)
+
+
+def test_what_a_run_logs_just_before_it_gives_its_place_back_is_still_read(run, queue):
+    class Reader(EventReader):
+        """After the first look at the log the run ends at once."""
+
+        def read(self) -> list[dict]:
+            events = super().read()
+            if queue.leave(run.id):
+                run.append(STOPPED)
+            return events
+
+    queue.join(run.id, "ann")
+    seen = [event["event"] for event in run_queue.follow(run, "ann", Reader(run.log.path))]
+    assert seen == ["heartbeat", "end"]

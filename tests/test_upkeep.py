@@ -1,8 +1,11 @@
 """What a window is built from: the run's folder, its trainer, its held-out loss and its checkpoints."""
 
+import json
 import shutil
 import tempfile
 import time
+from contextlib import contextmanager
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 import transformers
 from conftest import small_recipe
 from machine import Machine
+from safetensors import safe_open
 from torch import nn
 
 from tuner import runs
@@ -66,14 +70,16 @@ def test_a_resumed_window_goes_on_from_the_checkpoint_the_marks_and_the_rows(bui
     batches = Batches(lengths, 4, resumed.recipe.seed)
     assert next(win.clock.sizes(3)) == next(batches.sizes(3))
     win._restore()
-    last = finished.last_event("step")
-    assert (win.step, win.first, win.tokens, win.trainer.batches.start) == (8, 8, last["tokens"], 8)
+    with safe_open(resumed.checkpoints / "step-00000008.safetensors", "pt") as file:
+        counters = json.loads(file.metadata()["counters"])
+    assert counters["tokens"] == finished.last_event("step")["tokens"]
+    assert (win.step, win.first, win.tokens, win.trainer.batches.start) == (8, 8, counters["tokens"], 8)
+    assert (win.clock.spent, win.heldout.seconds) == (counters["seconds"], counters["heldout_cost"])
+    assert win.heldout.padding == win.trainer.processing_class.pad_token_id
     assert next(iter(win.trainer.batches)) == next(batches.since(8))
-    assert 0 < last["seconds"] - win.clock.spent + 1 < 2
-    assert len(win.clock.paces) == 8
-    assert all(tokens in list(zip(range(8), batches.sizes(0)))[at] for at, (tokens, _) in enumerate(win.clock.paces))
+    assert [list(pace) for pace in win.clock.paces] == counters["paces"]
+    assert [tokens for tokens, _ in win.clock.paces] == list(islice(batches.sizes(0), 8))
     assert win.random.keys() >= {"cpu"}
-    assert win.heldout.seconds > 0
     (start,) = said
     assert start == {
         "event": "start",
@@ -229,19 +235,26 @@ def test_a_heldout_loss_is_due_every_so_many_steps_if_it_takes_a_hundredth_of_th
 
 def test_a_heldout_loss_is_measured_without_dropout_on_the_first_rows(finished, machine, monkeypatch):
     monkeypatch.setattr(upkeep, "HELDOUT_ROWS", 3)
-    base, model, measured = base_of(finished), nn.Dropout(), []
+    base, model, measured, entered = base_of(finished), nn.Dropout(), [], []
+
+    @contextmanager
+    def autocast(model):
+        entered.append(model)
+        yield
+        entered.clear()
 
     def heldout_loss(*given):
-        measured.append((*given, model.training))
+        measured.append((*given, model.training, *entered))
         machine.now += 3.5
         return 1.23456789
 
     monkeypatch.setattr(upkeep, "heldout_loss", heldout_loss)
+    monkeypatch.setattr(upkeep, "autocast", autocast)
     loss = upkeep.HeldoutLoss(finished, base, 7, 2.0)
     assert (loss.seconds, loss.batch_size) == (2.0, 4)
     assert loss.measure(model) == 1.23457
-    ((objective, given, rows, size, padding, was_training),) = measured
-    assert (objective, given, size, padding, was_training) == ("next_token", model, 4, 7, False)
+    ((objective, given, rows, size, padding, *how),) = measured
+    assert (objective, given, size, padding, how) == ("next_token", model, 4, 7, [False, base.model])
     assert rows.to_list() == upkeep.load_from_disk(str(finished.data / "heldout")).to_list()[:3]
     assert model.training
     assert (loss.measured_at, loss.seconds) == (1003.5, 3.5)
