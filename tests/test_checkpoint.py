@@ -84,11 +84,19 @@ def test_what_was_saved_goes_on_exactly_and_frozen_weights_are_left_alone(run):
     for one, other in zip(saved.model[1].parameters(), resumed.model[1].parameters(), strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(frozen, saved.model[0].weight)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_checkpoint_holds_the_trained_weights_and_the_devices_random_states(run, monkeypatch, on_gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))
+    training = Training(1)
+    training.save(run, 7)
     with safe_open(run.checkpoints / "step-00000007.safetensors", "pt") as file:
-        stored = {name for name in file.keys() if not name.startswith("optimizer/")}  # noqa: SIM118
-    assert stored == {"weight/1.weight", "weight/1.bias", "schedule/ranks", "random/cpu"} | (
-        {"random/cuda"} if torch.cuda.is_available() else set()
-    )
+        stored = set(file.keys())
+    expected = {"weight/1.weight", "weight/1.bias", "schedule/ranks", "random/cpu"}
+    assert stored == expected | ({"random/cuda"} if on_gpu else set())
+    assert training.load(run)["random"].get("cuda") == (7 if on_gpu else None)
 
 
 def test_a_method_without_a_schedule_has_none_in_its_checkpoints(run):

@@ -516,7 +516,21 @@ def process(run, monkeypatch, tmp_path):
     return process
 
 
-def test_the_training_process_is_told_the_run_and_writes_to_its_log(run, process, capfd):
+@pytest.fixture
+def typed():
+    """Lets this process have something to read on its standard input."""
+    (reading, writing), before = os.pipe(), os.dup(0)
+    os.write(writing, b"typed")
+    os.close(writing)
+    os.dup2(reading, 0)
+    yield
+    os.dup2(before, 0)
+    for file in (before, reading):
+        os.close(file)
+
+
+def test_the_training_process_is_told_the_run_and_writes_to_its_log(run, process, typed, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert process("exit 0", {"event": "end", "reason": "steps"}) == ["end"]
     assert (run.path / "given").read_text() == f"{ROOT} -m tuner train {run.path} --json\n"
     assert (run.path / "train.log").read_text() == "to stderr\n"

@@ -382,6 +382,20 @@ def test_the_random_state_is_restored_before_the_first_step_alone(parts):
     assert not torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize(
+    ("saved", "is_available", "restored"),
+    [(("cpu",), True, []), (("cpu", "cuda"), True, ["cuda's"]), (("cpu", "cuda"), False, [])],
+)
+def test_a_gpus_random_state_is_restored_where_there_is_one(parts, monkeypatch, saved, is_available, restored):
+    restoring = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_available)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restoring.append)
+    monkeypatch.setattr(torch, "set_rng_state", lambda state: None)
+    parts.window.random = {kind: f"{kind}'s" for kind in saved}
+    parts.window.on_step_begin(None, None, None)
+    assert restoring == restored
+
+
 def test_a_methods_schedule_is_told_the_step_that_was_done_and_how_far_the_run_is(parts):
     told = []
     parts.window.on_optimizer_step(None, None, None)  # without a schedule there is nobody to tell
