@@ -557,16 +557,35 @@ def test_the_end_of_the_training_process_is_told_by_what_it_logged(run, process)
     assert process("kill -9 $$") == ["died"]
 
 
-def test_settings_of_the_environment_count(tmp_path):
-    code = "from tuner import gpu, runs, runs_cleanup; from tuner.ui import run_queue; "
-    code += "print(gpu.ZERO, gpu.WINDOW, run_queue.PLACES, runs.RUNS, runs_cleanup.LIMIT / 2**30)"
-    given = {"TUNER_WINDOW_SECONDS": "45", "TUNER_TRAINING_SLOTS": "3", "TUNER_RUNS": "mine", "TUNER_MAX_RUNS_GB": "7"}
-    clean = {name: value for name, value in os.environ.items() if name not in {*given, "SPACES_ZERO_GPU"}}
-    told = [
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean | more, capture_output=True, text=True).stdout
-        for more in ({}, given)
-    ]
-    assert told == ["False 60.0 2 runs 20.0\n", "False 45.0 3 mine 7.0\n"]
+ENVIRONMENTS = """
+import importlib, os, sys, types
+sys.modules["spaces"] = types.SimpleNamespace(GPU=lambda duration: lambda work: duration("job", "path", 42, "more"))
+from tuner import gpu, runs, runs_cleanup
+from tuner.ui import run_queue
+for line in sys.stdin:
+    os.environ.update(pair.split("=") for pair in line.split())
+    for module in (gpu, runs, runs_cleanup, run_queue):
+        importlib.reload(module)
+    window = gpu._window if gpu.ZERO else gpu._window.__name__
+    print(gpu.ZERO, window, gpu.WINDOW, run_queue.PLACES, runs.RUNS, runs_cleanup.LIMIT / 2**30)
+"""
+
+
+def test_settings_of_the_environment_count():
+    names = ("SPACES_ZERO_GPU", "TUNER_WINDOW_SECONDS", "TUNER_TRAINING_SLOTS", "TUNER_RUNS", "TUNER_MAX_RUNS_GB")
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    settings = {
+        "": "False _perform 60.0 2 runs 20.0",
+        "SPACES_ZERO_GPU=0": "False _perform 60.0 2 runs 20.0",
+        "SPACES_ZERO_GPU=1": "True 42 60.0 8 runs 20.0",
+        "SPACES_ZERO_GPU=T": "True 42 60.0 8 runs 20.0",
+        "SPACES_ZERO_GPU=True": "True 42 60.0 8 runs 20.0",
+        "TUNER_WINDOW_SECONDS=45 TUNER_TRAINING_SLOTS=3": "True 42 45.0 3 runs 20.0",
+        "TUNER_RUNS=mine TUNER_MAX_RUNS_GB=7": "True 42 45.0 3 mine 7.0",
+    }
+    command, given = [sys.executable, "-c", ENVIRONMENTS], "".join(f"{line}\n" for line in settings)
+    told = subprocess.run(command, cwd=ROOT, env=clean, input=given, capture_output=True, text=True)
+    assert told.stdout.splitlines() == list(settings.values()), told.stderr
 
 
 def test_the_quota_is_back_at_once_where_no_time_is_named_and_is_read_on_zerogpu_alone(hub, monkeypatch, caplog):

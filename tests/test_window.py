@@ -442,6 +442,40 @@ def test_a_window_builds_restores_measures_trains_and_finishes(run, training):
     assert win.clock.leaving == 5.0
 
 
+COUNTED = {
+    "step": 12,
+    "tokens": 960,
+    "seconds": 7.25,
+    "heldout_cost": 0.5,
+    "paces": [[100, 0.5], [90, 0.4]],
+    "random": "it",
+}
+
+
+@pytest.mark.parametrize(("counters", "pad", "padding"), [(COUNTED, 7, 7), (None, None, 0)])
+def test_a_window_takes_over_what_its_checkpoint_counted(run, machine, monkeypatch, counters, pad, padding):
+    parts, given = Parts(run, machine, opened=998.76543), []
+    parts.optimizer, parts.schedule = "the optimizer", "the schedule"
+    parts.batches, parts.processing_class = SimpleNamespace(start=None), SimpleNamespace(pad_token_id=pad)
+    monkeypatch.setattr(window.checkpoint, "load", lambda *parts: given.append(parts) or counters)
+    monkeypatch.setattr(window, "HeldoutLoss", lambda *parts: parts)
+    monkeypatch.setattr(window, "Checkpoints", lambda run: (run,))
+    monkeypatch.setattr(window, "device_name", lambda: "the device")
+    win = parts.window
+    parts.model = "not this one"
+    win._restore()
+    assert given == [(run, "the model", "the optimizer", "the schedule")]
+    counted = counters or {"step": 0, "tokens": 0, "seconds": 0.0, "heldout_cost": 0.0, "paces": [], "random": None}
+    assert (win.step, win.first, parts.batches.start) == (counted["step"],) * 3
+    assert (win.tokens, win.clock.spent, win.random) == (counted["tokens"], counted["seconds"], counted["random"])
+    assert [list(pace) for pace in win.clock.paces] == counted["paces"]
+    assert all(type(pace) is tuple for pace in win.clock.paces)
+    assert win.heldout == (run, win.base, padding, counted["heldout_cost"])
+    assert win.checkpoints == (run,)
+    start = {"event": "start", "step": counted["step"], "steps": 40, "device": "the device", "start_up": 1.235}
+    assert parts.emitted == [start]
+
+
 @pytest.mark.parametrize(("every", "step", "measures"), [(1, 0, True), (0, 0, False), (1, 5, False)])
 def test_the_base_is_measured_before_the_first_step_only(training, every, step, measures):
     training.every, training.window.step, training.window.first = every, step, step
