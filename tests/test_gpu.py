@@ -263,6 +263,8 @@ ASKED = [
     ([START, STEP], 25, FORESEEN, 20),
     ([START, STEP | {"seconds": 12.0}], 40, FORESEEN, 28 + 20),
     ([{"event": "unscored", "reason": "window"}, {"event": "answered"}, TRAINED], 40, FORESEEN, gpu.BESIDE + 27),
+    ([TRAINED, {"event": "unscored", "reason": "window"}, {"event": "answered"}], 40, FORESEEN, gpu.BESIDE + 27),
+    ([{"event": "died"}, TRAINED], 40, FORESEEN, gpu.BESIDE + 27),
     ([{"event": "error"}, {"event": "checkpoint", "step": 1}], 40, FORESEEN, 40 + 20),
     ([{"event": "died"}, {"event": "queued"}, {"event": "start", "step": 0}], 40, FORESEEN, gpu.WINDOW),
     ([TRAINED, {"event": "answered"}, {"event": "unscored", "reason": "window"}], 40, FORESEEN, gpu.WINDOW),
