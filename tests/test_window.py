@@ -10,7 +10,7 @@ import torch
 from conftest import small_recipe
 from machine import Machine
 
-from tuner import runs
+from tuner import heartbeat, runs
 from tuner.errors import TunerError
 from tuner.models.device import device_type
 from tuner.runs import Run
@@ -40,6 +40,12 @@ def run(tmp_path) -> Run:
     run = runs.create(small_recipe(training__warmup_steps=3, training__scheduler="linear"), path=tmp_path / "run")
     run.write_json("plan.json", PLAN)
     return run
+
+
+@pytest.fixture(autouse=True)
+def silence(monkeypatch):
+    """No heartbeats, however busy the machine is."""
+    monkeypatch.setattr(heartbeat, "HEARTBEAT", 60)
 
 
 def replan(run: Run, **changes) -> Run:
@@ -103,7 +109,7 @@ def done(monkeypatch) -> list:
     ("seconds", "deadline"), [(None, None), (60, 1057.0), (4, 1003.75), (5, 1004.75), (6, 1005.7)]
 )
 def test_a_window_trains_then_scores_and_keeps_a_twentieth_of_its_seconds_to_leave(run, done, seconds, deadline):
-    said = [e["event"] for e in window.train(run, seconds, 1000.0) if e["event"] != "heartbeat"]
+    said = [e["event"] for e in window.train(run, seconds, 1000.0)]
     assert said == ["end", "evaluation"]
     deadline = deadline and pytest.approx(deadline)
     assert done == [
@@ -144,7 +150,7 @@ def test_a_window_that_breaks_is_explained_and_left(run, done):
     assert not run.is_training
 
 
-def test_closing_the_generator_asks_the_run_to_stop(run, monkeypatch):
+def test_a_window_that_works_on_yields_heartbeats_until_its_generator_is_closed(run, monkeypatch):
     stopped, went_on = [], threading.Event()
 
     def work(run, seconds, opened, put):
@@ -156,6 +162,8 @@ def test_closing_the_generator_asks_the_run_to_stop(run, monkeypatch):
     monkeypatch.setattr(window, "_train_and_score", work)
     events = window.train(run, 30, 5.0)
     assert next(events) == {"event": "start"}
+    monkeypatch.setattr(heartbeat, "HEARTBEAT", 0.02)
+    assert next(events) == {"event": "heartbeat"}
     events.close()
     assert stopped == [(30, 5.0)]
 
