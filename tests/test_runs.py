@@ -406,6 +406,12 @@ def test_a_folder_replaces_all_of_the_older_one(run, name):
         assert {path.name for path in run.path.iterdir()} == {name.split("/")[0], "data", "recipe.yaml"}
 
 
+def test_each_part_of_a_run_has_its_place_in_the_folder(run):
+    places = {"adapter": run.adapter, "merged": run.merged, "data": run.data, "checkpoints": run.checkpoints}
+    assert places == {name: run.path / name for name in places}
+    assert run.log.path == run.path / "events.jsonl"
+
+
 def test_a_new_run_is_where_it_is_wanted(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "RUNS", tmp_path / "all")
     monkeypatch.setattr(runs.secrets, "token_urlsafe", lambda size: "a-b_c" * size)
