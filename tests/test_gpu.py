@@ -266,7 +266,8 @@ ASKED = [
     ([TRAINED, {"event": "unscored", "reason": "window"}, {"event": "answered"}], 40, FORESEEN, gpu.BESIDE + 27),
     ([{"event": "died"}, TRAINED], 40, FORESEEN, gpu.BESIDE + 27),
     ([{"event": "error"}, {"event": "checkpoint", "step": 1}], 40, FORESEEN, 40 + 20),
-    ([{"event": "died"}, {"event": "queued"}, {"event": "start", "step": 0}], 40, FORESEEN, gpu.WINDOW),
+    ([{"event": "died"}, {"event": "queued"}, {"event": "start", "step": 0}], 30, FORESEEN, gpu.WINDOW),
+    ([{"event": "error"}, {"event": "queued"}], 30, FORESEEN, gpu.WINDOW),
     ([TRAINED, {"event": "answered"}, {"event": "unscored", "reason": "window"}], 40, FORESEEN, gpu.WINDOW),
 ]
 
@@ -568,6 +569,7 @@ for line in sys.stdin:
     os.environ.update(pair.split("=") for pair in line.split())
     for module in (gpu, runs, runs_cleanup, run_queue):
         importlib.reload(module)
+    assert not gpu._warm
     window = gpu._window if gpu.ZERO else gpu._window.__name__
     print(gpu.ZERO, window, gpu.WINDOW, run_queue.PLACES, runs.RUNS, runs_cleanup.LIMIT / 2**30)
 """
@@ -598,6 +600,8 @@ def test_the_quota_is_back_at_once_where_no_time_is_named_and_is_read_on_zerogpu
     assert gpu.quota(token) is None
     assert not hub.seen
     monkeypatch.setattr(gpu, "ZERO", True)
+    assert gpu.quota("") is gpu.quota(None) is None  # nobody's quota, and not that of this machine's own token
+    assert not hub.seen
     for back in (None, "2020-01-01T00:00:00.000Z"):
         hub.gpu_quota = {"base": 300, "current": 120, "resetsAt": back}
         assert gpu.quota(token) == {"left": 120, "resets_in": 0.0}
