@@ -502,6 +502,13 @@ def test_a_run_in_progress_is_kept_for_an_hour_after_its_last_event(tmp_path, mi
     assert runs_cleanup.make_room(tmp_path, limit=0) == ["run"] * goes
 
 
+def test_whose_a_run_is_shows_from_who_queued_it_first(tmp_path):
+    begun, signed_in = {"event": "start", "step": 0}, QUEUED | {"signed_in": True}
+    aged(tmp_path, "somebody's", 9, begun, signed_in, QUEUED, ENDED)
+    aged(tmp_path, "nobody's", 8, begun, QUEUED, signed_in, ENDED)
+    assert runs_cleanup.make_room(tmp_path, limit=15_000) == ["nobody's"]
+
+
 def test_a_run_without_events_is_as_old_as_its_folder(tmp_path):
     for name, minutes in (("old", 61), ("new", 59)):
         made = runs.create(small_recipe(), path=tmp_path / name)
