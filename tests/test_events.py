@@ -265,3 +265,60 @@ def test_a_run_that_fails_the_same_way_twice_is_not_advised_to_resume(tmp_path, 
     assert ("resuming will not help" in render.run_card(run)) == expected
     run.append(PROBLEM | {"problems": ["Something else."]})
     assert not progress.read(run).failed_again
+
+
+def test_an_event_is_written_with_its_time_as_one_line(path, monkeypatch):
+    monkeypatch.setattr("tuner.events.time.time", lambda: 1234.56789)
+    log = EventLog(path)
+    first, second = log.append({"step": 3, "event": "step"}), log.append({"event": "end", "time": 5.0})
+    assert (first, second) == ({"event": "step", "time": 1234.568, "step": 3}, {"event": "end", "time": 5.0})
+    assert path.read_text() == '{"event": "step", "time": 1234.568, "step": 3}\n{"event": "end", "time": 5.0}\n'
+
+
+def test_the_newest_event_is_that_of_the_kinds_that_are_named(path):
+    log = EventLog(path)
+    assert (log.newest(), log.newest("step"), log.newest_except("step")) == (None, None, None)
+    for number, kind in enumerate(("start", "step", "checkpoint", "step", "heldout")):
+        log.append({"event": kind, "number": number})
+    named = {
+        (): 4,
+        ("start",): 0,
+        ("step",): 3,
+        ("checkpoint", "start"): 2,
+        ("step", "checkpoint"): 3,
+        ("checkpoint", "step", "end"): 3,
+    }
+    assert {kinds: log.newest(*kinds)["number"] for kinds in named} == named
+    assert log.newest("end") is None
+    others = {(): 4, ("heldout",): 3, ("heldout", "step"): 2, ("start", "end"): 4}
+    assert {kinds: log.newest_except(*kinds)["number"] for kinds in others} == others
+    assert log.newest_except("start", "step", "checkpoint", "heldout") is None
+
+
+class Steps:
+    """A fold of the steps' numbers."""
+
+    def __init__(self):
+        self.numbers = []
+
+    def add(self, event: dict) -> None:
+        """Take the next event into account."""
+        self.numbers.append(event["step"])
+
+
+class Others(Steps):
+    """Another one."""
+
+
+def test_a_fold_that_comes_later_counts_all_events_once_and_so_do_the_others(path):
+    log = EventLog(path)
+    log.append(step(1))
+    assert log.fold(Steps).numbers == [1]
+    log.append(step(2))
+    assert log.newest()["step"] == 2
+    assert log.fold(Others).numbers == [1, 2]
+    first = log.fold(Steps)
+    log.append(step(3))
+    assert (log.fold(Others).numbers, log.fold(Steps).numbers) == ([1, 2, 3], [1, 2, 3])
+    assert log.fold(Steps) is first
+    assert log.newest("step")["step"] == 3

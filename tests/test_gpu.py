@@ -1,16 +1,24 @@
 """The door to the GPU without a stage: the training process and its deaths, seconds requested, refusals."""
 
+import gc
+import json
 import os
+import subprocess
+import sys
+import time
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import fresh
 import gradio as gr
 import psutil
 import pytest
-from conftest import small_recipe
+from conftest import ROOT, small_recipe
 
 from tuner import gpu, runs
 from tuner.errors import TunerError
+from tuner.inference.generate import Sampling
 
 SECRETS = {"HF_TOKEN": "hf_one", "HUGGING_FACE_HUB_TOKEN": "hf_two", "SOME_OTHER_TOKEN": "hf_three"}
 FORESEEN = {"training": 100.0, "scoring": 20.0, "start_up": 7.0, "a_step": 0.5}
@@ -214,3 +222,391 @@ def test_what_a_window_needs_is_imported_before_it_opens(tmp_path):
     imported = fresh.run(["-c", code], tmp_path).stdout.split()
     needed = {"tuner.inference.merge", "tuner.planning.plan", "tuner.training.window", "rouge_score.rouge_scorer"}
     assert needed <= set(imported)
+
+
+@pytest.mark.parametrize(("seconds", "shorter"), [(20, 10), (21, 10.5), (19, None)])
+def test_half_a_window_is_requested_only_where_it_is_long_enough(seconds, shorter, run):
+    if shorter:
+        assert gpu._shorter_window(REFUSALS["long enough"], seconds, run, "train") == shorter
+    else:
+        assert "long enough" in refusal(REFUSALS["long enough"], run, seconds=seconds)
+
+
+def test_each_figure_of_a_refusal_stands_in_its_place(run, caplog):
+    again = "The run is safe: open it again and press Resume."
+    assert refusal(spent(30, 4), run) == (
+        "Not enough GPU time left today: this needs 30 s, and 4 s is left. The full quota is back in 5 h 32 min. "
+        + again
+    )
+    assert "needs 45 s, and 0 s is left" in refusal(spent(45, -3), run, "chat")
+    assert not caplog.records
+    unknown = "The GPU service failed with an unknown error"
+    assert refusal(platform("something new", "?"), run) == f"{unknown} (something new). The run is safe."
+    assert refusal(RuntimeError("error: 500"), run, "merge") == f"{unknown} (error: 500). {gpu.NEXT['merge']}"
+    assert "run run: the GPU platform failed" in caplog.text
+    assert "error: 500" in caplog.text
+
+
+# What each kind of run asks for: its log, its budget in seconds, its forecast, and the seconds.
+STEP = {"event": "step", "step": 5, "seconds": 30.0, "seconds_to_go": 50.0}
+LATER = START | {"step": 5, "start_up": 11.0}
+TRAINED = {"event": "end", "reason": "clock", "step": 9}
+ASKED = [
+    ([], None, None, gpu.BESIDE + 1.2 * gpu.WINDOW + gpu.CHATTING),
+    ([TRAINED], None, None, gpu.BESIDE + gpu.BESIDE + gpu.CHATTING),
+    ([TRAINED], None, FORESEEN, gpu.BESIDE + 7 + 20),
+    ([START, TRAINED | {"reason": "window"}], None, FORESEEN, gpu.BESIDE + 1.2 * 100 + 20),
+    ([START, LATER, TRAINED], 40, FORESEEN, gpu.BESIDE + 11 + 20),
+    ([START, STEP, LATER], None, FORESEEN, gpu.BESIDE + 1.2 * (11 + 50) + 20),
+    ([STEP], None, FORESEEN, gpu.BESIDE + 1.2 * (7 + 50) + 20),
+    ([{"event": "start", "step": 0}, STEP], None, FORESEEN, gpu.BESIDE + 1.2 * (7 + 50) + 20),
+    ([START, STEP], 25, FORESEEN, 20),
+    ([START, STEP | {"seconds": 12.0}], 40, FORESEEN, 28 + 20),
+    ([{"event": "unscored", "reason": "window"}, {"event": "answered"}, TRAINED], 40, FORESEEN, gpu.BESIDE + 27),
+    ([TRAINED, {"event": "unscored", "reason": "window"}, {"event": "answered"}], 40, FORESEEN, gpu.BESIDE + 27),
+    ([{"event": "died"}, TRAINED], 40, FORESEEN, gpu.BESIDE + 27),
+    ([{"event": "error"}, {"event": "checkpoint", "step": 1}], 40, FORESEEN, 40 + 20),
+    ([{"event": "died"}, {"event": "queued"}, {"event": "start", "step": 0}], 30, FORESEEN, gpu.WINDOW),
+    ([{"event": "error"}, {"event": "queued"}], 30, FORESEEN, gpu.WINDOW),
+    ([TRAINED, {"event": "answered"}, {"event": "unscored", "reason": "window"}], 40, FORESEEN, gpu.WINDOW),
+]
+
+
+@pytest.mark.parametrize(("events", "budget", "foreseen", "seconds"), ASKED)
+def test_the_seconds_asked_for_are_those_of_what_the_run_has_yet_to_do(events, budget, foreseen, seconds, run):
+    run.write_json("plan.json", {"seconds": budget} | ({"forecast": foreseen} if foreseen else {}))
+    for event in events:
+        run.append(event)
+    assert gpu.seconds_needed(run) == pytest.approx(seconds)
+
+
+# Windows as the platform grants them
+
+
+class Platform:
+    """Stands in for ZeroGPU: refuses or grants each window in turn, and records what was asked for."""
+
+    def __init__(self):
+        self.answers: list = []  # for each window: an error, or the values that its worker yields
+        self.asked: list[tuple] = []
+        self.made_ready: list[tuple[str, int]] = []  # the run, and how many windows there had been
+
+    def window(self, *arguments):
+        """Ask for a window."""
+        self.asked.append(arguments)
+        for value in self.answers.pop(0):
+            if isinstance(value, Exception):
+                raise value
+            yield value
+
+    def make_ready(self, run: runs.Run) -> None:
+        """Do what needs no GPU."""
+        self.made_ready.append((run.id, len(self.asked)))
+
+
+@pytest.fixture
+def zero(monkeypatch) -> Platform:
+    zero = Platform()
+    monkeypatch.setattr(gpu, "ZERO", True)
+    monkeypatch.setattr(gpu, "_window", zero.window)
+    monkeypatch.setattr(gpu, "_make_ready", zero.make_ready)
+    return zero
+
+
+@pytest.mark.parametrize(
+    ("training", "asked"), [(1, gpu.LEAST), (4.5, 10), (7, 13), (40, 53), (45.8, 59), (46.7, 60), (400, gpu.WINDOW)]
+)
+def test_a_window_of_training_is_as_long_as_the_run_needs_between_the_least_and_the_longest(
+    training, asked, run, zero
+):
+    run.write_json("plan.json", {"forecast": FORESEEN | {"training": training, "scoring": 0.0}, "seconds": None})
+    zero.answers = [[{}]]
+    list(gpu.train(run))
+    assert zero.asked == [("train", str(run.path), asked)]
+    assert isinstance(zero.asked[0][2], int)
+    assert zero.made_ready == [(run.id, 0)]
+
+
+def test_a_refused_window_is_asked_for_again_for_as_many_seconds_as_there_are(run, zero):
+    run.write_json("plan.json", {"forecast": FORESEEN, "seconds": None})
+    too_long = REFUSALS["long enough"]
+    zero.answers = [[too_long], [spent(30, 21)], [spent(21, 9)]]
+    with pytest.raises(TunerError, match="9 s is left"):
+        list(gpu.train(run))
+    assert [asked[2] for asked in zero.asked] == [60, 30, 21]
+    zero.asked.clear()
+    zero.answers = [[too_long], [spent(30, 21)], [too_long], [{"event": "step"}]]
+    assert list(gpu.train(run)) == [{"event": "heartbeat"}]
+    assert [asked[2] for asked in zero.asked] == [60, 30, 21, 10]
+
+
+def test_a_window_tells_what_happened_in_it_and_nothing_from_before(run, zero):
+    run.write_json("plan.json", {"forecast": FORESEEN, "seconds": None})
+    run.append({"event": "queued"})
+
+    def training():
+        for step in (1, 2):
+            run.append({"event": "step", "step": step})
+            yield None
+        run.append({"event": "end", "reason": "window", "step": 2})
+
+    zero.answers = [training()]
+    said = [(e["event"], e.get("step")) for e in gpu.train(run)]
+    assert said == [("step", 1), ("heartbeat", None), ("step", 2), ("heartbeat", None), ("end", 2)]
+
+
+def test_a_window_whose_worker_was_killed_pauses_the_run_until_the_third_time(run, zero):
+    run.write_json("plan.json", {"forecast": FORESEEN, "seconds": None})
+    killed = platform("worker error", "GPU task aborted")
+    zero.answers = [[{}, killed], [killed], [killed]]
+    assert [e["event"] for e in gpu.train(run)] == ["heartbeat", "died"]
+    assert [e["event"] for e in gpu.train(run)] == ["died"]
+    with pytest.raises(TunerError) as caught:
+        list(gpu.train(run))
+    assert str(caught.value) == (
+        f"Training of run {run.id} was killed 3 times before it learned anything new. The base model probably needs "
+        "more memory than is available: choose a smaller one, set Precision to 4-bit, or use shorter rows. What was "
+        "learned before is kept."
+    )
+    assert [asked[2] for asked in zero.asked] == [60, 60, 60]
+
+
+def test_what_a_worker_refuses_is_raised_with_all_its_problems(run, zero):
+    run.write_json("plan.json", {"forecast": FORESEEN, "seconds": None})
+    zero.answers = [[{}, gpu.Refused(("One.", "Two."))]]
+    with pytest.raises(TunerError) as caught:
+        list(gpu.train(run))
+    assert caught.value.problems == ("One.", "Two.")
+    zero.answers = [[TunerError("Three.")]]  # not an error of the platform
+    with pytest.raises(TunerError, match=r"^Three\.$"):
+        gpu.merge(run)
+    assert len(zero.asked) == 2
+
+
+def test_elsewhere_an_unexpected_error_stays_what_it_is(run, zero, monkeypatch):
+    monkeypatch.setattr(gpu, "ZERO", False)
+    zero.answers = [[KeyError("odd")]]
+    with pytest.raises(KeyError, match="odd"):
+        gpu.merge(run)
+    assert zero.made_ready == []
+
+
+def test_an_answer_and_a_merge_ask_for_half_a_minute_with_paths_and_plain_values(run, zero, tmp_path):
+    other = runs.create(small_recipe(), path=tmp_path / "other")
+    conversations = {"base": [{"role": "user", "content": "hey"}]}
+    zero.answers = [[None, {"base": "a"}, None, {"base": "a b"}], [None, None, {"agrees": True}]]
+    given = ({"adapter": run, "second": other}, {"merged": tmp_path / "merged"}, conversations)
+    assert list(gpu.chat(*given, temperature=0.5, seed=3)) == [{"base": "a"}, {"base": "a b"}]
+    assert gpu.merge(other) == {"agrees": True}
+    adapters, merged = {"adapter": str(run.path), "second": str(other.path)}, {"merged": str(tmp_path / "merged")}
+    sampling = {"temperature": 0.5, "seed": 3}
+    assert zero.asked == [
+        ("chat", str(run.path), 30, adapters, merged, conversations, sampling),
+        ("merge", str(other.path), 30),
+    ]
+    assert zero.made_ready == [("run", 0), ("other", 1)]
+
+
+# What a worker does
+
+
+def test_a_worker_does_its_job_and_returns_errors_as_plain_values(run, monkeypatch, caplog):
+    done = []
+
+    def job(*arguments):
+        done.append(arguments)
+        yield {"event": "step"}
+        if len(done) == 2:
+            raise TunerError("One.", "Two.")
+        if len(done) > 2:
+            raise KeyError("odd")
+
+    monkeypatch.setattr(gpu, "JOBS", {"train": job, "chat": job, "merge": job})
+    before = time.monotonic()
+    assert list(gpu._perform("train", str(run.path), 42, "more", "and more")) == [{"event": "step"}]
+    ((ran, seconds, opened, *more),) = done
+    assert (ran.path, seconds, more) == (run.path, 42, ["more", "and more"])
+    assert before <= opened <= time.monotonic()
+    assert list(gpu._perform("train", str(run.path), 42))[1:] == [gpu.Refused(("One.", "Two."))]
+    assert not caplog.records
+    for name, kept in gpu.NEXT.items():
+        _, refused = gpu._perform(name, str(run.path), 42)
+        kept = "What the run learned is kept." if name == "train" else kept
+        assert refused == gpu.Refused((f"Tuner failed unexpectedly (run {run.id}). {kept}",))
+        assert f"{name} broke" in caplog.text
+
+
+@pytest.mark.parametrize("age", [10.0, 100.0])
+def test_a_cold_workers_window_opened_when_it_was_forked_and_a_warm_ones_now(age, monkeypatch):
+    forked = int((time.clock_gettime(time.CLOCK_BOOTTIME) - age) * os.sysconf("SC_CLK_TCK"))
+    stat = {"/proc/self/stat": f"7 (a (worker) S) {' '.join('SABCDEFGHIJKLMNOPQR')} {forked} 1 2 3"}
+    monkeypatch.setattr(Path, "read_text", lambda path: stat[str(path)])
+    frozen = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    monkeypatch.setattr(gpu, "_warm", False)
+    assert time.monotonic() - gpu._opening_time() < 2
+    assert (frozen, gpu._warm) == ([], False)
+    monkeypatch.setattr(gpu, "ZERO", True)
+    assert time.monotonic() - gpu._opening_time() == pytest.approx(age, abs=2)
+    assert (frozen, gpu._warm) == ([True], True)
+    assert time.monotonic() - gpu._opening_time() < 2
+    assert frozen == [True]
+
+
+def test_a_window_is_made_ready_with_the_runs_own_shape_and_tokenizer(run, monkeypatch):
+    base, done = SimpleNamespace(folder="the base's folder"), []
+    monkeypatch.setattr(gpu, "import_core", lambda: done.append("imports"))
+    monkeypatch.setattr("tuner.models.fetch.base_of", {run: base}.get)
+    monkeypatch.setattr("tuner.models.shape.shape_of", lambda base: done.append(base))
+    monkeypatch.setattr("tuner.models.shape.load_tokenizer", done.append)
+    gpu._make_ready(run)
+    assert done == ["imports", base, "the base's folder"]
+
+
+def test_jobs_are_given_what_was_asked_for(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("tuner.training.window.train", lambda *given: iter(given))
+    assert list(gpu._train(run, 42, 1000.5)) == [run, 42, 1000.5]
+    merges = {run.path: {"agrees": True}}
+    monkeypatch.setattr("tuner.inference.merge.merge", lambda run: merges[run.path])
+    assert gpu.merge(run) == {"agrees": True}
+    asked, stopped = [], []
+
+    def stream(loaded, conversations, sampling, stop):
+        asked.append((loaded, conversations, sampling))
+        yield from ({"base": "a"}, {"base": "a b"})
+        stopped.append(stop.wait(20))
+
+    monkeypatch.setattr("tuner.inference.generate.stream", stream)
+    monkeypatch.setattr("tuner.inference.variants.load_variants", lambda runs, merged: (runs, merged))
+    conversations = {"base": [], "adapter": []}
+    answers = gpu.chat({"adapter": run}, {"merged": tmp_path / "merged"}, conversations, temperature=0.5, seed=3)
+    assert [next(answers), next(answers)] == [{"base": "a"}, {"base": "a b"}]
+    answers.close()
+    assert stopped == [True]
+    (((adapters, merged), asked_for, sampling),) = asked
+    assert {name: adapter.path for name, adapter in adapters.items()} == {"adapter": run.path}
+    assert merged == {"merged": tmp_path / "merged"}
+    assert (asked_for, sampling) == (conversations, Sampling(temperature=0.5, seed=3))
+
+
+# The training process
+
+# Writes down what it was given, then acts as its folder tells.
+PROCESS = """#!/bin/sh
+echo "$PWD $*" > "$4/given"
+ps -o sid= -p $$ > "$4/session"
+cat > "$4/stdin"
+echo "to stdout"
+echo "to stderr" >&2
+[ -f "$4/says" ] && cat "$4/says" >> "$4/events.jsonl"
+. "$4/ends"
+"""
+
+
+@pytest.fixture
+def process(run, monkeypatch, tmp_path):
+    """Lets the run's training process say this event and end so; returns what is yielded."""
+    (tmp_path / "python").write_text(PROCESS)
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(gpu, "POLL", 0.002)
+
+    def process(ends: str, says: dict | None = None) -> list[str]:
+        (run.path / "ends").write_text(ends)
+        (run.path / "says").write_text(json.dumps(says) + "\n" if says else "")
+        return [e["event"] for e in gpu.train(run) if e["event"] != "heartbeat"]
+
+    return process
+
+
+@pytest.fixture
+def typed():
+    """Lets this process have something to read on its standard input."""
+    (reading, writing), before = os.pipe(), os.dup(0)
+    os.write(writing, b"typed")
+    os.close(writing)
+    os.dup2(reading, 0)
+    yield
+    os.dup2(before, 0)
+    for file in (before, reading):
+        os.close(file)
+
+
+def test_the_training_process_is_told_the_run_and_writes_to_its_log(run, process, typed, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert process("exit 0", {"event": "end", "reason": "steps"}) == ["end"]
+    assert (run.path / "given").read_text() == f"{ROOT} -m tuner train {run.path} --json\n"
+    assert (run.path / "train.log").read_text() == "to stderr\n"
+    process("exit 0")
+    assert (run.path / "train.log").read_text() == "to stderr\n" * 2
+    assert (run.path / "stdin").read_text() == ""
+    assert int((run.path / "session").read_text()) != os.getsid(0)  # it outlives the app
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_end_of_the_training_process_is_told_by_what_it_logged(run, process):
+    broke = {"event": "error", "problems": ["One.", "Two."], "time": 1.0}
+    with pytest.raises(TunerError) as caught:
+        process("exit 2", broke)
+    assert caught.value.problems == ("One.", "Two.")
+    for ends in ("exit 2", "exit 1"):  # the error is an old one now
+        with pytest.raises(TunerError) as caught:
+            process(ends)
+        assert str(caught.value) == (
+            f"Training of run {run.id} could not start. Whoever runs this app can find the reason in its train.log."
+        )
+    with pytest.raises(TunerError, match="One"):
+        process("exit 2", broke | {"time": 2.0})  # the same once more
+    assert process("kill -9 $$") == ["died"]
+
+
+ENVIRONMENTS = """
+import importlib, os, sys, types
+sys.modules["spaces"] = types.SimpleNamespace(GPU=lambda duration: lambda work: duration("job", "path", 42, "more"))
+from tuner import gpu, runs, runs_cleanup
+from tuner.ui import run_queue
+for line in sys.stdin:
+    os.environ.update(pair.split("=") for pair in line.split())
+    for module in (gpu, runs, runs_cleanup, run_queue):
+        importlib.reload(module)
+    assert not gpu._warm
+    window = gpu._window if gpu.ZERO else gpu._window.__name__
+    print(gpu.ZERO, window, gpu.WINDOW, run_queue.PLACES, runs.RUNS, runs_cleanup.LIMIT / 2**30)
+"""
+
+
+def test_settings_of_the_environment_count():
+    names = ("SPACES_ZERO_GPU", "TUNER_WINDOW_SECONDS", "TUNER_TRAINING_SLOTS", "TUNER_RUNS", "TUNER_MAX_RUNS_GB")
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    settings = {
+        "": "False _perform 60.0 2 runs 20.0",
+        "SPACES_ZERO_GPU=0": "False _perform 60.0 2 runs 20.0",
+        "SPACES_ZERO_GPU=1": "True 42 60.0 8 runs 20.0",
+        "SPACES_ZERO_GPU=T": "True 42 60.0 8 runs 20.0",
+        "SPACES_ZERO_GPU=True": "True 42 60.0 8 runs 20.0",
+        "TUNER_WINDOW_SECONDS=45 TUNER_TRAINING_SLOTS=3": "True 42 45.0 3 runs 20.0",
+        "TUNER_RUNS=mine TUNER_MAX_RUNS_GB=7": "True 42 45.0 3 mine 7.0",
+    }
+    command, given = [sys.executable, "-c", ENVIRONMENTS], "".join(f"{line}\n" for line in settings)
+    told = subprocess.run(command, cwd=ROOT, env=clean, input=given, capture_output=True, text=True)
+    assert told.stdout.splitlines() == list(settings.values()), told.stderr
+
+
+def test_the_quota_is_back_at_once_where_no_time_is_named_and_is_read_on_zerogpu_alone(hub, monkeypatch, caplog):
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
+    limited = []
+    monkeypatch.setattr(gpu.hub_errors, "limit_waiting", lambda: limited.append(True))
+    token = hub.user("alice", "oauth")
+    assert gpu.quota(token) is None
+    assert not hub.seen
+    monkeypatch.setattr(gpu, "ZERO", True)
+    assert gpu.quota("") is gpu.quota(None) is None  # nobody's quota, and not that of this machine's own token
+    assert not hub.seen
+    for back in (None, "2020-01-01T00:00:00.000Z"):
+        hub.gpu_quota = {"base": 300, "current": 120, "resetsAt": back}
+        assert gpu.quota(token) == {"left": 120, "resets_in": 0.0}
+    assert len(limited) == 2
+    assert not caplog.records
+    assert gpu.quota("hf_unknown") is None
+    assert "quota can't be read" in caplog.text
+    assert "hf_unknown" not in caplog.text

@@ -12,7 +12,6 @@ from contextvars import copy_context
 from dataclasses import replace
 
 from tuner import gpu
-from tuner.errors import TunerError
 from tuner.events import EventReader
 from tuner.runs import Run
 from tuner.ui import progress
@@ -167,6 +166,5 @@ def _take_turn(run: Run) -> None:
 def _log_error(run: Run, error: Exception) -> None:
     problems = problems_of(error, run.id)
     last = run.last_event() or {}
-    # The training process may have logged it already.
-    if not (isinstance(error, TunerError) and last.get("problems") == problems):
+    if last.get("problems") != problems:  # the training process may have logged it already
         run.append({"event": "error", "problems": problems})

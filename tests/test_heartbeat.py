@@ -1,0 +1,75 @@
+"""Heartbeats: a thread works while the generator yields, and nothing of what it did is lost."""
+
+import threading
+import time
+
+import pytest
+
+from tuner import heartbeat
+from tuner.heartbeat import with_heartbeat
+
+SECONDS = 20  # to wait for a thread that should go on at once
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    monkeypatch.setattr(heartbeat, "HEARTBEAT", SECONDS)  # none, however busy the machine is
+    return threading.Event()
+
+
+def test_a_heartbeat_comes_at_least_once_a_second():
+    assert 0 < heartbeat.HEARTBEAT <= 0.5
+
+
+def test_values_come_in_order_with_a_heartbeat_in_each_pause(monkeypatch, stopped):
+    go_on = threading.Event()
+
+    def work(put) -> None:
+        for value in ({"step": 1}, {}, 0):
+            put(value)
+        assert go_on.wait(SECONDS)
+        put("last")
+
+    values = with_heartbeat(work, stopped.set)
+    assert [next(values) for _ in range(3)] == [{"step": 1}, {}, 0]
+    monkeypatch.setattr(heartbeat, "HEARTBEAT", 0.02)
+    assert [next(values) for _ in range(2)] == [None, None]
+    go_on.set()
+    assert [value for value in values if value is not None] == ["last"]
+    assert not stopped.is_set()
+
+
+def test_an_error_of_the_work_is_raised_after_what_it_put(stopped):
+    def work(put) -> None:
+        put(1)
+        raise KeyError("odd")
+
+    values = with_heartbeat(work, stopped.set)
+    assert next(values) == 1
+    with pytest.raises(KeyError, match="odd"):
+        list(values)
+
+
+def test_whoever_stops_listening_stops_the_work_and_waits_for_its_end(stopped):
+    done = []
+
+    def work(put) -> None:
+        put(1)
+        assert stopped.wait(SECONDS)
+        time.sleep(0.05)  # its last step
+        done.append(threading.current_thread().daemon)
+
+    values = with_heartbeat(work, stopped.set)
+    assert next(values) == 1
+    values.close()
+    assert done == [True]  # a daemon, so that it can't keep the process alive
+
+
+def test_work_that_has_ended_is_not_stopped(stopped):
+    threads = set(threading.enumerate())
+    values = with_heartbeat(lambda put: put(1), stopped.set)
+    assert next(values) == 1
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(SECONDS)
+    values.close()
+    assert not stopped.is_set()
