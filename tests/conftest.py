@@ -16,6 +16,7 @@ os.environ["TUNER_RUNS"] = tempfile.mkdtemp(prefix="tuner-runs-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 
+import fresh  # noqa: F401  so that all processes of this test run share its server
 import pytest
 from hub_double import hub  # noqa: F401  a fixture
 

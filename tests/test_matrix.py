@@ -7,11 +7,10 @@ in another process and merges, or is refused with a reason before anything is sp
 import json
 import os
 import re
-import subprocess
-import sys
 from contextlib import contextmanager
 from itertools import cycle, islice
 
+import fresh
 import pytest
 import torch
 from conftest import ROOT
@@ -109,8 +108,8 @@ def test_each_method_learns_changes_what_it_names_comes_back_and_merges_or_is_re
     for path, (message, title) in refused.items():
         assert title in message
         assert not path.exists()
-    again = [sys.executable, "tests/reload.py", str(bases), *(str(run.path) for run in trained)]
-    subprocess.run(again, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    again = fresh.run(["tests/reload.py", str(bases), *(str(run.path) for run in trained)], ROOT)
+    assert again.returncode == 0, again.stderr
     merged = 0
     for run, seen in trained.items():
         with collected(failures, run.id):

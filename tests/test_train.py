@@ -1,13 +1,9 @@
 """A window of training: it learns, reports, stops, and resumes bit for bit, whatever ended it."""
 
 import json
-import multiprocessing
-import os
 import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 import fresh
 import pytest
@@ -112,27 +108,28 @@ def test_the_adapter_names_its_base_and_no_path_of_this_machine(finished):
     )
 
 
-def start_in_a_process(run: runs.Run, folder: Path) -> tuple[multiprocessing.Process, TextIO]:
-    """Train in a process of its own; it, and its events, a line each."""
-    folder.mkdir()
-    os.mkfifo(folder / "stdout")
-    return fresh.start(["-m", "tuner", "train", str(run.path), "--json"], folder), open(folder / "stdout")
+def start_in_a_process(run: runs.Run) -> subprocess.Popen:
+    """Train in a process of its own, which prints its events, a line each."""
+    return fresh.start(["-m", "tuner", "train", str(run.path), "--json"], ROOT)
 
 
-def test_killed_in_mid_run_and_started_again_it_ends_with_the_same_adapter_bit_for_bit(make, whole, tmp_path):
-    run = make(budget__steps=12, **OFTEN)
-    process, lines = start_in_a_process(run, tmp_path / "killed")
-    for line in lines:
-        if json.loads(line)["event"] == "checkpoint" and json.loads(line)["step"] >= 4:
+def kill_after(process: subprocess.Popen, event: str, step: int = 0) -> None:
+    """Kill it once it has said this; it is dead when the other end of its output is closed."""
+    for line in process.stdout:
+        if json.loads(line)["event"] == event and json.loads(line).get("step", 0) >= step:
             break
     process.kill()
-    process.join()
+    process.communicate()
+
+
+def test_killed_in_mid_run_and_started_again_it_ends_with_the_same_adapter_bit_for_bit(make, whole):
+    run = make(budget__steps=12, **OFTEN)
+    kill_after(start_in_a_process(run), "checkpoint", 4)
     assert run.status == "interrupted"
     assert steps(run)[-1] < 12
-    process, lines = start_in_a_process(run, tmp_path / "resumed")
-    assert lines.readlines()
-    process.join()
-    assert process.exitcode == 0
+    process = start_in_a_process(run)
+    assert process.communicate()[0]
+    assert process.returncode == 0
     assert run.status == "finished"
     assert [e["step"] for e in run.events() if e["event"] == "start"][-1] >= 4
     assert weights(run) == weights(whole)
@@ -326,8 +323,7 @@ def test_a_run_that_breaks_twice_in_the_same_way_does_not_say_resume(make, poiso
     first = problem_of(run)
     assert in_order(first, run.id, "after step 3", "IndexError", "up to step 3 is kept", "Resume it", "error.log")
     assert "twice" not in first
-    command = [sys.executable, "-c", BREAKS, str(run.path)]
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    second = fresh.run(["-c", BREAKS, str(run.path)], ROOT)
     assert second.returncode == 2
     (message,) = json.loads(second.stdout.splitlines()[-1])["problems"]
     assert in_order(message, "twice in the same way", "after step 3", "up to step 3 is kept", "error.log")
@@ -471,14 +467,9 @@ def test_a_window_too_short_for_one_step_is_said_plainly_and_the_run_can_go_on(m
     assert run.status == "finished"
 
 
-def test_a_process_killed_while_it_scores_leaves_a_run_that_can_still_be_scored(make, tmp_path):
+def test_a_process_killed_while_it_scores_leaves_a_run_that_can_still_be_scored(make):
     run = make(evaluation__rows=40, evaluation__max_new_tokens=64, data__max_rows=80, data__heldout=40)
-    process, lines = start_in_a_process(run, tmp_path / "killed")
-    for line in lines:
-        if json.loads(line)["event"] == "evaluating":
-            break
-    process.kill()
-    process.join()
+    kill_after(start_in_a_process(run), "evaluating")
     assert run.status == "interrupted"
     before = weights(run)
     list(train(run))
