@@ -28,7 +28,7 @@ from tuner.methods.registry import METHODS
 from tuner.models.fetch import base_of
 from tuner.models.load import shared_base
 from tuner.models.shape import shape_of
-from tuner.planning import plan
+from tuner.planning import forecast, plan
 from tuner.recipe import Recipe
 from tuner.training.window import Window, train
 
@@ -67,7 +67,13 @@ def combinations(whole: bool) -> list[tuple[tuple[str, str], str, str]]:
     for i, (name, row) in enumerate(METHODS.items()):
         place = next(p for p in islice(cycle(PLACES), i, None) if p[1] in row.tasks)
         places.append((place, name, row.quantizations[i % len(row.quantizations)]))
-    return places
+    return sorted(places)  # so that runs of one base model follow each other, and it is loaded once
+
+
+@pytest.fixture(autouse=True)
+def no_estimates(monkeypatch):
+    """Estimates of memory would take a third of the time: they have tests of their own."""
+    monkeypatch.setattr(forecast, "_memory", lambda *arguments: None)
 
 
 @pytest.fixture(scope="module")
