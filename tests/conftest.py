@@ -85,6 +85,7 @@ def time_to_train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Time as training sees it: a tenth of a second a step, however busy the machine is; or the real one."""
     if request.param == "counted":
         from tuner.models import losses
+        from tuner.planning import pace
         from tuner.training import clock, upkeep, window
 
         steps, mean_loss = [], losses.mean_loss
@@ -94,6 +95,7 @@ def time_to_train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
             return mean_loss(*arguments)
 
         monkeypatch.setattr(losses, "mean_loss", step)
+        monkeypatch.setattr(pace, "device_speed", lambda: 1e11)
         for module in (clock, upkeep, window):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: len(steps) / 10))
 

@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE = 240  # seconds
+PATIENCE = 600  # seconds
 PYTHON = str(Path(__file__).with_name("python"))
 SERVER = "TUNER_TEST_SERVER"  # the pid of the test run and the address of its server
 LIBRARIES = ("torch", "transformers.trainer", "transformers.models.llama.modeling_llama", "peft.tuners.lora.bnb")

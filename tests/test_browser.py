@@ -90,8 +90,8 @@ def test_the_way_through(visit, tmp_path):
     page = visit()
     expect(page.locator("#card")).to_contain_text("per epoch")
     page.get_by_role("button", name="More settings").click()
-    for label, value in {"Batch size": "4", "Rows": "4", "Max new tokens": "16"}.items():
-        page.get_by_label(label, exact=True).fill(value)
+    for label, value in {"Batch size": "4", "held-out rows that": "4", "Max new tokens": "16"}.items():
+        page.locator("label", has_text=label).locator("input, textarea").fill(value)
     page.locator("#amount input").fill(str(STEPS))
     expect(page.locator("#card")).to_contain_text(f"Budget: {STEPS} steps")
     page.locator("#train").click()
