@@ -22,7 +22,7 @@ import pytest
 from hub_double import hub  # noqa: F401  a fixture
 
 from tuner import runs
-from tuner.planning.pace import PACES
+from tuner.planning import pace
 from tuner.recipe import Recipe
 from tuner.runs import Run
 
@@ -75,9 +75,10 @@ def in_order(text: str, *parts: str) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def no_paces() -> None:
-    """Forget how fast earlier tests trained: estimates would depend on which tests those were, and how busy it was."""
-    (runs.RUNS / PACES).unlink(missing_ok=True)
+def steady_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates of seconds depend neither on how fast earlier tests trained nor on how busy the machine is."""
+    (runs.RUNS / pace.PACES).unlink(missing_ok=True)
+    monkeypatch.setattr(pace, "device_speed", lambda: 3e10)
 
 
 @pytest.fixture(params=["counted", pytest.param("real", marks=pytest.mark.long)])
@@ -85,7 +86,6 @@ def time_to_train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Time as training sees it: a tenth of a second a step, however busy the machine is; or the real one."""
     if request.param == "counted":
         from tuner.models import losses
-        from tuner.planning import pace
         from tuner.training import clock, upkeep, window
 
         steps, mean_loss = [], losses.mean_loss
@@ -95,7 +95,6 @@ def time_to_train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
             return mean_loss(*arguments)
 
         monkeypatch.setattr(losses, "mean_loss", step)
-        monkeypatch.setattr(pace, "device_speed", lambda: 1e11)
         for module in (clock, upkeep, window):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: len(steps) / 10))
 
