@@ -18,12 +18,10 @@ run: .venv/run
 	@echo "Starting the page ..."
 	@$(PY) app.py
 
-# Timing-sensitive tests run alone; the rest run two at a time.
 test: .venv/dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	@$(PY) tests/browser.py
-	$(TEST) -m "alone and not long"
-	$(TEST) -m "not alone and not long" -n 2 --dist loadfile --no-loadscope-reorder
+	$(TEST) -m "not long" -n 2 --dist loadfile --no-loadscope-reorder
 	@$(PY) tests/browser.py --check
 
 test-all: test rehearsal matrix

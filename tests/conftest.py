@@ -7,6 +7,7 @@ import sys
 import tempfile
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # Set before anything is imported that reads them.
@@ -16,9 +17,12 @@ os.environ["TUNER_RUNS"] = tempfile.mkdtemp(prefix="tuner-runs-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 
+import fresh  # noqa: F401  so that all processes of this test run share its server
 import pytest
 from hub_double import hub  # noqa: F401  a fixture
 
+from tuner import runs
+from tuner.planning import pace
 from tuner.recipe import Recipe
 from tuner.runs import Run
 
@@ -29,6 +33,7 @@ SMALL = {
     "method.rank": 4,
     "evaluation.rows": 4,
     "evaluation.max_new_tokens": 8,
+    "evaluation.loss_every": 0,  # a held-out loss takes as long as two steps
     "budget.steps": 6,
 }
 # A few large steps, after which every answer and score of the adapter differs from the base model's.
@@ -39,17 +44,12 @@ LEARNS = {
     "evaluation.max_new_tokens": 16,
 }
 
-# Timing-sensitive, or with many processes: `make test` runs these alone, and the others two at a time.
-ALONE = {"test_rehearsal", "test_visitors"}
 # Started first, so that no slow file is left for the end.
-SLOW = ["test_readme", "test_train", "test_browser", "test_ui", "test_matrix", "test_examples", "test_estimate"]
+SLOW = ["test_train", "test_ui", "test_browser", "test_methods", "test_rehearsal", "test_matrix", "test_estimate"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what has to run alone, and put the slow files first."""
-    for item in items:
-        if item.path.stem in ALONE:
-            item.add_marker("alone")
+    """Put the slow files first."""
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
@@ -72,6 +72,31 @@ def plain(html: str) -> str:
 def in_order(text: str, *parts: str) -> bool:
     """Whether the text contains the parts in this order, none of them inside a word or a number."""
     return re.search(".*".join(rf"(?<![\w.]){re.escape(part)}" for part in parts), text, re.DOTALL) is not None
+
+
+@pytest.fixture(autouse=True)
+def steady_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates of seconds depend neither on how fast earlier tests trained nor on how busy the machine is."""
+    (runs.RUNS / pace.PACES).unlink(missing_ok=True)
+    monkeypatch.setattr(pace, "device_speed", lambda: 3e10)
+
+
+@pytest.fixture(params=["counted", pytest.param("real", marks=pytest.mark.long)])
+def time_to_train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time as training sees it: a tenth of a second a step, however busy the machine is; or the real one."""
+    if request.param == "counted":
+        from tuner.models import losses
+        from tuner.training import clock, upkeep, window
+
+        steps, mean_loss = [], losses.mean_loss
+
+        def step(*arguments):
+            steps.append(1)
+            return mean_loss(*arguments)
+
+        monkeypatch.setattr(losses, "mean_loss", step)
+        for module in (clock, upkeep, window):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: len(steps) / 10))
 
 
 @pytest.fixture(scope="session")

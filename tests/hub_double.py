@@ -9,7 +9,7 @@ knows nothing about xet, pull requests or branches.
         hub.add_model("Qwen/Qwen3-0.6B", folder)         # a folder or {path: bytes}; private=True, gated=True
         hub.add_dataset("owner/name", {"train.jsonl": b"..."})
         # HF_ENDPOINT is read at import, so a real client runs in its own process, or is told the endpoint.
-        subprocess.run([...], env=hub.env(tmp_path))
+        fresh.run([...], tmp_path, env=hub.env(tmp_path))
         HfApi(endpoint=hub.url, token=token)
         # What it holds, and every request with the token that it carried.
         hub.repo("alice/x").files["README.md"], hub.seen, hub.tokens("/lfs/")

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import fresh
+
 ROOT = Path(__file__).resolve().parent.parent
 START = 60  # seconds that a busy machine may take
 
@@ -35,9 +37,11 @@ def serve(runs: Path, launcher: tuple[str, ...] = (), **environment: str) -> Ite
     # Several processes train at once here, and threads that wait for each other in a spin would slow all of them down.
     ours["OMP_NUM_THREADS"] = "1"
     url = Served(f"http://127.0.0.1:{port}/")
+    # On the stage `spaces` has to come before torch.
+    command = [sys.executable if launcher else fresh.PYTHON, *launcher, str(ROOT / "app.py")]
     with open(runs.parent / f"app-{port}.log", "wb") as log:
         app = subprocess.Popen(
-            [sys.executable, *launcher, str(ROOT / "app.py")],
+            command,
             cwd=runs.parent,  # not the checkout: the app must find its files from anywhere
             env=kept | ours | environment,
             stdout=log,

@@ -11,7 +11,7 @@ from served import Served, serve
 from stage import Stage
 
 PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
-STEPS = 120  # some 10 to 20 s of training, so that there is time to reload
+STEPS = 150  # of four rows: some 10 s of training, so that there is time to reload
 OWN_ROW = '#runs .t-row:not([data-run="example"])'
 PHONE = {"width": 390, "height": 844}
 # What Gradio itself says when a page is left while it listens.
@@ -89,6 +89,9 @@ def answered(page: Page, titles: list[str]) -> None:
 def test_the_way_through(visit, tmp_path):
     page = visit()
     expect(page.locator("#card")).to_contain_text("per epoch")
+    page.get_by_role("button", name="More settings").click()
+    for label, value in {"Batch size": "4", "held-out rows that": "4", "Max new tokens": "16"}.items():
+        page.locator("label", has_text=label).locator("input, textarea").fill(value)
     page.locator("#amount input").fill(str(STEPS))
     expect(page.locator("#card")).to_contain_text(f"Budget: {STEPS} steps")
     page.locator("#train").click()

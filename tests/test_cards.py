@@ -1,14 +1,12 @@
 """The code on a model card loads what was trained, whatever the task and the kind of adapter."""
 
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
+import fresh
 import pytest
 import torch
-from conftest import ROOT, small_recipe
+from conftest import small_recipe
 from recorded import HUB, PLAN, recorded, section
 from test_matrix import ROWS, small_run
 from tiny import tiny_model
@@ -67,10 +65,7 @@ def test_the_cards_lines_load_every_kind_of_adapter_for_every_task_in_a_fresh_pr
         push(run, name, token=token, endpoint=hub.url)
         seen = str(tmp_path / f"seen{number}")
         cards[seen], made[seen] = hub.repo(f"alice/{name}").files["README.md"].decode(), run
-    env = {**hub.env(tmp_path / "home"), "HF_TOKEN": token, "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    loaded = subprocess.run(
-        [sys.executable, "-c", LOAD], input=json.dumps(cards), env=env, capture_output=True, text=True, cwd=tmp_path
-    )
+    loaded = fresh.run(["-c", LOAD], tmp_path, json.dumps(cards), hub.env(tmp_path / "home") | {"HF_TOKEN": token})
     assert loaded.returncode == 0, loaded.stderr
     for seen, run in made.items():
         inputs, outputs = torch.load(seen)

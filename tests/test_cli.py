@@ -129,10 +129,8 @@ def test_plain_text_is_scored_by_its_loss_in_the_terminal(tmp_path, capsys):
 
 def test_an_interrupted_run_says_how_to_resume_it(tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "tuner", "train", "corporate", "--out", str(folder), "--json", *SETTINGS]
-    with subprocess.Popen(
-        [*command, "--set", "budget.steps=100000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    command = ["-m", "tuner", "train", "corporate", "--out", str(folder), "--json", *SETTINGS]
+    with fresh.start([*command, "--set", "budget.steps=100000"], ROOT, stderr=subprocess.PIPE) as process:
         next(line for line in process.stdout if '"step"' in line and json.loads(line)["event"] == "step")
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)

@@ -24,12 +24,12 @@ FEW = ["data.max_rows=40", "evaluation={rows: 4, max_new_tokens: 4, loss_every: 
 PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw"}]
 
 
-@pytest.mark.alone
+@pytest.mark.usefixtures("time_to_train")
 def test_compare_trains_each_method_for_the_same_seconds_on_the_same_base_with_its_own_defaults(
     capsys, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(runs, "RUNS", tmp_path)
-    command = ["compare", "corporate", "--methods", "lora,ia3,full", "--seconds", "4", "--json"]
+    command = ["compare", "corporate", "--methods", "lora,ia3,full", "--seconds", "3", "--json"]
     assert main([*command, *(part for setting in FEW for part in ("--set", setting))]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["method"] for row in rows] == ["lora", "ia3", "full"]
@@ -37,10 +37,10 @@ def test_compare_trains_each_method_for_the_same_seconds_on_the_same_base_with_i
         run = runs.open_run(row["run"])
         # Full fine-tuning needs 16-bit weights, so all methods train on them.
         assert run.recipe.model.quantization == "none"
-        assert run.recipe.budget.seconds == 4
+        assert run.recipe.budget.seconds == 3
         width = 256
         assert run.plan["settings"]["learning_rate"] == METHODS[row["method"]].learning_rate(width)
-        assert row["seconds"] <= 4.5
+        assert row["seconds"] <= 3.5
         assert row["steps"] > 0
         assert row["score"] is not None
         assert row["base"] == rows[0]["base"]

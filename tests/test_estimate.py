@@ -276,7 +276,8 @@ def test_flops_of_a_step_counted_by_hand(folders):
     assert more == 3 * 10 * 6 * 1000
 
 
-def test_seconds_come_from_an_earlier_pace_or_else_from_the_flops():
+def test_seconds_come_from_an_earlier_pace_or_else_from_the_flops(monkeypatch):
+    monkeypatch.setattr("tuner.planning.pace.device_speed", device_speed)
     assert step_seconds(1e9, 200, {"seconds_per_token": 0.01}) == pytest.approx(2)
     assert 1e9 < device_speed() < 1e16
     for earlier in (None, {}, {"seconds_per_token": None}):

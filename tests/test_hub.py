@@ -3,10 +3,9 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 from conftest import ROOT
 from hub_double import Hub
@@ -40,9 +39,7 @@ def named(shipped, hub, tmp_path) -> runs.Run:
 
 def in_own_process(hub: Hub, home: Path, code: str, given: str = "", **env: str) -> None:
     """Run code in a fresh process whose Hub is ours: HF_ENDPOINT is read at import, so it can't be this process."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=given, env=hub.env(home) | env, cwd=ROOT, capture_output=True, text=True
-    )
+    done = fresh.run(["-c", code], ROOT, given, hub.env(home) | env)
     assert done.returncode == 0, done.stderr
 
 

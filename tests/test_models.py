@@ -3,18 +3,17 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import fresh
 import gradio as gr
 import pytest
 from conftest import ROOT, small_recipe
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_model
 
-from tuner import recipe
+from tuner import gpu, recipe
 from tuner.errors import TunerError
 from tuner.hub.card import card
 from tuner.hub.push import push
@@ -39,14 +38,7 @@ for command in json.load(sys.stdin):
 
 
 def run_commands(env: dict, *commands: list[str], cwd: Path = ROOT) -> list[tuple[int, str, str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS],
-        cwd=cwd,
-        env=env | {"PYTHONPATH": str(ROOT)},
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-    )
+    done = fresh.run(["-c", COMMANDS], cwd, json.dumps(commands), env)
     assert done.returncode == 0, done.stderr
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
@@ -260,10 +252,7 @@ def test_a_model_folder_is_trained_chatted_with_and_merged_from_any_working_dire
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     run, file = Run(tmp_path / "run"), str(project / "mine.yaml")
-    command = [sys.executable, "-m", "tuner", "train", file, "--out", str(run.path), "--json"]
-    trained = subprocess.run(
-        command, cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    trained = fresh.run(["-m", "tuner", "train", file, "--out", str(run.path), "--json"], elsewhere)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert run.status == "finished"
     assert run.recipe.model.name == "./my-model"
@@ -384,6 +373,7 @@ def test_a_visitor_names_no_folder_and_learns_nothing_of_this_machines_files(pro
     (tmp_path / "empty").mkdir()
     rows, visitor = (project / "rows.jsonl").read_text(), SimpleNamespace(session_hash="ann")
     looked, stat = [], os.stat
+    gpu.import_core()  # libraries look around when they are imported
 
     def spy(path, **options):
         looked.append(os.path.abspath(path) if isinstance(path, (str, Path)) else "")

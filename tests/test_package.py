@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import fresh
 import pytest
 from conftest import ROOT
 from packaging.metadata import Metadata
@@ -25,10 +26,12 @@ MEBIBYTE = 2**20
 DATA = ("*.yaml", "*.jsonl", "tiny-*/*", "finished/**/*")
 
 
-def run_python(code: str, folder: Path, *arguments: str, path: Path = ROOT) -> subprocess.CompletedProcess:
-    """A new interpreter in `folder`, which finds the package in `path` alone."""
+def run_python(
+    code: str, folder: Path, *arguments: str, path: Path = ROOT, python: str = sys.executable
+) -> subprocess.CompletedProcess:
+    """An interpreter in `folder`, which finds the package in `path` alone."""
     env = {**os.environ, "PYTHONPATH": str(path)}
-    command = [sys.executable, "-c", code, *arguments]
+    command = [python, "-c", code, *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
 
 
@@ -74,7 +77,7 @@ def test_the_tuner_command_works_from_any_folder(wheel, tmp_path):
     module, function = scripts["console_scripts"]["tuner"].split(":")
     # What pip writes into the script.
     code = f"import sys, {module}; print({module}.__file__); sys.exit({module}.{function}())"
-    check = run_python(code, tmp_path, "check", "corporate", path=wheel)
+    check = run_python(code, tmp_path, "check", "corporate", path=wheel, python=fresh.PYTHON)
     assert check.returncode == 0, check.stderr
     assert check.stdout.startswith(str(wheel))
     assert "480 rows" in check.stdout

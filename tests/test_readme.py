@@ -53,11 +53,8 @@ def test_the_commands_work_one_after_the_other(folder, hub):
     tuner_commands = [command for command in commands() if command.startswith("tuner ")]
     assert len(tuner_commands) == 9
     for command in tuner_commands:
-        if " push " in command:
-            env = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
-            result = shell(f"python -m {command}", folder, **env)
-        else:
-            result = fresh.run(["-m", *shlex.split(command)], folder)
+        env = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")} if " push " in command else None
+        result = fresh.run(["-m", *shlex.split(command)], folder, env=env)
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip()
         assert "Traceback" not in result.stderr

@@ -7,11 +7,10 @@ the real ones, and tiny datasets with the columns, classes and splits of the rea
 import csv
 import io
 import json
-import subprocess
-import sys
 from string import ascii_letters, digits, printable
 from typing import NamedTuple
 
+import fresh
 import pytest
 import yaml
 from conftest import ROOT
@@ -295,8 +294,7 @@ def trained_runs(tmp_path_factory):
         commands.append(["train", name, "--out", run, *FEW])
         commands.append(["chat", run, "--prompt", "I like Berlin .", "--max-new-tokens", "2", "--json"])
     try:
-        options = {"input": json.dumps(commands), "capture_output": True, "text": True, "timeout": 280}
-        ended = subprocess.run([sys.executable, "-c", COMMANDS], cwd=ROOT, env=hub.env(folder / "home"), **options)
+        ended = fresh.run(["-c", COMMANDS], ROOT, json.dumps(commands), hub.env(folder / "home"))
     finally:
         hub.close()
     assert ended.returncode == 0, ended.stderr

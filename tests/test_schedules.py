@@ -143,7 +143,8 @@ def test_a_schedule_that_is_loaded_goes_on_as_the_one_that_was_saved(schedule):
 
 def test_training_adds_the_penalty_to_the_loss_and_the_heldout_loss_does_not(tmp_path):
     """At the first step an adapter changes nothing, so what AdaLoRA's loss is above LoRA's is the penalty."""
-    settings = {"budget__steps": 1, "evaluation__rows": 1, "evaluation__max_new_tokens": 1}
+    settings = {"budget__steps": 1, "evaluation__loss_every": 1, "evaluation__rows": 1}
+    settings |= {"evaluation__max_new_tokens": 1}
     first, heldout = {}, {}
     for name in ("lora", "adalora"):
         run = plan.prepare(small_recipe(method__name=name, **settings), path=tmp_path / name)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import fresh
 import pytest
 from tables import CSV, ROWS, write
 
@@ -69,9 +70,8 @@ for data, token in json.loads(sys.argv[1]):
 
 def read_hub(hub, home, *datasets: tuple[dict, str | None], **more: str) -> list:
     """What `sources.read` returns in a process whose Hub is `hub`: the client reads its endpoint when imported."""
-    command = [sys.executable, "-c", READ_HUB, json.dumps(datasets)]
     env = hub.env(home) | {"TUNER_MAX_ROWS": "50"} | more
-    completed = subprocess.run(command, env=env, cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=60)
+    completed = fresh.run(["-c", READ_HUB, json.dumps(datasets)], EXAMPLES.parent, env=env)
     assert completed.returncode == 0, completed.stderr
     return [json.loads(line) for line in completed.stdout.splitlines()]
 

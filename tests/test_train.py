@@ -1,13 +1,9 @@
 """A window of training: it learns, reports, stops, and resumes bit for bit, whatever ended it."""
 
 import json
-import multiprocessing
-import os
 import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 import fresh
 import pytest
@@ -66,7 +62,7 @@ def make(tmp_path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run that the interrupted ones are held against."""
-    run = plan.prepare(small_recipe(budget__steps=12, **OFTEN), path=tmp_path_factory.mktemp("whole") / "run")
+    run = plan.prepare(small_recipe(budget__steps=9, **OFTEN), path=tmp_path_factory.mktemp("whole") / "run")
     list(train(run))
     return run
 
@@ -112,27 +108,28 @@ def test_the_adapter_names_its_base_and_no_path_of_this_machine(finished):
     )
 
 
-def start_in_a_process(run: runs.Run, folder: Path) -> tuple[multiprocessing.Process, TextIO]:
-    """Train in a process of its own; it, and its events, a line each."""
-    folder.mkdir()
-    os.mkfifo(folder / "stdout")
-    return fresh.start(["-m", "tuner", "train", str(run.path), "--json"], folder), open(folder / "stdout")
+def start_in_a_process(run: runs.Run) -> subprocess.Popen:
+    """Train in a process of its own, which prints its events, a line each."""
+    return fresh.start(["-m", "tuner", "train", str(run.path), "--json"], ROOT)
 
 
-def test_killed_in_mid_run_and_started_again_it_ends_with_the_same_adapter_bit_for_bit(make, whole, tmp_path):
-    run = make(budget__steps=12, **OFTEN)
-    process, lines = start_in_a_process(run, tmp_path / "killed")
-    for line in lines:
-        if json.loads(line)["event"] == "checkpoint" and json.loads(line)["step"] >= 4:
+def kill_after(process: subprocess.Popen, event: str, step: int = 0) -> None:
+    """Kill it once it has said this; it is dead when the other end of its output is closed."""
+    for line in process.stdout:
+        if json.loads(line)["event"] == event and json.loads(line).get("step", 0) >= step:
             break
     process.kill()
-    process.join()
+    process.communicate()
+
+
+def test_killed_in_mid_run_and_started_again_it_ends_with_the_same_adapter_bit_for_bit(make, whole):
+    run = make(budget__steps=9, **OFTEN)
+    kill_after(start_in_a_process(run), "checkpoint", 4)
     assert run.status == "interrupted"
-    assert steps(run)[-1] < 12
-    process, lines = start_in_a_process(run, tmp_path / "resumed")
-    assert lines.readlines()
-    process.join()
-    assert process.exitcode == 0
+    assert steps(run)[-1] < 9
+    process = start_in_a_process(run)
+    assert process.communicate()[0]
+    assert process.returncode == 0
     assert run.status == "finished"
     assert [e["step"] for e in run.events() if e["event"] == "start"][-1] >= 4
     assert weights(run) == weights(whole)
@@ -140,7 +137,7 @@ def test_killed_in_mid_run_and_started_again_it_ends_with_the_same_adapter_bit_f
 
 
 def test_a_stop_keeps_what_was_learned_and_the_run_goes_on_to_the_same_end(make, whole):
-    run = make(budget__steps=12, **OFTEN)
+    run = make(budget__steps=9, **OFTEN)
     for event in train(run):
         if event["event"] == "step" and event["step"] == 3:
             run.stop()
@@ -153,7 +150,7 @@ def test_a_stop_keeps_what_was_learned_and_the_run_goes_on_to_the_same_end(make,
 
 
 def test_a_stop_is_seen_before_the_next_step(make, monkeypatch):
-    run, report = make(budget__steps=12), Window._report
+    run, report = make(budget__steps=9), Window._report
 
     def report_and_stop(window, logs):
         report(window, logs)
@@ -168,7 +165,7 @@ def test_a_stop_is_seen_before_the_next_step(make, monkeypatch):
 
 
 def test_a_closed_tab_stops_the_run_and_it_goes_on_to_the_same_end(make, whole):
-    run = make(budget__steps=12, **OFTEN)
+    run = make(budget__steps=9, **OFTEN)
     events = train(run)
     list(islice((e for e in events if e["event"] == "step"), 3))
     events.close()
@@ -178,7 +175,7 @@ def test_a_closed_tab_stops_the_run_and_it_goes_on_to_the_same_end(make, whole):
 
 
 def test_dropout_is_resumed_to_the_bit_too(make):
-    settings = OFTEN | {"budget__steps": 8, "method__dropout": 0.2}
+    settings = OFTEN | {"budget__steps": 8, "method__dropout": 0.2, "evaluation__loss_every": 1}
     whole, parted = make(**settings), make(**settings)
     list(train(whole))
     for event in train(parted):
@@ -196,7 +193,7 @@ def flip(file: Path, place: int) -> None:
 
 @pytest.mark.parametrize("place", [-1000, 40, 3])
 def test_a_flipped_bit_in_the_newest_checkpoint_is_seen_and_the_one_before_is_taken(make, whole, place):
-    run = make(budget__steps=12, **OFTEN)
+    run = make(budget__steps=9, **OFTEN)
     for event in train(run):
         if event["event"] == "step" and event["step"] == 6:
             run.stop()
@@ -209,7 +206,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint_is_seen_and_the_one_before_is_ta
 
 def test_a_run_of_the_first_version_goes_on(make, whole):
     """Its plan names no format, and its checkpoints hold no checksum."""
-    run = make(budget__steps=12, **OFTEN)
+    run = make(budget__steps=9, **OFTEN)
     for event in train(run):
         if event["event"] == "step" and event["step"] == 6:
             run.stop()
@@ -223,10 +220,10 @@ def test_a_run_of_the_first_version_goes_on(make, whole):
     assert weights(run) == weights(whole)
 
 
-@pytest.mark.alone
+@pytest.mark.usefixtures("time_to_train")
 def test_a_run_of_the_first_version_with_a_budget_in_seconds_goes_on(make):
     """Its marks told no step, its windows no start-up."""
-    run = make(budget__seconds=5)
+    run = make(budget__seconds=3)
     for event in train(run):
         if event["event"] == "schedule":
             run.stop()
@@ -246,7 +243,7 @@ def test_a_run_of_a_newer_version_is_refused_in_plain_words(make):
 
 
 def test_a_broken_newest_checkpoint_is_passed_over_for_the_one_before(make, whole):
-    run = make(budget__steps=12, **OFTEN)
+    run = make(budget__steps=9, **OFTEN)
     for event in train(run):
         if event["event"] == "step" and event["step"] == 6:
             run.stop()
@@ -259,7 +256,7 @@ def test_a_broken_newest_checkpoint_is_passed_over_for_the_one_before(make, whol
 
 
 def test_a_full_disk_in_mid_checkpoint_is_said_plainly_and_the_run_can_go_on(make, whole):
-    run = make(budget__steps=12, **OFTEN)
+    run = make(budget__steps=9, **OFTEN)
     run.checkpoints.mkdir()
     full = run.checkpoints / "step-00000005.part"
     full.symlink_to("/dev/full")
@@ -326,8 +323,7 @@ def test_a_run_that_breaks_twice_in_the_same_way_does_not_say_resume(make, poiso
     first = problem_of(run)
     assert in_order(first, run.id, "after step 3", "IndexError", "up to step 3 is kept", "Resume it", "error.log")
     assert "twice" not in first
-    command = [sys.executable, "-c", BREAKS, str(run.path)]
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    second = fresh.run(["-c", BREAKS, str(run.path)], ROOT)
     assert second.returncode == 2
     (message,) = json.loads(second.stdout.splitlines()[-1])["problems"]
     assert in_order(message, "twice in the same way", "after step 3", "up to step 3 is kept", "error.log")
@@ -404,22 +400,22 @@ def test_a_learning_rate_that_blows_up_is_named_as_the_cause(make):
     assert run.status == "failed"
 
 
-@pytest.mark.alone
+@pytest.mark.usefixtures("time_to_train")
 def test_a_budget_in_seconds_becomes_steps_after_the_first_ones_and_the_rate_lands(make):
-    run = make(budget__seconds=6)
+    run = make(budget__seconds=4)
     events = list(train(run))
     marks = [(e["at"], e["steps"]) for e in events if e["event"] == "schedule"]
     reported = [e for e in events if e["event"] == "step"]
     end = next(e for e in events if e["event"] == "end")
     assert marks
-    assert 0.7 * 6 < end["seconds"] <= 6
+    assert 0.7 * 4 < end["seconds"] <= 4
     assert end["step"] == reported[-1]["step"]
     assert reported[-1]["learning_rate"] < 0.1 * max(e["learning_rate"] for e in reported)
 
 
-@pytest.mark.alone
+@pytest.mark.usefixtures("time_to_train")
 def test_a_resumed_budget_walks_by_the_marks_that_were_written_down(make):
-    run = make(budget__seconds=6)
+    run = make(budget__seconds=4)
     for event in train(run):
         if event["event"] == "schedule":
             run.stop()
@@ -429,7 +425,7 @@ def test_a_resumed_budget_walks_by_the_marks_that_were_written_down(make):
     assert first["steps"] == marks[-1][1]
     training, peak = run.recipe.training, run.plan["settings"]["learning_rate"]
     assert training.scheduler == "linear"
-    left = 1 - Clock(None, warmup=0, seconds=6, marks=marks).rate_progress(first["step"] - 1)
+    left = 1 - Clock(None, warmup=0, seconds=4, marks=marks).rate_progress(first["step"] - 1)
     warmed = min(1, first["step"] / (min(training.warmup_steps, PACE_STEPS) + 1))
     assert first["learning_rate"] == pytest.approx(peak * warmed * left)
 
@@ -452,10 +448,10 @@ def test_a_run_longer_than_its_windows_goes_on_in_the_next_to_the_same_end(make,
     assert parted.read_json("evaluation.json")["rows"] == 4
 
 
-@pytest.mark.alone
+@pytest.mark.usefixtures("time_to_train")
 def test_a_window_in_seconds_is_left_in_mid_run(make):
     run = make(budget__steps=5000, evaluation__loss_every=0)
-    list(train(run, window=6))
+    list(train(run, window=3))
     end = run.last_event("end")
     assert (run.status, end["reason"]) == ("paused", "window")
     assert 0 < end["step"] < 5000
@@ -471,14 +467,9 @@ def test_a_window_too_short_for_one_step_is_said_plainly_and_the_run_can_go_on(m
     assert run.status == "finished"
 
 
-def test_a_process_killed_while_it_scores_leaves_a_run_that_can_still_be_scored(make, tmp_path):
+def test_a_process_killed_while_it_scores_leaves_a_run_that_can_still_be_scored(make):
     run = make(evaluation__rows=40, evaluation__max_new_tokens=64, data__max_rows=80, data__heldout=40)
-    process, lines = start_in_a_process(run, tmp_path / "killed")
-    for line in lines:
-        if json.loads(line)["event"] == "evaluating":
-            break
-    process.kill()
-    process.join()
+    kill_after(start_in_a_process(run), "evaluating")
     assert run.status == "interrupted"
     before = weights(run)
     list(train(run))
@@ -545,7 +536,7 @@ def test_a_budget_over_before_the_first_step_is_no_finished_run(make):
 def test_a_base_that_was_trained_on_serves_the_next_run_unchanged(make, whole):
     """Two runs in one process share the loaded base: the second is what it would have been alone."""
     list(train(make(budget__steps=3, method__rank=8)))
-    run = make(budget__steps=12, **OFTEN)
+    run = make(budget__steps=9, **OFTEN)
     list(train(run))
     assert weights(run) == weights(whole)
 
