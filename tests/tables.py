@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tuner.data import formats, parse, sources
-from tuner.data.recognise import recognise
+from tuner.data.recognize import recognize
 from tuner.errors import TunerError
 from tuner.recipe import Data
 
@@ -32,12 +32,12 @@ def table(names: list[str], *rows, **facts) -> parse.Table:
 
 def recognized(names: list[str], *rows, **settings) -> formats.Format:
     """The format of rows, or of a row whose cells are the columns' names."""
-    return recognise(table(names, *(rows or [names])), Data(**settings))
+    return recognize(table(names, *(rows or [names])), Data(**settings))
 
 
 def normal(names: list[str], *rows, system: str | None = None, **settings) -> list[dict]:
     """The rows in normal form."""
-    return formats.normalise(table(names, *rows), recognized(names, *rows, **settings), system)
+    return formats.normalize(table(names, *rows), recognized(names, *rows, **settings), system)
 
 
 def problems(names: list[str], *rows, **settings) -> str:

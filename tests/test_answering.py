@@ -517,7 +517,7 @@ def test_agreement_is_the_share_of_places_with_the_same_first_choice():
     assert merge._compare(one + 2, one, "")["max_logit_difference"] == 2.0
 
 
-def test_logits_are_compared_at_labelled_places_up_to_a_limit(monkeypatch):
+def test_logits_are_compared_at_labeled_places_up_to_a_limit(monkeypatch):
     rows = [
         {"input_ids": [5, 6, 7], "labels": [-100, 6, -100]},
         {"input_ids": [8, 9, 10, 11], "labels": [8, -100, 10, 11]},

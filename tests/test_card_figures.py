@@ -329,10 +329,10 @@ def test_the_front_matter_says_what_the_hub_lists_a_model_by(tmp_path):
     }
     accuracy = {"metric": "accuracy", "adapter": {"accuracy": 0.75}, "base": {"accuracy": 0.25}, "rows": 8}
     accuracy["gain"] = {"accuracy": 0.5, "low": 0.25, "high": 0.625}
-    labelled = PLAN | {"task": "classification", "labels": ["no", "yes"]}
+    labeled = PLAN | {"task": "classification", "labels": ["no", "yes"]}
     mine = {"model.name": "tiny-office", "data.source": "mine.csv", "model.quantization": "none"}
     run = recorded(
-        tmp_path, mine | {"method.name": "full"}, labelled, accuracy, config={"native": "X", "method": "selected"}
+        tmp_path, mine | {"method.name": "full"}, labeled, accuracy, config={"native": "X", "method": "selected"}
     )
     task = {"type": "text-classification", "name": "Text classification"}
     scored = [{"type": "accuracy", "value": 0.75, "name": "accuracy"}]

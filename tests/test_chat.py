@@ -7,8 +7,8 @@ import pytest
 import tiny
 
 from tuner.data.chat import render_prompt, stop_ids
-from tuner.data.encode import preview_pieces, tokenise
-from tuner.data.tokens import Tokenised
+from tuner.data.encode import preview_pieces, tokenize
+from tuner.data.tokens import Tokenized
 from tuner.errors import TunerError
 
 USER, ANSWER = {"role": "user", "content": "hi, what's up?"}, {"role": "assistant", "content": "Good day."}
@@ -50,8 +50,8 @@ def texts(row: dict, tokenizer) -> tuple[str, list[str]]:
     return "".join(text for _, text in pieces), stretches
 
 
-def tokenise_chats(rows: list[dict], tokenizer, max_length: int, loss_on: str = "completion") -> Tokenised:
-    return tokenise("generation", rows, tokenizer, max_length, loss_on)
+def tokenize_chats(rows: list[dict], tokenizer, max_length: int, loss_on: str = "completion") -> Tokenized:
+    return tokenize("generation", rows, tokenizer, max_length, loss_on)
 
 
 # -- rendering and tokenizing
@@ -63,7 +63,7 @@ def test_training_sees_the_prompt_that_generation_sees(template):
     for row in (ROW, TURNS):
         prompt = render_prompt(row["messages"][:-1], tokenizer)
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        trained = tokenise_chats([row], tokenizer, 1000).rows[0]
+        trained = tokenize_chats([row], tokenizer, 1000).rows[0]
         assert trained["input_ids"][: len(ids)] == ids
         answer = trained["labels"][len(ids) :]
         assert answer == trained["input_ids"][len(ids) :]
@@ -72,7 +72,7 @@ def test_training_sees_the_prompt_that_generation_sees(template):
 
 
 def test_answers_and_their_end_are_trained_and_nothing_else(tokenizer):
-    whole, trained = texts(tokenise_chats([TURNS], tokenizer, 1000).rows[0], tokenizer)
+    whole, trained = texts(tokenize_chats([TURNS], tokenizer, 1000).rows[0], tokenizer)
     assert whole == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi, what's up?<|im_end|>\n"
         "<|im_start|>assistant\nGood day.<|im_end|>\n<|im_start|>user\nbye<|im_end|>\n"
@@ -93,13 +93,13 @@ def test_answers_and_their_end_are_trained_and_nothing_else(tokenizer):
 )
 def test_templates_of_other_houses(template, trained):
     tokenizer = tiny.tiny_tokenizer(template)
-    assert texts(tokenise_chats([TURNS], tokenizer, 1000).rows[0], tokenizer)[1] == trained
+    assert texts(tokenize_chats([TURNS], tokenizer, 1000).rows[0], tokenizer)[1] == trained
 
 
 def test_without_a_template_prompt_and_answer_are_lines():
     tokenizer = tiny.tiny_tokenizer(None)
     assert render_prompt(ROW["messages"][:-1], tokenizer) == "hi, what's up?\n"
-    assert texts(tokenise_chats([ROW], tokenizer, 1000).rows[0], tokenizer)[0] == "hi, what's up?\nGood day.<|im_end|>"
+    assert texts(tokenize_chats([ROW], tokenizer, 1000).rows[0], tokenizer)[0] == "hi, what's up?\nGood day.<|im_end|>"
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_what_ends_an_answer(template, ends):
     assert stop_ids(tokenizer) == tokenizer.convert_tokens_to_ids(ends)
 
 
-def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, monkeypatch):
+def test_rows_keep_their_order_however_many_are_tokenized_at_a_time(tokenizer, monkeypatch):
     rows = [ROW, TURNS, {"text": "thank you"}, TURNS, {"messages": [{**USER, "content": "thx"}, ANSWER]}]
-    alone = [tokenise_chats([row], tokenizer, 1000) for row in rows]
-    together = tokenise_chats(rows, tokenizer, 1000)
+    alone = [tokenize_chats([row], tokenizer, 1000) for row in rows]
+    together = tokenize_chats(rows, tokenizer, 1000)
     monkeypatch.setattr("tuner.data.encode.CHUNK", 2)
-    chunked = tokenise_chats(rows, tokenizer, 1000)
+    chunked = tokenize_chats(rows, tokenizer, 1000)
     assert chunked.rows == together.rows == [row for one in alone for row in one.rows]
     assert chunked.lengths == together.lengths == [length for one in alone for length in one.lengths]
     assert together.total_tokens == sum(together.lengths)
@@ -130,20 +130,20 @@ def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, m
 
 def test_loss_on_all_and_plain_text(tokenizer):
     for row in (ROW, TURNS):
-        everything = tokenise_chats([row], tokenizer, 1000, loss_on="all").rows[0]
+        everything = tokenize_chats([row], tokenizer, 1000, loss_on="all").rows[0]
         assert everything["labels"] == everything["input_ids"]
-        assert everything["input_ids"] == tokenise_chats([row], tokenizer, 1000).rows[0]["input_ids"]
-    row = tokenise_chats([{"text": "Good day."}], tokenizer, 1000).rows[0]
+        assert everything["input_ids"] == tokenize_chats([row], tokenizer, 1000).rows[0]["input_ids"]
+    row = tokenize_chats([{"text": "Good day."}], tokenizer, 1000).rows[0]
     assert row["labels"] == row["input_ids"]
     assert row["input_ids"][-1] == tokenizer.eos_token_id
 
 
 def test_plain_text_is_one_piece():
     tokenizer = tiny.tiny_tokenizer()
-    tokenized = tokenise_chats([{"text": "report on Friday"}, {"text": "thank you"}], tokenizer, 1000)
+    tokenized = tokenize_chats([{"text": "report on Friday"}, {"text": "thank you"}], tokenizer, 1000)
     texts = ("report on Friday<|im_end|>", "thank you<|im_end|>")
     assert [row["input_ids"] for row in tokenized.rows] == [pieces_of(tokenizer, text) for text in texts]
-    (cut,) = tokenise_chats([{"text": COUNTED}], tokenizer, 64).rows
+    (cut,) = tokenize_chats([{"text": COUNTED}], tokenizer, 64).rows
     assert cut["input_ids"] == cut["labels"] == pieces_of(tokenizer, COUNTED)[:64]
 
 
@@ -156,13 +156,13 @@ def test_a_tokenizer_that_begins_every_text_with_a_token():
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
     )
     for row in (ROW, {"text": "Good day."}):
-        ids = tokenise_chats([row], tokenizer, 1000).rows[0]["input_ids"]
+        ids = tokenize_chats([row], tokenizer, 1000).rows[0]["input_ids"]
         assert [ids[0], ids.count(tokenizer.bos_token_id)] == [tokenizer.bos_token_id, 1]
     for loss_on in ("completion", "all"):
-        once = tokenise_chats([TURNS, ROW], tokenizer, 1000, loss_on)
-        assert tokenise_chats([TURNS, ROW], Slow(tokenizer), 1000, loss_on) == once
-    whole = tokenise_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
-    cut = tokenise_chats([LONG_PROMPT], tokenizer, 64).rows[0]
+        once = tokenize_chats([TURNS, ROW], tokenizer, 1000, loss_on)
+        assert tokenize_chats([TURNS, ROW], Slow(tokenizer), 1000, loss_on) == once
+    whole = tokenize_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
+    cut = tokenize_chats([LONG_PROMPT], tokenizer, 64).rows[0]
     for key in ("input_ids", "labels"):
         assert cut[key] == [whole[key][0], *whole[key][-63:]]
     assert cut["input_ids"][0] == tokenizer.bos_token_id
@@ -173,18 +173,18 @@ def test_borders_that_tokens_would_cross_are_kept():
     row = {"messages": [{"role": "user", "content": "rep"}, {"role": "assistant", "content": "ort"}]}
     prompt = tokenizer("rep")["input_ids"]
     assert tokenizer("report")["input_ids"][: len(prompt)] != prompt
-    trained = tokenise_chats([row], tokenizer, 1000).rows[0]
+    trained = tokenize_chats([row], tokenizer, 1000).rows[0]
     assert trained["input_ids"] == [*prompt, *tokenizer("ort<|im_end|>")["input_ids"]]
     assert trained["labels"] == [-100] * len(prompt) + trained["input_ids"][len(prompt) :]
     twice = {"messages": [*row["messages"], *row["messages"]]}
-    assert texts(tokenise_chats([twice], tokenizer, 1000).rows[0], tokenizer)[1] == ["ort", "ort<|im_end|>"]
+    assert texts(tokenize_chats([twice], tokenizer, 1000).rows[0], tokenizer)[1] == ["ort", "ort<|im_end|>"]
 
 
 def test_templates_that_refuse():
     with pytest.raises(TunerError, match=r"chat template refuses these messages \(no system role\)"):
-        tokenise_chats([TURNS], tiny.tiny_tokenizer(NO_SYSTEM), 1000)
+        tokenize_chats([TURNS], tiny.tiny_tokenizer(NO_SYSTEM), 1000)
     with pytest.raises(TunerError, match="leaves out plain text"):
-        tokenise_chats([ROW], tiny.tiny_tokenizer(PICTURES), 1000)
+        tokenize_chats([ROW], tiny.tiny_tokenizer(PICTURES), 1000)
 
 
 # -- rows longer than the context
@@ -195,8 +195,8 @@ LONG_ANSWER = {"messages": [USER, {"role": "assistant", "content": f"thank you {
 
 
 def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer):
-    tokenized = tokenise_chats([ROW, LONG_PROMPT], tokenizer, 80)
-    whole = tokenise_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
+    tokenized = tokenize_chats([ROW, LONG_PROMPT], tokenizer, 80)
+    whole = tokenize_chats([LONG_PROMPT], tokenizer, 10_000).rows[0]
     assert tokenized.rows[1] == {key: part[-80:] for key, part in whole.items()}
     assert texts(tokenized.rows[1], tokenizer)[1] == ["Good day.<|im_end|>"]
     assert (tokenized.truncated, tokenized.cut_answers, tokenized.lost_tokens) == (1, 0, tokenized.lengths[1] - 80)
@@ -205,13 +205,13 @@ def test_a_long_prompt_loses_its_beginning_and_the_answer_stays_whole(tokenizer)
         f"1 of 2 rows is longer than 80 tokens, by up to {lost:,}. It loses {lost:,} tokens, first from the beginning "
         f"of the prompt. Set data.max_length to {tokenized.lengths[1]:,} to keep them whole, if memory allows."
     )
-    assert tokenise_chats([ROW], tokenizer, 1000).warning is None
+    assert tokenize_chats([ROW], tokenizer, 1000).warning is None
 
 
 def test_a_long_answer_loses_its_end_and_keeps_some_prompt(tokenizer):
     both = {"messages": [LONG_PROMPT["messages"][0], LONG_ANSWER["messages"][1]]}
-    tokenized = tokenise_chats([ROW, LONG_ANSWER, both], tokenizer, 80)
-    whole = tokenise_chats([LONG_ANSWER, both], tokenizer, 10_000).rows
+    tokenized = tokenize_chats([ROW, LONG_ANSWER, both], tokenizer, 80)
+    whole = tokenize_chats([LONG_ANSWER, both], tokenizer, 10_000).rows
     prompts = [row["labels"].count(-100) for row in whole]
     assert prompts[0] > 20  # tokens of a prompt that are kept: a quarter of 80
     for cut, row, prompt in zip(tokenized.rows[1:], whole, prompts):
@@ -224,7 +224,7 @@ def test_a_long_answer_loses_its_end_and_keeps_some_prompt(tokenizer):
 def test_every_row_keeps_something_to_train_on(tokenizer):
     for length in range(8, 60):
         for loss_on in ("completion", "all"):
-            for row in tokenise_chats(
+            for row in tokenize_chats(
                 [ROW, TURNS, LONG_PROMPT, {"text": "thank you"}], tokenizer, length, loss_on
             ).rows:
                 assert len(row["input_ids"]) == len(row["labels"]) <= length
@@ -233,11 +233,11 @@ def test_every_row_keeps_something_to_train_on(tokenizer):
 
 def test_no_answer_that_fits_is_refused(tokenizer):
     with pytest.raises(TunerError, match=r"None of 2 answers fits into 64 tokens \(data\.max_length\)"):
-        tokenise_chats([LONG_ANSWER, LONG_ANSWER], tokenizer, 64)
+        tokenize_chats([LONG_ANSWER, LONG_ANSWER], tokenizer, 64)
 
 
 def test_plain_text_may_be_cut_in_every_row(tokenizer):
-    tokenized = tokenise_chats([{"text": COUNTED}, {"text": f"thank you {COUNTED}"}], tokenizer, 64)
+    tokenized = tokenize_chats([{"text": COUNTED}, {"text": f"thank you {COUNTED}"}], tokenizer, 64)
     assert [len(row["input_ids"]) for row in tokenized.rows] == [64, 64]
 
 
@@ -269,13 +269,13 @@ def test_a_tokenizer_without_offsets_gives_the_same_tokens_and_labels(template):
     tokenizer = tiny.tiny_tokenizer(template)
     for loss_on in ("completion", "all"):
         rows = [TURNS, ROW, {"text": "thank you"}]
-        assert tokenise_chats(rows, Slow(tokenizer), 1000, loss_on) == tokenise_chats(rows, tokenizer, 1000, loss_on)
+        assert tokenize_chats(rows, Slow(tokenizer), 1000, loss_on) == tokenize_chats(rows, tokenizer, 1000, loss_on)
 
 
 def test_each_answer_of_a_conversation_has_its_own_labels(tokenizer):
     turns = [USER, {**ANSWER, "content": "first"}, {**USER, "content": "and?"}, {**ANSWER, "content": "the second"}]
     for rows in ([{"messages": turns}], [ROW, {"messages": turns}]):
-        row = tokenise_chats(rows, tokenizer, 1000).rows[-1]
+        row = tokenize_chats(rows, tokenizer, 1000).rows[-1]
         parts = [
             (False, "<|im_start|>user\nhi, what's up?<|im_end|>\n<|im_start|>assistant\n"),
             (True, "first<|im_end|>"),
@@ -318,7 +318,7 @@ def test_each_answer_of_a_conversation_has_its_own_labels(tokenizer):
 def test_the_whole_text_of_a_row_by_template(template, text):
     tokenizer = tiny.tiny_tokenizer(template)
     for loss_on, learned in (("completion", None), ("all", [text])):
-        whole, trained = texts(tokenise_chats([TURNS], tokenizer, 1000, loss_on).rows[0], tokenizer)
+        whole, trained = texts(tokenize_chats([TURNS], tokenizer, 1000, loss_on).rows[0], tokenizer)
         assert whole == text
         assert trained == (learned or trained)
 
@@ -326,7 +326,7 @@ def test_the_whole_text_of_a_row_by_template(template, text):
 def test_a_thought_that_is_opened_in_the_prompt_is_kept_with_any_mark():
     tokenizer = tiny.tiny_tokenizer(OPENING.replace("<|im_end|>", "<|endoftext|>"))
     row = {"messages": [USER, {**ANSWER, "content": "first"}, USER, ANSWER]}
-    whole, trained = texts(tokenise_chats([row], tokenizer, 1000).rows[0], tokenizer)
+    whole, trained = texts(tokenize_chats([row], tokenizer, 1000).rows[0], tokenizer)
     assert trained == ["Good day.<|endoftext|>"]
     assert whole.endswith("<|im_start|>assistant\n<think>\nGood day.<|endoftext|>")
 
@@ -334,7 +334,7 @@ def test_a_thought_that_is_opened_in_the_prompt_is_kept_with_any_mark():
 def test_an_earlier_answer_behind_another_prompt_than_generations_is_not_learned():
     opens_once = OPENING.replace("<think>\n", "{% if messages|length == 1 %}<think>\n{% endif %}")
     turns = {"messages": [USER, {**ANSWER, "content": "first"}, USER, {**ANSWER, "content": "then"}, USER, ANSWER]}
-    trained = texts(tokenise_chats([turns], tiny.tiny_tokenizer(opens_once), 1000).rows[0], tiny.tiny_tokenizer())[1]
+    trained = texts(tokenize_chats([turns], tiny.tiny_tokenizer(opens_once), 1000).rows[0], tiny.tiny_tokenizer())[1]
     assert trained == ["then<|im_end|>", "Good day.<|im_end|>"]
 
 
@@ -353,10 +353,10 @@ ALTERNATING = (
 def test_a_template_that_wants_user_and_assistant_by_turns_gets_them():
     tokenizer = tiny.tiny_tokenizer(ALTERNATING)
     turns = [USER, ANSWER, USER, ANSWER]
-    trained = texts(tokenise_chats([{"messages": turns}], tokenizer, 1000).rows[0], tokenizer)[1]
+    trained = texts(tokenize_chats([{"messages": turns}], tokenizer, 1000).rows[0], tokenizer)[1]
     assert trained == ["Good day.<|im_end|>"] * 2
     with pytest.raises(TunerError, match=r"\(roles must alternate\)"):
-        tokenise_chats([TURNS], tokenizer, 1000)
+        tokenize_chats([TURNS], tokenizer, 1000)
 
 
 def test_a_token_across_an_answers_end_is_the_one_that_generation_reads():
@@ -366,7 +366,7 @@ def test_a_token_across_an_answers_end_is_the_one_that_generation_reads():
     prompt = pieces_of(tokenizer, "hey report")
     assert prompt != pieces_of(tokenizer, *contents[:3])
     for rows in ([{"messages": turns}], [ROW, {"messages": turns}]):
-        row = tokenise_chats(rows, tokenizer, 1000).rows[-1]
+        row = tokenize_chats(rows, tokenizer, 1000).rows[-1]
         assert row["input_ids"] == [*prompt, *pieces_of(tokenizer, " me<|im_end|>")]
         first = len(pieces_of(tokenizer, "hey"))
         assert row["labels"] == [-100] * first + row["input_ids"][first:]
@@ -385,18 +385,18 @@ def test_a_tokenizer_without_an_end_token_ends_answers_by_the_templates_mark():
     tokenizer = tiny.tiny_tokenizer()
     tokenizer.eos_token = None
     assert stop_ids(tokenizer) == pieces_of(tokenizer, "<|im_end|>")
-    assert texts(tokenise_chats([ROW], tokenizer, 1000).rows[0], tokenizer)[1] == ["Good day.<|im_end|>"]
+    assert texts(tokenize_chats([ROW], tokenizer, 1000).rows[0], tokenizer)[1] == ["Good day.<|im_end|>"]
     tokenizer = tiny.tiny_tokenizer(NO_END)
     tokenizer.eos_token = None
     assert stop_ids(tokenizer) == []
-    assert texts(tokenise_chats([{"text": "thx"}], tokenizer, 1000).rows[0], tokenizer) == ("thx", ["thx"])
+    assert texts(tokenize_chats([{"text": "thx"}], tokenizer, 1000).rows[0], tokenizer) == ("thx", ["thx"])
 
 
 def test_where_a_row_is_cut(tokenizer):
     """A prompt keeps a quarter of the length, and what it doesn't need is the answer's."""
     prompt = pieces_of(tokenizer, render_prompt(LONG_PROMPT["messages"][:-1], tokenizer))
     short = pieces_of(tokenizer, render_prompt([USER], tokenizer))
-    (cut,) = tokenise_chats([LONG_ANSWER, ROW], tokenizer, 4 * len(short) + 4).rows[:1]
+    (cut,) = tokenize_chats([LONG_ANSWER, ROW], tokenizer, 4 * len(short) + 4).rows[:1]
     assert cut["labels"] == [-100] * len(short) + cut["input_ids"][len(short) :]
     assert cut["input_ids"][: len(short)] == short
     for words in (1, 20, 40):
@@ -406,18 +406,18 @@ def test_where_a_row_is_cut(tokenizer):
         for length in (len(end) + 12, len(end) + 40, len(prompt) + len(end) - 1, len(prompt) + len(end)):
             room = max(length - len(end), length // 4)
             kept = prompt[-room:] if room < len(prompt) else prompt
-            (cut,) = tokenise_chats([row, ROW], tokenizer, length).rows[:1]
+            (cut,) = tokenize_chats([row, ROW], tokenizer, length).rows[:1]
             assert cut["input_ids"] == [*kept, *end][:length]
             assert cut["labels"] == ([-100] * len(kept) + end)[:length]
-            both = tokenise_chats([row, ROW], tokenizer, length)
+            both = tokenize_chats([row, ROW], tokenizer, length)
             assert both.cut_answers == (len(kept) + len(end) > length)
             assert both.lengths[0] == len(prompt) + len(end)
 
 
 def test_a_first_token_is_kept_only_if_it_begins_every_text(tokenizer):
     # ChatML's texts begin with a token too, which goes with the rest.
-    cut = tokenise_chats([LONG_PROMPT], tokenizer, 64).rows[0]
+    cut = tokenize_chats([LONG_PROMPT], tokenizer, 64).rows[0]
     assert cut["input_ids"][0] != tokenizer.convert_tokens_to_ids("<|im_start|>")
     other = tiny.tiny_tokenizer()
     other.bos_token = "<|endoftext|>"
-    assert tokenise_chats([LONG_PROMPT], other, 64).rows[0] == cut
+    assert tokenize_chats([LONG_PROMPT], other, 64).rows[0] == cut

@@ -5,7 +5,7 @@ import torch
 from tiny import encoder_tokenizer, tiny_model, tiny_tokenizer
 
 from tuner.data import encode
-from tuner.data.encode import entities, heldout_prompt, labels_of, preview_pieces, source, tokenise
+from tuner.data.encode import entities, heldout_prompt, labels_of, preview_pieces, source, tokenize
 from tuner.data.tokens import IGNORE_INDEX, histogram
 from tuner.errors import TunerError
 from tuner.inference.predict import predict
@@ -56,7 +56,7 @@ def chat(prompt: str, answer: str, system: str = "") -> dict:
 
 def test_a_target_is_the_answer_and_the_source_all_before_it(tokenizer):
     rows = [chat("hello there", "good day", "be polite"), chat("thx", "thank you")]
-    tokenized = tokenise("seq2seq", rows, tokenizer, 64)
+    tokenized = tokenize("seq2seq", rows, tokenizer, 64)
     for row, read, written in zip(tokenized.rows, ["be polite\nhello there", "thx"], ["good day", "thank you"]):
         assert tokenizer.decode(row["input_ids"], skip_special_tokens=True) == read
         assert tokenizer.decode(row["labels"], skip_special_tokens=True) == written
@@ -67,8 +67,8 @@ def test_a_target_is_the_answer_and_the_source_all_before_it(tokenizer):
 
 def test_a_long_source_is_cut_and_a_long_target_keeps_its_end(tokenizer):
     rows = [chat(COUNTED, "fine"), chat("short", COUNTED)]
-    whole = tokenise("seq2seq", rows, tokenizer, 10_000).rows
-    tokenized = tokenise("seq2seq", rows, tokenizer, 16)
+    whole = tokenize("seq2seq", rows, tokenizer, 10_000).rows
+    tokenized = tokenize("seq2seq", rows, tokenizer, 16)
     end = tokenizer.eos_token_id
     # Both keep their beginning and their last mark.
     assert tokenized.rows[0] == whole[0] | {"input_ids": [*whole[0]["input_ids"][:15], end]}
@@ -80,7 +80,7 @@ def test_a_long_source_is_cut_and_a_long_target_keeps_its_end(tokenizer):
 def test_rows_of_which_no_answer_fits_are_refused(tokenizer):
     rows = [chat("short", "a report " * 30)] * 3
     with pytest.raises(TunerError, match=r"None of 3 answers fits into 16 tokens.*data\.max_length"):
-        tokenise("seq2seq", rows, tokenizer, 16)
+        tokenize("seq2seq", rows, tokenizer, 16)
 
 
 # Labels
@@ -90,7 +90,7 @@ def test_a_texts_label_is_its_number_in_sorted_order(tokenizer):
     rows = [{"text": "great", "label": "good"}, {"text": "no", "label": "bad"}, {"text": "so so", "label": "mixed"}]
     labels = labels_of("classification", rows)
     assert labels == ("bad", "good", "mixed")
-    tokenized = tokenise("classification", rows, tokenizer, 64, labels=labels)
+    tokenized = tokenize("classification", rows, tokenizer, 64, labels=labels)
     assert [row["labels"] for row in tokenized.rows] == [[1], [0], [2]]
     assert [tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in tokenized.rows] == [
         *("great", "no", "so so"),
@@ -98,23 +98,23 @@ def test_a_texts_label_is_its_number_in_sorted_order(tokenizer):
 
 
 def test_a_label_that_was_not_learned_is_left_out_of_the_loss(tokenizer):
-    (row,) = tokenise("classification", [{"text": "a", "label": "new"}], tokenizer, 64, labels=("bad", "good")).rows
+    (row,) = tokenize("classification", [{"text": "a", "label": "new"}], tokenizer, 64, labels=("bad", "good")).rows
     assert row["labels"] == [IGNORE_INDEX]
 
 
 def test_a_long_text_is_cut_between_its_marks(tokenizer):
     long = {"text": COUNTED, "label": "b"}
-    (whole,) = tokenise("classification", [long], tokenizer, 10_000, labels=("a", "b")).rows
-    tokenized = tokenise("classification", [long], tokenizer, 16, labels=("a", "b"))
+    (whole,) = tokenize("classification", [long], tokenizer, 10_000, labels=("a", "b")).rows
+    tokenized = tokenize("classification", [long], tokenizer, 16, labels=("a", "b"))
     assert tokenized.rows == [{"input_ids": [*whole["input_ids"][:15], tokenizer.eos_token_id], "labels": [1]}]
     assert (tokenized.truncated, tokenized.cut_answers, tokenized.lengths) == (1, 0, [len(whole["input_ids"])])
 
 
-def test_rows_keep_their_order_however_many_are_tokenised_at_a_time(tokenizer, monkeypatch):
+def test_rows_keep_their_order_however_many_are_tokenized_at_a_time(tokenizer, monkeypatch):
     rows = [chat("b c d", "e"), chat(COUNTED, "thanks"), chat("d", COUNTED), chat("e", "f")]
-    together = tokenise("seq2seq", rows, tokenizer, 16)
+    together = tokenize("seq2seq", rows, tokenizer, 16)
     monkeypatch.setattr("tuner.data.encode.CHUNK", 3)
-    assert tokenise("seq2seq", rows, tokenizer, 16) == together
+    assert tokenize("seq2seq", rows, tokenizer, 16) == together
     assert together.cut_answers == 1
 
 
@@ -139,7 +139,7 @@ def test_labels_must_be_several_but_not_as_many_as_texts():
 
 def test_a_words_tag_stands_at_its_first_token_and_nowhere_else(splitter):
     row = words("Ada Lovelace met Babbage in Marylebone , they say", "B-PER I-PER O B-PER O B-LOC O O O")
-    (encoded,) = tokenise("token_classification", [row], splitter, 128, labels=TAGS).rows
+    (encoded,) = tokenize("token_classification", [row], splitter, 128, labels=TAGS).rows
     ids, labels = encoded["input_ids"], encoded["labels"]
     assert len(ids) == len(labels)
     starts = [i for i, label in enumerate(labels) if label != IGNORE_INDEX]
@@ -153,8 +153,8 @@ def test_a_words_tag_stands_at_its_first_token_and_nowhere_else(splitter):
 
 def test_tags_beyond_the_cut_are_gone_and_those_before_it_stay(splitter):
     row = words("Ada met Babbage in Marylebone and they talked", "B-PER O B-PER O B-LOC O O O")
-    whole = tokenise("token_classification", [row], splitter, 128, labels=TAGS)
-    cut = tokenise("token_classification", [row], splitter, 12, labels=TAGS)
+    whole = tokenize("token_classification", [row], splitter, 128, labels=TAGS)
+    cut = tokenize("token_classification", [row], splitter, 12, labels=TAGS)
     assert len(cut.rows[0]["input_ids"]) == len(cut.rows[0]["labels"]) == 12
     assert cut.rows[0]["labels"][:11] == whole.rows[0]["labels"][:11]
     assert cut.rows[0]["labels"][11] == IGNORE_INDEX
@@ -180,7 +180,7 @@ CONTEXT = "The Eiffel Tower was finished in 1889, and it was the tallest of its 
 @pytest.mark.parametrize("answer", ["1889", "Eiffel Tower", "The Eiffel Tower", "of its time.", "tallest"])
 def test_a_span_is_the_fewest_tokens_that_hold_the_answer(tokenizer, answer):
     asked_for = squad_row("what, the 1889 tower?", CONTEXT, answer)
-    (row,) = tokenise("question_answering", [asked_for], tokenizer, 128).rows
+    (row,) = tokenize("question_answering", [asked_for], tokenizer, 128).rows
     assert row["labels"] == smallest_span(tokenizer, asked_for)
     first, last = row["labels"]
     assert answer in tokenizer.decode(row["input_ids"][first : last + 1])
@@ -192,7 +192,7 @@ def test_question_and_text_are_told_apart_where_the_model_has_kinds_of_tokens():
     tokenizer = encoder_tokenizer()  # BERT's has them
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     for length in (128, 32):
-        (row,) = tokenise("question_answering", [squad_row("when was it?", CONTEXT, "The")], tokenizer, length).rows
+        (row,) = tokenize("question_answering", [squad_row("when was it?", CONTEXT, "The")], tokenizer, length).rows
         behind = row["input_ids"].index(tokenizer.eos_token_id) + 1
         assert row["token_type_ids"] == [0] * behind + [1] * (len(row["input_ids"]) - behind)
 
@@ -200,15 +200,15 @@ def test_question_and_text_are_told_apart_where_the_model_has_kinds_of_tokens():
 def test_an_answer_that_stands_twice_is_taken_where_the_row_says(tokenizer):
     context = "red or blue or red again"
     row = {"question": "which?", "context": context, "answer": "red", "start": context.rindex("red")}
-    first = tokenise("question_answering", [row | {"start": 0}], tokenizer, 128).rows[0]["labels"]
-    second = tokenise("question_answering", [row], tokenizer, 128).rows[0]["labels"]
+    first = tokenize("question_answering", [row | {"start": 0}], tokenizer, 128).rows[0]["labels"]
+    second = tokenize("question_answering", [row], tokenizer, 128).rows[0]["labels"]
     assert (first, second) == (smallest_span(tokenizer, row | {"start": 0}), smallest_span(tokenizer, row))
     assert second[0] > first[1]
 
 
 def test_a_question_without_an_answer_points_to_the_first_token_and_counts_as_nothing_lost(tokenizer):
     rows = [squad_row("who?", CONTEXT, ""), squad_row("when?", CONTEXT, "1889")]
-    tokenized = tokenise("question_answering", rows, tokenizer, 128)
+    tokenized = tokenize("question_answering", rows, tokenizer, 128)
     assert tokenized.rows[0]["labels"] == [0, 0]
     assert tokenized.rows[1]["labels"] != [0, 0]
     assert tokenized.cut_answers == 0
@@ -216,8 +216,8 @@ def test_a_question_without_an_answer_points_to_the_first_token_and_counts_as_no
 
 def test_an_answer_that_was_cut_off_is_said_and_the_question_is_never_cut(tokenizer):
     rows = [squad_row("what?", CONTEXT, "Eiffel"), squad_row("what is it of?", CONTEXT, "of its time")]
-    whole = tokenise("question_answering", rows, tokenizer, 128)
-    tokenized = tokenise("question_answering", rows, tokenizer, 32)
+    whole = tokenize("question_answering", rows, tokenizer, 128)
+    tokenized = tokenize("question_answering", rows, tokenizer, 32)
     assert (whole.truncated, whole.cut_answers) == (0, 0)
     assert (tokenized.truncated, tokenized.cut_answers) == (2, 1)
     assert tokenized.rows[0]["labels"] == whole.rows[0]["labels"]
@@ -228,9 +228,9 @@ def test_an_answer_that_was_cut_off_is_said_and_the_question_is_never_cut(tokeni
 
 def test_a_question_longer_than_the_text_is_not_cut_either(tokenizer):
     rows = [squad_row("what was it that was finished in that year?", "the tower, in 1889", "the")]
-    (whole,) = tokenise("question_answering", rows, tokenizer, 128).rows
+    (whole,) = tokenize("question_answering", rows, tokenizer, 128).rows
     length = len(whole["input_ids"]) - 4
-    (cut,) = tokenise("question_answering", rows, tokenizer, length).rows
+    (cut,) = tokenize("question_answering", rows, tokenizer, length).rows
     assert cut["input_ids"] == [*whole["input_ids"][: length - 1], tokenizer.eos_token_id]
 
 
@@ -239,7 +239,7 @@ def test_an_answer_that_was_cut_in_two_counts_as_lost(tokenizer):
     first, last = smallest_span(tokenizer, row)
     for length, labels, lost in ((last + 2, [first, last], 0), (last + 1, [0, 0], 1), (first + 2, [0, 0], 1)):
         rows = [squad_row("what?", CONTEXT, "The"), row]
-        tokenized = tokenise("question_answering", rows, tokenizer, length)
+        tokenized = tokenize("question_answering", rows, tokenizer, length)
         assert (tokenized.rows[1]["labels"], tokenized.cut_answers) == (labels, lost)
 
 
@@ -251,20 +251,20 @@ def marked(pieces: list[dict]) -> list[str]:
 
 
 def test_the_preview_of_a_row_marks_what_its_task_learns_from(tokenizer, splitter):
-    (row,) = tokenise("seq2seq", [chat("hello there", "good day")], tokenizer, 64).rows
+    (row,) = tokenize("seq2seq", [chat("hello there", "good day")], tokenizer, 64).rows
     pieces = preview_pieces("seq2seq", row, tokenizer)
     assert "hello there" in pieces[0]["text"]
     assert marked(pieces) == ["<|im_start|>good day", "<|im_end|>"]
     texts, labels = [{"text": "great", "label": label} for label in ("good", "new")], ("bad", "good")
-    for row, label in zip(tokenise("classification", texts, tokenizer, 64, labels=labels).rows, (["good"], [])):
+    for row, label in zip(tokenize("classification", texts, tokenizer, 64, labels=labels).rows, (["good"], [])):
         assert marked(preview_pieces("classification", row, tokenizer, labels)) == label
-    (row,) = tokenise("token_classification", [words("a Babbage", "O B-PER")], splitter, 64, labels=TAGS).rows
+    (row,) = tokenize("token_classification", [words("a Babbage", "O B-PER")], splitter, 64, labels=TAGS).rows
     tagged = [i for i, label in enumerate(row["labels"]) if label != IGNORE_INDEX]
     assert marked(preview_pieces("token_classification", row, splitter)) == [
         splitter.decode(row["input_ids"][tagged[0] : tagged[-1] + 1])
     ]
     rows = [squad_row("when was it?", CONTEXT, "1889"), squad_row("who?", CONTEXT, "")]
-    answered, unanswered = tokenise("question_answering", rows, tokenizer, 128).rows
+    answered, unanswered = tokenize("question_answering", rows, tokenizer, 128).rows
     assert marked(preview_pieces("question_answering", answered, tokenizer)) == ["1889"]
     assert marked(preview_pieces("question_answering", unanswered, tokenizer)) == []
 
@@ -353,12 +353,12 @@ def folder(tmp_path_factory):
 
 
 def test_tags_that_were_learned_are_read_back_as_the_entities_of_the_reference(folder, splitter):
-    """What tokenise writes at each token, and predict reads there, are one and the same."""
+    """What tokenize writes at each token, and predict reads there, are one and the same."""
     rows = [
         words("Ada Lovelace met Babbage in Marylebone", "B-PER I-PER O B-PER O B-LOC"),
         words("nobody met anybody", "O O O"),
     ]
-    tokenized = tokenise("token_classification", rows, splitter, 128, labels=TAGS).rows
+    tokenized = tokenize("token_classification", rows, splitter, 128, labels=TAGS).rows
     labels = collate(tokenized)["labels"]
     logits = torch.nn.functional.one_hot(labels.clamp(min=0), len(TAGS)).float()
     base = Base(folder, Model(name="distilbert"), "token_classification", TAGS)
@@ -371,7 +371,7 @@ def test_tags_that_were_learned_are_read_back_as_the_entities_of_the_reference(f
 def test_spans_that_were_learned_are_read_back_as_the_answers(folder, tokenizer):
     pairs = [("when?", "1889"), ("who built it?", ""), ("what?", "of its time"), ("what was?", "it")]
     rows = [squad_row(question, CONTEXT, answer) for question, answer in pairs]
-    batch = collate(tokenise("question_answering", rows, tokenizer, 128).rows)
+    batch = collate(tokenize("question_answering", rows, tokenizer, 128).rows)
     length = batch["input_ids"].shape[1]
     starts, ends = (torch.nn.functional.one_hot(batch["labels"][:, i], length).float() for i in (0, 1))
     base = Base(folder, Model(name="distilbert"), "question_answering")
@@ -395,12 +395,12 @@ def test_labels_are_read_back_by_name(folder, tokenizer):
 
 def test_generation_goes_by_the_chat_template():
     tokenizer = tiny_tokenizer()
-    (row,) = tokenise("generation", [chat("hello", "good day")], tokenizer, 128).rows
+    (row,) = tokenize("generation", [chat("hello", "good day")], tokenizer, 128).rows
     trained = [label for label in row["labels"] if label != IGNORE_INDEX]
     assert tokenizer.decode(trained) == "good day<|im_end|>"
-    (everything,) = tokenise("generation", [chat("hello", "good day")], tokenizer, 128, loss_on="all").rows
+    (everything,) = tokenize("generation", [chat("hello", "good day")], tokenizer, 128, loss_on="all").rows
     assert everything["labels"] == everything["input_ids"] == row["input_ids"]
-    (cut,) = tokenise("generation", [chat(COUNTED, "good day")], tokenizer, 32).rows
+    (cut,) = tokenize("generation", [chat(COUNTED, "good day")], tokenizer, 32).rows
     assert len(cut["input_ids"]) == 32
 
 

@@ -211,7 +211,7 @@ def test_without_answers_the_verdict_is_the_loss_of_base_and_then_of_adapter():
     assert "t-verdict unsure" in render.verdict(losses)
 
 
-def test_the_merge_check_tells_the_merges_share_from_quantisations():
+def test_the_merge_check_tells_the_merges_share_from_quantizations():
     figures = {"top1_agreement": 0.99, "max_logit_difference": 0.125, "tokens": 321}
     check = figures | {"top1_agreement_quantized": 0.88, "max_logit_difference_quantized": 2.5}
     assert in_order(plain(render.merge_check(check)), "16-bit", "99.0%", "0.125", "quant", "88.0%", "2.5", "321")

@@ -9,7 +9,7 @@ import pytest
 from conftest import in_order, plain, small_recipe
 
 from tuner import gpu, runs, terminal
-from tuner.data.tokens import Tokenised
+from tuner.data.tokens import Tokenized
 from tuner.errors import TunerError
 from tuner.models.device import device_type
 from tuner.models.fetch import fetch_model
@@ -352,19 +352,19 @@ def test_an_estimate_is_put_in_words_with_each_figure_in_its_place():
 @pytest.fixture
 def tokenized(monkeypatch):
     """Six rows in batches of two, of 40, 80 and 140 padded tokens. In the longest batch 11 columns have a label."""
-    labelled = {10: (0, 10), 20: (3, 20), 30: (0, 30), 40: (2, 9), 60: (50, 55), 70: (52, 61)}
+    labeled = {10: (0, 10), 20: (3, 20), 30: (0, 30), 40: (2, 9), 60: (50, 55), 70: (52, 61)}
     rows = [
         {"input_ids": [7] * length, "labels": [5 if first <= i < end else -100 for i in range(length)]}
-        for length, (first, end) in labelled.items()
+        for length, (first, end) in labeled.items()
     ]
-    return Tokenised(rows, [*labelled], 70, 0)
+    return Tokenized(rows, [*labeled], 70, 0)
 
 
 SETTINGS = {"batch_size": 2, "dtype": "float32"}
 MEMORY = {"activations": 20, "logits": 4, "total": 24}
 
 
-def estimate(rows: Tokenised, heldout: int = 9, task: str = "generation", **settings) -> dict:
+def estimate(rows: Tokenized, heldout: int = 9, task: str = "generation", **settings) -> dict:
     recipe = small_recipe(**settings)
     base = Base(fetch_model(recipe.model), recipe.model, task, ("a", "b") if task == "classification" else ())
     return forecast.estimate_run(recipe, base, SETTINGS, rows, heldout, 1234)

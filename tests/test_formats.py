@@ -6,7 +6,7 @@ import pytest
 from tables import normal, problems, recognized, table
 
 from tuner.data import formats, parse
-from tuner.data.recognise import recognise
+from tuner.data.recognize import recognize
 from tuner.errors import TunerError
 from tuner.recipe import Data
 
@@ -57,7 +57,7 @@ def test_an_empty_completion_in_row_17():
     )
     given = table(["prompt", "completion"], *rows, lines=list(range(2, 22)))
     with pytest.raises(TunerError, match=r"Row 17 \(line 18\) of rows\.csv has"):
-        formats.normalise(given, recognise(given, Data()))
+        formats.normalize(given, recognize(given, Data()))
 
 
 def test_nan_lists_and_other_things_that_are_no_text():
@@ -77,7 +77,7 @@ def test_nan_lists_and_other_things_that_are_no_text():
 def test_rows_that_lack_a_column_are_named():
     given = parse.Table("rows.jsonl", ["prompt", "completion"], [{"prompt": "a", "completion": "b"}, {"prompt": "a"}])
     with pytest.raises(TunerError, match=r'Row 2 of rows\.jsonl has no "completion"'):
-        formats.normalise(given, recognise(given, Data()))
+        formats.normalize(given, recognize(given, Data()))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_labels_that_are_none():
 def test_rows_that_lack_the_label_are_named():
     given = parse.Table("rows.jsonl", ["text", "label"], [{"text": "a", "label": 1}, {"text": "a"}])
     with pytest.raises(TunerError, match=r'Row 2 of rows\.jsonl has no "label"'):
-        formats.normalise(given, recognise(given, Data()))
+        formats.normalize(given, recognize(given, Data()))
 
 
 # -- tokens and tags
@@ -327,7 +327,7 @@ def test_a_system_prompt_has_a_place_in_conversations_only(columns, row, title):
 
 def test_every_format_has_a_spelling_for_each_part():
     for shape in formats.FORMATS.values():
-        assert recognise(table(list(shape.spellings[0]), shape.spellings[0]), Data(format=shape.name)).row is shape
+        assert recognize(table(list(shape.spellings[0]), shape.spellings[0]), Data(format=shape.name)).row is shape
         assert {len(spelling) for spelling in shape.spellings + shape.whole} == {len(shape.roles)}
         assert shape.optional or len(set(shape.spellings)) == len(shape.spellings)
 
@@ -354,11 +354,11 @@ def test_every_cell_that_can_not_be_read_is_named_and_rows_have_all_parts_or_non
 def test_a_part_that_is_optional_may_be_missing_from_a_row():
     rows = [{"instruction": "a", "output": "c"}, {"instruction": "d", "output": "f", "input": "e"}]
     given = parse.Table("rows.jsonl", ["instruction", "output", "input"], rows)
-    read = formats.normalise(given, recognise(given, Data()))
+    read = formats.normalize(given, recognize(given, Data()))
     assert read == [formats.exchange("c", "a"), formats.exchange("f", "d", "e")]
     lacking = parse.Table("rows.jsonl", ["instruction", "output"], [{"instruction": "a", "output": "b"}, {}])
     with pytest.raises(TunerError) as caught:
-        formats.normalise(lacking, recognise(lacking, Data()))
+        formats.normalize(lacking, recognize(lacking, Data()))
     assert list(caught.value.problems) == [
         'Row 2 of rows.jsonl has no "instruction". Fill it in, or drop the row.',
         'Row 2 of rows.jsonl has no "output". Fill it in, or drop the row.',

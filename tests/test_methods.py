@@ -288,7 +288,7 @@ def test_a_new_row_is_all_that_a_new_method_takes(monkeypatch, capsys, tmp_path)
 # What can't work is refused before anything is spent
 
 PROMPTS = [{"prompt": f"hello {n}", "completion": f"good day {n}"} for n in range(20)]
-LABELLED = [{"text": f"a text {n}", "label": ("good", "bad")[n % 2]} for n in range(20)]
+LABELED = [{"text": f"a text {n}", "label": ("good", "bad")[n % 2]} for n in range(20)]
 SAME = [{"text": f"a text {n}", "label": "good"} for n in range(20)]
 MANY = [{"text": f"a text {n}", "label": f"label {n % 501}"} for n in range(1002)]
 
@@ -320,7 +320,7 @@ REFUSED = {
     ),
     "a soft prompt for labels": (
         configured("distilbert", "none", "prompt_tuning"),
-        LABELLED,
+        LABELED,
         ["Prompt tuning", "text classification", "Choose lora"],
     ),
     "LLaMA-Adapter on another family": (
@@ -366,7 +366,7 @@ REFUSED = {
     ),
     "labels on a task that has none": (
         configured("llama", "none", "lora") | {"task": "question_answering"},
-        LABELLED,
+        LABELED,
         ["task:", "questions with a context", "Leave task out"],
     ),
     "a task that the model can't do": (
@@ -394,7 +394,7 @@ def test_what_cannot_work_is_refused_with_its_name_and_a_way_out(bases, case, tm
 def test_all_problems_of_a_method_are_reported_together(bases):
     wanted = Recipe.parse(configured("distilbert", "nf4", "llama_adapter", rank=4, dropout=0.1))
     with pytest.raises(TunerError) as refused:
-        plan.check(wanted, lines(LABELLED))
+        plan.check(wanted, lines(LABELED))
     settings = [problem.partition(":")[0] for problem in refused.value.problems]
     assert settings == ["method.rank", "method.dropout", "method.name", "model.quantization"]
 

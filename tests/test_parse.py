@@ -115,7 +115,7 @@ def test_parquet_that_datasets_wrote_holds_the_names_of_classes(tmp_path):
     ]
 
 
-def labelled_parquet(path, classes: list[int], names: str):
+def labeled_parquet(path, classes: list[int], names: str):
     """A Parquet file of classes, with `names` as JSON in what datasets writes down of its columns."""
     facts = '{"info": {"features": {"label": {"_type": "ClassLabel", "names": ' + names + "}}}}"
     rows = pyarrow.table({"label": classes}).replace_schema_metadata({"huggingface": facts})
@@ -124,7 +124,7 @@ def labelled_parquet(path, classes: list[int], names: str):
 
 
 def test_classes_without_a_name_are_refused(tmp_path):
-    message = refused(labelled_parquet(tmp_path / "rows.parquet", [0, 1, 7], '["bad", "good"]'))
+    message = refused(labeled_parquet(tmp_path / "rows.parquet", [0, 1, 7], '["bad", "good"]'))
     assert message.startswith(
         'rows.parquet has a class in "label" without a name; there are names for 0 to 1. Name all'
     )
@@ -132,7 +132,7 @@ def test_classes_without_a_name_are_refused(tmp_path):
 
 def test_what_somebody_wrote_into_a_parquet_file_by_hand_does_not_hide_its_rows(tmp_path):
     for names in ("7", '["a", "a"]', "[", '{"a": "b"}', '["a"], "names_file": "/etc/passwd"'):
-        table = sources.read_file(labelled_parquet(tmp_path / "rows.parquet", [0, 0], names))
+        table = sources.read_file(labeled_parquet(tmp_path / "rows.parquet", [0, 0], names))
         assert len(table.rows) == 2
         assert "root" not in str(table.rows)
 

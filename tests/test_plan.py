@@ -389,7 +389,7 @@ def test_the_longest_row_is_the_context_or_what_is_affordable(
         )
 
 
-def labelled(labels: int) -> parse.Table:
+def labeled(labels: int) -> parse.Table:
     """Twelve texts with so many labels."""
     rows = [{"text": f"text number {i}", "label": f"kind {i % labels:02}"} for i in range(12)]
     return parse.Table("rows.csv", ["text", "label"], rows)
@@ -398,7 +398,7 @@ def labelled(labels: int) -> parse.Table:
 @pytest.mark.parametrize("labels", [3, 8, 9, 12])
 def test_labels_of_all_rows_are_learned_and_the_first_eight_are_told(labels):
     reader = {"model__name": "tiny-reader", "model__quantization": "none", "data__heldout": 5}
-    done = planned(labelled(labels), **reader)
+    done = planned(labeled(labels), **reader)
     names = [f"kind {i:02}" for i in range(labels)]
     assert (done["task"], done["labels"]) == ("classification", names)
     listed = ", ".join(names[:8]) + " ..." * (labels > 8)
@@ -411,7 +411,7 @@ def test_labels_of_all_rows_are_learned_and_the_first_eight_are_told(labels):
     [
         ("classification", table(12), "text classification learns from text with a label, but these rows are "
          "conversations (data.format prompt_completion)"),
-        ("generation", labelled(3), "text generation learns from conversations or plain text, but these rows are text "
+        ("generation", labeled(3), "text generation learns from conversations or plain text, but these rows are text "
          "with a label (data.format text_label)"),
     ],
 )  # fmt: skip

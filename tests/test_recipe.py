@@ -35,14 +35,14 @@ def test_all_problems_are_reported_together_each_with_its_place():
         "method: {rank: 0}\n"
         "budget: {steps: 3, seconds: 5}\n"
         "model: {quantization: fp2}\n"
-        "colour: blue\n"
+        "color: blue\n"
     )
     assert 'training.learning_rate: "fast" is not a number. Give a number, or auto.' in messages
     assert "'training.batchsize' is not a setting. Did you mean 'batch_size'?" in messages
     assert any(p.startswith("method.rank: 0") and "1" in p for p in messages)
     assert any(p.startswith("budget:") and "exactly one" in p for p in messages)
     assert any(p.startswith("model.quantization:") and "nf4" in p for p in messages)
-    assert any(p.startswith("'colour' is not a setting") for p in messages)
+    assert any(p.startswith("'color' is not a setting") for p in messages)
     assert len(messages) == 6
 
 
@@ -356,7 +356,7 @@ PARTS = "name, task, model, data, method, training, budget, evaluation, seed."
             "there.",
         ),
         ("1: 2", f"'1' is not a setting. Choose from: {PARTS}"),
-        ("colour: 2", f"'colour' is not a setting. Choose from: {PARTS}"),
+        ("color: 2", f"'color' is not a setting. Choose from: {PARTS}"),
         ("modle: 2", "'modle' is not a setting. Did you mean 'model'?"),
         ("model: {nme: a}", "'model.nme' is not a setting. Did you mean 'name'?"),
         ("model: {x: a}", "'model.x' is not a setting. Choose from: name, revision, quantization, dtype."),

@@ -223,7 +223,7 @@ def test_as_many_heldout_rows_are_answered_in_as_many_tokens_as_asked(make):
         assert len(tokenizer(example["base"], add_special_tokens=False)["input_ids"]) == 2
 
 
-def test_the_heldout_loss_of_a_run_is_that_of_its_labelled_tokens(make):
+def test_the_heldout_loss_of_a_run_is_that_of_its_labeled_tokens(make):
     """The base's, counted row by row with transformers' own loss; of all held-out rows at the end, of 32 before."""
     run = make(**{**PLAIN, "evaluation__loss_every": 1000, "evaluation__rows": 40, "data__max_rows": 40})
     list(train(run))

@@ -142,12 +142,10 @@ dataset_info:
     hub.add_dataset("alice/moods", {"README.md": card.encode(), **files})
     hub.add_dataset("alice/bare", files)
     datasets = ({"source": "alice/moods"}, {"source": "alice/moods", "split": "test", "heldout_split": "train"})
-    moods, unlabelled, bare = read_hub(
-        hub, tmp_path, *((data, None) for data in (*datasets, {"source": "alice/bare"}))
-    )
+    moods, unlabeled, bare = read_hub(hub, tmp_path, *((data, None) for data in (*datasets, {"source": "alice/bare"})))
     named, unnamed = {"text": "a", "label": "good", "tags": ["PER", "O"]}, {"text": "b", "label": None, "tags": []}
     assert [moods[2], moods[5]] == [named, unnamed]
-    assert [unlabelled[2], unlabelled[5]] == [unnamed, named]
+    assert [unlabeled[2], unlabeled[5]] == [unnamed, named]
     assert bare[2] == labeled
 
 

@@ -191,7 +191,7 @@ def test_a_recipe_that_is_pasted_fills_the_form_or_says_what_is_wrong(tab):
     assert filled[tab.form.settings["seed"]]["value"] == 7
     assert filled[tab.form.kind]["value"] == "epochs"
     assert problem == ""
-    *values, problem = train_tab._apply(tab, "{seed: x, colour: red}")
+    *values, problem = train_tab._apply(tab, "{seed: x, color: red}")
     assert values == [SKIP] * len(filled)
     assert "2 problems to fix" in plain(problem)
 

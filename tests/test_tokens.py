@@ -7,8 +7,8 @@ import pytest
 from tiny import encoder_tokenizer, tiny_tokenizer
 
 from tuner.data.batches import Batches
-from tuner.data.encode import first_tokens, labels_of, preview_pieces, token_span, tokenise
-from tuner.data.tokens import IGNORE_INDEX, Tokenised, histogram, token_pieces
+from tuner.data.encode import first_tokens, labels_of, preview_pieces, token_span, tokenize
+from tuner.data.tokens import IGNORE_INDEX, Tokenized, histogram, token_pieces
 from tuner.errors import TunerError
 
 N = IGNORE_INDEX
@@ -19,11 +19,11 @@ def tokenizer():
     return encoder_tokenizer()
 
 
-def cut(lengths: list[int], max_length: int, cut_answers: int = 0, room: int | None = None) -> Tokenised:
+def cut(lengths: list[int], max_length: int, cut_answers: int = 0, room: int | None = None) -> Tokenized:
     """Rows of these lengths before they were cut; each token but the first two is learned from."""
     kept = [min(length, max_length) for length in lengths]
     rows = [{"input_ids": list(range(n)), "labels": [N, N, *range(n - 2)]} for n in kept]
-    return Tokenised(rows, lengths, max_length, cut_answers, room)
+    return Tokenized(rows, lengths, max_length, cut_answers, room)
 
 
 def test_how_many_tokens_there_are_were_cut_and_are_learned_from():
@@ -31,7 +31,7 @@ def test_how_many_tokens_there_are_were_cut_and_are_learned_from():
     assert (tokenized.truncated, tokenized.lost_tokens) == (2, 21)
     assert (tokenized.total_tokens, tokenized.trained_tokens) == (44, 34)
     assert cut([9, 10], 10).truncated == 0
-    labels = Tokenised([{"input_ids": [1, 2, 3], "labels": [label]} for label in (0, N, 2)], [3] * 3, 8, 0)
+    labels = Tokenized([{"input_ids": [1, 2, 3], "labels": [label]} for label in (0, N, 2)], [3] * 3, 8, 0)
     assert (labels.total_tokens, labels.trained_tokens) == (9, 2)
 
 
@@ -177,18 +177,18 @@ def test_answers_that_do_not_fit(tokenizer):
     rows = [chat("a", f"{long} {long} {long}"), chat("a", long), chat("a", f"{long} {long}")]
     lengths = [len(tokenizer(row["messages"][1]["content"])["input_ids"]) for row in rows]
     with pytest.raises(TunerError) as caught:
-        tokenise("seq2seq", rows, tokenizer, 1000)
+        tokenize("seq2seq", rows, tokenizer, 1000)
     assert str(caught.value) == (
         f"None of 3 answers fits into 1,000 tokens (data.max_length); the shortest row has {lengths[1]:,}. Raise "
         "data.max_length, shorten the rows, or choose a model with a longer context."
     )
-    fits = tokenise("seq2seq", [*rows, chat("a", "b")], tokenizer, 1000)
+    fits = tokenize("seq2seq", [*rows, chat("a", "b")], tokenizer, 1000)
     assert (fits.cut_answers, fits.max_length, fits.room) == (3, 1000, None)
-    exact = tokenise("seq2seq", rows, tokenizer, lengths[1])
+    exact = tokenize("seq2seq", rows, tokenizer, lengths[1])
     assert exact.cut_answers == 2
     assert len(exact.rows[1]["labels"]) == lengths[1]
-    assert tokenise("seq2seq", [], tokenizer, 8) == replace(
-        Tokenised([], [], 8, 0), lost_from="from the end of the text"
+    assert tokenize("seq2seq", [], tokenizer, 8) == replace(
+        Tokenized([], [], 8, 0), lost_from="from the end of the text"
     )
 
 
@@ -202,8 +202,8 @@ def test_where_rows_of_each_task_lose_their_tokens(tokenizer):
         "question_answering": {"question": "who?", "context": text, "answer": "please", "start": 0},
     }
     for task, row in rows.items():
-        (whole,) = tokenise(task, [row], tokenizer, 100, labels=("a", "b")).rows
-        tokenized = tokenise(task, [row], tokenizer, 14, labels=("a", "b"))
+        (whole,) = tokenize(task, [row], tokenizer, 100, labels=("a", "b")).rows
+        tokenized = tokenize(task, [row], tokenizer, 14, labels=("a", "b"))
         keeps_the_beginning = tokenized.rows[0]["input_ids"][:8] == whole["input_ids"][:8]
         place = "from the end of the text." if keeps_the_beginning else "first from the beginning of the prompt."
         assert tokenized.warning.startswith("1 of 1 row is longer than 14 tokens, by up to ")
@@ -214,7 +214,7 @@ def test_where_rows_of_each_task_lose_their_tokens(tokenizer):
 def test_an_answer_from_the_first_word_on_can_be_cut_off_too(tokenizer):
     text = "please send me the report by friday and not on monday"
     rows = [{"question": "who?", "context": text, "answer": answer, "start": 0} for answer in (text, "please")]
-    tokenized = tokenise("question_answering", rows, tokenizer, 20)
+    tokenized = tokenize("question_answering", rows, tokenizer, 20)
     assert tokenized.cut_answers == 1
     assert [row["labels"] == [0, 0] for row in tokenized.rows] == [True, False]
 
@@ -222,7 +222,7 @@ def test_an_answer_from_the_first_word_on_can_be_cut_off_too(tokenizer):
 def test_words_whose_tags_were_all_cut_off_are_counted(tokenizer):
     late = {"tokens": ["a" * 40, "b"], "tags": ["X", "Y"]}
     unknown = {"tokens": ["c"], "tags": ["Z"]}
-    tokenized = tokenise("token_classification", [late, unknown], tokenizer, 9, labels=("X", "Y"))
+    tokenized = tokenize("token_classification", [late, unknown], tokenizer, 9, labels=("X", "Y"))
     assert tokenized.cut_answers == 1
     assert [set(row["labels"]) for row in tokenized.rows] == [{N, 0}, {N}]
 
@@ -233,21 +233,21 @@ def test_a_preview_row_by_row(tokenizer):
         return [(piece["text"], piece["trained"], piece["special"]) for piece in pieces]
 
     end = ("<|im_end|>", False, True)
-    (row,) = tokenise("seq2seq", [chat("me by", "the report")], tokenizer, 64).rows
+    (row,) = tokenize("seq2seq", [chat("me by", "the report")], tokenizer, 64).rows
     written = [("<|im_start|>the report", True, False), ("<|im_end|>", True, True)]
     assert texts("seq2seq", row) == [("<|im_start|>me by", False, False), end, *written]
     labels = ("bad", "good", "mixed")
-    (row,) = tokenise("classification", [{"text": "me", "label": "good"}], tokenizer, 64, labels=labels).rows
+    (row,) = tokenize("classification", [{"text": "me", "label": "good"}], tokenizer, 64, labels=labels).rows
     assert texts("classification", row, labels) == [
         ("<|im_start|>me", False, False),
         end,
         ("good", True, False),
     ]
     tags = {"tokens": ["me", "by"], "tags": ["bad", "none"]}
-    (row,) = tokenise("token_classification", [tags], tokenizer, 64, labels=labels).rows
+    (row,) = tokenize("token_classification", [tags], tokenizer, 64, labels=labels).rows
     assert "".join(text for text, trained, _ in texts("token_classification", row) if trained) in ("m", "me")
     asked = {"question": "by", "context": "me the report", "answer": "report", "start": 7}
-    (row,) = tokenise("question_answering", [asked, asked | {"answer": "", "start": -1}], tokenizer, 64).rows[:1]
+    (row,) = tokenize("question_answering", [asked, asked | {"answer": "", "start": -1}], tokenizer, 64).rows[:1]
     pieces = texts("question_answering", row)
     assert [text.strip() for text, trained, _ in pieces if trained] == ["report"]
     assert "".join(text for text, *_ in pieces) == "<|im_start|>by<|im_end|>me the report<|im_end|>"

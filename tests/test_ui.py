@@ -149,10 +149,10 @@ def test_the_example_run_is_everybodys_and_nobody_changes_it(tmp_path, monkeypat
 
 
 def test_check_says_all_problems_at_once(client):
-    recipe = "budget: {steps: 0}\nmethod: {rank: fast}\ncolour: red"
+    recipe = "budget: {steps: 0}\nmethod: {rank: fast}\ncolor: red"
     problems = client.predict(recipe=recipe, api_name="/check")["problems"]
     assert len(problems) == 3
-    assert all(any(place in p for p in problems) for place in ("budget.steps", "method.rank", "colour"))
+    assert all(any(place in p for p in problems) for place in ("budget.steps", "method.rank", "color"))
 
 
 def test_check_plans_pasted_rows_and_warns_of_few_steps(client):

@@ -302,7 +302,7 @@ def test_scores_by_a_metric_that_is_gone_say_so():
         (tasks.CONVERSATION, "generation", "seq2seq"),
         (tasks.TEXT, "generation", "seq2seq"),
         ("", "generation", "seq2seq"),
-        (tasks.LABELLED_TEXT, "classification", "classification"),
+        (tasks.LABELED_TEXT, "classification", "classification"),
         (tasks.TAGGED_TOKENS, "token_classification", "token_classification"),
         (tasks.QUESTION_CONTEXT, "question_answering", "question_answering"),
     ],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 # Kinds of rows once they have been read, whatever their format was, each with its keys.
 CONVERSATION = "conversations"  # "messages", ending with the assistant's answer
 TEXT = "plain text"  # "text"
-LABELLED_TEXT = "text with a label"  # "text" and "label"
+LABELED_TEXT = "text with a label"  # "text" and "label"
 TAGGED_TOKENS = "tokens with tags"  # "tokens" and "tags"
 QUESTION_CONTEXT = "questions with a context"  # "question", "context", "answer" and "start" (-1: no answer)
 
@@ -84,7 +84,7 @@ TASKS = {
             architecture=False,
             peft_type="SEQ_CLS",
             trainer="transformers.Trainer",
-            learns_from=(LABELLED_TEXT,),
+            learns_from=(LABELED_TEXT,),
             objective="whole_text",
             metric="accuracy",
             pipeline="text-classification",

@@ -122,7 +122,7 @@ def _earlier_answers(chats: list[list[dict]], tokenizer) -> list[list[tuple[str,
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class _Labeled:
     """A row as tokens and labels."""
 
     ids: list[int]
@@ -130,7 +130,7 @@ class _Labelled:
     answer: int  # the index of the last answer's first token
 
 
-def _encode(rendered: list[_Rendered], tokenizer) -> Iterator[_Labelled]:
+def _encode(rendered: list[_Rendered], tokenizer) -> Iterator[_Labeled]:
     """Tokens with the boundaries of generation: a row's tokens start with exactly the tokens of its prompt."""
     plain = {"add_special_tokens": False, "verbose": False}
     # Offsets take time, and are needed only if a row has several answers.
@@ -143,10 +143,10 @@ def _encode(rendered: list[_Rendered], tokenizer) -> Iterator[_Labelled]:
             yield _encode_in_parts(row, tokenizer)
         elif len(row.trained) == 1:
             first = len(prompt) if row.trained[0][0] else 0
-            yield _Labelled(ids, [IGNORE_INDEX] * first + ids[first:], len(prompt))
+            yield _Labeled(ids, [IGNORE_INDEX] * first + ids[first:], len(prompt))
         else:
             labels = _labels(ids, wholes["offset_mapping"][index], row.trained) if mapped else None
-            yield _Labelled(ids, labels, len(prompt)) if labels else _encode_in_parts(row, tokenizer)
+            yield _Labeled(ids, labels, len(prompt)) if labels else _encode_in_parts(row, tokenizer)
 
 
 def _labels(ids: list[int], offsets: list[tuple[int, int]], trained: list[tuple[int, int]]) -> list[int] | None:
@@ -160,7 +160,7 @@ def _labels(ids: list[int], offsets: list[tuple[int, int]], trained: list[tuple[
     return labels
 
 
-def _encode_in_parts(row: _Rendered, tokenizer) -> _Labelled:
+def _encode_in_parts(row: _Rendered, tokenizer) -> _Labeled:
     """The row tokenized part by part, for the few with a token that would cross a boundary."""
     cuts = sorted({0, row.answer, len(row.text), *(place for span in row.trained for place in span)})
     ids, labels, answer = [], [], 0
@@ -170,10 +170,10 @@ def _encode_in_parts(row: _Rendered, tokenizer) -> _Labelled:
         trained = any(a <= start < b for a, b in row.trained)
         ids += part
         labels += part if trained else [IGNORE_INDEX] * len(part)
-    return _Labelled(ids, labels, answer)
+    return _Labeled(ids, labels, answer)
 
 
-def _cut(row: _Labelled, max_length: int, kept: int) -> _Labelled:
+def _cut(row: _Labeled, max_length: int, kept: int) -> _Labeled:
     """The row in at most `max_length` tokens, with as much of its answer as possible.
 
     The prompt loses its beginning, as in generation, except for its first `kept` tokens and for a quarter of
@@ -183,7 +183,7 @@ def _cut(row: _Labelled, max_length: int, kept: int) -> _Labelled:
     over = len(row.ids) - max_length
     left = max(0, min(over, row.answer - max_length // 4 - kept))
     ids, labels = (part[:kept] + part[kept + left :] for part in (row.ids, row.labels))
-    return _Labelled(ids[:max_length], labels[:max_length], row.answer - left)
+    return _Labeled(ids[:max_length], labels[:max_length], row.answer - left)
 
 
 def encode_chats(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tuner.data.chat import encode_chats
-from tuner.data.tokens import IGNORE_INDEX, Encoded, Tokenised, token_pieces
+from tuner.data.tokens import IGNORE_INDEX, Encoded, Tokenized, token_pieces
 from tuner.errors import TunerError
 from tuner.tasks import TASKS
 
@@ -43,14 +43,14 @@ def source(messages: list[dict]) -> str:
     return "\n".join(message["content"] for message in messages)
 
 
-def tokenise(
+def tokenize(
     task: str,
     rows: list[dict],
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
     loss_on: str = "completion",
     labels: tuple[str, ...] = (),
-) -> Tokenised:
+) -> Tokenized:
     """Rows of the kind that the task learns from, as tokens and labels. Raises TunerError if no answer fits."""
     encode = ENCODERS[TASKS[task].objective]
     numbers = {label: i for i, label in enumerate(labels)}
@@ -64,7 +64,7 @@ def tokenise(
             f"None of {len(encoded):,} answers fits into {max_length:,} tokens (data.max_length); the shortest row "
             f"has {min(lengths):,}. Raise data.max_length, shorten the rows, or choose a model with a longer context."
         )
-    tokenized = Tokenised(encoded, lengths, max_length, cut)
+    tokenized = Tokenized(encoded, lengths, max_length, cut)
     return tokenized if encode is encode_chats else replace(tokenized, lost_from="from the end of the text")
 
 

@@ -2,7 +2,7 @@
 
 A new format is one new row: page, recipe and error messages read the table. Knows nothing about files or tokenizers.
 
-    format = recognise(table, data); format.reason; rows = normalise(table, format)
+    format = recognize(table, data); format.reason; rows = normalize(table, format)
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from tuner.data.cells import (
 )
 from tuner.data.parse import Problems, Table
 from tuner.errors import TunerError
-from tuner.tasks import CONVERSATION, LABELLED_TEXT, QUESTION_CONTEXT, TAGGED_TOKENS, TEXT
+from tuner.tasks import CONVERSATION, LABELED_TEXT, QUESTION_CONTEXT, TAGGED_TOKENS, TEXT
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ FORMATS = {
         FormatRow(
             name="text_label",
             title="text and its label",
-            becomes=LABELLED_TEXT,
+            becomes=LABELED_TEXT,
             roles={"text": read_text, "label": read_label},
             spellings=_spelled("text|sentence|review|content|message label|sentiment|category|class"),
         ),
@@ -171,7 +171,7 @@ FORMATS = {
 USUAL = FORMATS["prompt_completion"]  # suggested if nothing is recognized
 
 
-def normalise(table: Table, format: Format, system: str | None = None) -> list[dict]:
+def normalize(table: Table, format: Format, system: str | None = None) -> list[dict]:
     """The table's rows as the kind of rows that their format becomes (tasks.py has their keys).
 
     Text is kept as it is, whitespace and all. `system` becomes the first message of rows without a system message of

@@ -16,7 +16,7 @@ Encoded = tuple[list[dict], list[int], int]
 
 
 @dataclass(frozen=True)
-class Tokenised:
+class Tokenized:
     """Rows as they are trained on, {"input_ids": [...], "labels": [...]}, and what was cut to fit."""
 
     rows: list[dict]

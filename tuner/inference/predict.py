@@ -18,8 +18,8 @@ CANDIDATES = 20  # most likely first and last tokens, which are combined into sp
 @torch.inference_mode()
 def predict(model: nn.Module, tokenizer: PreTrainedTokenizerBase, base: Base, texts: list[str]) -> list[str]:
     """The answer to each text, in words: a label, a line for each entity, or a piece of the text."""
-    tokenise, words = READERS[base.row.objective]
-    read = tokenise(tokenizer, texts, shape_of(base).context)
+    tokenize, words = READERS[base.row.objective]
+    read = tokenize(tokenizer, texts, shape_of(base).context)
     rows = [{k: read[k][i] for k in ("input_ids", "token_type_ids") if k in read} for i in range(len(texts))]
     batch = collate([{**row, "labels": []} for row in rows], tokenizer.pad_token_id or 0)
     device = next(model.parameters()).device

@@ -6,7 +6,7 @@ from typing import Any
 
 from tuner import runs
 from tuner.data.batches import Batches
-from tuner.data.tokens import IGNORE_INDEX, Tokenised
+from tuner.data.tokens import IGNORE_INDEX, Tokenized
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.models.device import device_type
@@ -38,7 +38,7 @@ PARTS = {
 
 
 def estimate_run(
-    recipe: Recipe, base: Base, settings: dict, rows: Tokenised, heldout: int, trainable: int
+    recipe: Recipe, base: Base, settings: dict, rows: Tokenized, heldout: int, trainable: int
 ) -> dict[str, Any]:
     """Steps, seconds (start_up, a_step, training, scoring) and bytes of memory, which is None if unknown.
 

@@ -120,11 +120,11 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
         saved.append(weakref.ref(tensor))
         return tensor
 
-    def quantise(model) -> None:
+    def quantize(model) -> None:
         if base.model.quantization != "none":
-            _as_if_quantised(model, base.model.quantization, lambda tensor: kept.append(keep(tensor)))
+            _as_if_quantized(model, base.model.quantization, lambda tensor: kept.append(keep(tensor)))
 
-    model = attach_on_meta(base, method, compute, quantise)
+    model = attach_on_meta(base, method, compute, quantize)
     # On "meta" PyTorch uses its plain attention, which keeps every score; fake tensors use the fused one, as real
     # ones do.
     with ExitStack() as stack:
@@ -157,7 +157,7 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
     return sum(storages.values())
 
 
-def _as_if_quantised(model: Any, quantization: str, hold: Callable) -> None:
+def _as_if_quantized(model: Any, quantization: str, hold: Callable) -> None:
     """Make the linear layers keep and return tensors as bitsandbytes' layers do."""
     import torch
     from transformers.pytorch_utils import Conv1D

@@ -15,10 +15,10 @@ from tuner.recipe import Recipe
 TENSOR_FLOPS = {(7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (8, 6): 1024, (8, 9): 1024, (9, 0): 4096, (10, 0): 8192}
 TYPICAL_CLOCK = 1.7e9  # Hz
 # Of the peak: PEFT's own reference reaches 16% of an H100's on unpacked rows.
-GPU_UTILISATION = 0.15
+GPU_UTILIZATION = 0.15
 # Of a large matrix product's speed: measured with the shipped model on two cores. The rest goes into dequantization,
 # small products and everything else.
-CPU_UTILISATION = 0.5
+CPU_UTILIZATION = 0.5
 
 PACES = "paces.json"  # in the folder of runs
 KEPT_PACES = 200
@@ -48,14 +48,14 @@ def device_speed() -> float:
         gpu = torch.cuda.get_device_properties(0)
         clock = getattr(gpu, "clock_rate", 0) * 1e3 or TYPICAL_CLOCK
         per_clock = TENSOR_FLOPS.get((gpu.major, gpu.minor), 1024)
-        return gpu.multi_processor_count * per_clock * clock * GPU_UTILISATION
+        return gpu.multi_processor_count * per_clock * clock * GPU_UTILIZATION
     size = 512
     matrix = torch.ones(size, size)
     best, until = float("inf"), time.perf_counter() + 0.02
     while (start := time.perf_counter()) < until:
         torch.mm(matrix, matrix)
         best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best * CPU_UTILISATION
+    return 2 * size**3 / best * CPU_UTILIZATION
 
 
 def step_seconds(flops: float, tokens_per_step: float, pace: dict | None) -> float:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from tuner import metrics, runs
 from tuner.data import encode, formats, parse, sources
-from tuner.data.recognise import recognise
+from tuner.data.recognize import recognize
 from tuner.data.split import Split, split_rows
-from tuner.data.tokens import Tokenised
+from tuner.data.tokens import Tokenized
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import compute_dtype
@@ -44,8 +44,8 @@ class Checked:
     plan: dict
     format: formats.Format
     tokenizer: object
-    train: Tokenised
-    heldout: Tokenised
+    train: Tokenized
+    heldout: Tokenized
     heldout_rows: list[dict]
 
 
@@ -71,7 +71,7 @@ def check(
     chosen = choose(recipe, shape, len(rows.split.train))
     settings = {name: value for name, (value, _) in chosen.items()}
     arguments = tokenizer, settings["max_length"], recipe.training.loss_on, model.labels
-    train, heldout = (encode.tokenise(model.task, part, *arguments) for part in (rows.split.train, rows.split.heldout))
+    train, heldout = (encode.tokenize(model.task, part, *arguments) for part in (rows.split.train, rows.split.heldout))
     if shape.is_bounded:
         train = replace(train, room=_room(recipe, shape, settings))
     trainable = count_trainable(model, method_key(recipe))
@@ -197,8 +197,8 @@ def _check_size(recipe: Recipe, shape: Shape, local: bool) -> None:
 
 def _rows(recipe: Recipe, table: parse.Table | None, base: Path | None, local: bool) -> Rows:
     table = table or sources.read(recipe.data, base, local=local)
-    format = recognise(table, recipe.data)
-    rows = formats.normalise(table, format, recipe.data.system)
+    format = recognize(table, recipe.data)
+    rows = formats.normalize(table, format, recipe.data.system)
     return Rows(table, format, split_rows(rows, table.splits, recipe.data, recipe.seed))
 
 
@@ -251,7 +251,7 @@ def _room(recipe: Recipe, shape: Shape, settings: dict) -> int:
     return shape.context - (settings["virtual_tokens"] if is_prompted else 0)
 
 
-def fit(recipe: Recipe, model: Base, settings: dict, train: Tokenised, heldout: int, trainable: int) -> dict:
+def fit(recipe: Recipe, model: Base, settings: dict, train: Tokenized, heldout: int, trainable: int) -> dict:
     """The forecast. A batch size left on auto is lowered in `settings` until it fits."""
     estimate = forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
     fitting = forecast.rows_that_fit(estimate, settings["batch_size"])
@@ -261,7 +261,7 @@ def fit(recipe: Recipe, model: Base, settings: dict, train: Tokenised, heldout: 
     return forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
 
 
-def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenised, heldout: int, settings: dict) -> dict:
+def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenized, heldout: int, settings: dict) -> dict:
     number, batch, budget = len(train.rows), settings["batch_size"], recipe.budget
     per_epoch = -(-number // batch)
     steps = budget.steps or (max(1, round(budget.epochs * per_epoch)) if budget.epochs else None)

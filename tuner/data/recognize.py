@@ -14,7 +14,7 @@ from tuner.data.parse import Table, quoted
 from tuner.errors import TunerError
 
 
-def recognise(table: Table, data: recipe.Data) -> Format:
+def recognize(table: Table, data: recipe.Data) -> Format:
     """The format of a table's rows, the columns that are used and why. Raises TunerError if that is not clear."""
     shapes = _candidates(data.format)
     if data.columns:
@@ -31,7 +31,7 @@ def recognise(table: Table, data: recipe.Data) -> Format:
             )
         if mappings:
             return _format(table, shape, mappings[0], why)
-    raise TunerError(_unrecognised(table, shapes))
+    raise TunerError(_unrecognized(table, shapes))
 
 
 def _candidates(name: str) -> list[FormatRow]:
@@ -129,7 +129,7 @@ def _mapped(table: Table, shapes: list[FormatRow], columns: dict[str, str]) -> F
     )
 
 
-def _unrecognised(table: Table, shapes: list[FormatRow]) -> str:
+def _unrecognized(table: Table, shapes: list[FormatRow]) -> str:
     """Which columns there are, what is missing and how to map it."""
     folded = _fold(table.columns)
     for shape in shapes:
