@@ -153,12 +153,23 @@ def replace_by_a_longer_one(path: Path) -> None:
     longer.path.replace(path)
 
 
+def replace_by_one_of_the_same_size(path: Path) -> None:
+    """The same with a log of as many bytes: one event whose text fills them."""
+    same, size = EventLog(path.with_name("new")), path.stat().st_size
+    same.append({"event": "queued", "fill": ""})
+    filler = "." * (size - same.path.stat().st_size)
+    same.path.unlink()
+    same.append({"event": "queued", "fill": filler})
+    assert same.path.stat().st_size == size
+    same.path.replace(path)
+
+
 def cut_short(path: Path) -> None:
     """Leave the first line only."""
     os.truncate(path, path.read_bytes().index(b"\n") + 1)
 
 
-@pytest.mark.parametrize("change", [replace, replace_by_a_longer_one, cut_short])
+@pytest.mark.parametrize("change", [replace, replace_by_a_longer_one, replace_by_one_of_the_same_size, cut_short])
 def test_a_log_that_was_replaced_or_cut_short_is_read_anew(path, change: Callable):
     log, reader = EventLog(path), EventReader(path)
     for event in ({"event": "queued"}, {"event": "start", "step": 0}, step(1), step(2)):

@@ -73,3 +73,19 @@ def test_work_that_has_ended_is_not_stopped(stopped):
         thread.join(SECONDS)
     values.close()
     assert not stopped.is_set()
+
+
+def test_a_last_step_of_many_heartbeats_is_waited_for(monkeypatch, stopped):
+    monkeypatch.setattr(heartbeat, "HEARTBEAT", 0.01)
+    done = []
+
+    def work(put) -> None:
+        put(1)
+        assert stopped.wait(SECONDS)
+        time.sleep(0.3)  # the last step and its checkpoint
+        done.append(True)
+
+    values = with_heartbeat(work, stopped.set)
+    assert next(values) == 1
+    values.close()
+    assert done

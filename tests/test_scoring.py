@@ -300,3 +300,9 @@ def test_reading_the_names_of_metrics_imports_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_scoring_the_same_answers_again_gives_the_same_intervals():
+    rng = np.random.default_rng(5)
+    base, adapter = rng.random(30), rng.random(30)
+    assert values(adapter, base) == values(adapter, base)

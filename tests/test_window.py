@@ -546,6 +546,7 @@ def test_the_end_of_a_window_replaces_what_was_made_before_and_is_reported(
     tokenizer = SimpleNamespace(save_pretrained=lambda folder: (folder / "tokenizer").write_text("words"))
     parts.processing_class, evaluated = tokenizer, []
     parts.window.clock.spent = 100.0
+    parts.window.step = parts.window.first = 20  # steps of earlier windows
     parts.steps(steps, seconds=0.51239)
     parts.window.reason = "window"
 
@@ -570,7 +571,7 @@ def test_the_end_of_a_window_replaces_what_was_made_before_and_is_reported(
     assert parts.emitted[-1] == {
         "event": "end",
         "reason": "window",
-        "step": steps,
+        "step": 20 + steps,
         "seconds": 100 + in_window,
         "in_window": in_window,
         "in_steps": in_steps,
