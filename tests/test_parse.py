@@ -49,6 +49,13 @@ def test_the_mark_is_that_of_the_header_though_another_is_more_frequent(tmp_path
     )
 
 
+def test_the_mark_is_that_of_the_rows_though_the_header_has_more_of_another(tmp_path):
+    text = "prompt;completion, short, formal\nHello;Dear Sir\nHi, you;Good day\nBye;Yours\n"
+    table = sources.read_file(write(tmp_path / "rows.csv", text))
+    assert table.columns == ["prompt", "completion, short, formal"]
+    assert table.rows[1] == {"prompt": "Hi, you", "completion, short, formal": "Good day"}
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_encodings_that_say_what_they_are(tmp_path, encoding):
     path = write(
