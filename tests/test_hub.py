@@ -336,6 +336,7 @@ def test_just_the_adapters_own_files_are_pushed(hub, light):
     (light.adapter / "second").mkdir()
     light.write_json("adapter/second/adapter_config.json", {"k": "ä", "base_model_name_or_path": "/root/base"})
     (light.adapter / "second" / "adapter_model.safetensors").write_bytes(b"more weights")
+    light.write_text("recipe.yaml", light.recipe.with_settings({"model.revision": "v2"}).to_yaml())
     assert push(light, " alice/x\n", token=token, endpoint=hub.url) == f"{hub.url}/alice/x"
     files = dict(hub.repo("alice/x").files)
     assert {name: files.pop(name).decode() for name in tokenizer} == {name: name for name in tokenizer}
@@ -355,7 +356,6 @@ def test_just_the_adapters_own_files_are_pushed(hub, light):
     # Without scores and plan: no scores, and the revision of the recipe.
     (light.path / "evaluation.json").unlink()
     light.write_json("plan.json", PLAN | {"revision": None})
-    light.write_text("recipe.yaml", light.recipe.with_settings({"model.revision": "v2"}).to_yaml())
     push(light, "y", token=token, endpoint=hub.url)
     files = hub.repo("alice/y").files
     assert "evaluation.json" not in files
