@@ -1,6 +1,6 @@
 # make run         the page
 # make test        the linter and the tests, about 4 minutes on two cores
-# make test-all    make test, make rehearsal and make matrix: about half an hour on two cores
+# make test-all    make test, make rehearsal and make matrix: about 17 minutes on two cores
 # make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
 # make matrix      every method on every model family
 # make bench       benchmarks: against a plain TRL script, and against the usual way on ZeroGPU
