@@ -235,7 +235,9 @@ def test_a_heldout_loss_is_due_every_so_many_steps_if_it_takes_a_hundredth_of_th
 
 def test_a_heldout_loss_is_measured_without_dropout_on_the_first_rows(finished, machine, monkeypatch):
     monkeypatch.setattr(upkeep, "HELDOUT_ROWS", 3)
-    base, model, measured, entered = base_of(finished), nn.Dropout(), [], []
+    run, model, measured, entered = Run(finished.path), nn.Dropout(), [], []
+    run.plan["settings"] = run.plan["settings"] | {"batch_size": 3}  # as planned for a recipe that names none
+    base = SimpleNamespace(row=SimpleNamespace(objective="nli"), model="the base")
 
     @contextmanager
     def autocast(model):
@@ -250,11 +252,11 @@ def test_a_heldout_loss_is_measured_without_dropout_on_the_first_rows(finished, 
 
     monkeypatch.setattr(upkeep, "heldout_loss", heldout_loss)
     monkeypatch.setattr(upkeep, "autocast", autocast)
-    loss = upkeep.HeldoutLoss(finished, base, 7, 2.0)
-    assert (loss.seconds, loss.batch_size) == (2.0, 4)
+    loss = upkeep.HeldoutLoss(run, base, 7, 2.0)
+    assert (loss.seconds, loss.batch_size) == (2.0, 3)
     assert loss.measure(model) == 1.23457
     ((objective, given, rows, size, padding, *how),) = measured
-    assert (objective, given, size, padding, how) == ("next_token", model, 4, 7, [False, base.model])
+    assert (objective, given, size, padding, how) == ("nli", model, 3, 7, [False, "the base"])
     assert rows.to_list() == upkeep.load_from_disk(str(finished.data / "heldout")).to_list()[:3]
     assert model.training
     assert (loss.measured_at, loss.seconds) == (1003.5, 3.5)
