@@ -19,7 +19,7 @@ class Schedule:
     """A method's schedule with one tensor."""
 
     def __init__(self, value: float):
-        self.kept = {"ranks": torch.tensor([value, 2.0])}
+        self.kept = {"ranks": torch.tensor([[value, 2.0], [3.0, 4.0]]).T}
 
     def state(self) -> dict:
         """What a later window needs."""
@@ -77,7 +77,7 @@ def test_what_was_saved_goes_on_exactly_and_frozen_weights_are_left_alone(run):
     assert torch.equal(counters.pop("random")["cpu"], random)
     assert counters == {"step": 7, **COUNTERS}
     assert resumed.schedule.kept.keys() == {"ranks"}
-    assert torch.equal(resumed.schedule.kept["ranks"], torch.tensor([1.0, 2.0]))
+    assert torch.equal(resumed.schedule.kept["ranks"], torch.tensor([[1.0, 3.0], [2.0, 4.0]]))
     for training in (saved, resumed):
         training.model[0] = saved.model[0]
         training.step()
@@ -114,6 +114,7 @@ def test_the_newest_two_are_kept(run):
     for step in (9, 10, 100):
         training.save(run, step)
     assert names(run) == ["step-00000010.safetensors", "step-00000100.safetensors"]
+    os.utime(run.checkpoints / "step-00000010.safetensors", (2e9, 2e9))  # the number counts, whenever it was written
     assert training.load(run)["step"] == 100
 
 
@@ -143,6 +144,10 @@ def move(tensors: dict, metadata: dict) -> None:
     tensors["weight/1.bias"][1] += 1
 
 
+def rename(tensors: dict, metadata: dict) -> None:
+    tensors["schedule/rates"] = tensors.pop("schedule/ranks")
+
+
 def recount(tensors: dict, metadata: dict) -> None:
     metadata["counters"] = metadata["counters"].replace("12", "13")
 
@@ -155,7 +160,7 @@ def of_the_first_version(tensors: dict, metadata: dict) -> None:
     del metadata["crc32"]
 
 
-@pytest.mark.parametrize("damage", [swap, move, recount, forget, "cut", "empty", of_the_first_version])
+@pytest.mark.parametrize("damage", [swap, move, rename, recount, forget, "cut", "empty", "gone", of_the_first_version])
 def test_the_newest_that_is_whole_is_taken(run, damage):
     training = Training(1)
     training.step()
@@ -164,6 +169,9 @@ def test_the_newest_that_is_whole_is_taken(run, damage):
     newest = run.checkpoints / "step-00000004.safetensors"
     if callable(damage):
         newest.write_bytes(rewritten(newest, damage))
+    elif damage == "gone":
+        newest.unlink()
+        newest.symlink_to("nowhere")
     else:
         newest.write_bytes(newest.read_bytes()[: -1 if damage == "cut" else 0])
     (run.checkpoints / "step-00000005.part").write_bytes(b"half of it")

@@ -237,6 +237,16 @@ def test_steps_are_counted_again_once_half_of_those_that_were_left_are_done(mach
     assert [at for at, _ in marks] == [done + 1] * counts
 
 
+def test_a_window_that_resumes_before_the_first_count_goes_on_measuring(machine):
+    timer = Clock(lambda step: repeat(100 if step > 20 else 1000), warmup=0, seconds=100)
+    timer.spent = 6.0
+    timer.paces.extend([(100, 0.5)] * 3)
+    machine.now += 2.0
+    timer.begin()
+    # Three steps of the earlier window and three after the warm-up of this one; (94 - 4.5 - 0.25) * 0.99 / 0.5 = 176.7
+    assert record(machine, timer, 20, [(100, 0.5)] * 6) == [(25, 25 + 176)]
+
+
 def test_steps_are_counted_in_each_window_and_when_the_pace_has_changed_by_a_tenth(machine):
     timer = resumed(machine, (8, 2008))
     assert len(timer.paces) == clock.RECENT == 40
@@ -251,20 +261,24 @@ def test_steps_are_counted_in_each_window_and_when_the_pace_has_changed_by_a_ten
     record(machine, timer, 20, [(100, 0.5)] * 100)
     later = [at for at, _ in record(machine, timer, 120, [(100, 5.0)] * 13)]
     assert later == [121, 126, 131]
+    # One long step at which they are counted is no change of pace.
+    timer = resumed(machine, (8, 2008))
+    assert [at for at, _ in record(machine, timer, 20, [(100, 0.5)] * 4 + [(100, 0.8)] + [(100, 0.5)] * 10)] == [25]
 
 
+@pytest.mark.parametrize("first", [0, 20])
 @pytest.mark.parametrize("budget", [{"steps": 50}, {"seconds": 500}])
-def test_the_first_steps_of_a_window_are_part_of_the_pace_only_where_it_decides_nothing(machine, budget):
+def test_the_first_steps_of_a_window_are_part_of_the_pace_only_where_it_decides_nothing(machine, budget, first):
     timer = Clock(lambda step: repeat(100), warmup=0, **budget)
     timer.begin()
     assert timer.seconds_per_token is None
-    record(machine, timer, 0, [(100, 9.0), (100, 8.0), (300, 2.0), (100, 1.0)])
+    record(machine, timer, first, [(100, 9.0), (100, 8.0), (300, 2.0), (100, 1.0)])
     paces = [(100, 9.0), (100, 8.0), (300, 2.0), (100, 1.0)]
     assert list(timer.paces) == (paces if "steps" in budget else paces[2:])
     assert timer.seconds_per_token == pytest.approx(20 / 600 if "steps" in budget else 3 / 400)
     assert (timer.steps_done, timer.in_steps, timer.last) == (4, 20.0, 1.0)
     if "steps" in budget:
-        assert timer.seconds_left(4) == pytest.approx(46 * 20 / 4)
+        assert timer.seconds_left(first + 4) == pytest.approx((46 - first) * 20 / 4)
         assert timer.marks == [(0, 50)]
 
 

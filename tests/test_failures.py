@@ -82,9 +82,27 @@ CASES = [
         ODD,
         f"Run run failed after step 3, {UNEXPECTED} {UP_TO_2} {TRY} {LOG}",
     ),
+    # It came further, was killed, and fell back.
+    (
+        [*BROKEN_AT_3, start(2), *steps(3, 4), start(2)],
+        ODD,
+        f"Run run failed after step 2, {UNEXPECTED} {UP_TO_2} {TRY} {LOG}",
+    ),
     # Only the latest error counts.
     (
         [*BROKEN_AT_3, failed("KeyError", 3), start(2), *steps(3)],
+        ODD,
+        f"Run run failed after step 3, {UNEXPECTED} {UP_TO_2} {TRY} {LOG}",
+    ),
+    # Of an error that the page logged, nobody knows the type.
+    (
+        [{"event": "error", "problems": ["It broke."]}],
+        ODD,
+        f"Run run failed before step 1, {UNEXPECTED} {NOTHING} {TRY} {LOG}",
+    ),
+    # The newest checkpoint is the one that counts.
+    (
+        [start(0), *steps(1), saved(1), *steps(2), saved(2), *steps(3)],
         ODD,
         f"Run run failed after step 3, {UNEXPECTED} {UP_TO_2} {TRY} {LOG}",
     ),

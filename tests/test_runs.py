@@ -108,7 +108,8 @@ def test_only_a_stop_requested_since_the_window_was_begun_counts(run, begun, cou
     """A killed process leaves its stop behind; `begun` is in seconds after the stop, None if no window was begun."""
     run.stop()
     if begun is not None:
-        run.append({"event": "starting", "time": time.time() + begun})
+        for earlier in (3600, 0):  # a window of an hour before, and the latest
+            run.append({"event": "starting", "time": time.time() + begun - earlier})
     with run.training():
         assert run.is_asked_to_stop == counts
     assert not run.is_asked_to_stop
@@ -215,7 +216,7 @@ def aged(root: Path, name: str, hours: float, *events: dict) -> runs.Run:
         run.append(event)
         if event == ENDED:
             run.write_json("evaluation.json", {})
-    (run.path / "ballast").write_bytes(bytes(10_000))
+    (run.data / "ballast").write_bytes(bytes(10_000))
     then = time.time() - 3600 * hours
     os.utime(run.path / "events.jsonl", (then, then))
     return run
@@ -417,7 +418,7 @@ def test_a_new_run_is_where_it_is_wanted(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.secrets, "token_urlsafe", lambda size: "a-b_c" * size)
     assert runs.create(small_recipe()).path == tmp_path / "all" / ("axbyc" * 12)
     assert runs.create(small_recipe(), root=tmp_path / "root").path == tmp_path / "root" / ("axbyc" * 12)
-    made = runs.create(small_recipe(seed=3), path=tmp_path / "deep" / "here")
+    made = runs.create(small_recipe(seed=3), root=tmp_path / "root", path=tmp_path / "deep" / "here")
     assert (made.path, made.id, made.recipe.seed) == (tmp_path / "deep" / "here", "here", 3)
     assert made.data.is_dir()
     (file := tmp_path / "file").write_text("")

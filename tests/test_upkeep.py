@@ -34,12 +34,15 @@ def machine(monkeypatch) -> Machine:
     return machine
 
 
+ASKED = {"budget.seconds": 50.0, "training.warmup_steps": 5, "training.batch_size": 4, "seed": 11}
+
+
 @pytest.fixture
 def resumed(finished, tmp_path) -> Run:
-    """The finished run, as if its budget were one in seconds, after two counts of its steps."""
+    """The finished run, as if its budget were one in seconds and its batches of 3 rows, after two counts."""
     run = Run(shutil.copytree(finished.path, tmp_path / "run"))
-    run.write_text("recipe.yaml", run.recipe.with_settings({"budget.seconds": 50.0}).to_yaml())
-    run.write_json("plan.json", {**run.plan, "steps": None})
+    run.write_text("recipe.yaml", run.recipe.with_settings(ASKED).to_yaml())
+    run.write_json("plan.json", {**run.plan, "steps": None, "settings": run.plan["settings"] | {"batch_size": 3}})
     run.log.path.unlink()
     for event in ({"steps": 300}, {"at": 20, "steps": 150}):
         run.append({"event": "schedule", **event})
@@ -63,11 +66,11 @@ def built(resumed):
 def test_a_resumed_window_goes_on_from_the_checkpoint_the_marks_and_the_rows(built, resumed, finished):
     win, said = built
     assert win.clock.marks == [(8, 300), (20, 150)]  # the first version did not say where it counted
-    assert (win.clock.warmup, win.clock.budget, win.clock.deadline) == (0, 50.0, win.opened + 20)
+    assert (win.clock.warmup, win.clock.budget, win.clock.deadline) == (5, 50.0, win.opened + 20)
     assert (win.first, win.clock.spent) == (0, 0.0)
     rows = upkeep.load_from_disk(str(resumed.data / "train"))
     lengths = [len(ids) for ids in rows["input_ids"]]
-    batches = Batches(lengths, 4, resumed.recipe.seed)
+    batches, earlier = Batches(lengths, 3, 11), Batches(lengths, 4, finished.recipe.seed)
     assert next(win.clock.sizes(3)) == next(batches.sizes(3))
     win._restore()
     with safe_open(resumed.checkpoints / "step-00000008.safetensors", "pt") as file:
@@ -78,7 +81,7 @@ def test_a_resumed_window_goes_on_from_the_checkpoint_the_marks_and_the_rows(bui
     assert win.heldout.padding == win.trainer.processing_class.pad_token_id
     assert next(iter(win.trainer.batches)) == next(batches.since(8))
     assert [list(pace) for pace in win.clock.paces] == counters["paces"]
-    assert [tokens for tokens, _ in win.clock.paces] == list(islice(batches.sizes(0), 8))
+    assert [tokens for tokens, _ in win.clock.paces] == list(islice(earlier.sizes(0), 8))
     assert win.random.keys() >= {"cpu"}
     (start,) = said
     assert start == {
@@ -235,7 +238,9 @@ def test_a_heldout_loss_is_due_every_so_many_steps_if_it_takes_a_hundredth_of_th
 
 def test_a_heldout_loss_is_measured_without_dropout_on_the_first_rows(finished, machine, monkeypatch):
     monkeypatch.setattr(upkeep, "HELDOUT_ROWS", 3)
-    base, model, measured, entered = base_of(finished), nn.Dropout(), [], []
+    run, model, measured, entered = Run(finished.path), nn.Dropout(), [], []
+    run.plan["settings"] = run.plan["settings"] | {"batch_size": 3}  # as planned for a recipe that names none
+    base = SimpleNamespace(row=SimpleNamespace(objective="nli"), model="the base")
 
     @contextmanager
     def autocast(model):
@@ -250,11 +255,11 @@ def test_a_heldout_loss_is_measured_without_dropout_on_the_first_rows(finished, 
 
     monkeypatch.setattr(upkeep, "heldout_loss", heldout_loss)
     monkeypatch.setattr(upkeep, "autocast", autocast)
-    loss = upkeep.HeldoutLoss(finished, base, 7, 2.0)
-    assert (loss.seconds, loss.batch_size) == (2.0, 4)
+    loss = upkeep.HeldoutLoss(run, base, 7, 2.0)
+    assert (loss.seconds, loss.batch_size) == (2.0, 3)
     assert loss.measure(model) == 1.23457
     ((objective, given, rows, size, padding, *how),) = measured
-    assert (objective, given, size, padding, how) == ("next_token", model, 4, 7, [False, base.model])
+    assert (objective, given, size, padding, how) == ("nli", model, 3, 7, [False, "the base"])
     assert rows.to_list() == upkeep.load_from_disk(str(finished.data / "heldout")).to_list()[:3]
     assert model.training
     assert (loss.measured_at, loss.seconds) == (1003.5, 3.5)

@@ -184,12 +184,14 @@ class Parts:
         win.model, win.step, win.first, win.tokens, win.random, win.start_up = "the model", 0, 0, 0, None, 1.5
         win.trainer = self
         win.clock = Clock(lambda step: iter([100] * 10**4), opened=opened, **{"warmup": 3, "steps": 40, **settings})
-        win.heldout, win.checkpoints = self, self
+        win.heldout = self
+        # The seconds of a held-out loss are `self.seconds`, those of a checkpoint `win.checkpoints.seconds`.
+        win.checkpoints = SimpleNamespace(is_due=lambda: win.step in self.save_due, save=self.save, seconds=0.0)
         win.last = machine.now
         win.clock.begin()
         # As the trainer
         self.batch_tokens, self.padded_tokens = 80, 100
-        # As the held-out loss, and as the checkpoints
+        # As the held-out loss, and for the checkpoints
         self.due, self.measuring, self.every = (), 0.0, 1
         self.saving, self.save_due = 0.0, ()
         self.seconds = 0.0
@@ -197,10 +199,8 @@ class Parts:
     def emit(self, event: dict) -> None:
         self.emitted.append(event)
 
-    def is_due(self, step: int | None = None, *, is_last: bool = False) -> bool:
-        """Of the held-out loss if a step is named, else of the checkpoints."""
-        if step is None:
-            return self.window.step in self.save_due
+    def is_due(self, step: int, *, is_last: bool) -> bool:
+        """Of the held-out loss."""
         return is_last or step in self.due
 
     def measure(self, model: str) -> float:
@@ -283,7 +283,7 @@ def test_what_is_done_between_steps_is_no_part_of_the_next_ones_time(parts):
 
 
 def test_a_checkpoint_counts_what_a_later_window_needs(parts):
-    parts.save_due, parts.seconds = (12,), 2.0
+    parts.save_due, parts.seconds, parts.window.checkpoints.seconds = (12,), 2.0, 4.0
     parts.window.clock.spent = 7.0
     parts.steps(3, seconds=0.25)
     parts.steps(9)
@@ -291,7 +291,7 @@ def test_a_checkpoint_counts_what_a_later_window_needs(parts):
     assert step == 12
     assert counters == {"seconds": 12.25, "tokens": 960, "heldout_cost": 2.0, "paces": [(100, 0.5)] * 8}
     # Two parts of a checkpoint and one of an adapter, which is a third of it, and a held-out loss.
-    assert parts.window.clock.leaving == 1.5 * 2.0 + 2.0
+    assert parts.window.clock.leaving == 1.5 * 4.0 + 2.0
 
 
 REASONS = [
@@ -375,6 +375,10 @@ def test_the_rate_of_a_resumed_window_goes_on_where_it_was(parts):
     assert rates[3:] == pytest.approx([1 - step / 37 for step in range(37)])
     parts.window.first = 12
     assert [parts.window._rate(step) for step in range(28)] == rates[12:]
+    # A clock may allow fewer steps of warm-up than the recipe names.
+    parts.window.first, parts.window.clock = 0, Clock(None, warmup=3, steps=19)
+    assert [parts.window._rate(step) for step in range(2)] == [0.5, 1.0]
+    parts.window.first, parts.window.clock = 12, Clock(None, warmup=3, steps=40)
     parts.optimizer = SimpleNamespace(param_groups=[{"lr": 9.0}, {"lr": 9.0}])
     parts.window.on_train_begin(None, None, None)
     assert parts.optimizer.param_groups == [{"lr": pytest.approx(0.02 * rates[12])}] * 2
@@ -408,7 +412,7 @@ def test_a_methods_schedule_is_told_the_step_that_was_done_and_how_far_the_run_i
     told = []
     parts.window.on_optimizer_step(None, None, None)  # without a schedule there is nobody to tell
     parts.schedule = SimpleNamespace(stepped=lambda step, progress: told.append((step, progress)))
-    parts.window.step = 21
+    parts.window.step, parts.window.first = 21, 12
     parts.window.on_optimizer_step(None, None, None)
     assert told == [(22, pytest.approx(19 / 37))]
 
@@ -440,14 +444,14 @@ def leave(parts: Parts, step: int, reason: str):
 
 
 def test_a_window_builds_restores_measures_trains_and_finishes(run, training):
-    training.seconds, training.measuring = 2.0, 0.5
+    training.seconds, training.measuring, training.window.checkpoints.seconds = 2.0, 0.5, 4.0
     training.does = leave(training, 3, "stopped")
     assert training.window.train() == (run, "the base", "the tokenizer", "the model")
     assert training.did == [("build", str(run.data / "train")), "restore", "train", "finish"]
     assert training.emitted == [{"event": "heldout", "step": 0, "loss": 1.25}]
     win, now = training.window, training.machine.now
-    assert (win.last, win.clock.began, training.measured_at, training.saved_at) == (now,) * 4
-    assert win.clock.leaving == 5.0
+    assert (win.last, win.clock.began, training.measured_at, win.checkpoints.saved_at) == (now,) * 4
+    assert win.clock.leaving == 8.0
 
 
 COUNTED = {
