@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import small_recipe
+from datasets import load_from_disk
 from tables import table
 
 from tuner import runs
@@ -27,8 +28,8 @@ QUESTIONS = ["five long words are here", "a", "three words here", "two words", "
 class Clock:
     """Whether to stop, and why."""
 
-    def __init__(self, reason: str | None = None):
-        self.reason = reason
+    def __init__(self, later: str = "window"):
+        self.reason, self.later = None, later
 
     def is_set(self) -> bool:
         return self.reason is not None
@@ -46,7 +47,7 @@ class Speaker:
         self.asked.append((active.variants, variants, questions, sampling.max_new_tokens, stop))
         self.now += 3.0
         if self.clock and len(self.asked) > self.batches:
-            self.clock.reason = "window"
+            self.clock.reason = self.clock.later
         return [q.upper() if v == "base" else f"re {q}" for v, q in zip(variants, questions, strict=True)]
 
     def monotonic(self) -> float:
@@ -136,20 +137,22 @@ def test_rows_are_answered_shortest_first_and_each_keeps_its_own_answers(run, sp
     assert recall(runs.RUNS / PACES, pace_key(device_type(), run.recipe)) == {"seconds_per_answer": seconds / 2}
 
 
-def test_answers_that_were_cut_off_are_asked_for_again_and_the_others_are_not(run, speaker, monkeypatch):
+@pytest.mark.parametrize("reason", ["window", "stopped"])
+def test_answers_that_were_cut_off_are_asked_for_again_and_the_others_are_not(run, speaker, monkeypatch, reason):
     monkeypatch.setattr(answers, "BATCH", 2)
-    clock = Clock()
+    clock = Clock(reason)
     speaking = speaker(clock, 1)
     events = without_time(list(evaluate(run, loaded(*TOGETHER), clock)))
     assert [event["event"] for event in events] == ["evaluating", "answered", "evaluating", "unscored"]
-    assert events[-1] == {"event": "unscored", "reason": "window", "row": 2, "rows": 5}
+    assert events[-1] == {"event": "unscored", "reason": reason, "row": 2, "rows": 5}
     assert speaking.asked[0][4] is clock
     kept = {"1": {"base": "A", "adapter": "re a"}, "3": {"base": "TWO WORDS", "adapter": "re two words"}}
     assert run.read_json("answers.json") == kept
     assert run.read_json("evaluation.json") is None
     later = speaker()
     list(evaluate(run, loaded(*TOGETHER), Clock()))
-    assert [asked[2][0] for asked in later.asked] == QUESTIONS[2:3] + QUESTIONS[4:5] + QUESTIONS[:1]  # one at a time
+    if reason == "window":  # which halves the batch
+        assert [asked[2][0] for asked in later.asked] == QUESTIONS[2:3] + QUESTIONS[4:5] + QUESTIONS[:1]
     assert run.read_json("evaluation.json")["adapter"]["exact_match"] == 1
 
 
@@ -179,6 +182,8 @@ def test_a_batch_is_halved_for_each_window_that_closed_on_it_since_the_last_answ
     assert [len(asked[2]) for asked in speaking.asked] == [size for size in sizes for _ in range(2)]
     scores = mine.read_json("evaluation.json")
     assert (scores["rows"], len(scores["examples"])) == (70, 8)
+    paces = [event["seconds_per_answer"] for event in mine.events() if "seconds_per_answer" in event]
+    assert paces == [round(6.0 / size, 4) for size in sizes]
 
 
 def test_an_answer_longer_than_a_window_is_refused_with_what_to_do(run):
@@ -201,20 +206,25 @@ def test_the_loss_is_of_as_many_rows_as_are_answered_in_batches_as_in_training(
     monkeypatch.setattr(
         answers,
         "heldout_loss",
-        lambda kind, model, rows, size, pad: asked.append((kind, model, len(rows), size, pad)) or 2,
+        lambda kind, model, rows, size, pad: asked.append((kind, model, rows["input_ids"][:], size, pad)) or 2,
     )
     run.write_text("recipe.yaml", run.recipe.with_settings({"evaluation.rows": rows}).to_yaml())
+    settings = run.plan["settings"] | {"batch_size": 2}  # 3 in the recipe
+    run.write_json("plan.json", run.plan | {"settings": settings})
     mine = Run(run.path)
     list(evaluate(mine, loaded(*IN_TURN, padding=padding)))
-    assert asked == [("next_token", variant, scored, 3, padding or 0) for variant in ("base", "adapter")]
+    ids = load_from_disk(str(run.data / "heldout"))["input_ids"][:scored]
+    assert len(ids) == scored
+    assert asked == [("next_token", variant, ids, 2, padding or 0) for variant in ("base", "adapter")]
 
 
 def test_rows_without_prompts_are_judged_by_their_loss_alone(run, speaker):
     ask(run, [])
-    speaking = speaker()
+    run.write_text("recipe.yaml", run.recipe.with_settings({"evaluation.metrics": ["answer_f1", "rougeL"]}).to_yaml())
+    run, speaking = Run(run.path), speaker()
     (event,) = without_time(list(evaluate(run, loaded(*IN_TURN))))
     assert not speaking.asked
-    scores = {"metric": "rougeL", "rows": 0, "base": {"loss": 1.23457}, "adapter": {"loss": 0.5}, "gain": None}
+    scores = {"metric": "answer_f1", "rows": 0, "base": {"loss": 1.23457}, "adapter": {"loss": 0.5}, "gain": None}
     assert event == {"event": "evaluation", **scores}
     assert run.read_json("evaluation.json") == scores | {"examples": []}
 

@@ -47,9 +47,9 @@ def train_until_killed(run: runs.Run) -> tuple[psutil.Process, list[dict]]:
 def test_the_training_process_is_told_no_token(run, monkeypatch):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("TUNER_SOMETHING", "else")
+    monkeypatch.setenv("SOME_TOKENS_ELSE", "no secret")
     process, _ = train_until_killed(run)
-    assert process.environment["TUNER_SOMETHING"] == "else"
+    assert process.environment["SOME_TOKENS_ELSE"] == "no secret"
     assert not [name for name, value in process.environment.items() if name in SECRETS or value in SECRETS.values()]
     assert os.environ["HF_TOKEN"] == "hf_one"  # the app itself still has it
 
@@ -226,10 +226,11 @@ def test_what_a_window_needs_is_imported_before_it_opens(tmp_path):
 
 @pytest.mark.parametrize(("seconds", "shorter"), [(20, 10), (21, 10.5), (19, None)])
 def test_half_a_window_is_requested_only_where_it_is_long_enough(seconds, shorter, run):
-    if shorter:
-        assert gpu._shorter_window(REFUSALS["long enough"], seconds, run, "train") == shorter
-    else:
-        assert "long enough" in refusal(REFUSALS["long enough"], run, seconds=seconds)
+    for job in gpu.NEXT:
+        if shorter:
+            assert gpu._shorter_window(REFUSALS["long enough"], seconds, run, job) == shorter
+        else:
+            assert "long enough" in refusal(REFUSALS["long enough"], run, job, seconds)
 
 
 def test_each_figure_of_a_refusal_stands_in_its_place(run, caplog):
@@ -257,11 +258,11 @@ ASKED = [
     ([TRAINED], None, FORESEEN, gpu.BESIDE + 7 + 20),
     ([START, TRAINED | {"reason": "window"}], None, FORESEEN, gpu.BESIDE + 1.2 * 100 + 20),
     ([START, LATER, TRAINED], 40, FORESEEN, gpu.BESIDE + 11 + 20),
-    ([START, STEP, LATER], None, FORESEEN, gpu.BESIDE + 1.2 * (11 + 50) + 20),
+    ([START, STEP | {"seconds_to_go": 90.0}, STEP, LATER], None, FORESEEN, gpu.BESIDE + 1.2 * (11 + 50) + 20),
     ([STEP], None, FORESEEN, gpu.BESIDE + 1.2 * (7 + 50) + 20),
     ([{"event": "start", "step": 0}, STEP], None, FORESEEN, gpu.BESIDE + 1.2 * (7 + 50) + 20),
     ([START, STEP], 25, FORESEEN, 20),
-    ([START, STEP | {"seconds": 12.0}], 40, FORESEEN, 28 + 20),
+    ([START, STEP | {"seconds": 2.0}, STEP | {"seconds": 12.0}], 40, FORESEEN, 28 + 20),
     ([{"event": "unscored", "reason": "window"}, {"event": "answered"}, TRAINED], 40, FORESEEN, gpu.BESIDE + 27),
     ([TRAINED, {"event": "unscored", "reason": "window"}, {"event": "answered"}], 40, FORESEEN, gpu.BESIDE + 27),
     ([{"event": "died"}, TRAINED], 40, FORESEEN, gpu.BESIDE + 27),
@@ -479,13 +480,15 @@ def test_jobs_are_given_what_was_asked_for(run, monkeypatch, tmp_path):
     monkeypatch.setattr("tuner.inference.generate.stream", stream)
     monkeypatch.setattr("tuner.inference.variants.load_variants", lambda runs, merged: (runs, merged))
     conversations = {"base": [], "adapter": []}
-    answers = gpu.chat({"adapter": run}, {"merged": tmp_path / "merged"}, conversations, temperature=0.5, seed=3)
+    merged_of = {name: tmp_path / name for name in ("merged", "weighted")}
+    both = {"adapter": run, "second": runs.Run(tmp_path / "other")}
+    answers = gpu.chat(both, merged_of, conversations, temperature=0.5, seed=3)
     assert [next(answers), next(answers)] == [{"base": "a"}, {"base": "a b"}]
     answers.close()
     assert stopped == [True]
     (((adapters, merged), asked_for, sampling),) = asked
-    assert {name: adapter.path for name, adapter in adapters.items()} == {"adapter": run.path}
-    assert merged == {"merged": tmp_path / "merged"}
+    assert {name: a.path for name, a in adapters.items()} == {"adapter": run.path, "second": tmp_path / "other"}
+    assert merged == merged_of
     assert (asked_for, sampling) == (conversations, Sampling(temperature=0.5, seed=3))
 
 
@@ -535,9 +538,12 @@ def typed():
 def test_the_training_process_is_told_the_run_and_writes_to_its_log(run, process, typed, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert process("exit 0", {"event": "end", "reason": "steps"}) == ["end"]
-    assert (run.path / "given").read_text() == f"{ROOT} -m tuner train {run.path} --json\n"
+    given = f"{ROOT} -m tuner train {run.path} --json\n"
+    assert (run.path / "given").read_text() == given
     assert (run.path / "train.log").read_text() == "to stderr\n"
-    process("exit 0")
+    (run.path / "given").unlink()
+    list(gpu.train(runs.Run(Path("run"))))  # relative to where the app runs
+    assert (run.path / "given").read_text() == given
     assert (run.path / "train.log").read_text() == "to stderr\n" * 2
     assert (run.path / "stdin").read_text() == ""
     assert int((run.path / "session").read_text()) != os.getsid(0)  # it outlives the app
@@ -557,6 +563,8 @@ def test_the_end_of_the_training_process_is_told_by_what_it_logged(run, process)
         )
     with pytest.raises(TunerError, match="One"):
         process("exit 2", broke | {"time": 2.0})  # the same once more
+    with pytest.raises(TunerError, match="could not start"):
+        process("exit 2")
     assert process("kill -9 $$") == ["died"]
 
 

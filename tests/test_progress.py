@@ -140,6 +140,11 @@ def test_a_window_may_start_at_any_of_the_last_checkpoints():
     assert curve.last["step"] == 5
     assert curve.losses[-1] == (5, 5.0)
     assert curve.heldout[-1] == (5, 50.0)
+    for number in (6, 7):  # once more, with other losses
+        curve.add({"event": "step", "step": number, "loss": 60.0 + number})
+        curve.add({"event": "checkpoint", "step": number})
+    curve.add({"event": "start", "step": 6})
+    assert (curve.last["loss"], curve.losses[-1]) == (66.0, (6, 66.0))
 
 
 def test_what_was_learned_or_answered_ends_a_row_of_failures():
@@ -153,6 +158,19 @@ def test_what_was_learned_or_answered_ends_a_row_of_failures():
     assert curve.failures == [["x"], []]
     curve.add(error)
     assert curve.failures == [[], ["x"]]
+    for event in ({"event": "queued"}, START, error):
+        curve.add(event)
+    assert curve.failures == [["x"], ["x"]]
+
+
+def test_a_run_has_failed_again_only_where_its_problems_are_those_of_the_last_time(mine):
+    with_events(mine)
+    for problem, again in (("x", False), ("y", False), ("y", True), ("x", False)):
+        mine.append({"event": "queued"})
+        assert progress.read(mine).problems == []  # somebody tries again
+        mine.append({"event": "error", "problems": [problem]})
+        now = progress.read(mine)
+        assert (now.failed_again, now.problems) == (again, [problem])
 
 
 KEPT = "What was learned is kept."

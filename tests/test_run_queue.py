@@ -121,7 +121,8 @@ def test_as_many_train_at_once_as_there_are_places_and_a_place_given_back_goes_t
     second.done.set()
     assert last.result()
     last.done.set()
-    last.join(SECONDS)
+    for waiter in (first, second, third, last):
+        waiter.join(SECONDS)
     assert queue.held() == []
 
 
@@ -311,7 +312,11 @@ def test_a_run_whose_window_closed_or_that_lost_its_turn_is_queued_again_or_give
         assert run_queue.start_next_window(run, "ann") == waits
         assert queue.holds(run.id) == waits
         assert [e["event"] for e in run.events()[len(log) :]] == ["continued"] * waits
-        queue.leave(run.id)
+        queue.join("another of ann's", "ann")
+        queue.join("carl's", "carl")
+        assert queue.place("carl's") == 2
+        for name in (run.id, "another of ann's", "carl's"):
+            queue.leave(name)
     (run.path / "events.jsonl").unlink()
     for entry in log:
         run.append(entry)
@@ -361,6 +366,31 @@ def test_who_follows_a_run_reads_its_events_its_place_and_each_of_its_windows(ru
     assert len(training.trained) >= 2
     assert run.events()[-1]["reason"] == "stopped"
     assert not queue.holds(run.id)
+
+
+def test_who_follows_a_run_is_told_its_place_for_each_window_and_keeps_the_turn_of_the_same_visitor(
+    run, queue, training
+):
+    training.may_end.clear()
+    training.events = [{"event": "start", "step": 0}, WINDOW_OVER]
+    following = run_queue.follow(run, "ann", run.reader())
+    queue.join("other", "bob")
+    with queue.turn("other"):
+        run_queue.start(run, "ann", QUEUED)
+        assert [next(following)["event"] for _ in range(3)] == ["queued", "waiting", "heartbeat"]
+    until(lambda: training.trained and queue.place(run.id) is None)
+    assert [next(following)["event"] for _ in range(2)] == ["starting", "heartbeat"]
+    training.may_end.set()
+    until(lambda: not queue.holds(run.id))
+    queue.join("other", "bob")
+    with queue.turn("other"):
+        assert [next(following)["event"] for _ in range(3)] == ["start", "end", "continued"]
+        assert next(following) == {"event": "waiting", "place": 1}
+        queue.join("another of ann's", "ann")
+        queue.join("carl's", "carl")
+        assert queue.place("carl's") == 2
+        for name in (run.id, "another of ann's", "carl's"):
+            queue.leave(name)
 
 
 def test_what_a_run_logs_just_before_it_gives_its_place_back_is_still_read(run, queue):

@@ -116,6 +116,7 @@ def test_answer_f1_counts_shared_words_without_articles_and_punctuation(referenc
         ("", "PER: Ada [1-1]", (0, 1)),
         ("PER: Ada [1-1]", "", (0, 1)),
         ("", "", (0, 0)),
+        ("PER: Ada [1-1]", "PER: Ada [1-1]\nPER: Ada [1-1]", (2, 2)),  # the same one twice
     ],
 )
 def test_an_entity_counts_where_kind_and_place_are_right(reference, answer, counts):
@@ -143,7 +144,7 @@ def test_nothing_to_find_and_nothing_found_is_a_full_score():
 def test_accuracy_is_the_share_of_rows_that_are_right():
     scores = scored(
         "accuracy",
-        ["good", "bad", "good", "bad"],
+        ["good\n", "bad", "good", "bad"],
         pairs(("good", "good"), ("good", " bad\n"), ("bad", "good"), ("Bad", "good")),
     )
     assert (scores["metric"], scores["rows"]) == ("accuracy", 4)
@@ -151,6 +152,11 @@ def test_accuracy_is_the_share_of_rows_that_are_right():
     assert scores["adapter"]["accuracy"] == 0.75
     assert scores["gain"]["accuracy"] == 0.5
     assert scores["each"] == {"base": [1, 0, 0, 0], "adapter": [1, 1, 1, 0]}
+
+
+def test_a_value_per_row_is_of_the_reference_and_then_of_the_answer():
+    statistics = metrics.mean_of(lambda reference, answer: len(reference) + len(answer) / 10)
+    assert statistics("four", "to") == (pytest.approx(4.2), 1.0)
 
 
 def test_every_task_has_a_metric_that_fits_it():
