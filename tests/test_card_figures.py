@@ -10,6 +10,7 @@ from recorded import EVENTS, HUB, MERGED, PLAN, SCORES, recorded, section
 
 from tuner.evaluation.verdict import judge
 from tuner.hub import card
+from tuner.metrics import METRICS
 from tuner.recipe import Recipe
 
 
@@ -131,6 +132,13 @@ def test_the_settings_on_a_card_are_those_given_and_those_chosen_with_the_reason
     assert list(rows) == [name for name in names if name not in empty]
 
 
+LABELED = {
+    "metric": "accuracy",
+    "rows": 8,
+    "base": {"accuracy": 0.25, "accuracy_low": 0.125, "accuracy_high": 0.375},
+    "adapter": {"accuracy": 0.75, "accuracy_low": 0.625, "accuracy_high": 0.875},
+    "gain": {"accuracy": 0.5, "low": 0.25, "high": 0.625},
+}
 CHANGES = {  # settings and what the run's files hold instead -> what the card says of it, and what no more
     "one row, one token": (
         {"evaluation.max_new_tokens": 1},
@@ -152,6 +160,15 @@ CHANGES = {  # settings and what the run's files hold instead -> what the card s
             "on the base model in 8-bit. The code above",
         ],
         ["likeliest token"],
+    ),
+    "another metric": (
+        {},
+        {"scores": LABELED},
+        [
+            "| accuracy, higher is better (95% interval) | 0.250 (0.125 to 0.375) | 0.750 (0.625 to 0.875) |",
+            f" accuracy is computed as in {METRICS['accuracy'].package}. ",
+        ],
+        ["ROUGE"],
     ),
     "loss alone": (
         {},
@@ -254,6 +271,12 @@ CHANGES = {  # settings and what the run's files hold instead -> what the card s
         ["- source: `'my' rows.csv`, a file that is not published\n"],
         ["jane", "datasets/"],
     ),
+    "a folder by another path": (
+        {"model.name": "../models/.."},
+        {"plan": PLAN | {"model_folder": "/home/jane/my-model", "revision": None}},
+        ["This adapter for my-model, a model that is not published was trained", "| model.name | my-model |"],
+        ["jane"],
+    ),
     "a file that is there": (
         {"data.source": str(Path(__file__))},
         {},
@@ -303,6 +326,8 @@ def test_a_shipped_model_under_its_name_on_the_hub_is_named_without_its_revision
         "tiny-office, unchanged) was trained"
     ) in text
     assert front(text)["base_model"] == "alice/office-base"
+    renamed = front(card.card(recorded(tmp_path), "alice/office", "alice/office-base"))
+    assert renamed["base_model"] == "alice/office-base"
     assert "(Tuner's example" not in card.card(recorded(tmp_path), "alice/office", HUB["model.name"])
     beside = card.base_card("office-base", "alice/office")
     assert "# office-base\n" in beside
@@ -327,12 +352,10 @@ def test_the_front_matter_says_what_the_hub_lists_a_model_by(tmp_path):
         "metrics": ["rouge"],
         "results": ("office", generation, dataset | {"config": "en", "split": "test"}, results),
     }
-    accuracy = {"metric": "accuracy", "adapter": {"accuracy": 0.75}, "base": {"accuracy": 0.25}, "rows": 8}
-    accuracy["gain"] = {"accuracy": 0.5, "low": 0.25, "high": 0.625}
     labeled = PLAN | {"task": "classification", "labels": ["no", "yes"]}
     mine = {"model.name": "tiny-office", "data.source": "mine.csv", "model.quantization": "none"}
     run = recorded(
-        tmp_path, mine | {"method.name": "full"}, labeled, accuracy, config={"native": "X", "method": "selected"}
+        tmp_path, mine | {"method.name": "full"}, labeled, LABELED, config={"native": "X", "method": "selected"}
     )
     task = {"type": "text-classification", "name": "Text classification"}
     scored = [{"type": "accuracy", "value": 0.75, "name": "accuracy"}]

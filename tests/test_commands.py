@@ -88,8 +88,14 @@ def test_each_option_of_a_chat_has_its_effect(calls, tmp_path, capsys):
 
 
 def test_a_conversation_goes_on_with_each_models_answers_until_nothing_is_said(calls, tmp_path, capsys, monkeypatch):
-    said = iter(["yo ", " thx", "  ", "never read"])
-    monkeypatch.setattr("builtins.input", lambda prompt: capsys.readouterr() and prompt == "you> " and next(said))
+    said, out = iter(["yo ", " thx", "  ", "never read"]), []
+
+    def read(prompt: str) -> str:
+        assert prompt == "you> "
+        out.append(capsys.readouterr().out)
+        return next(said)
+
+    monkeypatch.setattr("builtins.input", read)
     run = some_run(tmp_path, settings={"method.name": "prompt_tuning"})
     assert main(["chat", str(run.path), "--system", "Be brief.", "--json"]) == 0
     first, second = (conversations for kind, conversations, _ in calls if kind == "ask")
@@ -99,11 +105,13 @@ def test_a_conversation_goes_on_with_each_models_answers_until_nothing_is_said(c
         answer = {"role": "assistant", "content": f"{variant}: yo"}
         assert second[variant] == [system, user, answer, {"role": "user", "content": "thx"}]
     assert next(said) == "never read"
+    answered = [{"prompt": said, "base": f"base: {said}", "adapter": f"adapter: {said}"} for said in ("yo", "thx")]
+    assert [json.loads(line) for line in "".join(out).splitlines()] == answered
     assert main(["chat", str(run.path), "--prompt", ""]) == 0
     assert len(calls) == 4  # loading twice, and two questions
 
 
-def test_several_runs_are_asked_under_names_that_tell_them_apart(calls, tmp_path, capsys):
+def test_several_runs_are_asked_under_names_that_tell_them_apart(calls, tmp_path, capsys, monkeypatch):
     one, other, same, base = (some_run(tmp_path / f, n) for f, n in zip("abcd", ("one", "two", "one", "base")))
     for opened, names in (
         ([one, other], ["one", "two"]),
@@ -114,6 +122,9 @@ def test_several_runs_are_asked_under_names_that_tell_them_apart(calls, tmp_path
         assert main(["chat", *(str(run.path) for run in opened), "--prompt", "yo", "--json"]) == 0
         assert calls[0] == ("load", dict(zip(names, [run.path for run in opened], strict=True)), {})
         assert list(printed(capsys)) == ["prompt", "base", *names]
+    monkeypatch.chdir(one.path.parent)
+    assert main(["chat", one.path.name, str(same.path), "--prompt", "yo", "--json"]) == 0
+    assert list(printed(capsys)) == ["prompt", "base", str(one.path), str(same.path)]
 
 
 def test_a_merge_says_where_the_model_is_and_how_it_agrees(calls, tmp_path, capsys):
@@ -181,6 +192,9 @@ def test_training_prints_the_plan_the_events_and_the_verdict(tmp_path, capsys, m
     told = capsys.readouterr()
     assert told.out == f"run {run.path}\n{terminal.plan_text(UNPINNED)}\n{terminal.verdict(SCORES)}\n"
     assert "36/40" in told.err
+    given = str(shutil.copy(run.path / "recipe.yaml", tmp_path))
+    assert main(["train", given, "--out", str(run.path)]) == 0
+    assert capsys.readouterr().out.startswith(f"run {run.path}\n")
 
     def interrupted(given: runs.Run):
         yield events[0]

@@ -265,7 +265,10 @@ def test_a_broken_connection_loses_nothing_and_the_next_push_goes_through(hub, n
     hub.stall("GET", "/api/whoami")
     assert "did not answer in time" in refused(named, hub, token=token)
     hub.close()
-    assert "can't be reached" in refused(named, hub, token=token)
+    assert refused(named, hub, token=token) == (
+        "The push to 'x': the Hub can't be reached. Nothing is lost; check your network and try again. The run is "
+        "unchanged."
+    )
     assert {path: path.read_bytes() for path in named.path.rglob("*") if path.is_file()} == before
 
 
@@ -400,12 +403,25 @@ def test_no_weights_of_others_are_replaced_whatever_their_format(suffix, hub, li
     assert f"holds another model (theirs{suffix})" in refused(light, hub, token=hub.user("alice"))
 
 
+def test_a_second_part_is_replaced_only_by_a_second_part(hub, light):
+    token, there = hub.user("alice"), {"second/adapter_model.safetensors": b"old"}
+    hub.add_model("alice/x", there, private=True)
+    assert "holds another model (second/adapter_model.safetensors)" in refused(light, hub, token=token)
+    (light.adapter / "second").mkdir()
+    light.write_json("adapter/second/adapter_config.json", {})
+    (light.adapter / "second" / "adapter_model.safetensors").write_bytes(b"new")
+    push(light, "x", token=token, endpoint=hub.url)
+    assert hub.repo("alice/x").files["second/adapter_model.safetensors"] == b"new"
+
+
 def test_a_base_model_of_the_same_name_is_compared_by_its_content(hub, light):
-    token, base = hub.user("alice"), {"README.md": b"old", "model.safetensors": b"another"}
+    weights = (EXAMPLES / "tiny-office" / "model.safetensors").read_bytes()
+    another = weights[:-1] + bytes([weights[-1] ^ 1])  # of the same size
+    token, base = hub.user("alice"), {"README.md": b"old", "model.safetensors": another}
     hub.add_model("alice/x-base", base, private=True)
     said = refused(on_the_shipped_model(light), hub, token=token)
     assert said == "alice/x-base already exists and holds another model (model.safetensors). Choose another name."
-    base["model.safetensors"] = (EXAMPLES / "tiny-office" / "model.safetensors").read_bytes()
+    base["model.safetensors"] = weights
     hub.add_model("alice/x-base", base, private=True)
     push(light, "x", token=token, endpoint=hub.url)
     assert hub.repo("alice/x-base").files["README.md"] != b"old"
@@ -487,8 +503,8 @@ def test_what_a_token_lacks_is_said_for_each_repository(hub, light):
     assert said("x", scopes={"alice/x-base": ["repo.write"]}) == denied.format("alice/x")
     assert "Push to alice/x, or" in said("bob/x")
     # A scope on one repository of an organization, which the token's owner is no member of.
-    assert said("acme/x", scopes={"acme/other": ["repo.write"]}).startswith(
-        "Your fine-grained token may not write to acme/x-base and acme/x. Give it"
+    assert said("acme/x", scopes={"acme/other": ["repo.write"]}) == (
+        denied.format("acme/x-base and acme/x").replace("under alice", "under acme")
     )
     assert not [seen for seen in hub.seen if seen.method != "GET"]
     both = {"acme/x": ["repo.write"], "acme/x-base": ["repo.write"]}

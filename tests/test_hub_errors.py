@@ -80,13 +80,18 @@ TOLD = {
     ],
     "The model 'a/B': the Hub rejects this token; it is mistyped, expired or revoked. Create a new one at "
     "https://huggingface.co/settings/tokens.": [answered(401)],
-    "The model 'a/B': too many requests to the Hub. Try again in a few minutes.": [answered(429)],
+    "The model 'a/B': too many requests to the Hub. Try again in a few minutes.": [
+        answered(429), because(ValueError(), answered(429))
+    ],
     "The model 'a/B': the Hub is having problems. Nothing is lost; try again in a few minutes.": [
         answered(500), answered(502), answered(503), answered(504)
     ],
     REFUSED: [answered(400), answered(402), answered(403), answered(409), answered(413), answered(422)],
     REFUSED.replace(" Hub.", ' Hub: "storage limit reached".', 1): [answered(403, " storage limit reached. ")],
-    REFUSED.replace(" Hub.", f' Hub: "{"x" * 200}".', 1): [because(answered(409), answered(418, "x" * 201))],
+    REFUSED.replace(" Hub.", f' Hub: "{"x" * 200}".', 1): [
+        because(answered(409), answered(418, "x" * 201)),
+        because(answered(403, "x" * 200), answered(403, "behind it")),
+    ],
     "The model 'a/B': the Hub did not answer in time. Nothing is lost; check your network and try again. The shipped "
     "examples need no network.": [
         named("ReadTimeout", "", type("TimeoutException", (type("TransportError", (Exception,), {}),), {})),
@@ -102,6 +107,7 @@ TOLD = {
     "examples need no network.": [
         *map(named, UNREACHED),
         because(ValueError(), None, because(KeyError(), named("gaierror"))),
+        because(ValueError(), named("gaierror"), PermissionError()),  # its cause, and not what was handled before
     ],
 }  # fmt: skip
 
@@ -113,11 +119,13 @@ def test_each_error_is_told_for_what_it_is(sentence):
 
 
 def test_what_can_be_done_without_the_hub_is_the_callers_to_say():
-    told = hub_errors.explain(named("gaierror"), "the push to 'x'", "The run is unchanged.")
-    assert str(told) == (
-        "The push to 'x': the Hub can't be reached. Nothing is lost; check your network and try again. The run is "
-        "unchanged."
-    )
+    for name, said in (
+        ("gaierror", "the Hub can't be reached. Nothing is lost; check your network and try again."),
+        ("Timeout", "the Hub did not answer in time. Nothing is lost; check your network and try again."),
+        ("OfflineModeIsEnabled", "HF_HUB_OFFLINE is set, so the Hub can't be used. Unset it and try again."),
+    ):
+        told = hub_errors.explain(named(name), "the push to 'x'", "The run is unchanged.")
+        assert str(told) == f"The push to 'x': {said} The run is unchanged."
 
 
 def test_other_errors_are_not_the_hubs():
@@ -139,7 +147,7 @@ def test_each_wait_for_the_next_byte_has_a_limit_of_its_own(monkeypatch):
     for given, expected in (
         ({}, {}),
         ({"timeout": {"connect": 5.0, "read": None}}, {"connect": 5.0}),
-        ({"timeout": {"write": 1.0, "pool": 3.0}}, {"write": 1.0, "pool": 3.0}),
+        ({"timeout": {"write": 1.0, "pool": 30.0}}, {"write": 1.0, "pool": 30.0}),
     ):
         request = SimpleNamespace(extensions=given)
         limit(request)

@@ -451,7 +451,17 @@ def test_a_download_that_fails_is_explained_with_the_models_name(monkeypatch, er
 
 def test_only_a_plain_name_is_shipped():
     assert is_shipped("tiny-office")
-    for name in ("tiny-offic", "./tiny-office", "../examples/tiny-office", "tiny-office/", "/", "", ".", "é"):
+    for name in (
+        "tiny-offic",
+        "./tiny-office",
+        "../examples/tiny-office",
+        "tiny-office/",
+        "/",
+        "",
+        ".",
+        "é",
+        "corporate.jsonl",
+    ):
         assert not is_shipped(name), name
     assert fetch_model(recipe.Model(name="tiny-office")) == recipe.EXAMPLES / "tiny-office"
 

@@ -203,6 +203,24 @@ def test_what_is_said_of_splits_that_can_not_be_had():
     assert sources.pick_splits(iter(names), Data(), "x") == ("train", "test")
 
 
+@pytest.mark.parametrize(
+    ("names", "given", "picked"),
+    [
+        (["extra", "training", "train", "test", "validation"], {}, ("train", "validation")),
+        (["extra", "training", "test"], {}, ("training", "test")),
+        (["test", "extra", "more"], {}, ("extra", "test")),
+        (["test"], {}, ("test", None)),
+        (["train", "extra"], {}, ("train", None)),
+        (["train", "extra", "test"], {"split": "extra"}, ("extra", "test")),
+        (["train", "validation", "test"], {"split": "validation"}, ("validation", "test")),
+        (["train", "extra", "test"], {"heldout_split": "extra"}, ("train", "extra")),
+        (["extra", "more"], {"heldout_split": "extra"}, ("more", "extra")),
+    ],
+)
+def test_the_splits_are_those_given_or_go_by_their_names(names, given, picked):
+    assert sources.pick_splits(names, Data(**given), "x") == picked
+
+
 # -- the Hub
 
 

@@ -85,7 +85,8 @@ def test_hub_datasets(hub, tmp_path):
     hub.add_dataset("alice/hidden", {"train.jsonl": lines(60)}, private=True)
     hub.add_dataset("alice/huge", {"train.csv": b"prompt,completion\n" + b"a,b\n" * 51})
     card = "---\nconfigs:\n" + "".join(f"- config_name: {c}\n  data_files: {c}.csv\n" for c in ("en", "de")) + "---\n"
-    hub.add_dataset("alice/tongues", {"README.md": card.encode(), "en.csv": CSV.encode(), "de.csv": CSV.encode()})
+    german = CSV.partition("\n")[0] + "\n" + "ja,nein\n" * 7
+    hub.add_dataset("alice/tongues", {"README.md": card.encode(), "en.csv": CSV.encode(), "de.csv": german.encode()})
     answers = read_hub(
         hub,
         tmp_path,
@@ -112,7 +113,7 @@ def test_hub_datasets(hub, tmp_path):
     assert answers[3][4] == ["Only the first 20 rows of the split 'train' were read."]
     assert "'alice/hidden' is not on the Hub, or it is private" in answers[4]
     assert "has more than 50 rows" in answers[5]
-    assert answers[6][:2] == [8, ["train"]]
+    assert answers[6][:3] == [7, ["train"], {"prompt": "ja", "completion": "nein"}]
     assert "data.config: the configurations of 'alice/tongues' are en, de. Set it" in answers[7]
 
 

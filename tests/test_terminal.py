@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from recorded import PLAN, SCORES
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
 from tuner import terminal
@@ -132,7 +134,7 @@ def test_the_merge_check_says_where_the_model_is_and_what_each_share_means():
 
 def test_a_run_is_listed_with_its_scores_or_with_its_problems():
     facts = {"model": "tiny-office", "data": "corporate.jsonl", "method": "lora", "problems": []}
-    scored = {"metric": "accuracy", "scores": {"base": 0.234, "adapter": 0.876}}
+    scored = {"metric": "rougeL", "scores": {"base": 0.234, "adapter": 0.876}}
     unscored = {"metric": None, "scores": None}
     nothing = dict.fromkeys(("model", "data", "method", "metric", "scores"))
     rows = [
@@ -141,7 +143,7 @@ def test_a_run_is_listed_with_its_scores_or_with_its_problems():
         {"id": "three", "status": "damaged", **nothing, "problems": ["Its plan is gone.", "Its recipe, too."]},
     ]
     assert terminal.runs_text(rows).splitlines() == [
-        "one  finished     lora on tiny-office, corporate.jsonl  accuracy 0.23 -> 0.88",
+        "one  finished     lora on tiny-office, corporate.jsonl  ROUGE-L 0.23 -> 0.88",
         "second  interrupted  lora on tiny-office, corporate.jsonl",
         "three  damaged      Its plan is gone. Its recipe, too.",
     ]
@@ -194,6 +196,7 @@ COMPARED = {
 def test_a_comparison_has_each_figure_in_its_column_and_the_best_method_first():
     unmeasured = {"title": "IA3", "base": None, "score": None, "low": None, "high": None, "loss": 2.5, "steps": 7}
     best = {"title": "DoRA", "score": 0.5, "low": 0.3, "high": 0.75, "trainable_parameters": 90, "seconds": 3.04}
+    best["adapter_bytes"] = 2**18
     table = terminal.comparison([COMPARED, COMPARED | unmeasured, COMPARED | best])
     assert table.title == "ROUGE-L on held-out rows (95% interval; higher is better); base model: 0.124"
     assert {column.header: column.justify for column in table.columns} == {
@@ -201,7 +204,7 @@ def test_a_comparison_has_each_figure_in_its_column_and_the_best_method_first():
         "adapter": "right", "steps": "right", "seconds": "right",
     }  # fmt: skip
     assert cells(table) == [
-        ("DoRA", "0.500 (0.30 to 0.75)", "1.235", "90", "1.50 MB", "1,234", "3.0"),
+        ("DoRA", "0.500 (0.30 to 0.75)", "1.235", "90", "0.25 MB", "1,234", "3.0"),
         ("LoRA", "0.457 (0.40 to 0.51)", "1.235", "75,776", "1.50 MB", "1,234", "30.0"),
         ("IA3", "not measured", "2.500", "75,776", "1.50 MB", "7", "30.0"),
     ]
@@ -210,11 +213,15 @@ def test_a_comparison_has_each_figure_in_its_column_and_the_best_method_first():
     assert table.columns[1].header == METRICS["accuracy"].title
 
 
-def test_a_table_without_a_terminal_is_119_columns_wide(capsys):
+@pytest.mark.parametrize(("is_terminal", "width"), [(False, 119), (True, 57)])
+def test_a_table_is_as_wide_as_the_terminal_and_119_columns_without_one(is_terminal, width, monkeypatch, capsys):
+    if is_terminal:
+        monkeypatch.setenv("COLUMNS", "57")
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     table = Table("word")
     table.add_row("x" * 300)
     terminal.print_table(table)
-    assert {len(line) for line in capsys.readouterr().out.splitlines()} == {119}
+    assert {cell_len(Text.from_ansi(line).plain) for line in capsys.readouterr().out.splitlines()} == {width}
 
 
 def test_a_comparisons_progress_is_one_line_that_is_overwritten(monkeypatch):
