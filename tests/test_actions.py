@@ -2,6 +2,8 @@
 
 import inspect
 import math
+import os
+import shutil
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
@@ -76,6 +78,17 @@ def test_the_run_looked_at_last_is_the_last_to_be_forgotten(root, monkeypatch):
     assert actions.open_run("b") is not opened["b"]
     for name in ("", None, "../a", str(root / "a"), "."):
         assert "There is no run" in problems(actions.open_run, name)[0]
+
+
+def test_a_run_whose_recipe_is_another_file_or_was_written_again_is_opened_anew(mine):
+    recipe_file, opened = mine.path / "recipe.yaml", actions.open_run("mine")
+    assert actions.open_run("mine") is opened
+    shutil.copy2(recipe_file, mine.path / "copy.yaml")  # of the same time
+    (mine.path / "copy.yaml").rename(recipe_file)
+    replaced = actions.open_run("mine")
+    assert replaced is not opened
+    os.utime(recipe_file, (1, 1))
+    assert actions.open_run("mine") is not replaced
 
 
 def test_the_example_is_installed_once_and_whole(root):

@@ -43,6 +43,27 @@ def test_losses_stand_over_their_steps_and_the_axis_ends_where_the_run_will():
     assert re.sub(r"\s+", " ", plain(html)).endswith("training loss held-out loss ")
 
 
+def test_the_axes_reach_to_the_largest_loss_of_either_kind_and_end_with_the_last_step():
+    html = chart.loss_curve([(3, 2.0), (6, 1.0)], [(0, 8.0), (6, 4.0)], 12)
+    assert [y for _, y in line(html, "raw")] == pytest.approx([0.25, 0.125], abs=0.001)
+    assert [y for _, y in line(html, "heldout")] == pytest.approx([1, 0.5], abs=0.001)
+    below = re.findall(r'text-anchor="(\w+)">([^<]*)</text>', html)[5:]
+    assert below == [("middle", "0"), ("middle", "2.5"), ("middle", "5"), ("middle", "7.5"), ("middle", "10")]
+    # The last label also ends at the edge if the run goes on a little beyond it.
+    assert 'text-anchor="end">20</text>' in chart.loss_curve([(3, 2.0)], [], 21)
+    assert 'text-anchor="end">4</text>' in chart.loss_curve([], [], 9)  # before there are losses
+
+
+def test_a_long_run_says_how_many_losses_it_has_and_draws_fewer():
+    losses = [(step, 1.0 + step % 2) for step in range(1, 801)]
+    html = chart.loss_curve(losses, [(0, 1.0), (800, 2.0)], 900)
+    assert 'data-points="800"' in html
+    assert "Loss over 800 of 900 steps" in html
+    for kind in ("raw", "train"):
+        assert len(line(html, kind)) == 400
+        assert {round(y, 2) for _, y in line(html, kind)} == {0.75}  # 1.5, the mean of neighbors, of 2
+
+
 def test_a_run_that_went_on_beyond_its_plan_or_has_none_ends_the_axis_itself():
     losses = [(5, 4.0), (40, 2.0)]
     for steps, named in ((20, "20"), (None, "?")):

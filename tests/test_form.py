@@ -165,7 +165,7 @@ def test_the_budget_is_the_amount_of_the_chosen_kind_alone(built, data, kind, am
 def test_rows_come_from_the_chosen_source_and_from_no_other(built, data, tmp_path):
     (tmp_path / "table.csv").write_text(ROWS)
     data |= {built.pasted: ROWS.replace("note", "pasted"), built.file: str(tmp_path / "table.csv")}
-    data |= {built.hub: "owner/rows", built.example: "reviews.jsonl"}
+    data |= {built.hub: "owner/rows", built.example: "reviews.jsonl", built.settings["data.config"]: "en"}
     columns = {}
     for where, source in (
         ("example", "reviews.jsonl"),
@@ -174,7 +174,7 @@ def test_rows_come_from_the_chosen_source_and_from_no_other(built, data, tmp_pat
         ("hub", "owner/rows"),
     ):
         read, table = form.read(built, data | {built.where: where})
-        assert read.data.source == source
+        assert (read.data.source, read.data.config) == (source, "en" if where == "hub" else None)
         columns[where] = table and table.columns
     own = {"file": ["ask", "reply", "note"], "paste": ["ask", "reply", "pasted"]}
     assert columns == {"example": None, "hub": None, **own}
@@ -261,13 +261,24 @@ def test_an_example_brings_the_base_that_suits_it(built, name, base, precision, 
 
 
 def test_the_form_starts_with_the_recipe_it_is_given():
-    start = Recipe.parse({"budget": {"epochs": 3}, "method": {"name": "ia3"}, "data": {"source": "reviews.jsonl"}})
+    rows = {"source": "reviews.jsonl", "config": "en", "split": "dev", "format": "text_label", "system": "Be brief."}
+    start = Recipe.parse(
+        {
+            "name": "mine",
+            "model": {"name": "tiny-reader", "quantization": "int8"},
+            "data": rows,
+            "budget": {"epochs": 3},
+            "method": {"name": "ia3"},
+        }
+    )
     with gr.Blocks():
         built = form.build(start)
     assert (built.kind.value, built.amount.value, built.amount.label) == ("epochs", 3, "Epochs")
     assert built.amount.info == form.budget_help("epochs")
     assert (built.example.value, built.example.info) == ("reviews.jsonl", form.EXAMPLES["reviews.jsonl"][0])
-    assert built.settings["method.name"].value == "ia3"
+    values = {"name": "mine", "model.name": "tiny-reader", "model.quantization": "int8", "method.name": "ia3"}
+    values |= {f"data.{leaf}": value for leaf, value in rows.items() if leaf != "source"}
+    assert {path: built.settings[path].value for path in values} == values
     assert 'selected" data-method="ia3' in built.methods.value
     assert plain(built.explained.value).strip().startswith(METHODS["ia3"].explanation[:20])
     assert [value for _, value in built.kind.choices] == ["steps", "epochs", "seconds"]

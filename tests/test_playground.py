@@ -94,8 +94,11 @@ def test_a_run_that_cant_be_merged_has_no_merged_column_and_says_why(tab, root):
 
 
 def test_several_runs_are_shown_by_their_names_in_the_order_they_were_chosen(tab, mine):
-    copied("other", name="second", seed=4)
+    rows = [{"messages": turns("earlier", "an answer", f"last {i}"), "reference": "x"} for i in range(2)]
+    other = copied("other", name="second", seed=4)
+    other.write_text("data/heldout.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     changed = playground_tab.choose_runs(tab, ["other", "mine"], ["other"], "", None)
+    assert changed[tab.examples]["samples"] == [["last 0"], ["last 1"]]
     labels = [changed[column].get("label") for column in tab.columns]
     assert labels == ["Base model", "second · corporate othe", "corporate · mine", None]
     assert [changed[column]["visible"] for column in tab.columns] == [True, True, True, False]

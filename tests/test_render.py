@@ -12,7 +12,9 @@ from tuner.methods.registry import METHODS
 from tuner.methods.spec import KINDS
 from tuner.recipe import Recipe
 from tuner.ui import chooser, elements, plan_card, problems, render
+from tuner.ui.progress import Progress
 
+pytest_plugins = ["page_fixtures"]
 GB = 2**30
 FORECAST = {
     "start_up": 2.0,
@@ -289,6 +291,19 @@ def test_an_examples_answers_stand_in_their_places_and_long_ones_are_cut():
     ]
     assert "p" * 600 + "</p>" in first
     assert "<dt>After</dt><dd class='after'>a</dd>" in second
+
+
+def test_a_runs_card_says_what_was_done_though_more_was_planned(mine):
+    examples = [{"prompt": f"ask {i}", "base": "b", "adapter": "a", "reference": "r"} for i in range(4)]
+    mine.write_json("evaluation.json", mine.read_json("evaluation.json") | {"examples": examples})
+    last = {"loss": 1.0, "tokens_per_second": 70, "seconds_to_go": 130.0}
+    drawn = {"losses": [(20, 2.0), (40, 1.0)], "heldout": [(0, 3.0), (20, 2.5), (40, 1.5)], "last": last}
+    html = render.run_card(mine, Progress("finished", 40, 300, seconds=63.0, **drawn))
+    assert in_order(plain(html), "corporate, 40 steps in 1 min 03 s", "ask 0", "ask 1", "1 min 03 s", "training time")
+    assert "ask 2" not in html
+    assert "Loss over 2 of 300 steps" in html
+    live = render.run_card(mine, Progress("training", 40, 300, seconds=63.0, **drawn))
+    assert html.count("<circle") == live.count("<circle") == 3
 
 
 def test_scores_of_labels_have_no_exact_matches_and_others_have_both():

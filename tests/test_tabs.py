@@ -62,7 +62,8 @@ def test_a_complete_form_gets_its_plan_and_its_recipe(tab, data, planned, monkey
 
 def test_the_shipped_runs_plan_is_shown_while_the_estimate_is_being_made(tab, data, planned):
     actions.install_example()
-    first, second = train_tab._check(tab, data, False)
+    first, second = train_tab._check(tab, data | {tab.form.settings["name"]: "my run"}, False)
+    assert "my run" in first[0]
     assert "t-parts" not in first[0]
     assert "A full check." not in first[0]
     assert "A full check." in second[0]
@@ -99,6 +100,7 @@ def test_what_is_missing_here_is_downloaded_when_it_is_asked_for(tab, data, plan
     given = {tab.form.where: "paste", tab.form.pasted: "prompt,completion\n" + "a,b\n" * 8}
     ((card, *_),) = train_tab._check(tab, data | given, False)  # the base is fetched for rows that are here
     assert "A full check." in card
+    assert [table and table.columns for _, table in planned] == [None, ["prompt", "completion"]]
 
 
 def test_a_plan_that_cant_be_made_says_why(tab, data, monkeypatch):
@@ -183,6 +185,10 @@ def test_the_methods_are_compared_only_while_that_is_open_and_the_chosen_one_is_
         assert 'selected" data-method="dora"' in html
     assert len(asked) == 1
     assert unknown.count("data-method") == len(METHODS)
+    given = {tab.form.where: "paste", tab.form.pasted: "ask,reply\n" + "a,b\n" * 8}
+    *_, last = train_tab._survey(tab, data | given)  # the base is fetched for rows that are here
+    assert "Not here." in last
+    assert asked[1][1].columns == ["ask", "reply"]
 
 
 def test_a_recipe_that_is_pasted_fills_the_form_or_says_what_is_wrong(tab):
@@ -205,8 +211,9 @@ def test_a_prepared_run_is_shown_first_in_the_list_and_refused_rows_are_a_proble
     assert "t-verdict" in card
     ((requested, visitor, table, more),) = given
     assert (requested.seed, visitor, table, more) == (4, VISITOR, None, {"signed_in": True})
-    assert train_tab._prepare(tab, data | {tab.browser: None}, VISITOR)[1] == {"runs": ["mine"], "shown": "mine"}
-    assert given[1][-1] == {"signed_in": False}
+    pasted = {tab.form.where: "paste", tab.form.pasted: "ask,reply\n" + "a,b\n" * 8, tab.browser: None}
+    assert train_tab._prepare(tab, data | pasted, VISITOR)[1] == {"runs": ["mine"], "shown": "mine"}
+    assert (given[1][2].columns, given[1][-1]) == (["ask", "reply"], {"signed_in": False})
     shown, browser, card, timer, train, *others = train_tab._prepare(tab, data | {tab.form.where: "file"}, VISITOR)
     assert (shown, browser, timer.active) == (SKIP, SKIP, False)
     assert "There is no file of rows yet." in plain(card)
@@ -349,7 +356,7 @@ def test_the_list_offers_what_can_be_done_with_the_selected_run(mine, selected, 
 
 def test_a_deleted_run_leaves_the_list_and_the_others_stay(mine):
     copied("other")
-    visitor = {"runs": ["mine", "other"], "shown": "other"}
+    visitor = {"runs": ["other", "mine"], "shown": "other"}
     browser, selected, listed, offered, *_ = runs_tab._delete("mine", visitor)
     assert browser == {"runs": ["other"], "shown": "other"}
     assert (selected, offered) == ("", HIDDEN)
@@ -357,7 +364,7 @@ def test_a_deleted_run_leaves_the_list_and_the_others_stay(mine):
     assert 'data-run="mine"' not in listed
     assert not mine.path.exists()
     with Run(mine.path.parent / "other").training():
-        browser, selected, _, offered, *_, problem, pushed = runs_tab._delete("other", visitor)
+        browser, selected, _, offered, *_, problem, pushed = runs_tab._delete("other", visitor | {"shown": ""})
     assert (browser, selected, offered["visible"], pushed) == (SKIP, "other", True, "")
     assert "in training" in plain(problem)
 
