@@ -274,7 +274,7 @@ def span(starts: dict, ends: dict, *, none: float = 0.0, question: int = 3, text
     for side, given in enumerate((starts, ends)):
         for token, score in given.items():
             scores[side, row, token + question if token is not None else 1] = score
-        scores[side, row, 0] = none / 2
+        scores[side, row, 0] = none * (0.75, 0.25)[side]
     words = [f"{n}|" for n in range(text)]
     places = [sum(map(len, words[:n])) for n in range(text + 1)]
     offsets = [(0, 0)] * question + [(places[n], places[n + 1]) for n in range(text)] + [(0, 0)]
@@ -335,6 +335,7 @@ def test_texts_of_any_length_are_read_in_one_batch_up_to_the_context(tmp_path, t
     tokenizer, model = encoder_tokenizer(), Reads(task == "classification")
     tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = task == "token_classification"
     tokenizer.model_max_length = 10_000  # the model's own context counts
+    tokenizer.pad_token = "<|im_end|>"
     labels = tuple(f"B-{n}" for n in range(320)) if task != "question_answering" else ()
     base = Base(tiny_model(tmp_path, "bert"), Model(name="x"), task, labels)
     answers = predict.predict(model, tokenizer, base, ["who sent it?\nthe report " + "1" * 600, "it?\nthanks"])

@@ -4,11 +4,13 @@ import re
 import runpy
 import shutil
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 
 import pytest
 from conftest import in_order, plain, small_recipe
 
 from tuner import gpu, runs, terminal
+from tuner.data.batches import Batches
 from tuner.data.tokens import Tokenized
 from tuner.errors import TunerError
 from tuner.models.device import device_type
@@ -383,10 +385,24 @@ def test_an_estimate_without_an_earlier_run_comes_from_sizes_alone(tokenized, mo
     start_up = 1 + 4 * shape.parameters / 1e9
     assert (got["memory"], got["available"], got["measured"], got["steps"]) == (MEMORY, 99, False, 6)
     assert got["a_step"] == pytest.approx(a_step, rel=1e-3)
-    assert got["start_up"] == pytest.approx(start_up, rel=1e-3)
+    assert got["start_up"] == pytest.approx(start_up, rel=1e-5)
     assert got["training"] == pytest.approx(start_up + 6 * a_step, rel=1e-3)
     assert got["scoring"] == pytest.approx(1 + 8 * 0.03)  # four rows, answered together
     assert estimate(tokenized, model__quantization="nf4")["start_up"] < got["start_up"]
+    monkeypatch.setitem(SETTINGS, "dtype", "bfloat16")
+    halved = estimate(tokenized, model__quantization="none")["start_up"]
+    assert halved == pytest.approx(1 + 2 * shape.parameters / 1e9, rel=1e-5)
+
+
+def test_steps_are_estimated_for_the_batches_that_the_runs_seed_makes(monkeypatch):
+    monkeypatch.setattr(forecast, "estimate_memory", lambda *args: MEMORY)
+    lengths = [10 + n * n % 97 for n in range(61)]
+    rows = Tokenized([{"input_ids": [7] * n, "labels": [5] * n} for n in lengths], lengths, 97, 0)
+    remember(runs.RUNS / PACES, pace_key(device_type(), small_recipe()), {"seconds_per_token": 1.0})
+    for seed in (3, 4):
+        sizes = [*islice(Batches(lengths, 2, seed).sizes(0), 31)]
+        assert estimate(rows, seed=seed)["a_step"] == pytest.approx(sum(sizes) / 31, rel=1e-5)
+    assert estimate(rows, seed=3)["a_step"] != estimate(rows, seed=4)["a_step"]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import torch
 from conftest import small_recipe
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import save_file
-from tiny import FAMILIES, tiny_model
-from transformers import GPT2Config, LlamaConfig, T5Config
+from tiny import DECODER, FAMILIES, tiny_model
+from transformers import GPT2Config, LlamaConfig, OlmoConfig, T5Config
 
 from tuner import recipe
 from tuner.errors import TunerError
@@ -89,6 +89,15 @@ def test_a_pooler_that_was_published_is_no_new_module(folders, tmp_path):
     model.save_pretrained(tmp_path)
     described = shape_of(base({"bert": tmp_path}, "bert", "classification"))
     assert (described.heads, described.head_parameters) == (("classifier",), 3 * 48 + 3)
+
+
+def test_norms_without_weights_are_no_norms_to_train(tmp_path):
+    """OLMo normalizes without weights of its own."""
+    sizes = {**DECODER, "vocab_size": 320, "max_position_embeddings": 512, "pad_token_id": 0, "eos_token_id": 1}
+    OlmoConfig(**sizes, architectures=["OlmoForCausalLM"]).save_pretrained(tmp_path)
+    described = shape_of(base({"olmo": tmp_path}, "olmo"))
+    assert "model.layers.1.input_layernorm" in described.modules
+    assert described.norms == ()
 
 
 def test_positions_are_read_by_each_familys_name_less_roberta_s_two_of_padding():

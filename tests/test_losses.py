@@ -115,6 +115,13 @@ def test_padding_changes_no_loss(load):
     assert found[1:] == pytest.approx(found[:1] * 2, rel=1e-5)
 
 
+def test_a_decoder_that_reads_the_last_token_before_the_padding_finds_it_in_a_held_out_batch(load):
+    model = load("gpt2", "AutoModelForSequenceClassification", num_labels=3, pad_token_id=4)
+    rows = [{**row, "labels": [1]} for row in ROWS]
+    alone, together = (heldout_loss("whole_text", model, rows, size, 4) for size in (1, 3))
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
 def test_rows_are_padded_on_the_right_with_a_mask():
     batch = losses.collate([{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8], "labels": [8]}], 9)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
