@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterable
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +63,12 @@ def pytest_collection_finish() -> None:
 def small_recipe(**settings: Any) -> Recipe:
     """The shipped task in a few seconds; settings are dotted, with "__" instead of the dot."""
     return Recipe.load("corporate").with_settings(SMALL | {k.replace("__", "."): v for k, v in settings.items()})
+
+
+def keep_only(monkeypatch: pytest.MonkeyPatch, table: dict, names: Iterable[str]) -> None:
+    """Take other rows out of a table, for a test of sentences that name them all; further rows may be added."""
+    for name in table.keys() - set(names):
+        monkeypatch.delitem(table, name)
 
 
 def plain(html: str) -> str:

@@ -247,9 +247,9 @@ def test_the_page_lists_a_damaged_run_beside_the_others_and_says_what_is_wrong(n
 
 
 def test_scores_by_a_metric_that_this_tuner_lacks_are_a_sentence(mine, scores, capsys):
-    named = json.loads(json.dumps(scores | {"metric": "chrf"}).replace("rougeL", "chrf"))
+    named = json.loads(json.dumps(scores | {"metric": "meteor"}).replace("rougeL", "meteor"))
     mine.write_json("evaluation.json", named)
-    sentence = "scored by 'chrf', a metric that this version of Tuner lacks"
+    sentence = "scored by 'meteor', a metric that this version of Tuner lacks"
     for command in ("evaluate", "train"):
         assert main([command, str(mine.path)]) == 2
         assert sentence in capsys.readouterr().err
@@ -259,7 +259,7 @@ def test_scores_by_a_metric_that_this_tuner_lacks_are_a_sentence(mine, scores, c
     assert "t-minis" not in render.runs_list(rows[:1], "mine", "example")
     assert main(["runs"]) == 0
     assert in_order(capsys.readouterr().out, "mine", "finished", "lora on tiny-office")
-    other = {"metric": "chrf", **{part: named[part] for part in ("base", "adapter", "gain")}}
+    other = {"metric": "meteor", **{part: named[part] for part in ("base", "adapter", "gain")}}
     mine.write_json("evaluation.json", scores | {"other_metrics": [other]})
     assert sentence in plain(train_tab.panel("mine")[0])
 

@@ -128,8 +128,8 @@ def test_without_a_choice_the_columns_of_one_run_are_shown_and_it_says_what_to_d
 def test_a_task_shows_the_controls_that_it_uses(tab, root, task):
     copied("run", task)
     changed = playground_tab.choose_runs(tab, ["run"], [], "", None)
-    assert changed[tab.system]["visible"] == (task == "generation")
-    assert changed[tab.sampling_fold]["visible"] == (task in ("generation", "seq2seq"))
+    assert changed[tab.system]["visible"] == TASKS[task].chats
+    assert changed[tab.sampling_fold]["visible"] == TASKS[task].generates
     assert changed[tab.prompt]["placeholder"] == TASKS[task].placeholder
 
 

@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from conftest import in_order, plain, small_recipe
+from conftest import in_order, keep_only, plain, small_recipe
 from peft import TaskType
 from rich.console import Console
 from test_scoring import OVERLAP, metric, pairs
@@ -268,7 +268,8 @@ def test_further_metrics_are_told_each_with_its_intervals(monkeypatch):
     assert with_interval({"f": 0.5, "f_low": 0.0, "f_high": 1.0}, "f") == "0.50 (0.00 to 1.00)"
 
 
-def test_metrics_are_chosen_by_name_and_refused_with_what_there_is():
+def test_metrics_are_chosen_by_name_and_refused_with_what_there_is(monkeypatch):
+    keep_only(monkeypatch, METRICS, ("rougeL", "accuracy", "entity_f1", "answer_f1"))
     generation, tags = TASKS["generation"], TASKS["token_classification"]
     for requested, names in (("auto", ["rougeL"]), ("answer_f1", ["answer_f1"]), ([], ["rougeL"])):
         assert [metric.name for metric in metrics.chosen(requested, generation)] == names
@@ -297,6 +298,8 @@ def test_scores_by_a_metric_that_is_gone_say_so():
 
 # -- tasks
 
+NAMES = ("generation", "seq2seq", "classification", "token_classification", "question_answering")
+
 
 @pytest.mark.parametrize(
     ("rows", "decoder", "encoder_decoder"),
@@ -310,6 +313,7 @@ def test_scores_by_a_metric_that_is_gone_say_so():
     ],
 )
 def test_a_task_is_inferred_from_the_kind_of_rows_and_of_model(monkeypatch, rows, decoder, encoder_decoder):
+    keep_only(monkeypatch, TASKS, NAMES)
     for table in (TASKS, dict(reversed(TASKS.items()))):  # whatever the order of the table
         monkeypatch.setattr(tasks, "TASKS", table)
         assert tasks.task_for("auto", rows, False) == decoder
@@ -317,7 +321,8 @@ def test_a_task_is_inferred_from_the_kind_of_rows_and_of_model(monkeypatch, rows
     assert tasks.task_for("question_answering", rows, True) == "question_answering"
 
 
-def test_the_task_of_a_run_is_its_plans_and_of_the_first_version_generation():
+def test_the_task_of_a_run_is_its_plans_and_of_the_first_version_generation(monkeypatch):
+    keep_only(monkeypatch, TASKS, NAMES)
     assert tasks.task_of({"task": "seq2seq"}).title == "text to text"
     assert tasks.task_of({}).title == "text generation"
     shown = {row.name: (row.pipeline, row.metric, row.chats, row.prompt_lines) for row in TASKS.values()}
