@@ -219,6 +219,8 @@ def test_the_chosen_method_is_marked_and_one_that_cant_be_used_is_disabled_with_
     [
         ({"trainable_parameters": 999}, "999 parameters"),
         ({"trainable_parameters": 1000}, "1 K parameters"),
+        ({"trainable_parameters": 999_499}, "999 K parameters"),
+        ({"trainable_parameters": 999_500}, "1 M parameters"),
         ({"trainable_parameters": 12_340_000}, "12.3 M parameters"),
         ({"trainable_parameters": 7_000_000_000}, "7 B parameters"),
         ({"adapter_bytes": 2**20 - 1}, "1024 KB adapter"),

@@ -82,7 +82,7 @@ def _figures(cost: dict) -> str:
 
 def _short(number: int) -> str:
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if number >= size:
+        if number >= 0.9995 * size:  # with three digits it reads as one of these
             return f"{number / size:.3g} {unit}"
     return str(number)
 
