@@ -2,7 +2,7 @@
 # make test        the linter and the tests, about 4 minutes on two cores
 # make test-all    make test, make rehearsal and make matrix: about 17 minutes on two cores
 # make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
-# make matrix      every method on every model family
+# make matrix      every method on every model family, in float32 and in bfloat16 as on a GPU
 # make bench       benchmarks: against a plain TRL script, and against the usual way on ZeroGPU
 # make example     trains the finished run that the page shows to first-time visitors
 
@@ -30,7 +30,8 @@ rehearsal: .venv/dev
 	TUNER_REHEARSALS=20 $(TEST) -s --timeout 1800 -m long
 
 matrix: .venv/dev
-	TUNER_MATRIX=1 $(TEST) -rP -n 2 --dist worksteal --timeout 3600 tests/test_matrix.py tests/test_extremes.py
+	TUNER_MATRIX=1 $(TEST) -rP -n 2 --dist worksteal --timeout 3600 tests/test_matrix.py tests/test_cuda_branches.py \
+		tests/test_extremes.py
 
 bench: .venv/dev
 	$(PY) benchmarks/bench.py
