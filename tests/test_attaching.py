@@ -198,6 +198,12 @@ def test_what_was_trained_in_float32_comes_back_unrounded_on_a_16_bit_base(bases
     assert all(torch.equal(loaded[name], p) for name, p in trained.items())
 
 
+def test_boft_compiles_no_extension_so_that_it_is_the_same_on_every_machine(bases, recwarn):
+    model = attached(bases("llama"), "boft")
+    assert not [str(w.message) for w in recwarn if "extension" in str(w.message)]
+    assert not any(getattr(module, "fbd_cuda_available", False) for module in model.modules())
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_adalora_trains_its_three_factors_alone_on_a_base_of_any_type(bases, dtype):
     model = attached(bases("llama", dtype=dtype), "adalora")

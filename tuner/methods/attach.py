@@ -11,6 +11,7 @@ import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
 from peft.tuners.adalora import AdaLoraLayer
+from peft.tuners.boft import layer as boft
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, load_peft_weights
 
@@ -18,6 +19,10 @@ from tuner.methods import native
 from tuner.methods.files import SECOND, is_native
 
 Adapted = PeftModel | native.NativeModel
+
+# Otherwise PEFT compiles a CUDA extension wherever there is a compiler, in the middle of a GPU window, and elsewhere
+# tries to, again for each layer. With the one butterfly factor that we use, it computes the same.
+boft._FBD_CUDA = False
 
 
 def attach(base: torch.nn.Module, configs: list) -> Adapted:
