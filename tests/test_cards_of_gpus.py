@@ -10,7 +10,8 @@ from tiny import tiny_tokenizer
 
 from tuner.models.device import compute_dtype, gpu, gpu_memory
 from tuner.models.shape import Base, shape_of
-from tuner.planning import forecast, pace
+from tuner.planning import forecast, pace, plan
+from tuner.planning.memory import BACKWARD_OPERATIONS
 from tuner.recipe import Model
 from tuner.runs import Run
 
@@ -126,6 +127,36 @@ def test_half_a_card_has_half_its_speed(pretend):
     half = pace.device_speed()
     pretend(RTX_PRO._replace(zero=False))
     assert pace.device_speed() == 2 * half
+
+
+# -- the host's time
+
+
+def test_a_small_models_step_on_a_gpu_takes_as_long_as_the_host_needs_to_launch_it(pretend, monkeypatch):
+    pretend(RTX_PRO)
+    monkeypatch.setattr(forecast, "step_operations", lambda *args: 2000)
+    estimate = plan.check(small_recipe(budget__steps=300)).plan["forecast"]
+    a_step = pace.STEP_SECONDS + 2000 * pace.LAUNCH_SECONDS
+    assert estimate["a_step"] == pytest.approx(a_step)
+    assert estimate["training"] == pytest.approx(estimate["start_up"] + 300 * a_step, rel=1e-4)
+    large = 1000 * pace.device_speed() * a_step
+    assert pace.step_seconds(large, 2000, 1, None) == pytest.approx(1000 * a_step)
+
+
+def test_three_hundred_steps_of_the_shipped_model_are_not_promised_in_a_second(pretend):
+    pretend(RTX_PRO)
+    estimate = plan.check(small_recipe(budget__steps=300)).plan["forecast"]
+    print(estimate)
+    assert 300 * pace.STEP_SECONDS < estimate["training"] < 60
+    assert estimate["memory"]["context"] > 0
+
+
+def test_a_method_that_is_not_traced_has_its_operations_estimated_from_the_layers(pretend):
+    pretend(RTX_PRO)
+    estimate = plan.check(small_recipe(method__name="shira", method__rank="auto")).plan["forecast"]
+    operations = 4 * pace.LAYER_OPERATIONS * (1 + BACKWARD_OPERATIONS)
+    assert estimate["memory"] is None
+    assert estimate["a_step"] == pytest.approx(pace.STEP_SECONDS + operations * pace.LAUNCH_SECONDS, rel=1e-5)
 
 
 # -- windows for chats

@@ -12,8 +12,16 @@ from tuner.methods.registry import METHODS
 from tuner.models.device import compute_dtype, device_type
 from tuner.models.fetch import base_of
 from tuner.models.shape import Base, Shape, shape_of
-from tuner.planning.memory import BYTES, available_memory, estimate_memory
-from tuner.planning.pace import PACES, flops_per_step, pace_key, recall, step_seconds, token_seconds
+from tuner.planning.memory import BACKWARD_OPERATIONS, BYTES, available_memory, estimate_memory, step_operations
+from tuner.planning.pace import (
+    LAYER_OPERATIONS,
+    PACES,
+    flops_per_step,
+    pace_key,
+    recall,
+    step_seconds,
+    token_seconds,
+)
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.words import count
@@ -58,7 +66,8 @@ def estimate_run(
     flops = flops_per_step(
         shape, trainable, settings, round(mean / settings["batch_size"]), round(columns * mean / max(sizes))
     )
-    a_step = step_seconds(flops, mean, pace)
+    memory, operations = _traced(base, recipe, settings, length, columns)
+    a_step = step_seconds(flops, operations, mean, pace)
     start_up = pace.get("start_up") or load_seconds(shape, recipe.model.quantization, settings["dtype"])
     budget = recipe.budget
     steps = budget.steps or (budget.epochs and max(1, round(budget.epochs * len(sizes))))
@@ -67,7 +76,7 @@ def estimate_run(
         "a_step": a_step,
         "scoring": _scoring(recipe, base, min(heldout, recipe.evaluation.rows), pace.get("seconds_per_answer")),
         "measured": "seconds_per_token" in pace,
-        "memory": _memory(base, recipe, settings, length, columns),
+        "memory": memory,
         "available": available_memory(),
         "steps": steps or max(0, int((budget.seconds - start_up) / a_step)),
         "training": budget.seconds or start_up + steps * a_step,
@@ -111,15 +120,18 @@ def _scoring(recipe: Recipe, base: Base, rows: int, seconds_per_answer: float | 
     return LOAD_SECONDS + batches * tokens * token_seconds(shape_of(base), 2 * min(rows, ANSWER_BATCH))
 
 
-def _memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict[str, int] | None:
-    if METHODS[recipe.method.name].needs_storage:
-        return None
-    try:
-        return estimate_memory(base, recipe, settings, length, columns)
-    except Exception:
-        # A failed estimate must not stop a run that would work.
-        log.exception("no estimate of memory for %s on %s", recipe.method.name, recipe.model.name)
-        return None
+def _traced(
+    base: Base, recipe: Recipe, settings: dict, length: int, columns: int
+) -> tuple[dict[str, int] | None, int]:
+    """Bytes of memory, None if unknown; and operations of a step."""
+    if not METHODS[recipe.method.name].needs_storage:
+        arguments = base, recipe, settings, length, columns
+        try:
+            return estimate_memory(*arguments), step_operations(*arguments)
+        except Exception:
+            # A failed estimate must not stop a run that would work.
+            log.exception("no estimate of memory for %s on %s", recipe.method.name, recipe.model.name)
+    return None, round(shape_of(base).layers * LAYER_OPERATIONS * (1 + BACKWARD_OPERATIONS))
 
 
 def rows_that_fit(estimate: dict, batch_size: int) -> int:
