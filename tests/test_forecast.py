@@ -81,7 +81,7 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would(monkeypatch):
     with pytest.raises(TunerError) as refused:
         plan.check(small_recipe(model__quantization="none", training__batch_size=16))
     (problem,) = refused.value.problems
-    assert "of memory (weights" in problem
+    assert "of memory for 16 rows per step (weights" in problem
     assert "the device has 4 MB" in problem
     assert "model.quantization: nf4" in problem
     assert "a smaller base model" in problem
@@ -273,9 +273,9 @@ def test_a_refusal_for_memory_names_every_part_and_every_way_out(rows, quantizat
     with pytest.raises(TunerError) as refused:
         forecast.check_memory(estimate, recipe, 40)
     assert refused.value.problems == (
-        "tiny-office needs about 2.1 GB of memory (weights 100 MB, adapter and optimizer 50 MB, activations 1.2 GB, "
-        f"logits 800 MB, CUDA context 600 MB), and the device has {estimate['available'] / MB:.0f} MB. Choose "
-        f"{ways}shorter rows (data.max_length) or a smaller base model.",
+        "tiny-office needs about 2.1 GB of memory for 40 rows per step (weights 100 MB, adapter and optimizer 50 MB, "
+        f"activations 1.2 GB, logits 800 MB, CUDA context 600 MB), and the device has "
+        f"{estimate['available'] / MB:.0f} MB. Choose {ways}shorter rows (data.max_length) or a smaller base model.",
     )
     assert forecast.check_memory(room_for(150.001 + 50 * 40, 40), recipe, 40) is None
 

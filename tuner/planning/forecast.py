@@ -66,7 +66,11 @@ def estimate_run(
     flops = flops_per_step(
         shape, trainable, settings, round(mean / settings["batch_size"]), round(columns * mean / max(sizes))
     )
-    memory, operations = _traced(base, recipe, settings, length, columns)
+    memory = _memory(base, recipe, settings, length, columns)
+    operations = 0
+    if device_type() == "cuda":
+        layers = shape.layers * LAYER_OPERATIONS * (1 + BACKWARD_OPERATIONS)
+        operations = step_operations(base, recipe, settings, length, columns) if memory else round(layers)
     a_step = step_seconds(flops, operations, mean, pace)
     start_up = pace.get("start_up") or load_seconds(shape, recipe.model.quantization, settings["dtype"])
     budget = recipe.budget
@@ -120,18 +124,15 @@ def _scoring(recipe: Recipe, base: Base, rows: int, seconds_per_answer: float | 
     return LOAD_SECONDS + batches * tokens * token_seconds(shape_of(base), 2 * min(rows, ANSWER_BATCH))
 
 
-def _traced(
-    base: Base, recipe: Recipe, settings: dict, length: int, columns: int
-) -> tuple[dict[str, int] | None, int]:
-    """Bytes of memory, None if unknown; and operations of a step."""
-    if not METHODS[recipe.method.name].needs_storage:
-        arguments = base, recipe, settings, length, columns
-        try:
-            return estimate_memory(*arguments), step_operations(*arguments)
-        except Exception:
-            # A failed estimate must not stop a run that would work.
-            log.exception("no estimate of memory for %s on %s", recipe.method.name, recipe.model.name)
-    return None, round(shape_of(base).layers * LAYER_OPERATIONS * (1 + BACKWARD_OPERATIONS))
+def _memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict[str, int] | None:
+    if METHODS[recipe.method.name].needs_storage:
+        return None
+    try:
+        return estimate_memory(base, recipe, settings, length, columns)
+    except Exception:
+        # A failed estimate must not stop a run that would work.
+        log.exception("no estimate of memory for %s on %s", recipe.method.name, recipe.model.name)
+        return None
 
 
 def rows_that_fit(estimate: dict, batch_size: int) -> int:
@@ -160,8 +161,8 @@ def check_memory(estimate: dict, recipe: Recipe, batch_size: int) -> None:
     ways += ["shorter rows (data.max_length)", "a smaller base model"]
     needed = gigabytes(estimate["memory"]["total"])
     raise TunerError(
-        f"{recipe.model.name} needs about {needed} of memory ({parts}), and the device "
-        f"has {gigabytes(estimate['available'])}. Choose {', '.join(ways[:-1])} or {ways[-1]}."
+        f"{recipe.model.name} needs about {needed} of memory for {count(batch_size, 'row')} per step ({parts}), and "
+        f"the device has {gigabytes(estimate['available'])}. Choose {', '.join(ways[:-1])} or {ways[-1]}."
     )
 
 

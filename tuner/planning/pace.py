@@ -79,11 +79,11 @@ def step_seconds(flops: float, operations: int, tokens_per_step: float, pace: di
     """Seconds per step: at an earlier run's `pace` if there is one, else from the flops of a step.
 
     On a GPU the host has to launch a step's `operations`, and a small model is computed faster than it is launched.
-    That time is counted in operations; nobody has measured it on a GPU.
+    That time is counted in operations; nobody has measured it on a GPU. On a CPU there are none.
     """
     if pace and pace.get("seconds_per_token"):
         return tokens_per_step * pace["seconds_per_token"]
-    host = STEP_SECONDS + operations * LAUNCH_SECONDS if device_type() == "cuda" else 0.0
+    host = STEP_SECONDS + operations * LAUNCH_SECONDS if operations else 0.0
     return max(flops / device_speed(), host)
 
 
