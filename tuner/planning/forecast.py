@@ -73,12 +73,14 @@ def estimate_run(
         operations = step_operations(base, recipe, settings, length, columns) if memory else round(layers)
     a_step = step_seconds(flops, operations, mean, pace)
     start_up = pace.get("start_up") or load_seconds(shape, recipe.model.quantization, settings["dtype"])
-    budget = recipe.budget
+    scored, budget = min(heldout, recipe.evaluation.rows), recipe.budget
+    # Two forward passes, of base and adapter, take about as long as a step.
+    losses = -(-scored // settings["batch_size"]) * a_step
     steps = budget.steps or (budget.epochs and max(1, round(budget.epochs * len(sizes))))
     estimate = {
         "start_up": start_up,
         "a_step": a_step,
-        "scoring": _scoring(recipe, base, min(heldout, recipe.evaluation.rows), pace.get("seconds_per_answer")),
+        "scoring": _scoring(recipe, base, scored, losses, pace.get("seconds_per_answer")),
         "measured": "seconds_per_token" in pace,
         "memory": memory,
         "available": available_memory(),
@@ -116,12 +118,13 @@ def _turns(recipe: Recipe, base: Base, adapters: int = 1) -> int:
     return 1 if is_mixed else 1 + adapters
 
 
-def _scoring(recipe: Recipe, base: Base, rows: int, seconds_per_answer: float | None) -> float:
+def _scoring(recipe: Recipe, base: Base, rows: int, losses: float, seconds_per_answer: float | None) -> float:
+    """Seconds of scoring so many rows; `losses` are those of their held-out losses."""
     if seconds_per_answer:
-        return LOAD_SECONDS + rows * seconds_per_answer
+        return LOAD_SECONDS + rows * seconds_per_answer + losses
     tokens = recipe.evaluation.max_new_tokens if base.row.generates else 1
     batches = -(-rows // ANSWER_BATCH) * _turns(recipe, base)
-    return LOAD_SECONDS + batches * tokens * token_seconds(shape_of(base), 2 * min(rows, ANSWER_BATCH))
+    return LOAD_SECONDS + batches * tokens * token_seconds(shape_of(base), 2 * min(rows, ANSWER_BATCH)) + losses
 
 
 def _memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict[str, int] | None:
