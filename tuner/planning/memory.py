@@ -55,18 +55,6 @@ def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, col
     return parts | {"total": sum(parts.values())}
 
 
-def step_operations(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> int:
-    """Operations that the host launches for a training step: counted forward, estimated backward."""
-    forward = _trace_step(base, recipe, settings, length, columns).operations
-    return round(forward * (1 + BACKWARD_OPERATIONS))
-
-
-def _trace_step(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> Trace:
-    written = 1 if base.row.objective == "next_token" else columns
-    batch, on_cuda = settings["batch_size"], device_type() == "cuda"
-    return _trace(base, method_key(recipe), settings["dtype"], batch, length, written, on_cuda)
-
-
 def weight_bytes(shape: Shape, quantization: str, dtype: str) -> int:
     """Bytes of the frozen base in this precision. Head, embeddings, norms and biases are never quantized."""
     sizes = [a * b for _, a, b in shape.linear_layers]
@@ -125,6 +113,18 @@ def attach_on_meta(base: Base, method: str, dtype: Any = None, prepare: Callable
         model = on_meta(base, dtype=dtype)
         prepare(model)
         return attach.attach(model, METHODS[recipe.method.name].configs(target)).train()
+
+
+def step_operations(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> int:
+    """Operations that the host launches for a training step: counted forward, estimated backward."""
+    forward = _trace_step(base, recipe, settings, length, columns).operations
+    return round(forward * (1 + BACKWARD_OPERATIONS))
+
+
+def _trace_step(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> Trace:
+    written = 1 if base.row.objective == "next_token" else columns
+    batch, on_cuda = settings["batch_size"], device_type() == "cuda"
+    return _trace(base, method_key(recipe), settings["dtype"], batch, length, written, on_cuda)
 
 
 @lru_cache(maxsize=256)
