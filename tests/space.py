@@ -34,12 +34,20 @@ OF_ITS_OWN = ("-u",)
 ENDPOINTS = {"check", "preview", "train", "resume", "status", "stop", "runs", "delete", "chat", "merge", "push"}
 # Traces through our own code, what our log says, and what `spaces` says. Gradio's event loops leave traces, too.
 BROKEN = re.compile(r'/tuner/\S+", line |unexpected error| broke$|platform failed|Low-level CUDA|\(ZeroGPU\)')
-SHORT = """
-method: {rank: 4}
-training: {batch_size: 8, checkpoint_seconds: 0.5}
-budget: {steps: 6}
-evaluation: {rows: 4, max_new_tokens: 8, loss_every: 2}
-"""
+SHORT = {
+    "method.rank": 4,
+    "training.batch_size": 8,
+    "budget": {"steps": 6},
+    "evaluation.rows": 4,
+    "evaluation.max_new_tokens": 8,
+}
+# One for each base model and task that Tuner brings.
+MESSAGES = {
+    "corporate": "need that asap",
+    "support": "Customer: Hi, my heater stays cold.",
+    "reviews": "I like this old heater.",
+    "entities": "Agnes Yilmaz works in Berlin.",
+}
 
 
 @pytest.fixture(scope="module")
@@ -174,34 +182,30 @@ def streamed(job: Job) -> list:
     return parts
 
 
-def test_a_run_goes_the_whole_way_through_a_forked_worker(space, stage, hub, say):
+@pytest.mark.parametrize(("name", "message"), MESSAGES.items())
+def test_a_run_goes_the_whole_way_through_a_forked_worker(name, message, space, stage, hub, say):
     visitor, page = Client(space, verbose=False), Visitor(space)
-    run, *events = streamed(visitor.submit(recipe=SHORT, api_name="/train"))
+    recipe = Recipe.load(name).with_settings(SHORT).to_yaml()
+    run, *events = streamed(visitor.submit(recipe=recipe, api_name="/train"))
     losses = [event["loss"] for event in events if event["event"] == "step"]
     assert len(losses) == 6
     assert all(map(math.isfinite, losses))
     status = visitor.predict(run=run["run"], api_name="/status")
     assert (status["phase"], status["evaluation"]["rows"]) == ("finished", 4), status
-    page.values[page.find(elem_id="card")] = ""
-    shown = next(h["inputs"] for h in page.handlers if [name for _, name in h["targets"]] == ["tick"])
-    page.values[shown[0]] = run["run"]
+    (tick,) = (handler for handler in page.handlers if [event for _, event in handler["targets"]] == ["tick"])
+    page.values[tick["inputs"][0]] = run["run"]
     page.fire(None, "tick")
     assert 'data-phase="finished"' in page.values[page.find(elem_id="card")]
-    say("train: 6 steps, scored and shown")
-    ask = {"run": run["run"], "message": "need that asap", "max_new_tokens": 8}
+    ask = {"run": run["run"], "message": message, "max_new_tokens": 8}
     *_, answers = streamed(visitor.submit(**ask, api_name="/chat"))
     assert list(answers) == ["base", "adapter", "merged"]
-    assert all(answers.values())
-    merged = visitor.predict(run=run["run"], api_name="/merge")
-    assert merged["top1_agreement"] >= 0.99
-    say("chat and merge: base, adapter and merged model answer")
-    token = hub.user("reader")
-    pushed = visitor.predict(run=run["run"], repository="reader/first", token=token, api_name="/push")
-    assert pushed == f"{hub.url}/reader/first"
-    assert {"adapter_model.safetensors", "adapter_config.json", "README.md"} <= hub.repo("reader/first").files.keys()
-    ends = {window.how for window in stage.windows}
-    assert ends == {"released"}, ends
-    say(f"push: done; {len(stage.windows)} windows, {len({w.pid for w in stage.windows})} worker")
+    assert visitor.predict(run=run["run"], api_name="/merge")["top1_agreement"] >= 0.99
+    push = {"repository": f"reader/{name}", "token": hub.user("reader"), "api_name": "/push"}
+    assert visitor.predict(run=run["run"], **push) == f"{hub.url}/reader/{name}"
+    pushed = hub.repo(f"reader/{name}").files
+    assert {"adapter_model.safetensors", "adapter_config.json", "README.md"} <= pushed.keys()
+    say(f"{name}: trained in {run['plan']['settings']['dtype']}, scored, shown, merged, chatted with and pushed")
+    assert {window.how for window in stage.windows} == {"released"}
 
 
 def test_nothing_reached_the_card_or_broke_in_the_log(space):
