@@ -35,7 +35,6 @@ ENDPOINTS = {"check", "preview", "train", "resume", "status", "stop", "runs", "d
 # Traces through our own code, what our log says, and what `spaces` says. Gradio's event loops leave traces, too.
 BROKEN = re.compile(r'/tuner/\S+", line |unexpected error| broke$|platform failed|Low-level CUDA|\(ZeroGPU\)')
 SHORT = {
-    "method.rank": 4,
     "training.batch_size": 8,
     "budget": {"steps": 6},
     "evaluation.rows": 4,
@@ -206,6 +205,21 @@ def test_a_run_goes_the_whole_way_through_a_forked_worker(name, message, space, 
     assert {"adapter_model.safetensors", "adapter_config.json", "README.md"} <= pushed.keys()
     say(f"{name}: trained in {run['plan']['settings']['dtype']}, scored, shown, merged, chatted with and pushed")
     assert {window.how for window in stage.windows} == {"released"}
+
+
+def test_runs_of_two_methods_answer_side_by_side(space, say):
+    visitor = Client(space, verbose=False)
+    recipe = Recipe.load("corporate").with_settings(SHORT).model_copy(update={"method": Method(name="bitfit")})
+    run, *_ = streamed(visitor.submit(recipe=recipe.to_yaml(), api_name="/train"))
+    # Whether biases can be merged, and whether two runs share a base, is decided before a window opens.
+    for runs, variants in (
+        (run["run"], ["base", "adapter"]),
+        (f"{run['run']},example", ["base", run["run"], "example"]),
+    ):
+        ask = {"run": runs, "message": MESSAGES["corporate"], "max_new_tokens": 8}
+        *_, answers = streamed(visitor.submit(**ask, api_name="/chat"))
+        assert list(answers) == variants
+    say("BitFit and the shipped run answer side by side")
 
 
 def test_nothing_reached_the_card_or_broke_in_the_log(space):
