@@ -65,7 +65,7 @@ example: .venv/run
 	@$(PY) -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-# In the order of a Space's image. pip keeps the wheels, some 3 GB of them, in its usual cache: PIP_CACHE_DIR moves it.
+# In the order of a Space's image. The wheels are large: pip keeps them in its own cache, which PIP_CACHE_DIR moves.
 .space/gradio-$(SDK): pre-requirements.txt requirements.txt requirements-dev.txt
 	@echo "Installing what a Space gets into .space (about 5.5 GB, a few minutes) ..."
 	@$(firstword $(SPACE_PYTHON) $(PYTHON)) -m venv --clear .space
