@@ -1,19 +1,18 @@
 """Every method in bfloat16, through the branches that PEFT and bitsandbytes take on a GPU only: it trains what it
 names, is scored, answers as without these branches, merges and chats.
 
-`make matrix` runs each on every family in every precision; `make test` once, on 4-bit weights wherever it can be.
+`make matrix` runs each in every precision; `make test` once, on 4-bit weights wherever it can be.
 """
 
 import json
 import os
-from itertools import cycle, islice
 
 import cuda_branches
 import pytest
 import torch
 from datasets import load_from_disk
 from reload import logits
-from test_matrix import PLACES, ROWS, TASKS_OF, bases, collected, no_estimates, small_run, trained_as_named  # noqa: F401
+from test_matrix import PLACES, ROWS, bases, collected, no_estimates, small_run, trained_as_named  # noqa: F401
 
 from tuner.data import sources
 from tuner.errors import TunerError
@@ -28,14 +27,13 @@ from tuner.runs import Run
 
 
 def combinations(whole: bool) -> list[tuple[tuple[str, str], str, str]]:
-    """Place, method and precision: all on each family, whose tasks take turns; or each method once, in 4-bit if it can
-    be, on the next place that its row allows."""
-    if whole:
-        turns = [(name, precision) for name, row in METHODS.items() for precision in row.quantizations]
-        return [((f, tasks[i % len(tasks)]), *turn) for f, tasks in TASKS_OF.items() for i, turn in enumerate(turns)]
-    suited = [islice(cycle(PLACES), i, None) for i in range(len(METHODS))]
-    places = [next(p for p in turn if p[1] in row.tasks) for turn, row in zip(suited, METHODS.values())]
-    return sorted((place, name, row.quantizations[0]) for place, (name, row) in zip(places, METHODS.items()))
+    """Place, method and precision: each method once, in 4-bit if it can be, or in every precision that its row allows;
+    always on the next place that the row allows."""
+    turns = [
+        (name, p) for name, row in METHODS.items() for p in (row.quantizations if whole else row.quantizations[:1])
+    ]
+    suited = [[place for place in PLACES if place[1] in METHODS[name].tasks] for name, _ in turns]
+    return sorted((places[i % len(places)], *turn) for i, (places, turn) in enumerate(zip(suited, turns)))
 
 
 @pytest.mark.timeout(3600)
