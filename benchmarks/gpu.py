@@ -39,7 +39,7 @@ class Scale:
 
     sizes: tuple[str, ...] = ("0.6B", "1.7B", "4B", "8B")
     main: str = "1.7B"  # for what is not measured on every size
-    fewer: tuple[str, ...] = ("0.6B", "1.7B", "8B")  # for what takes long
+    fewer: tuple[tuple[str, str], ...] = (("0.6B", "nf4"), ("1.7B", "nf4"), ("1.7B", "none"), ("8B", "nf4"))
     rows: int = 16
     other_rows: tuple[int, ...] = (1, 4, 64)
     length: int = 512  # tokens
@@ -50,9 +50,13 @@ class Scale:
 
 
 REAL = Scale()
-TINY = Scale(("0.6B", "8B"), "0.6B", ("0.6B",), 4, (1,), 64, (32,), 6, (2, 4), 4)
+TINY = Scale(("0.6B", "8B"), "0.6B", (("0.6B", "nf4"),), 4, (1,), 64, (32,), 6, (2, 4), 4)
 PRECISIONS = ("nf4", "int8", "none")
-Case = dict[str, str | int]
+# Base, precision and method of what is done several times. The checkpoints of a full fine-tune are large, so it gets a
+# smaller base.
+KINDS = (("0.6B", "nf4", "lora"), ("0.6B", "none", "lora"), ("0.6B", "none", "adalora"), ("8-layers", "none", "full"))
+OTHER_METHODS = (*(("0.6B", "none", method) for method in ("dora", "adalora", "prefix_tuning")), KINDS[-1])
+Case = dict[str, str | int | tuple[int, ...]]
 
 
 def _on(size: str, precision: str, rows: int, length: int, steps: int, **more: str | int) -> Case:
@@ -81,37 +85,32 @@ def _memory(scale: Scale) -> list[Case]:
         _on(scale.main, "int8", half, scale.length, 3, method="lora"),
         *(_on(scale.main, "nf4", rows, scale.length, 3, method="lora") for rows in scale.other_rows),
         *(_on(scale.main, "nf4", 4, length, 3, method="lora") for length in scale.other_lengths),
-        *(_on("0.6B", "none", half, scale.length, 3, method=m) for m in ("full", "dora", "adalora", "prefix_tuning")),
+        *(_on(*base, half, scale.length, 3, method=method) for *base, method in OTHER_METHODS),
     ]
 
 
 def _start_up(scale: Scale) -> list[Case]:
-    return [_on(s, p, 4, 64, 2) for s, p in product(scale.fewer, ("nf4", "none"))]
+    return [_on(*kind, 4, 64, 2) for kind in scale.fewer]
 
 
 def _scoring(scale: Scale) -> list[Case]:
-    kinds = product(scale.fewer, ("nf4", "none"), scale.answers, ("mixed", "in-turn"))
-    asked = {"length": min(256, scale.length), "tokens": scale.answer_tokens}
-    return [{"size": s, "precision": p, "batch": b, "way": w, **asked} for s, p, b, w in kinds]
+    answers = {"answers": scale.answers, "answer_tokens": scale.answer_tokens}
+    return [_on(*kind, 4, min(256, scale.length), 2) | answers for kind in scale.fewer]
 
 
 def _determinism(scale: Scale) -> list[Case]:
-    kinds = (("nf4", "lora"), ("none", "lora"), ("none", "full"))
     return [
-        _on("0.6B", p, 4, min(256, scale.length), scale.steps // 2, method=m, algorithms=a)
-        for a, (p, m) in product(("default", "deterministic"), kinds)
+        _on(*base, 4, min(256, scale.length), scale.steps // 2, method=method, algorithms=algorithms)
+        for algorithms, (*base, method) in product(("default", "deterministic"), KINDS)
     ]
 
 
 def _out_of_memory(scale: Scale) -> list[Case]:
-    kinds = (("nf4", "lora"), ("none", "lora"), ("none", "adalora"), ("none", "full"))
-    return [_on("0.6B", p, scale.rows, scale.length, 3, method=m) for p, m in kinds]
+    return [_on(*base, scale.rows, scale.length, 3, method=method) for *base, method in KINDS]
 
 
 def _plain_trl(scale: Scale) -> list[Case]:
-    return [_on(s, "nf4", scale.rows, scale.length, 2 * scale.steps) for s in scale.fewer] + [
-        _on(scale.main, "none", scale.rows, scale.length, 2 * scale.steps)
-    ]
+    return [_on(*kind, scale.rows, scale.length, 2 * scale.steps) for kind in scale.fewer]
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Section:
 
     title: str
     cases: Callable[[Scale], list[Case]]
-    is_fresh: bool = False  # whether each case needs a process that has not used the GPU yet
+    apart: str | None = None  # cases that differ in this are measured in processes of their own
 
 
 SECTIONS = {
@@ -130,7 +129,7 @@ SECTIONS = {
     "memory": Section("estimated and measured memory, part by part", _memory),
     "start_up": Section("from the start of a process to the first step; cold and warm", _start_up),
     "scoring": Section("answers of base and adapter in one batch, or one after the other", _scoring),
-    "determinism": Section("equal runs, and resumed ones: how far they differ", _determinism, is_fresh=True),
+    "determinism": Section("equal runs, and resumed ones: how far they differ", _determinism, apart="algorithms"),
     "out_of_memory": Section("what a job that runs out of memory leaves behind", _out_of_memory),
     "plain_trl": Section("beside a plain TRL script: speed, cold start, memory", _plain_trl),
 }
@@ -144,10 +143,11 @@ def name_of(case: Case) -> str:
 def measure(section: str, cases: list[Case], options: argparse.Namespace) -> Iterator[dict]:
     """The section's results, one for each case, and a last one if some were left out."""
     deadline = time.monotonic() + options.seconds
-    waiting, is_fresh = list(cases), SECTIONS[section].is_fresh
+    waiting, apart = list(cases), SECTIONS[section].apart
     while waiting and time.monotonic() < deadline:
         before = len(waiting)
-        group, began = waiting[:1] if is_fresh else waiting, time.monotonic()
+        group = [case for case in waiting if case.get(apart) == waiting[0].get(apart)]
+        began = time.monotonic()
         with _process(section, group, options, deadline) as process:
             for line in process.stdout:
                 del waiting[0]

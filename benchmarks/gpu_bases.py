@@ -88,6 +88,8 @@ def tokenizer() -> "PreTrainedTokenizerFast":
 
 def make_base(size: str, scratch: Path, rehearsal: bool = False) -> Path:
     """The folder of a base model of this size under `scratch`, written if it is not there yet."""
+    import torch
+
     folder = scratch / "bases" / size
     if folder.is_dir():
         return folder
@@ -98,6 +100,7 @@ def make_base(size: str, scratch: Path, rehearsal: bool = False) -> Path:
     config.save_pretrained(partial)
     tokenizer().save_pretrained(partial)
     _write_weights(weights_of(config), partial)
+    torch.cuda.empty_cache()
     partial.rename(folder)
     return folder
 

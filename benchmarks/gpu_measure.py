@@ -126,13 +126,10 @@ class Memory:
         if IS_CUDA:
             torch.cuda.synchronize()
             return torch.cuda.memory_allocated()
-        storages = {}
-        for thing in gc.get_objects():
-            with suppress(ReferenceError, RuntimeError, NotImplementedError):
-                if isinstance(thing, torch.Tensor) and thing.device.type == "cpu":
-                    storage = thing.untyped_storage()
-                    storages[storage.data_ptr()] = storage.nbytes()
-        total = sum(storages.values())
+        # By type, because some proxies answer isinstance for something that is gone.
+        tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+        storages = (tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu")
+        total = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
         self.highest = max(self.highest, total)
         return total
 

@@ -4,7 +4,6 @@ A case that the plan refuses raises Refusal; whatever else is raised counts as a
 """
 
 import gc
-import json
 import os
 import platform
 import shutil
@@ -13,15 +12,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import product
 
 import psutil
 import torch
 from gpu_measure import IS_CUDA, Busy, Memory, Parts, Place, Utilization, of_kind, pace, train
 from safetensors.torch import load_file
 
+import tuner
 from tuner.errors import TunerError
+from tuner.evaluation.answers import heldout_rows
 from tuner.inference import generate
 from tuner.inference.variants import LoadedVariants, load_variants
+from tuner.methods.registry import METHODS
 from tuner.models import losses
 from tuner.models.device import compute_dtype
 from tuner.models.fetch import base_of
@@ -90,7 +93,7 @@ def methods(case: dict, place: Place) -> dict:
         steps = [event["step"] for event in of_kind(events, "step")]
         scores = run.read_json("evaluation.json")
         return {
-            "steps": steps,
+            "trained_steps": steps,
             "resumed_at": of_kind(events, "start")[-1]["step"],
             "scored_rows": scores["rows"],
             "losses": {variant: scores[variant]["loss"] for variant in ("base", "adapter")},
@@ -175,23 +178,23 @@ def empty_device() -> None:
 
 
 def scoring(case: dict, place: Place) -> dict:
-    """Held-out answers of base and adapter: both in one batch, or one after the other."""
+    """Answers of base and adapter to the same prompts: both in one batch, or one after the other."""
     with place.folder() as folder:
-        run = place.prepare(folder, case | {"rows": 4, "steps": 1})
-        train(run)
+        run = place.prepare(folder, case, heldout=max(case["answers"]))
+        for event in tuner.train(run):
+            if event["event"] == "end":
+                break  # trained, and about to be scored
         loaded = load_variants({"adapter": run})
-        prompts = [json.loads(line)["messages"] for line in (run.data / "heldout.jsonl").read_text().splitlines()]
-        conversations = (prompts * case["batch"])[: case["batch"]]
-        WAYS[case["way"]](loaded, conversations, generate.Sampling(max_new_tokens=2))  # kernels are loaded
-        began = time.monotonic()
-        tokens = WAYS[case["way"]](loaded, conversations, generate.Sampling(max_new_tokens=case["tokens"]))
-        seconds = time.monotonic() - began
-        return {
-            "answers": 2 * case["batch"],
-            "answer_tokens": tokens,
-            "answer_seconds": seconds,
-            "tokens_per_second": tokens / seconds,
-        }
+        prompts = [row["messages"] for row in heldout_rows(run)]
+        speeds = []
+        for way, rows in product(WAYS, case["answers"]):
+            WAYS[way](loaded, prompts[:rows], generate.Sampling(max_new_tokens=2))  # kernels are loaded
+            began = time.monotonic()
+            tokens = WAYS[way](loaded, prompts[:rows], generate.Sampling(max_new_tokens=case["answer_tokens"]))
+            seconds = time.monotonic() - began
+            speed = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
+            speeds.append({"way": way, "rows": rows, **speed})
+        return {"speeds": speeds}
 
 
 class Counter:
@@ -237,8 +240,9 @@ def determinism(case: dict, place: Place) -> dict:
         # Read by cuBLAS when it is first used: this process has not used it yet.
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
+    dropout = {"method.dropout": 0.1} if "dropout" in METHODS[case["method"]].settings else {}
     with place.folder() as folder:
-        first, second, third = (place.prepare(folder, case, **{"method.dropout": 0.1}) for _ in range(3))
+        first, second, third = (place.prepare(folder, case, **dropout) for _ in range(3))
         train(first)
         train(second)
         _interrupted(third, case["steps"])
