@@ -14,6 +14,7 @@ measures it later. Cases run in processes of their own, so that one which crashe
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,14 +146,13 @@ def measure(section: str, cases: list[Case], options: argparse.Namespace) -> Ite
     deadline = time.monotonic() + options.seconds
     waiting, apart = list(cases), SECTIONS[section].apart
     while waiting and time.monotonic() < deadline:
-        before = len(waiting)
         group = [case for case in waiting if case.get(apart) == waiting[0].get(apart)]
         began = time.monotonic()
         with _process(section, group, options, deadline) as process:
             for line in process.stdout:
                 del waiting[0]
                 yield json.loads(line)
-        if len(waiting) == before and time.monotonic() < deadline:
+        if process.returncode and time.monotonic() < deadline:
             reason = f"its process ended with status {process.returncode}"
             seconds = round(time.monotonic() - began, 3)
             yield {"section": section, **waiting.pop(0), "outcome": "failed", "reason": reason, "seconds": seconds}
@@ -167,11 +167,16 @@ class _process:
 
     def __init__(self, section: str, cases: list[Case], options: argparse.Namespace, deadline: float):
         job = {"section": section, "cases": cases, "scratch": str(options.scratch), "rehearsal": options.rehearse}
-        runs = {"TUNER_RUNS": str(options.scratch / "runs")}
+        self.runs = options.scratch / "runs"
+        self.runs.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(HERE / "gpu_work.py"), json.dumps(job)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            command, env=os.environ | QUIET | runs, stdout=pipe, text=True, start_new_session=True
+            command,
+            env=os.environ | QUIET | {"TUNER_RUNS": str(self.runs)},
+            stdout=pipe,
+            text=True,
+            start_new_session=True,
         )
         self.timer = threading.Timer(max(0.0, deadline - time.monotonic()), self.kill)
 
@@ -190,6 +195,7 @@ class _process:
             self.kill()
         self.process.wait()
         self.process.stdout.close()
+        shutil.rmtree(self.runs)  # those of a case that was cut off
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -219,7 +225,6 @@ def main(arguments: list[str] | None = None) -> int:
     options.out = options.out or Path(os.devnull)
     with tempfile.TemporaryDirectory() as folder:
         options.scratch = options.scratch or Path(folder)
-        (options.scratch / "runs").mkdir(parents=True, exist_ok=True)
         for section in sections:
             cases = [c for c in SECTIONS[section].cases(scale) if set(options.only) <= set(name_of(c).split())]
             for result in measure(section, cases, options):

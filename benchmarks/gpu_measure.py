@@ -58,7 +58,7 @@ class Place:
     @contextmanager
     def folder(self) -> Iterator[Path]:
         """A folder for the runs of one case."""
-        folder = Path(tempfile.mkdtemp(prefix="case-", dir=self.scratch))
+        folder = Path(tempfile.mkdtemp(dir=runs.RUNS))
         try:
             yield folder
         finally:
@@ -214,17 +214,23 @@ class Busy:
         """Add up the time in which at least one kernel ran; None if the trace has none."""
         self.profiler.stop()
         kind = torch.autograd.DeviceType.CUDA if IS_CUDA else torch.autograd.DeviceType.CPU
-        spans = sorted(
+        spans = [
             (event.time_range.start, event.time_range.end)
             for event in self.profiler.events()
             # An annotation covers the time between its kernels, too.
             if event.device_type == kind and not event.is_user_annotation
-        )
-        busy, until = 0.0, float("-inf")
-        for start, end in spans:
-            busy += max(0.0, end - max(start, until))
-            until = max(until, end)
-        self.seconds = busy / 1e6 if spans else None
+        ]
+        microseconds = covered(spans)
+        self.seconds = microseconds and microseconds / 1e6
+
+
+def covered(spans: list[tuple[float, float]]) -> float | None:
+    """The length of what (start, end) pairs cover together; None if there are none."""
+    total, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total if spans else None
 
 
 class Utilization:
@@ -239,8 +245,8 @@ class Utilization:
     def start(self) -> None:
         """Begin to sample, if there is an nvidia-smi."""
         with suppress(OSError):
-            pipe, none = subprocess.PIPE, subprocess.DEVNULL
-            self.process = subprocess.Popen(self.COMMAND, stdout=pipe, stderr=none, text=True)
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(self.COMMAND, stdout=pipe, stderr=pipe, text=True)
 
     def stop(self) -> None:
         """The mean of the samples; None if there are none."""

@@ -46,7 +46,7 @@ def main() -> None:
         line = {"section": job["section"], **case, "seconds": round(time.monotonic() - began, 3), **outcome}
         print(json.dumps(line | {"device": device_name()}), file=out, flush=True)
         if outcome["outcome"] == "failed" and is_device_broken():
-            return
+            os._exit(0)  # at once: freeing what is on the device would fail, too
 
 
 def attempt(measure: Callable[[dict, Place], dict], case: dict, place: Place) -> dict:
