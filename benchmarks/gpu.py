@@ -52,6 +52,7 @@ class Scale:
 
 REAL = Scale()
 TINY = Scale(("0.6B", "8B"), "0.6B", (("0.6B", "nf4"),), 4, (1,), 64, (32,), 6, (2, 4), 4)
+BASES = {"llama_adapter": "8-llama"}  # of methods that don't work on the others
 PRECISIONS = ("nf4", "int8", "none")
 # Base, precision and method of what is done several times. The checkpoints of a full fine-tune are large, so it gets a
 # smaller base.
@@ -67,7 +68,8 @@ def _on(size: str, precision: str, rows: int, length: int, steps: int, **more: s
 def _methods(scale: Scale) -> list[Case]:
     from tuner.methods.registry import METHODS
 
-    return [_on("8-layers", p, 4, min(64, scale.length), 3, method=m) for p, m in product(PRECISIONS, METHODS)]
+    length = min(64, scale.length)
+    return [_on(BASES.get(m, "8-layers"), p, 4, length, 3, method=m) for p, m in product(PRECISIONS, METHODS)]
 
 
 def _speed(scale: Scale) -> list[Case]:
@@ -148,7 +150,7 @@ def measure(section: str, cases: list[Case], options: argparse.Namespace) -> Ite
     while waiting and time.monotonic() < deadline:
         group = [case for case in waiting if case.get(apart) == waiting[0].get(apart)]
         began = time.monotonic()
-        with _process(section, group, options, deadline) as process:
+        with Worker(section, group, options, deadline) as process:
             for line in process.stdout:
                 del waiting[0]
                 yield json.loads(line)
@@ -162,19 +164,18 @@ def measure(section: str, cases: list[Case], options: argparse.Namespace) -> Ite
         yield {"section": section, "outcome": "left out", "reason": reason, "cases": left}
 
 
-class _process:
+class Worker:
     """A process that measures cases and is killed, with all that it started, at the deadline or when left."""
 
     def __init__(self, section: str, cases: list[Case], options: argparse.Namespace, deadline: float):
         job = {"section": section, "cases": cases, "scratch": str(options.scratch), "rehearsal": options.rehearse}
-        self.runs = options.scratch / "runs"
-        self.runs.mkdir(parents=True, exist_ok=True)
+        options.scratch.mkdir(parents=True, exist_ok=True)
+        self.runs = tempfile.mkdtemp(prefix="runs-", dir=options.scratch)
         command = [sys.executable, str(HERE / "gpu_work.py"), json.dumps(job)]
-        pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             command,
-            env=os.environ | QUIET | {"TUNER_RUNS": str(self.runs)},
-            stdout=pipe,
+            env=os.environ | QUIET | {"TUNER_RUNS": self.runs},
+            stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
@@ -221,8 +222,13 @@ def main(arguments: list[str] | None = None) -> int:
         for name, section in SECTIONS.items():
             print(f"{name:14} {len(section.cases(scale)):4}  {section.title}")
         return 0
+    from tuner.models.device import device_type
+
+    if not options.rehearse and device_type() == "cpu":
+        parser.error("there is no GPU here. Add --rehearse to see that everything runs, with tiny models.")
     sections = list(SECTIONS) if "all" in options.sections else options.sections
     options.out = options.out or Path(os.devnull)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         options.scratch = options.scratch or Path(folder)
         for section in sections:

@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerFast, Qwen3Config
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 VOCABULARY = 151_936
 SHARD = 4 * 2**30  # bytes
 SPREAD = 0.02  # standard deviation of the weights, as in Qwen3's own initialization
-# As in the config.json of Qwen/Qwen3-*. The last one is the first with fewer layers, for what depends on the kinds of
-# layers and not on their number.
+# As in the config.json of Qwen/Qwen3-*. The last two are the first with fewer layers, for what depends on the kinds of
+# layers and not on their number; one of them as a Llama.
 SHAPES = {
     "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
     "1.7B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
     "4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
     "8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
     "8-layers": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 8, "num_attention_heads": 16},
+    "8-llama": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 8, "num_attention_heads": 16},
 }
+LLAMAS = ("8-llama",)
 UNTIED = ("8B",)
 SHARED = {"num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6}
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -40,14 +42,15 @@ SYLLABLES = [consonant + vowel for consonant in "bdfklmnprst" for vowel in "aeio
 WORDS = [a + b for a, b in zip(SYLLABLES, SYLLABLES[7:] + SYLLABLES[:7])]  # a token each, with and without its space
 
 
-def config_of(size: str, rehearsal: bool = False) -> "Qwen3Config":
+def config_of(size: str, rehearsal: bool = False) -> "PretrainedConfig":
     """The configuration of a size; in a rehearsal that of a tiny model that ties its weights as this size does."""
-    from transformers import Qwen3Config
+    from transformers import LlamaConfig, Qwen3Config
 
+    family, kind = ("Llama", LlamaConfig) if size in LLAMAS else ("Qwen3", Qwen3Config)
     shape = {"vocab_size": VOCABULARY, **SHARED, **SHAPES[size], **(TINY if rehearsal else {})}
-    return Qwen3Config(
+    return kind(
         **shape,
-        architectures=["Qwen3ForCausalLM"],
+        architectures=[f"{family}ForCausalLM"],
         tie_word_embeddings=size not in UNTIED,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         bos_token_id=None,
@@ -57,7 +60,7 @@ def config_of(size: str, rehearsal: bool = False) -> "Qwen3Config":
     )
 
 
-def weights_of(config: "Qwen3Config") -> dict[str, "torch.Tensor"]:
+def weights_of(config: "PretrainedConfig") -> dict[str, "torch.Tensor"]:
     """The parameters by name, tied ones once, without storage."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -90,7 +93,7 @@ def make_base(size: str, scratch: Path, rehearsal: bool = False) -> Path:
     """The folder of a base model of this size under `scratch`, written if it is not there yet."""
     import torch
 
-    folder = scratch / "bases" / size
+    folder = scratch / ("tiny-bases" if rehearsal else "bases") / size
     if folder.is_dir():
         return folder
     partial = folder.with_suffix(".part")

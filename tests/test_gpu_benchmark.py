@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -14,6 +16,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import gpu as benchmark
 import gpu_bases
 import gpu_measure
+import gpu_sections
 
 from tuner.methods.registry import METHODS
 
@@ -34,10 +37,16 @@ FIELDS = {
 SHARED = {"section", "outcome", "seconds", "device", "rehearsal"}
 
 
-def measure(*arguments: str, **environment: str) -> list[dict]:
-    """The lines that the script prints."""
+def start(*arguments: str) -> subprocess.CompletedProcess:
+    """The script, on a machine without a GPU."""
     command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), *arguments]
-    process = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def measure(*arguments: str) -> list[dict]:
+    """The lines that the script prints."""
+    process = start(*arguments)
     assert process.returncode == 0, process.stderr
     return [json.loads(line) for line in process.stdout.splitlines()]
 
@@ -99,6 +108,12 @@ def test_an_unknown_section_is_refused_with_those_that_exist(capsys):
     assert "no section 'sped'. Choose from environment, methods, speed" in capsys.readouterr().err
 
 
+def test_without_a_gpu_only_a_rehearsal_is_possible():
+    process = start("speed")
+    assert process.returncode == 2
+    assert "there is no GPU here. Add --rehearse" in process.stderr
+
+
 @pytest.mark.parametrize("scale", [benchmark.REAL, benchmark.TINY])
 def test_no_case_is_measured_twice(scale):
     for section in benchmark.SECTIONS.values():
@@ -129,8 +144,48 @@ def test_utilization_is_the_mean_of_what_nvidia_smi_says(tmp_path, monkeypatch):
     assert without.share is None
 
 
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A card of 80 GB of which CUDA itself takes 1 and the allocator 20; the shares of it that were allowed."""
+    shares = []
+    properties = SimpleNamespace(total_memory=80e9, major=9, minor=0, multi_processor_count=132)
+    answers = {
+        "synchronize": None,
+        "empty_cache": None,
+        "memory_allocated": 18e9,
+        "memory_reserved": 20e9,
+        "max_memory_allocated": 19e9,
+        "reset_peak_memory_stats": None,
+        "mem_get_info": (59e9, 80e9),
+        "get_device_properties": properties,
+        "is_bf16_supported": True,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *arguments, answer=answer, **options: answer)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    for module in (gpu_measure, gpu_sections):
+        monkeypatch.setattr(module, "IS_CUDA", True)
+    return shares
+
+
+def test_memory_is_read_from_the_card(card, tmp_path):
+    memory = gpu_measure.Memory()
+    memory.reset_peak()
+    assert (memory.held(), memory.peak(), memory.context()) == (18e9, 19e9, 1e9)
+    machine = gpu_sections.environment({}, gpu_measure.Place(tmp_path, rehearsal=False))
+    assert (machine["memory"], machine["memory_free"], machine["capability"]) == (80e9, 59e9, "9.0")
+
+
+def test_the_card_is_full_until_the_large_job_has_failed(card):
+    with gpu_sections._exhaustible("next_token") as exhaust:
+        assert not card
+        exhaust()
+        assert card == [0.25]  # what the allocator holds already
+    assert card == [0.25, 1.0]
+
+
 def test_a_section_that_is_out_of_time_says_what_it_left_out(tmp_path):
-    out = tmp_path / "figures.jsonl"
+    out = tmp_path / "new" / "figures.jsonl"
     lines = measure("speed", "--rehearse", "--seconds", "0.2", "--only", "8B", "--out", str(out))
     (left,) = lines
     assert left["outcome"] == "left out"
@@ -155,12 +210,15 @@ def test_a_process_that_dies_or_gives_up_costs_one_case(tmp_path, monkeypatch):
     log = tmp_path / "log"
     (tmp_path / "gpu_work.py").write_text(WORK.format(log=log))
     monkeypatch.setattr(benchmark, "HERE", tmp_path)
-    options = benchmark._parser().parse_args(["speed", "--scratch", str(tmp_path)])
+    runs = tmp_path / "scratch" / "runs"  # somebody else's
+    runs.mkdir(parents=True)
+    options = benchmark._parser().parse_args(["speed", "--scratch", str(runs.parent)])
     lines = list(benchmark.measure("speed", [{"rows": rows} for rows in (1, 2, 3, 4, 5)], options))
     outcomes = [(line["rows"], line["outcome"]) for line in lines]
     assert outcomes == [(1, "done"), (2, "failed"), (3, "done"), (4, "failed"), (5, "done")]
     assert "status 9" in lines[1]["reason"]
     assert len({line["pid"] for line in lines if "pid" in line}) == 3
+    assert list(runs.parent.iterdir()) == [runs]
     assert log.read_text().split() == ["1", "2", "3", "4", "5"]
 
 
@@ -179,7 +237,8 @@ def test_a_rehearsal_measures_every_case_of_a_section(section, scratch):
         assert line["outcome"] == "done" or section == "methods"
         CHECKS.get(section, lambda line: None)(line)
     assert section != "methods" or {line["method"] for line in lines if line["outcome"] == "done"} == METHODS.keys()
-    assert [folder.name for folder in scratch.iterdir()] == ["bases"] * (section != "environment")
+    # Nothing is left of its runs.
+    assert [folder.name for folder in scratch.iterdir()] == ["tiny-bases"]
 
 
 def check_methods(line: dict) -> None:
@@ -188,6 +247,28 @@ def check_methods(line: dict) -> None:
         assert (line["trained_steps"], line["resumed_at"], line["scored_rows"]) == ([1, 2, 3], 2, 2)
     else:
         assert "Choose" in line["reason"] or "choose" in line["reason"]
+
+
+def check_speed(line: dict) -> None:
+    """Tokens and steps tell the same speed."""
+    tokens = line["rows"] * line["length"]
+    assert line["tokens_per_second"] == pytest.approx(tokens / line["seconds_per_step"])
+    assert line["busy_share"] > 0
+    assert line["share_of_peak"] == pytest.approx(line["flops_per_second"] / line["peak_flops"])
+
+
+def check_scoring(line: dict) -> None:
+    """Base and adapter answered in both ways, whole answers."""
+    counted = [(speed["way"], speed["rows"], speed["tokens"]) for speed in line["speeds"]]
+    answers, tokens = line["answers"], line["answer_tokens"]
+    assert counted == [(way, rows, 2 * rows * tokens) for way in ("mixed", "in-turn") for rows in answers]
+
+
+def check_plain_trl(line: dict) -> None:
+    """The ratios are those of the figures."""
+    for name in ("tokens_per_second", "cold_start"):
+        assert line["ratio"][name] == pytest.approx(line[f"tuner_{name}"] / line[f"plain_{name}"])
+    assert line["ratio"]["peak"] is None  # measured on a GPU only
 
 
 def check_memory(line: dict) -> None:
@@ -219,6 +300,9 @@ def check_out_of_memory(line: dict) -> None:
 
 CHECKS = {
     "methods": check_methods,
+    "speed": check_speed,
+    "scoring": check_scoring,
+    "plain_trl": check_plain_trl,
     "memory": check_memory,
     "start_up": check_start_up,
     "determinism": check_determinism,
