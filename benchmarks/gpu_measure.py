@@ -50,6 +50,7 @@ class Place:
 
     scratch: Path
     rehearsal: bool
+    loaded: tuple[str, str] | None = None  # size and precision of the base that a section keeps for its next case
 
     def base(self, size: str) -> Path:
         """The folder of the base model of this size."""

@@ -83,7 +83,10 @@ def _driver() -> str | None:
 
 def methods(case: dict, place: Place) -> dict:
     """Train, stop before the last step, resume, score."""
-    memory = Memory()
+    memory, base = Memory(), (case["size"], case["precision"])
+    if place.loaded != base:  # or the peak would count several bases
+        empty_device()
+        place.loaded = base
     with place.folder() as folder:
         run = place.prepare(folder, case, **{"evaluation.max_new_tokens": 4})
         memory.held()
