@@ -17,6 +17,7 @@ import gpu as benchmark
 import gpu_bases
 import gpu_measure
 import gpu_sections
+import gpu_work
 
 from tuner.methods.registry import METHODS
 
@@ -182,6 +183,32 @@ def test_the_card_is_full_until_the_large_job_has_failed(card):
         exhaust()
         assert card == [0.25]  # what the allocator holds already
     assert card == [0.25, 1.0]
+
+
+def test_a_case_says_why_it_was_refused_or_failed(tmp_path):
+    def fail(case, place):
+        raise ValueError("too high") from KeyError("rate")
+
+    def refuse(case, place):
+        place.prepare(tmp_path, {"size": "8-layers", "precision": "nf4", "rows": 2, "length": 32, "steps": 2} | case)
+
+    place = gpu_measure.Place(tmp_path, rehearsal=True)
+    failed = gpu_work.attempt(fail, {}, place)
+    assert failed == {"outcome": "failed", "reason": "ValueError: too high / KeyError: 'rate'"}
+    refused = gpu_work.attempt(refuse, {"method": "full"}, place)
+    assert refused["outcome"] == "refused"
+    assert "needs a 16-bit base model" in refused["reason"]
+
+
+def test_an_error_that_breaks_the_card_is_noticed(card, monkeypatch):
+    monkeypatch.setattr(gpu_work, "IS_CUDA", True)
+    assert not gpu_work.is_device_broken()
+
+    def broken():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    assert gpu_work.is_device_broken()
 
 
 def test_a_section_that_is_out_of_time_says_what_it_left_out(tmp_path):
