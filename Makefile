@@ -5,6 +5,7 @@
 # make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
 # make matrix      every method on every model family, in float32 and in bfloat16 as on a GPU
 # make bench       benchmarks: against a plain TRL script, and against the usual way on ZeroGPU
+# make bench-gpu   the same on a GPU, and more: estimates, precision, determinism; an hour or so
 # make example     trains the finished run that the page shows to first-time visitors
 
 # The system's Python if it is 3.10 to 3.13 and has venv, otherwise the first other Python that qualifies.
@@ -47,6 +48,9 @@ bench: .venv/dev
 	$(PY) benchmarks/window.py --seconds 60
 	$(PY) benchmarks/window.py --seconds 20 --rounds 3
 
+bench-gpu: .venv/dev
+	$(PY) benchmarks/gpu.py all --out figures.jsonl
+
 install: .venv/run
 
 example: .venv/run
@@ -76,4 +80,4 @@ example: .venv/run
 	@$(SPACE) -m pip install --quiet -r .space/pytest.txt
 	@touch $@
 
-.PHONY: run test test-all space rehearsal matrix bench install example
+.PHONY: run test test-all space rehearsal matrix bench bench-gpu install example

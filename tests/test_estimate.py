@@ -34,6 +34,7 @@ from tuner.planning.memory import (
 )
 from tuner.planning.pace import KEPT_PACES, device_speed, flops_per_step, pace_key, recall, remember, step_seconds
 from tuner.recipe import Recipe
+from tuner.training.trainer import schedule_of
 
 OWN = {"method__rank": "auto"}  # each method's own
 SHAPES = [(4, 48), (2, 160)]  # rows, tokens
@@ -233,8 +234,9 @@ def test_weights_are_what_the_loaded_base_holds(folders, family, dtype, quantiza
     assert weight_bytes(shape_of(base), quantization, dtype) == pytest.approx(real, rel=0.05)
 
 
-def test_the_adapter_is_its_weights_gradients_and_moments(folders):
-    recipe, base = made(folders["llama"], "llama", "none")
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_the_adapter_is_its_weights_gradients_moments_and_schedule(folders, method):
+    recipe, base = made(folders["llama"], "llama", "none", method__name=method)
     model = adapted(base, recipe)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained)
@@ -242,6 +244,10 @@ def test_the_adapter_is_its_weights_gradients_and_moments(folders):
     optimizer.step()
     real = sum(p.nbytes + p.grad.nbytes for p in trained)
     real += sum(s["exp_avg"].nbytes + s["exp_avg_sq"].nbytes for s in optimizer.state.values())
+    if schedule := schedule_of(METHODS[method].schedule, model):
+        schedule.stepped(1, 0.0)
+        importance = (schedule.ranks.ipt, schedule.ranks.exp_avg_ipt, schedule.ranks.exp_avg_unc)
+        real += sum(t.nbytes for kind in importance for t in kind.values())
     assert estimated(base, recipe, 2, 16, 4)["adapter"] == real
 
 

@@ -41,10 +41,12 @@ def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, col
     """
     shape, batch = shape_of(base), settings["batch_size"]
     choices = shape.vocabulary if base.row.generates else max(2, len(base.labels))
+    # Float32 weights, their gradient and AdamW's two moments; AdaLoRA keeps the importance of each weight, its mean
+    # and its uncertainty.
+    per_weight = 4 + 3 * (METHODS[recipe.method.name].schedule is not None)
     parts = {
         "weights": weight_bytes(shape, base.model.quantization, settings["dtype"]),
-        # Float32 weights, their gradient and AdamW's two moments.
-        "adapter": count_trainable(base, method_key(recipe)) * 4 * FLOAT,
+        "adapter": count_trainable(base, method_key(recipe)) * per_weight * FLOAT,
         "activations": _trace_step(base, recipe, settings, length, columns).saved,
         # The peak is in the backward pass of the loss, always in float32: the log-softmax kept, the gradient that
         # arrives at it, and the gradient of the logits. The logits themselves are gone by then.
