@@ -185,6 +185,10 @@ class Watch:
                 watch.moved = {n: (watch.start[n], p.clone()) for n, p in attach.start_values(self.model).items()}
                 super()._finish()
 
+            def leave(self):
+                window.Window = Window  # later trainings of this process are not watched
+                super().leave()
+
         from tuner.training import window
 
         window.Window = Watched
