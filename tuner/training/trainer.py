@@ -126,7 +126,11 @@ def build(
     arguments._n_gpu = 1
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=settings["learning_rate"], weight_decay=recipe.training.weight_decay, fused=True
+        trainable,
+        lr=settings["learning_rate"],
+        weight_decay=recipe.training.weight_decay,
+        # Under a loss scale the fused kernel itself skips what overflows, and accelerate takes it for a step.
+        fused=not arguments.fp16,
     )
     trainer = trainer_class(
         model=model,
