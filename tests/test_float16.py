@@ -1,4 +1,4 @@
-"""Training in float16 with a loss scale: what overflows is no step, resuming is exact, and the log holds numbers only."""
+"""Training in float16 with a loss scale: what overflows is no step, resuming is exact, the log holds numbers only."""
 
 import json
 import math

@@ -124,14 +124,7 @@ def build(
     )
     # With several visible cards the Trainer would copy a 16-bit model to each and split our inputs among them.
     arguments._n_gpu = 1
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable,
-        lr=settings["learning_rate"],
-        weight_decay=recipe.training.weight_decay,
-        # Under a loss scale the fused kernel itself skips what overflows, and accelerate takes it for a step.
-        fused=not arguments.fp16,
-    )
+    optimizer = _optimizer(model, recipe, settings)
     trainer = trainer_class(
         model=model,
         args=arguments,
@@ -150,6 +143,16 @@ def build(
             p.data = start[name]
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, settings: dict) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=settings["learning_rate"],
+        weight_decay=recipe.training.weight_decay,
+        # Under a loss scale the fused kernel itself skips what overflows, and accelerate takes it for a step.
+        fused=settings["dtype"] != "float16",
+    )
 
 
 def _classes(task: TaskRow) -> tuple[type[Trainer], type[TrainingArguments], dict]:
