@@ -89,7 +89,7 @@ def finish(run: runs.Run, monkeypatch) -> None:
 
 
 def break_with(kind: type[Exception]):
-    """Let the second step of a run break in the middle of its backward pass."""
+    """Let the second step of a run break at the beginning of its backward pass."""
 
     def end(run: runs.Run, monkeypatch) -> None:
         mean_loss, error = losses.mean_loss, kind("planted")
@@ -117,6 +117,7 @@ def break_with(kind: type[Exception]):
 ENDS = {
     "finished": finish,
     "failed": break_with(IndexError),
+    "refused": break_with(TunerError),  # after which the base is kept for the next job
     "out of memory": break_with(torch.OutOfMemoryError),
 }
 
