@@ -1,6 +1,7 @@
 """What a training leaves in a warm worker: the base as it was found, and no memory but the base's."""
 
 import gc
+import shutil
 
 import pytest
 import torch
@@ -8,11 +9,12 @@ from conftest import small_recipe
 
 from tuner import runs
 from tuner.errors import TunerError
+from tuner.evaluation import answers
 from tuner.models import load, losses
 from tuner.models.fetch import base_of
 from tuner.planning import plan
-from tuner.training import failures
-from tuner.training.window import train
+from tuner.training import failures, window
+from tuner.training.window import Window, train
 
 QUICK = {"budget__steps": 2, "evaluation__rows": 1, "evaluation__max_new_tokens": 1}
 # Methods of each way to attach: PEFT's layers, with a schedule, copies of the base's weights, hooks, tokens in front.
@@ -35,8 +37,9 @@ def make(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def empty_cache():
-    """No base that another test left, and none left for others."""
+def fresh(monkeypatch):
+    """No base that another test left, none left for others, and windows that nobody watches."""
+    monkeypatch.setattr(window, "Window", Window)
     load.forget_bases()
     yield
     load.forget_bases()
@@ -59,13 +62,13 @@ def facts(base: torch.nn.Module) -> dict[str, tuple]:
 
 @pytest.mark.parametrize("method", KINDS)
 def test_ten_trainings_leave_their_base_exactly_as_they_found_it(make, method):
-    first = make(method)
+    first = make(method, budget__steps=1)
+    first.write_json("evaluation.json", {})  # training alone
     base = load.shared_base(base_of(first))
     before, config = facts(base), base.config.to_dict()
     weights = {name: value.clone() for name, value in base.state_dict().items()}
-    for run in [first, *(make(method) for _ in range(9))]:
-        run.write_json("evaluation.json", {})  # training alone
-        list(train(run))
+    for number in range(10):
+        list(train(runs.Run(shutil.copytree(first.path, first.path.parent / f"copy{number}"))))
     assert load.shared_base(base_of(first)) is base
     assert facts(base) == before
     assert base.config.to_dict() == config
@@ -103,20 +106,32 @@ def break_with(kind: type[Exception]):
                 loss.register_hook(fail)
             return loss
 
-        monkeypatch.setattr(losses, "mean_loss", broken)
-        monkeypatch.setattr(failures.log, "disabled", True)  # pytest keeps what is logged, with its traceback
-        with pytest.raises(TunerError) as caught:
-            list(train(run))
+        with monkeypatch.context() as patch:
+            patch.setattr(losses, "mean_loss", broken)
+            patch.setattr(failures.log, "disabled", True)  # pytest keeps what is logged, with its traceback
+            with pytest.raises(TunerError) as caught:
+                list(train(run))
         assert run.status == "failed"
         assert caught.value.__cause__ is error
-        monkeypatch.setattr(losses, "mean_loss", mean_loss)
 
     return end
+
+
+def break_scoring(run: runs.Run, monkeypatch) -> None:
+    def broken(*arguments):
+        raise IndexError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "heldout_loss", broken)
+        patch.setattr(failures.log, "disabled", True)
+        with pytest.raises(TunerError):
+            list(train(run))
 
 
 ENDS = {
     "finished": finish,
     "failed": break_with(IndexError),
+    "failed in scoring": break_scoring,
     "refused": break_with(TunerError),  # after which the base is kept for the next job
     "out of memory": break_with(torch.OutOfMemoryError),
 }
@@ -125,9 +140,8 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("method", ["lora", "adalora", "full"])
 def test_after_a_job_the_memory_holds_what_it_held_before_to_the_byte(make, monkeypatch, method, end):
-    warm = make(method)
-    list(train(warm))  # what is made once in a process
     run = make(method)
+    list(train(runs.Run(shutil.copytree(run.path, run.path.parent / "warm"))))  # what is made once in a process
     base = load.shared_base(base_of(run))  # kept here too: after an unexpected error the cache is emptied
     before, as_found = live_bytes(), facts(base)
     ENDS[end](run, monkeypatch)
