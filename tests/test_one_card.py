@@ -1,6 +1,7 @@
 """One run trains in one process on one card, and measures what it alone takes of it."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -60,6 +61,15 @@ def test_one_of_several_processes_is_refused_before_anything_is_done(run, monkey
         next(train(run))
     assert str(caught.value) == SENTENCE
     assert run.events() == []
+
+
+def test_the_precision_is_the_plans_whatever_the_launcher_was_given(run, monkeypatch):
+    plain = runs.Run(shutil.copytree(run.path, run.path.parent / "plain"))
+    list(train(plain))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    list(train(run))
+    adapter, expected = (r.adapter / "adapter_model.safetensors" for r in (run, plain))
+    assert adapter.read_bytes() == expected.read_bytes()
 
 
 def launched(*arguments: str, out) -> subprocess.CompletedProcess:

@@ -152,6 +152,7 @@ def test_each_setting_reaches_the_trainer_and_what_is_trained_stays_in_float32(m
         "remove_unused_columns": False,
         "more": "seq2seq",
         "_n_gpu": 1,
+        **({"mixed_precision": "no"} if dtype == "float32" else {}),
     }
     optimizer, rate = made.given.pop("optimizers")
     assert made.given.pop("data_collator")([{"input_ids": [5, 6]}, {"input_ids": [7]}])["input_ids"].tolist() == [

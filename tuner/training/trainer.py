@@ -124,6 +124,8 @@ def build(
     )
     # With several visible cards the Trainer would copy a 16-bit model to each and split our inputs among them.
     arguments._n_gpu = 1
+    if settings["dtype"] == "float32":
+        arguments.mixed_precision = "no"  # whatever `accelerate launch` was given
     optimizer = _optimizer(model, recipe, settings)
     trainer = trainer_class(
         model=model,
