@@ -1,6 +1,7 @@
 """Batches that do not fit in memory: the same step in parts, found before the first step or when memory runs out."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from tuner.data import sources
 from tuner.data.tokens import IGNORE_INDEX
 from tuner.errors import TunerError
 from tuner.evaluation import answers
-from tuner.models import losses
+from tuner.models import load, losses
 from tuner.models.fetch import base_of
 from tuner.planning import plan
 from tuner.training import micro_batches, upkeep
@@ -284,6 +285,16 @@ def test_before_the_first_step_rows_are_halved_until_what_is_still_to_come_fits(
     assert begin(6000 + 1200, rows=6) == 3
     assert begin(6000 + 1199, rows=6) == 2
     assert begin(0, memory=None) == 16
+
+
+def test_models_kept_for_chat_go_before_rows_do(begin, card, monkeypatch):
+    kept = OrderedDict({"of a chat": "one", "of another": "two", "the run's": "three"})
+    monkeypatch.setattr(load, "_kept", kept)
+    assert begin(32000 + 1200) == 16
+    assert len(kept) == 3
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: setattr(card, "free", card.free + 2))
+    assert begin(32000 + 1199) == 16
+    assert list(kept) == ["the run's"]
 
 
 def test_moments_of_a_checkpoint_are_there_already(begin):

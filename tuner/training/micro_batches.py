@@ -13,6 +13,7 @@ from torch import nn
 
 from tuner.errors import TunerError
 from tuner.models.device import device_type
+from tuner.models.load import forget_bases
 from tuner.planning.forecast import USABLE, gigabytes
 from tuner.runs import Run
 from tuner.training import checkpoint
@@ -35,9 +36,12 @@ class MicroBatch:
         rows = rows or self.batch
         memory = (self.run.plan.get("forecast") or {}).get("memory")
         if memory and device_type() == "cuda":
-            free = free_memory() * USABLE
             a_row = (memory["activations"] + memory["logits"]) / self.batch
             fixed = memory["adapter"] - _held(optimizer)
+            if fixed + a_row * rows > (free := _usable_memory()):
+                forget_bases(keep=1)  # models kept for chat, but not this run's
+                release_memory()
+                free = _usable_memory()
             while rows > 1 and fixed + a_row * rows > free:
                 rows = -(-rows // 2)
             if fixed + a_row * rows > free:
@@ -64,6 +68,7 @@ class MicroBatch:
                     raise
             # Outside the handler: the exception's frames hold the activations.
             model.zero_grad()
+            forget_bases(keep=1)
             release_memory()
             checkpoint.restore_random_state(random)
             self._lower(-(-self.rows // 2))
@@ -73,9 +78,9 @@ class MicroBatch:
         self.report({"event": "micro_batch", "rows": rows, "of": self.batch})
 
 
-def free_memory() -> int:
-    """Bytes on the GPU that this process can still use: what nobody has, and what its allocator keeps unused."""
-    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+def _usable_memory() -> float:
+    """Bytes on the GPU that this process can still use: of what nobody has, and what its allocator keeps unused."""
+    return USABLE * (torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
 
 
 def _held(optimizer: torch.optim.Optimizer) -> int:
