@@ -1,13 +1,14 @@
 """Batches that do not fit in memory: the same step in parts, found before the first step or when memory runs out."""
 
 import json
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import in_order, small_recipe
+from conftest import in_order, plain, small_recipe
 from test_matrix import ROWS, small_run
 from tiny import FAMILIES, tiny_model
 from torch import nn
@@ -23,7 +24,7 @@ from tuner.planning import plan
 from tuner.training import micro_batches, upkeep
 from tuner.training.micro_batches import MicroBatch
 from tuner.training.window import Window, train
-from tuner.ui import render
+from tuner.ui import progress, render
 
 OFTEN = {"training__checkpoint_seconds": 0.01}  # a checkpoint after every step
 
@@ -341,5 +342,17 @@ def test_the_page_says_how_many_rows_fit_while_it_trains_and_afterwards(make, fi
     assert "at a time" not in render.run_card(run)
     run.append({"event": "start", "step": 0, "steps": 8})
     run.append(EVENT)
-    assert SENTENCE.replace("'", "&#x27;") in render.run_card(run) or SENTENCE in render.run_card(run)
-    assert "at a time" not in render.run_card(finished)
+    assert SENTENCE in plain(render.run_card(run))
+    ended = runs.Run(shutil.copytree(finished.path, run.path.parent / "ended"))
+    assert "at a time" not in render.run_card(ended)
+    ended.log.path.write_text(json.dumps(EVENT) + "\n" + finished.log.path.read_text())
+    assert SENTENCE in plain(render.run_card(runs.Run(ended.path)))
+
+
+@pytest.mark.parametrize("kind", ["micro_batch", "skipped"])
+def test_a_run_that_splits_or_skips_a_batch_is_still_training(make, kind):
+    run = make()
+    with run.training():
+        run.append({"event": "start", "step": 0, "steps": 8})
+        run.append(EVENT | {"event": kind})
+        assert progress.read(run).phase == "training"
