@@ -94,7 +94,7 @@ def finish(run: runs.Run, monkeypatch) -> None:
 def break_with(kind: type[Exception]):
     """Let the second step of a run break at the beginning of its backward pass."""
 
-    def end(run: runs.Run, monkeypatch) -> None:
+    def end(run: runs.Run, monkeypatch) -> TunerError:
         mean_loss, error = losses.mean_loss, kind("planted")
 
         def fail(gradient):
@@ -113,19 +113,21 @@ def break_with(kind: type[Exception]):
                 list(train(run))
         assert run.status == "failed"
         assert caught.value.__cause__ is error
+        return caught.value
 
     return end
 
 
-def break_scoring(run: runs.Run, monkeypatch) -> None:
+def break_scoring(run: runs.Run, monkeypatch) -> TunerError:
     def broken(*arguments):
         raise IndexError("planted")
 
     with monkeypatch.context() as patch:
         patch.setattr(answers, "heldout_loss", broken)
         patch.setattr(failures.log, "disabled", True)
-        with pytest.raises(TunerError):
+        with pytest.raises(TunerError) as caught:
             list(train(run))
+    return caught.value
 
 
 ENDS = {
@@ -144,6 +146,7 @@ def test_after_a_job_the_memory_holds_what_it_held_before_to_the_byte(make, monk
     list(train(runs.Run(shutil.copytree(run.path, run.path.parent / "warm"))))  # what is made once in a process
     base = load.shared_base(base_of(run))  # kept here too: after an unexpected error the cache is emptied
     before, as_found = live_bytes(), facts(base)
-    ENDS[end](run, monkeypatch)
+    told = ENDS[end](run, monkeypatch)  # an error is kept by whoever is telling it
     assert live_bytes() == before
+    assert told is None or told.problems
     assert facts(base) == as_found
