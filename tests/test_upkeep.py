@@ -24,6 +24,7 @@ from tuner.models.fetch import base_of
 from tuner.runs import Run
 from tuner.tasks import TASKS
 from tuner.training import trainer, upkeep, window
+from tuner.training.micro_batches import MicroBatch
 from tuner.training.window import Window
 
 
@@ -119,17 +120,20 @@ def test_each_setting_reaches_the_trainer_and_what_is_trained_stays_in_float32(m
     class Given:
         def __init__(self, **given):
             self.given, self.removed = given, []
+            self.accelerator = SimpleNamespace(scaler=None, native_amp=False)
             model[1].bfloat16()  # as TRL does on a quantized base
 
         def remove_callback(self, kind: type) -> None:
             self.removed.append(kind)
 
-    monkeypatch.setattr(trainer, "_classes", lambda task: (Given, dict, {"more": task.name}))
+    monkeypatch.setattr(trainer, "_classes", lambda task: (Given, SimpleNamespace, {"more": task.name}))
     recipe = small_recipe(training__max_grad_norm=0.7, training__weight_decay=0.3, seed=11)
     settings = {"batch_size": 6, "learning_rate": 0.02, "dtype": dtype}
     tokenizer, task = SimpleNamespace(pad_token_id=None), TASKS["seq2seq"]
-    made = trainer.build(model, tokenizer, ["rows"], recipe, task, settings, lambda step: 0.25 + step, "callback")
-    arguments = made.given.pop("args")
+    made = trainer.build(
+        model, tokenizer, ["rows"], recipe, task, settings, lambda step: 0.25 + step, "callback", "micro-batch"
+    )
+    arguments = vars(made.given.pop("args"))
     assert arguments.pop("output_dir") == tempfile.gettempdir()
     assert arguments == {
         "per_device_train_batch_size": 6,
@@ -147,6 +151,8 @@ def test_each_setting_reaches_the_trainer_and_what_is_trained_stays_in_float32(m
         "seed": 11,
         "remove_unused_columns": False,
         "more": "seq2seq",
+        "_n_gpu": 1,
+        **({"mixed_precision": "no"} if dtype == "float32" else {}),
     }
     optimizer, rate = made.given.pop("optimizers")
     assert made.given.pop("data_collator")([{"input_ids": [5, 6]}, {"input_ids": [7]}])["input_ids"].tolist() == [
@@ -161,11 +167,14 @@ def test_each_setting_reaches_the_trainer_and_what_is_trained_stays_in_float32(m
     }
     (group,) = optimizer.param_groups
     assert [id(p) for p in group["params"]] == [id(p) for p in model[1].parameters()]
-    assert (group["initial_lr"], group["lr"], group["weight_decay"], group["fused"]) == (0.02, 0.005, 0.3, True)
+    assert (group["initial_lr"], group["lr"], group["weight_decay"]) == (0.02, 0.005, 0.3)
+    assert group["fused"] == (dtype != "float16")
     optimizer.step()
     rate.step()
     assert group["lr"] == pytest.approx(0.02 * 1.25)
-    assert (made.objective, made.removed) == (task.objective, [transformers.PrinterCallback])
+    assert (made.objective, made.micro_batch) == (task.objective, "micro-batch")
+    assert made.removed == [transformers.PrinterCallback]
+    assert (made.accelerator.scaler is not None, made.accelerator.native_amp) == (dtype == "float16",) * 2
     assert torch.equal(model[1].weight, start)
     assert {p.dtype for p in model[1].parameters()} == {torch.float32}
     assert model[0].weight.dtype == torch.float16
@@ -229,7 +238,7 @@ def prepared(tmp_path) -> Run:
 def test_a_heldout_loss_is_due_every_so_many_steps_if_it_takes_a_hundredth_of_the_time(
     finished, machine, every, step, is_last, ago, due
 ):
-    loss = upkeep.HeldoutLoss(finished, base_of(finished), 0, 2.0)
+    loss = upkeep.HeldoutLoss(finished, base_of(finished), 0, 2.0, MicroBatch(finished, None))
     assert (loss.measured_at, loss.every) == (1000.0, finished.recipe.evaluation.loss_every)
     loss.every = every
     machine.now += ago
@@ -255,8 +264,8 @@ def test_a_heldout_loss_is_measured_without_dropout_on_the_first_rows(finished, 
 
     monkeypatch.setattr(upkeep, "heldout_loss", heldout_loss)
     monkeypatch.setattr(upkeep, "autocast", autocast)
-    loss = upkeep.HeldoutLoss(run, base, 7, 2.0)
-    assert (loss.seconds, loss.batch_size) == (2.0, 3)
+    loss = upkeep.HeldoutLoss(run, base, 7, 2.0, MicroBatch(run, None))
+    assert loss.seconds == 2.0
     assert loss.measure(model) == 1.23457
     ((objective, given, rows, size, padding, *how),) = measured
     assert (objective, given, size, padding, how) == ("nli", model, 3, 7, [False, "the base"])

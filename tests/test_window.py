@@ -182,6 +182,8 @@ class Parts:
         win = self.window
         win.base = SimpleNamespace(model=SimpleNamespace(name="the base"))
         win.model, win.step, win.first, win.tokens, win.random, win.start_up = "the model", 0, 0, 0, None, 1.5
+        win.skipped, win.first_batch, win.restore_base = 0, 0, lambda: None
+        win.micro_batch = SimpleNamespace(rows=4, begin=lambda rows, optimizer: None)
         win.trainer = self
         win.clock = Clock(lambda step: iter([100] * 10**4), opened=opened, **{"warmup": 3, "steps": 40, **settings})
         win.heldout = self
@@ -191,6 +193,7 @@ class Parts:
         win.clock.begin()
         # As the trainer
         self.batch_tokens, self.padded_tokens = 80, 100
+        self.accelerator = SimpleNamespace(scaler=None, optimizer_step_was_skipped=False)
         # As the held-out loss, and for the checkpoints
         self.due, self.measuring, self.every = (), 0.0, 1
         self.saving, self.save_due = 0.0, ()
@@ -289,7 +292,8 @@ def test_a_checkpoint_counts_what_a_later_window_needs(parts):
     parts.steps(9)
     ((step, counters),) = parts.saved
     assert step == 12
-    assert counters == {"seconds": 12.25, "tokens": 960, "heldout_cost": 2.0, "paces": [(100, 0.5)] * 8}
+    counted = {"seconds": 12.25, "tokens": 960, "heldout_cost": 2.0, "paces": [(100, 0.5)] * 8}
+    assert counters == counted | {"micro_batch": 4}
     # Two parts of a checkpoint and one of an adapter, which is a third of it, and a held-out loss.
     assert parts.window.clock.leaving == 1.5 * 4.0 + 2.0
 
@@ -341,7 +345,7 @@ def test_a_spent_budget_ends_with_a_heldout_loss_and_its_mark_is_reported(run, m
         ("float32", float("nan"), 1.0, True),
         ("float32", 1.0, float("inf"), True),
         ("bfloat16", 1.0, float("nan"), True),
-        ("float16", 1.0, float("inf"), False),  # the step is skipped, and the loss scaled down
+        ("float16", 1.0, float("inf"), True),  # of a step that was not skipped
         ("float16", float("inf"), 1.0, True),
         ("float32", 1.0, 1.0, False),
     ],
@@ -360,6 +364,8 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_cause(run, machine, dtyp
     assert str(caught.value) == (
         "The loss was no longer a finite number at step 3. The learning rate 0.02 is too high for this model: try a "
         "third of it."
+    ) + (dtype == "float16") * (
+        " If that does not help, the model needs a wider range than float16 has: set model.dtype to float32."
     )
     assert len(parts.emitted) == 2
 
@@ -470,7 +476,7 @@ def test_a_window_takes_over_what_its_checkpoint_counted(run, machine, monkeypat
     parts.optimizer, parts.schedule = "the optimizer", "the schedule"
     parts.batches, parts.processing_class = SimpleNamespace(start=None), SimpleNamespace(pad_token_id=pad)
     monkeypatch.setattr(window.checkpoint, "load", lambda *parts: given.append(parts) or counters)
-    monkeypatch.setattr(window, "HeldoutLoss", lambda *parts: parts)
+    monkeypatch.setattr(window, "HeldoutLoss", lambda *parts: parts[:-1])
     monkeypatch.setattr(window, "Checkpoints", lambda run: (run,))
     monkeypatch.setattr(window, "device_name", lambda: "the device")
     win = parts.window
@@ -515,7 +521,8 @@ LOADING = "loading alone took 1.5 seconds."
 )
 def test_a_window_without_a_step_is_refused_unless_the_run_is_at_its_end(training, first, step, reason, problem):
     win = training.window
-    win.step, win.first, win.window = first, first, 12.5
+    win.step = win.first = win.first_batch = first
+    win.window = 12.5
     win.recipe = small_recipe(budget__seconds=30)
     training.does = leave(training, step, reason)
     if problem is None:
@@ -603,10 +610,11 @@ def test_a_window_names_its_device_and_the_memory_that_it_took_there(parts, monk
     assert (window.device_name(), parts.emitted[-1]["peak_memory"]) == (name, memory)
 
 
-def test_leaving_detaches_the_adapter_once(parts, monkeypatch):
-    detached = []
-    monkeypatch.setattr(window.attach, "detach", detached.append)
+def test_leaving_detaches_the_adapter_once_and_then_restores_the_base(parts, monkeypatch):
+    done = []
+    monkeypatch.setattr(window.attach, "detach", done.append)
+    parts.window.restore_base = lambda: done.append("restored")
     parts.window.leave()
-    assert (parts.window.model, parts.window.trainer) == (None, None)
+    assert (parts.window.model, parts.window.trainer, parts.window.restore_base) == (None, None, None)
     parts.window.leave()
-    assert detached == ["the model"]
+    assert done == ["the model", "restored"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tuner import terminal
 from tuner.errors import TunerError
 from tuner.metrics import METRICS
+from tuner.training.launch import refuse_several_processes
 
 if TYPE_CHECKING:
     from tuner.inference.generate import Loaded
@@ -159,6 +160,7 @@ def _refuse_settings_of_a_run(folder: str) -> None:
 
 
 def _train(options: Options) -> None:
+    refuse_several_processes()
     run = _open_or_prepare(options)
     from tuner.training.window import train
 
@@ -282,19 +284,15 @@ def _merge_weighted(options: Options, opened: list["Run"]) -> None:
 
 
 def _push(options: Options) -> None:
+    from huggingface_hub import get_token
+
     from tuner import runs
     from tuner.hub import push
 
     run = runs.open_run(options.run)
-    token = os.environ.get("HF_TOKEN") or _stored_token()
+    token = os.environ.get("HF_TOKEN") or get_token()
     url = push.push(run, options.repo, token=token, private=not options.public)
     print(json.dumps({"url": url}) if options.json else url)
-
-
-def _stored_token() -> str | None:
-    from huggingface_hub import get_token
-
-    return get_token()
 
 
 def _runs(options: Options) -> None:

@@ -5,12 +5,13 @@ file under the same name after the run was deleted and created again.
 """
 
 import json
+import math
 import os
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 
 class Fold(Protocol):
@@ -72,13 +73,13 @@ class EventLog:
         self._begin()
 
     def append(self, event: dict) -> dict:
-        """Write one event with its time and return it."""
-        event = {"event": event["event"], "time": round(time.time(), 3), **event}
+        """Write one event with its time and return it. What is no finite number is written as null: it is missing."""
+        event = _finite({"event": event["event"], "time": round(time.time(), 3), **event})
         with open(self.path, "ab+") as file:
             # Half a line of a killed writer becomes a line of its own, which readers skip.
             if file.tell() and not _ends_a_line(file):
                 file.write(b"\n")
-            file.write(json.dumps(event).encode() + b"\n")
+            file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
         return event
 
     def newest(self, *kinds: str) -> dict | None:
@@ -124,6 +125,15 @@ class EventLog:
             self._newest[event["event"]] = (self._count, event)
             for fold in self._folds.values():
                 fold.add(event)
+
+
+def _finite(value: Any) -> Any:
+    """The same value with None for each number that JSON can't hold."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ends_a_line(file) -> bool:

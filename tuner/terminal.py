@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tuner.evaluation.verdict import judge, other_scores
 from tuner.metrics import METRICS
 from tuner.tasks import TASKS
-from tuner.words import count
+from tuner.words import count, micro_batch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,6 +64,8 @@ class Progress:
             self.bar = tqdm(total=event["steps"], initial=event["step"], unit="step", disable=False)
         elif kind == "schedule":
             self.bar.total = event["steps"]
+        elif kind == "micro_batch":
+            tqdm.write(micro_batch(event), file=sys.stderr)
         elif kind == "heldout":
             self.heldout = event["loss"]
         elif kind == "step":

@@ -1,7 +1,15 @@
-"""Numbers with their nouns."""
+"""Numbers with their nouns, and a sentence that page and terminal share."""
 
 
 def count(number: float, noun: str) -> str:
     """A number with its noun: 1 step, 1,200 steps, 2.5 epochs."""
     number = int(number) if number == int(number) else number
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def micro_batch(event: dict) -> str:
+    """What a run's event of this name means."""
+    return (
+        f"{count(event['rows'], 'row')} at a time: {event['of']} did not fit in the GPU's memory. The result is the "
+        "same."
+    )

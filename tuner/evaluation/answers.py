@@ -64,7 +64,8 @@ def _losses(run: Run, loaded: LoadedVariants) -> dict[str, float]:
     """Held-out loss by variant, in nats per token."""
     rows = load_from_disk(str(run.data / "heldout"))
     rows = rows.select(range(min(len(rows), run.recipe.evaluation.rows)))
-    size = run.plan["settings"]["batch_size"]  # what fits in training fits here
+    # What fits in training fits here.
+    size = (run.last_event("micro_batch") or {"rows": run.plan["settings"]["batch_size"]})["rows"]
     padding = loaded.tokenizer.pad_token_id or 0
     losses = {}
     for active in loaded.sharing_base:

@@ -237,7 +237,7 @@ def _training(run: Run) -> str:
     share = f" of {planned:,}" if planned and planned != steps else ""
     seconds = f"{end['seconds']:.1f} s" if "seconds" in end else UNKNOWN
     epochs = count(step["epoch"], "epoch") if "epoch" in step else f"{UNKNOWN} epochs"
-    heldout_loss, loss = heldout.get("loss", UNKNOWN), step.get("loss", UNKNOWN)
+    heldout_loss, loss = (UNKNOWN if e.get("loss") is None else e["loss"] for e in (heldout, step))
     trained, all_parameters = _number(plan.get("trainable_parameters")), _number(plan.get("model_parameters"))
     lines = [
         f"- steps: {_number(steps)}{share} ({epochs}){f', {reason}' if reason else ''}",

@@ -63,9 +63,10 @@ def shared_base(base: Base, *, quantization: str | None = None) -> "PreTrainedMo
     return _kept[key]
 
 
-def forget_bases() -> None:
-    """Empty the cache: a model in it may have been left changed, or the device is full."""
-    _kept.clear()
+def forget_bases(*, keep: int = 0) -> None:
+    """Drop all models from the cache but the `keep` last used: one may be left changed, or the device is full."""
+    while len(_kept) > keep:
+        _kept.popitem(last=False)
 
 
 def _is_full() -> bool:

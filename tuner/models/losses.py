@@ -59,6 +59,13 @@ def mean_loss(objective: str, model: nn.Module, inputs: dict) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX)
 
 
+def count_labels(objective: str, inputs: dict) -> int:
+    """The labels of a batch, which its mean loss is over."""
+    # A causal model predicts nothing for the first position.
+    labels = inputs["labels"][:, 1:] if objective == "next_token" else inputs["labels"]
+    return int((labels != IGNORE_INDEX).sum())
+
+
 def collate(rows: list[dict], padding: int = 0) -> dict[str, torch.Tensor]:
     """Tokenized rows as one right-padded batch with its attention mask, rows x longest row."""
     fill = {"input_ids": padding, "labels": IGNORE_INDEX}

@@ -33,9 +33,7 @@ def save(
         tensors.update({f"optimizer/{index}/{key}": value for key, value in state.items()})
     if schedule:
         tensors.update({f"schedule/{name}": tensor for name, tensor in schedule.state().items()})
-    tensors["random/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    tensors.update({f"random/{device}": state for device, state in random_state().items()})
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"step": step, **counters})
     run.checkpoints.mkdir(exist_ok=True)
@@ -70,6 +68,19 @@ def load(
             schedule.load({k: v.to(device) for k, v in _under("schedule/", tensors).items()})
         return {**counters, "random": _under("random/", tensors)}
     return None
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """The state of torch's random generators, by kind of device."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
+
+
+def restore_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Continue from `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _under(prefix: str, tensors: dict) -> dict:

@@ -30,7 +30,31 @@ def explain(error: Exception, run: Run) -> TunerError:
         run.append({"event": "error", "problems": list(problem.problems), "type": kind, "step": _furthest(events)})
     except OSError:
         log.exception("run %s: its error can't be written down", run.id)
+    for failed in _chain(error):
+        failed.__traceback__ = None  # its frames, and the functions that they run, hold the model and its activations
     return problem
+
+
+def not_finite(what: str, step: int, settings: dict) -> TunerError:
+    """Why the loss or a gradient can't be computed with any more at `step`, and what to do."""
+    narrow = (
+        " If that does not help, the model needs a wider range than float16 has: set model.dtype to float32."
+        if settings["dtype"] == "float16"
+        else ""
+    )
+    return TunerError(
+        f"The {what} was no longer a finite number at step {step}. The learning rate "
+        f"{settings['learning_rate']:g} is too high for this model: try a third of it.{narrow}"
+    )
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """The error, what caused it, and what was being handled at the time."""
+    chain = []
+    while error and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain
 
 
 def _in_words(error: Exception, run: Run, step: int, is_repeated: bool) -> TunerError:
@@ -61,7 +85,9 @@ def _kept(run: Run) -> str:
     if run.is_trained:
         return "What it learned is kept."
     checkpoint = run.last_event("checkpoint")
-    return f"What it learned up to step {checkpoint['step']} is kept." if checkpoint else "It had learned nothing yet."
+    if not checkpoint or not checkpoint["step"]:
+        return "It had learned nothing yet."
+    return f"What it learned up to step {checkpoint['step']} is kept."
 
 
 def _is_repeated(error: Exception, events: list[dict]) -> bool:

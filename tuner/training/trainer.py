@@ -1,7 +1,7 @@
 """TRL's SFTTrainer, or transformers' own Trainer, with our row order, learning rate and loss.
 
 Row order and learning rate are functions of the step alone, so a resumed run needs no state for them. The loss covers
-labeled positions only.
+labeled positions only. A batch that does not fit in memory is learned from in parts (micro_batches.py).
 """
 
 import tempfile
@@ -22,6 +22,7 @@ from tuner.models import losses
 from tuner.models.device import device_type
 from tuner.recipe import Recipe
 from tuner.tasks import TaskRow
+from tuner.training.micro_batches import MicroBatch
 
 
 class Overrides:
@@ -43,9 +44,44 @@ class Overrides:
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The task's mean loss, with the penalty of the method's schedule; also counts the batch's tokens."""
-        self.batch_tokens, self.padded_tokens = int(inputs["attention_mask"].sum()), inputs["input_ids"].numel()
+        self._count_tokens(inputs)
         loss = losses.mean_loss(self.objective, model, inputs)
         return loss if self.schedule is None else loss + self.schedule.penalty()
+
+    def training_step(
+        self, model: nn.Module, inputs: dict, num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The loss of a step's batch, with its gradients, computed in as large parts as fit in memory."""
+
+        def step(rows: int) -> torch.Tensor:
+            if rows >= len(inputs["input_ids"]):
+                return super(Overrides, self).training_step(model, inputs, num_items_in_batch)
+            return self._in_parts(model, inputs, rows)
+
+        return self.micro_batch.attempt(model, step)
+
+    def _in_parts(self, model: nn.Module, inputs: dict, rows: int) -> torch.Tensor:
+        """The same loss and gradients as of the whole batch, up to rounding, from `rows` rows at a time."""
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        self._count_tokens(inputs)
+        labels, total = losses.count_labels(self.objective, inputs), 0.0
+        penalties = [self.schedule.penalty] if self.schedule else []
+        for start in range(0, len(inputs["input_ids"]), rows):
+            part = {key: tensor[start : start + rows] for key, tensor in inputs.items()}
+            # The mean over no labels would not be a number.
+            if not (in_part := losses.count_labels(self.objective, part)):
+                continue
+            with self.compute_loss_context_manager():
+                loss = losses.mean_loss(self.objective, model, part) * (in_part / labels)
+                if penalties:
+                    loss = loss + penalties.pop()()
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _count_tokens(self, inputs: dict) -> None:
+        self.batch_tokens, self.padded_tokens = int(inputs["attention_mask"].sum()), inputs["input_ids"].numel()
 
     def floating_point_ops(self, inputs: dict) -> int:
         """Zero: nobody reads the count."""
@@ -61,6 +97,7 @@ def build(
     settings: dict,
     rate: Callable[[int], float],
     callback: TrainerCallback,
+    micro_batch: MicroBatch,
 ) -> Trainer:
     """The trainer of an adapted model on tokenized rows; `rate(step)` is the learning rate as a share of its peak."""
     trainer_class, arguments_class, extra = _classes(task)
@@ -85,10 +122,11 @@ def build(
         remove_unused_columns=False,
         **extra,
     )
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable, lr=settings["learning_rate"], weight_decay=recipe.training.weight_decay, fused=True
-    )
+    # With several visible cards the Trainer would copy a 16-bit model to each and split our inputs among them.
+    arguments._n_gpu = 1
+    if settings["dtype"] == "float32":
+        arguments.mixed_precision = "no"  # whatever `accelerate launch` was given
+    optimizer = _optimizer(model, recipe, settings)
     trainer = trainer_class(
         model=model,
         args=arguments,
@@ -98,12 +136,25 @@ def build(
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)),
         callbacks=[callback],
     )
-    trainer.objective = task.objective
+    trainer.objective, trainer.micro_batch = task.objective, micro_batch
+    if arguments.fp16 and trainer.accelerator.scaler is None:
+        # accelerate knows neither autocast to float16 nor a loss scale on a CPU.
+        trainer.accelerator.native_amp, trainer.accelerator.scaler = True, torch.amp.GradScaler(device_type())
     for name, p in model.named_parameters():
         if p.requires_grad:
             p.data = start[name]
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, settings: dict) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=settings["learning_rate"],
+        weight_decay=recipe.training.weight_decay,
+        # Under a loss scale the fused kernel itself skips what overflows, and accelerate takes it for a step.
+        fused=settings["dtype"] != "float16",
+    )
 
 
 def _classes(task: TaskRow) -> tuple[type[Trainer], type[TrainingArguments], dict]:

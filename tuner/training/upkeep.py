@@ -11,6 +11,7 @@ from tuner.models.losses import heldout_loss
 from tuner.models.shape import Base
 from tuner.runs import Run
 from tuner.training import checkpoint
+from tuner.training.micro_batches import MicroBatch
 
 HELDOUT_ROWS = 32  # for the loss during training; the evaluation at the end uses more
 SMALL_SHARE = 0.01  # of the time that held-out losses may take, and that checkpoints may take
@@ -21,12 +22,11 @@ WRITING = 50e6  # bytes per second, assumed until a checkpoint has been written
 class HeldoutLoss:
     """The loss on a few held-out rows, measured every `evaluation.loss_every` steps if that is cheap enough."""
 
-    def __init__(self, run: Run, base: Base, padding: int, seconds: float):
+    def __init__(self, run: Run, base: Base, padding: int, seconds: float, micro_batch: MicroBatch):
         """`padding` is the padding token, `seconds` what a measurement took in an earlier window."""
         rows = load_from_disk(str(run.data / "heldout"))
         self.rows = rows.select(range(min(HELDOUT_ROWS, len(rows))))
-        self.base, self.padding, self.seconds = base, padding, seconds
-        self.batch_size = run.plan["settings"]["batch_size"]
+        self.base, self.padding, self.seconds, self.micro_batch = base, padding, seconds, micro_batch
         self.every = run.recipe.evaluation.loss_every
         self.measured_at = time.monotonic()
 
@@ -38,10 +38,14 @@ class HeldoutLoss:
 
     def measure(self, model: nn.Module) -> float:
         """Mean cross-entropy in nats."""
+
+        def loss_of(rows: int) -> float:
+            with autocast(self.base.model):
+                return heldout_loss(self.base.row.objective, model, self.rows, rows, self.padding)
+
         began = time.monotonic()
         model.eval()
-        with autocast(self.base.model):
-            loss = heldout_loss(self.base.row.objective, model, self.rows, self.batch_size, self.padding)
+        loss = self.micro_batch.attempt(model, loss_of)
         model.train()
         self.measured_at = time.monotonic()
         self.seconds = self.measured_at - began

@@ -28,10 +28,15 @@ from tuner.models.shape import load_tokenizer, shape_of
 from tuner.planning.pace import PACES, pace_key, remember
 from tuner.runs import Run
 from tuner.training import checkpoint, failures, trainer
+from tuner.training.base_state import snapshot
 from tuner.training.clock import MARGIN, PACE_STEPS, Clock
+from tuner.training.launch import refuse_several_processes
+from tuner.training.micro_batches import MicroBatch, release_memory
 from tuner.training.upkeep import Checkpoints, HeldoutLoss
 
 RECENT_STEPS = 20  # that tokens per second are averaged over
+# Of the loss in float16, which begins at 2 ** 16: below it, what overflows is not owed to the scale.
+LEAST_SCALE = 2.0**-16
 
 
 class StopSignal:
@@ -59,6 +64,7 @@ def train(run: Run, window: float | None = None, opened: float | None = None) ->
     before they are over, and the next call resumes. Closing the generator stops the run after its current step and
     keeps what it learned. Raises TunerError if the run can't continue.
     """
+    refuse_several_processes()
     opened = time.monotonic() if opened is None else opened
     for event in with_heartbeat(lambda put: _train_and_score(run, window, opened, put), run.stop):
         yield event or {"event": "heartbeat"}
@@ -67,6 +73,7 @@ def train(run: Run, window: float | None = None, opened: float | None = None) ->
 def _train_and_score(run: Run, seconds: float | None, opened: float, put: Callable[[dict], None]) -> None:
     with run.training():
         window = Window(run, lambda event: put(run.append(event)), seconds, opened)
+        loaded = None
         try:
             loaded = None if run.is_trained else window.train()
             if run.is_trained and run.read_json("evaluation.json") is None:
@@ -76,6 +83,7 @@ def _train_and_score(run: Run, seconds: float | None, opened: float, put: Callab
         except Exception as error:
             raise failures.explain(error, run) from error
         finally:
+            loaded = None  # an error's traceback keeps this frame
             window.leave()
 
 
@@ -86,11 +94,13 @@ class Window(TrainerCallback):
         self.run, self.emit, self.window, self.opened = run, emit, window, opened
         self.recipe, self.plan = run.recipe, run.plan
         self.settings = self.plan["settings"]
-        self.model = None
+        self.model = self.trainer = self.restore_base = None
         self.latest: deque[tuple[int, float]] = deque(maxlen=RECENT_STEPS)  # tokens and seconds of a step
 
     def train(self) -> LoadedVariants:
         """Train to the end of the window and save the adapter; returns the models, still on the device."""
+        if device_type() == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # a warm worker has trained other runs
         self.base = base_of(self.run)
         self._build(load_from_disk(str(self.run.data / "train")))
         self._restore()
@@ -102,7 +112,8 @@ class Window(TrainerCallback):
         self.reason = self.clock.is_time_to_leave(self.step)
         if not self.reason:
             self.trainer.train()
-        if self.step == 0 or (self.reason == "window" and self.step == self.first):
+        did_nothing = self.reason == "window" and self.batches_seen == self.first_batch
+        if did_nothing or (self.reason == "clock" and self.step == 0):
             name = "budget" if self.reason == "clock" else "window"
             seconds = self.recipe.budget.seconds if name == "budget" else self.window
             raise TunerError(
@@ -114,14 +125,17 @@ class Window(TrainerCallback):
         return trained_variants(self.run, self.base, self.trainer.processing_class, self.model)
 
     def leave(self) -> None:
-        """Restore the shared base."""
+        """Restore the shared base, and hold nothing else."""
         if self.model is not None:
             attach.detach(self.model)
-            self.model = self.trainer = None
+            self.restore_base()
+        self.model = self.trainer = self.restore_base = None
+        release_memory()
 
     def _build(self, rows: Dataset) -> None:
         method, shape = METHODS[self.recipe.method.name], shape_of(self.base)
         base = shared_base(self.base)
+        self.restore_base = snapshot(base)
         # Seeded only now: loading the base draws random numbers, but the base may be loaded already.
         transformers.set_seed(self.recipe.seed)
         self.model = attach.attach(base, method.configs(resolve(self.recipe, shape, self.base.row)))
@@ -130,7 +144,7 @@ class Window(TrainerCallback):
         # Runs of the first version counted their steps once, after the first few, and did not record where.
         marks = [(e.get("at", PACE_STEPS), e["steps"]) for e in self.run.events() if e["event"] == "schedule"]
         self.clock = Clock(
-            batches.sizes,
+            lambda step: batches.sizes(step + self.skipped),
             warmup=self.recipe.training.warmup_steps,
             steps=self.plan["steps"],
             seconds=self.recipe.budget.seconds,
@@ -138,26 +152,34 @@ class Window(TrainerCallback):
             opened=self.opened,
             marks=marks,
         )
-        self.first = 0
+        self.first = self.skipped = 0
         tokenizer = load_tokenizer(self.base.folder)
         task = self.base.row
-        self.trainer = trainer.build(self.model, tokenizer, rows, self.recipe, task, self.settings, self._rate, self)
+        self.micro_batch = MicroBatch(self.run, self.emit)
+        self.trainer = trainer.build(
+            self.model, tokenizer, rows, self.recipe, task, self.settings, self._rate, self, self.micro_batch
+        )
         self.trainer.batches = batches
         self.trainer.schedule = trainer.schedule_of(method.schedule, self.model)
 
     def _restore(self) -> None:
         """Continue from the newest checkpoint, if there is one."""
         counters = checkpoint.load(self.run, self.model, self.trainer.optimizer, self.trainer.schedule) or {}
-        self.step = self.first = self.trainer.batches.start = counters.get("step", 0)
+        self.step = self.first = counters.get("step", 0)
+        self.skipped = counters.get("skipped", 0)
+        self.first_batch = self.trainer.batches.start = self.batches_seen
+        if "loss_scale" in counters:
+            self.trainer.accelerator.scaler.load_state_dict(counters["loss_scale"])
         self.tokens, self.random = counters.get("tokens", 0), counters.get("random")
         self.clock.spent = counters.get("seconds", 0.0)
         self.clock.paces.extend(map(tuple, counters.get("paces", [])))
         padding = self.trainer.processing_class.pad_token_id or 0
-        self.heldout = HeldoutLoss(self.run, self.base, padding, counters.get("heldout_cost", 0.0))
+        self.heldout = HeldoutLoss(self.run, self.base, padding, counters.get("heldout_cost", 0.0), self.micro_batch)
         self.checkpoints = Checkpoints(self.run)
         self.start_up = round(time.monotonic() - self.opened, 3)
         start = {"step": self.step, "steps": self.clock.steps, "device": device_name(), "start_up": self.start_up}
         self.emit({"event": "start", **start})
+        self.micro_batch.begin(counters.get("micro_batch"), self.trainer.optimizer)
 
     def _rate(self, step: int) -> float:
         """The learning rate's share of its peak at a step of this window."""
@@ -176,16 +198,14 @@ class Window(TrainerCallback):
         if self.random:
             # Not earlier: building the trainer and its data loader draws random numbers, which an uninterrupted run
             # does not do here.
-            torch.set_rng_state(self.random["cpu"])
-            if "cuda" in self.random and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self.random["cuda"])
+            checkpoint.restore_random_state(self.random)
             self.random = None
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
         """Let the method's schedule act after each update."""
-        if self.trainer.schedule:
+        if self.trainer.schedule and not self.trainer.accelerator.optimizer_step_was_skipped:
             self.trainer.schedule.stepped(self.step + 1, self.clock.rate_progress(self.step + 1))
 
     def on_log(
@@ -199,13 +219,12 @@ class Window(TrainerCallback):
         """Count and report a step. Raises TunerError if its loss is not a finite number."""
         if "loss" not in logs:
             return
-        # In float16 a step whose gradients overflow is skipped, and the loss is scaled down for the next one.
-        checked = [logs["loss"]] if self.settings["dtype"] == "float16" else [logs["loss"], logs["grad_norm"]]
-        if not torch.isfinite(torch.tensor(checked)).all():
-            raise TunerError(
-                f"The loss was no longer a finite number at step {self.step + 1}. The learning rate "
-                f"{self.settings['learning_rate']:g} is too high for this model: try a third of it."
-            )
+        is_skipped = self.trainer.accelerator.optimizer_step_was_skipped
+        if not torch.isfinite(torch.tensor([logs["loss"], 0.0 if is_skipped else logs["grad_norm"]])).all():
+            raise failures.not_finite("loss", self.step + 1, self.settings)
+        if is_skipped:
+            self._skip(control)
+            return
         now = time.monotonic()
         self.step += 1
         self.tokens += self.trainer.batch_tokens
@@ -216,6 +235,15 @@ class Window(TrainerCallback):
         self._report(logs)
         self._between_steps(control)
 
+    def _skip(self, control: TrainerControl) -> None:
+        """Count a batch whose gradients overflowed in float16: nothing was learned, and the loss is scaled down."""
+        scale = self.trainer.accelerator.scaler.get_scale()
+        if scale < LEAST_SCALE:
+            raise failures.not_finite("gradient", self.step + 1, self.settings)
+        self.skipped += 1
+        self.emit({"event": "skipped", "step": self.step, "loss_scale": scale})
+        self._between_steps(control, is_skipped=True)
+
     def _report(self, logs: dict) -> None:
         tokens, seconds = zip(*self.latest)
         self.emit(
@@ -223,7 +251,7 @@ class Window(TrainerCallback):
                 "event": "step",
                 "step": self.step,
                 "steps": self.clock.steps,
-                "epoch": round(self.step / self.plan["steps_per_epoch"], 3),
+                "epoch": round(self.batches_seen / self.plan["steps_per_epoch"], 3),
                 "loss": round(logs["loss"], 5),
                 # That this step used; the Trainer's own figure is wrong at the first step after resuming.
                 "learning_rate": self.settings["learning_rate"] * self._rate(self.step - 1 - self.first),
@@ -235,15 +263,18 @@ class Window(TrainerCallback):
             }
         )
 
-    def _between_steps(self, control: TrainerControl) -> None:
+    @property
+    def batches_seen(self) -> int:
+        """Batches of the whole run so far, those of skipped steps included."""
+        return self.step + self.skipped
+
+    def _between_steps(self, control: TrainerControl, *, is_skipped: bool = False) -> None:
         self.reason = "stopped" if self.run.is_asked_to_stop else self.clock.is_time_to_leave(self.step)
-        if self.heldout.is_due(self.step, is_last=self.reason in ("steps", "clock")):
+        if not is_skipped and self.heldout.is_due(self.step, is_last=self.reason in ("steps", "clock")):
             self._measure_heldout_loss()
             self.reason = self.reason or self.clock.is_time_to_leave(self.step)
         if self.reason or self.checkpoints.is_due():
-            counters = {"seconds": self.clock.seconds, "tokens": self.tokens, "heldout_cost": self.heldout.seconds}
-            counters["paces"] = list(self.clock.paces)[-8:]
-            saved = self.checkpoints.save(self.step, counters, self.trainer)
+            saved = self.checkpoints.save(self.step, self._counters(), self.trainer)
             self._reserve_time_to_leave()
             self.emit(saved)
             self.reason = self.reason or self.clock.is_time_to_leave(self.step)
@@ -251,6 +282,17 @@ class Window(TrainerCallback):
             control.should_training_stop = True
         # The next step's time starts here.
         self.last = time.monotonic()
+
+    def _counters(self) -> dict:
+        """What a checkpoint keeps beside tensors."""
+        scaler = self.trainer.accelerator.scaler
+        return {
+            "seconds": self.clock.seconds,
+            "tokens": self.tokens,
+            "heldout_cost": self.heldout.seconds,
+            "paces": list(self.clock.paces)[-8:],
+            "micro_batch": self.micro_batch.rows,
+        } | ({"skipped": self.skipped, "loss_scale": scaler.state_dict()} if scaler else {})
 
     def _measure_heldout_loss(self) -> None:
         self.emit({"event": "heldout", "step": self.step, "loss": self.heldout.measure(self.model)})

@@ -9,7 +9,7 @@ from tuner.runs import Run
 LIVE = ("waiting", "starting", "training", "scoring", "continuing")
 RESUMABLE = ("prepared", "paused", "stopped", "interrupted", "failed")
 NOW = {"start": "training", "step": "training", "end": "scoring", "evaluating": "scoring", "answered": "scoring"}
-SILENT = ("checkpoint", "heldout", "schedule")  # events that leave the phase as it is
+SILENT = ("checkpoint", "heldout", "schedule", "micro_batch", "skipped")  # events that leave the phase as it is
 # Seconds after which a run that was about to start counts as abandoned: its page was closed, or the app restarted.
 SOON = {"queued": ("waiting", 3600), "continued": ("waiting", 3600), "starting": ("starting", 120)}
 # Seconds in which a run whose window closed resumes automatically if somebody looks. A hidden browser tab looks once a
@@ -56,7 +56,7 @@ class Curve:
         if kind == "step":
             self.losses.append((event["step"], event["loss"]))
             self.last = event
-        elif kind == "heldout":
+        elif kind == "heldout" and event["loss"] is not None:
             self.heldout.append((event["step"], event["loss"]))
         elif kind == "start":
             self._take_back(event["step"])

@@ -14,7 +14,7 @@ from tuner.planning.forecast import duration, gigabytes
 from tuner.runs import Run
 from tuner.ui import actions, chart, plan_card, progress, run_queue
 from tuner.ui.elements import folded, note, problems, tag
-from tuner.words import count
+from tuner.words import count, micro_batch
 
 APP = Path(__file__).resolve().parents[2]  # on a Space, the folder that holds app.py
 SHOWN_CHARACTERS = 600  # of a prompt or an answer
@@ -66,6 +66,7 @@ def _progress(run: Run, now: progress.Progress) -> str:
         + f'<p aria-live="polite">{escape(sub)}</p>'
         + problems(now.problems, "It stopped early")
         + _numbers(now)
+        + _rows_at_a_time(run)
         + (chart.loss_curve(now.losses, now.heldout, now.steps if now.is_live else None) if now.losses else "")
     )
 
@@ -129,7 +130,8 @@ def _numbers(now: progress.Progress) -> str:
 
 def _result(run: Run, now: progress.Progress, scores: dict) -> str:
     trained = f"{plan_card.title(run.recipe)}, {count(now.step, 'step')} in {duration(now.seconds or 0)}"
-    details = chart.loss_curve(now.losses, now.heldout, now.steps) + _numbers(now) + _estimate_and_actual(run, now)
+    details = chart.loss_curve(now.losses, now.heldout, now.steps) + _numbers(now)
+    details += _estimate_and_actual(run, now) + _rows_at_a_time(run)
     return (
         verdict(scores)
         + tag("p", escape(trained), "t-sub")
@@ -151,6 +153,11 @@ def _estimate_and_actual(run: Run, now: progress.Progress) -> str:
     if end.get("peak_memory") and forecast["memory"]:
         text += f" Memory: estimated {gigabytes(forecast['memory']['total'])}, used {gigabytes(end['peak_memory'])}."
     return tag("p", text, "t-sub")
+
+
+def _rows_at_a_time(run: Run) -> str:
+    event = run.last_event("micro_batch")
+    return tag("p", micro_batch(event), "t-sub") if event else ""
 
 
 def verdict(scores: dict) -> str:

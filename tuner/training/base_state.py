@@ -1,0 +1,26 @@
+"""The base as a window found it: what PEFT, TRL and transformers change on it outside the adapter is put back."""
+
+from collections.abc import Callable
+
+from transformers import PreTrainedModel
+
+
+def snapshot(base: PreTrainedModel) -> Callable[[], None]:
+    """Note how the base is now; the result restores it, once the adapter is detached.
+
+    TRL wraps `forward` and adds tags, the Trainer turns the cache off in the configuration, PEFT freezes everything
+    and gives inner modules a generation configuration.
+    """
+    configurations = {id(m.config): m.config for m in base.modules() if hasattr(m, "config")}
+    found = [(thing, dict(vars(thing))) for thing in (*base.modules(), *configurations.values())]
+    trainable = [p for p in base.parameters() if p.requires_grad]
+
+    def restore() -> None:
+        for thing, attributes in found:
+            vars(thing).clear()
+            vars(thing).update(attributes)
+        for p in trainable:
+            p.requires_grad_(True)
+        base.eval()
+
+    return restore
