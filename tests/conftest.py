@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fresh  # noqa: F401  so that all processes of this test run share its server
 import pytest
 from hub_double import hub  # noqa: F401  a fixture
+from pretend_cards import pretend  # noqa: F401  a fixture
 
 from tuner import runs
 from tuner.planning import pace

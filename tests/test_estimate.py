@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 from conftest import small_recipe
+from pretend_cards import GB, Card
 from tiny import tiny_model
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -390,30 +391,22 @@ def test_a_new_head_is_trained_and_stored_beside_every_method(tmp_path):
         assert adapter_bytes(with_head, key) == 4 * (per_weight * alone + head)
 
 
-def test_a_gpus_memory_is_all_of_it(monkeypatch):
-    monkeypatch.setattr(memory, "device_type", lambda: "cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=77 + number))
-    assert available_memory() == 77
-
-
 @pytest.mark.parametrize(
     ("version", "clock", "flops"),
     [
         ((9, 0), 1_980_000, 4096 * 132 * 1.98e9 * 0.15),  # an H100's 989 Tflops and more, of which 15% are used
         ((8, 0), 1_410_000, 2048 * 132 * 1.41e9 * 0.15),
         ((12, 1), 1_500_000, 1024 * 132 * 1.5e9 * 0.15),  # unknown: the least
+        ((12, 0), 2_617_000, 1024 * 132 * 2.617e9 * 0.15),
         ((10, 0), 1_965_000, 8192 * 132 * 1.965e9 * 0.15),
         ((7, 0), 1_530_000, 1024 * 132 * 1.53e9 * 0.15),
         ((7, 5), 0, 1024 * 132 * 1.7e9 * 0.15),
         ((7, 5), None, 1024 * 132 * 1.7e9 * 0.15),
     ],
 )
-def test_a_gpus_speed_comes_from_its_data_sheet(monkeypatch, version, clock, flops):
-    told = {"major": version[0], "minor": version[1], "multi_processor_count": 132, "clock_rate": clock}
-    told = {name: value for name, value in told.items() if value is not None}
-    monkeypatch.setattr(pace, "device_type", lambda: "cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(**told))
-    assert device_speed.__wrapped__() == pytest.approx(flops)
+def test_a_gpus_speed_comes_from_its_data_sheet(pretend, version, clock, flops):
+    pretend(Card("NVIDIA GPU", version, 80 * GB, 132, clock))
+    assert pace.device_speed() == pytest.approx(flops)
 
 
 def test_a_cpus_speed_is_half_of_its_best_matrix_product(monkeypatch):

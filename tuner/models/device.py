@@ -1,8 +1,32 @@
-"""The device, and the floating-point type that it computes in."""
+"""The device: what of it a job gets, and the floating-point type that it computes in.
 
+On ZeroGPU plans are made in the main process, which has no GPU. `spaces` answers for one there, from a table of whole
+cards, and raises an error at whatever would initialize CUDA. Nothing in this module does.
+"""
+
+import os
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 from tuner import recipe
+
+ZERO = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+# By the name in spaces/zero/configs.json: bytes and multiprocessors of a `large` grant, which is half of that card and
+# which every job gets that asks for no size (https://huggingface.co/docs/hub/spaces-zerogpu: 48 GB). Cards that are
+# not here are granted as the table has them.
+GRANTS = {"NVIDIA RTX PRO 6000 Blackwell Server Edition": (48_000_000_000, 94)}
+
+_most_free = 0  # bytes of the GPU, since this process started
+
+
+class Gpu(NamedTuple):
+    """What a job gets of the GPU."""
+
+    memory: int  # bytes
+    multiprocessors: int
+    capability: tuple[int, int]  # CUDA's major and minor version of the hardware
+    clock: float | None  # Hz; `spaces` does not know it
 
 
 def device_type() -> str:
@@ -10,6 +34,34 @@ def device_type() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def gpu() -> Gpu:
+    """The GPU: on ZeroGPU the part of the card that is granted."""
+    import torch
+
+    card = torch.cuda.get_device_properties(0)
+    memory, multiprocessors = card.total_memory, card.multi_processor_count
+    if ZERO and card.name in GRANTS:
+        granted = GRANTS[card.name]
+        memory, multiprocessors = min(memory, granted[0]), min(multiprocessors, granted[1])
+    clock = getattr(card, "clock_rate", 0) * 1e3  # kHz
+    return Gpu(memory, multiprocessors, (card.major, card.minor), clock or None)
+
+
+def gpu_memory() -> int:
+    """Bytes of the GPU that a training may use: on ZeroGPU the grant, elsewhere what other programs leave free.
+
+    What this process has reserved counts as free, because models kept for chat are dropped before a training starts.
+    So does what was free before: if a training of ours holds it now, the next one waits until that has ended.
+    """
+    global _most_free
+    import torch
+
+    if ZERO:
+        return gpu().memory
+    _most_free = max(_most_free, torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0))
+    return _most_free
 
 
 def compute_dtype(model: recipe.Model) -> tuple[str, str]:
@@ -20,7 +72,8 @@ def compute_dtype(model: recipe.Model) -> tuple[str, str]:
         return model.dtype, "as given"
     if device_type() == "cpu":
         return "float32", "exact, and fast enough on a CPU"
-    if torch.cuda.is_bf16_supported():
+    # With emulation counted, a T4 would have it, too: slowly, and after a call that initializes CUDA.
+    if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bfloat16", "supported by this GPU, and it does not overflow"
     return "float16", "this GPU has no bfloat16"
 

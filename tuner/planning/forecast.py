@@ -9,11 +9,13 @@ from tuner.data.batches import Batches
 from tuner.data.tokens import IGNORE_INDEX, Tokenized
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
-from tuner.models.device import device_type
-from tuner.models.shape import Base, shape_of
-from tuner.planning.memory import available_memory, estimate_memory, weight_bytes
-from tuner.planning.pace import PACES, flops_per_step, pace_key, recall, step_seconds
+from tuner.models.device import compute_dtype, device_type
+from tuner.models.fetch import base_of
+from tuner.models.shape import Base, Shape, shape_of
+from tuner.planning.memory import BYTES, available_memory, estimate_memory
+from tuner.planning.pace import PACES, flops_per_step, pace_key, recall, step_seconds, token_seconds
 from tuner.recipe import Recipe
+from tuner.runs import Run
 from tuner.words import count
 
 log = logging.getLogger(__name__)
@@ -24,9 +26,9 @@ MAX_SECONDS = float(os.environ.get("TUNER_MAX_SECONDS", 900))  # of the run
 MAX_TOKENS = float(os.environ.get("TUNER_MAX_TOKENS", 5e6))  # of the training rows
 USABLE = 0.9  # share of a device's memory; allocators waste some
 # Assumed if no earlier run was measured:
-READ_SPEED = 1e9  # bytes of weights loaded per second
+READ_SPEED = 1e9  # bytes of weights loaded per second, as they are stored
+QUANTIZE_SPEED = {"cpu": 5e7, "cuda": 2e9}  # weights per second; a CPU took 2.0 to 2.9 s for a model of 135 million
 LOAD_SECONDS = 1.0  # for loading anything, whatever its size
-TOKEN_SECONDS = 0.03  # for the next token of a batch of answers
 ANSWER_BATCH = 32  # held-out rows answered together
 PARTS = {
     "weights": "weights",
@@ -57,8 +59,7 @@ def estimate_run(
         shape, trainable, settings, round(mean / settings["batch_size"]), round(columns * mean / max(sizes))
     )
     a_step = step_seconds(flops, mean, pace)
-    weights = weight_bytes(shape, recipe.model.quantization, settings["dtype"])
-    start_up = pace.get("start_up") or LOAD_SECONDS + weights / READ_SPEED
+    start_up = pace.get("start_up") or load_seconds(shape, recipe.model.quantization, settings["dtype"])
     budget = recipe.budget
     steps = budget.steps or (budget.epochs and max(1, round(budget.epochs * len(sizes))))
     estimate = {
@@ -75,11 +76,39 @@ def estimate_run(
     return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in estimate.items()}
 
 
+def load_seconds(shape: Shape, quantization: str, dtype: str) -> float:
+    """Seconds to load a base, whose weights are stored in `dtype`, and to quantize it."""
+    linear = sum(a * b for _, a, b in shape.linear_layers)
+    quantizing = 0.0 if quantization == "none" else linear / QUANTIZE_SPEED[device_type()]
+    return LOAD_SECONDS + shape.parameters * BYTES[dtype] / READ_SPEED + quantizing
+
+
+def chat_seconds(run: Run, merged: int, max_new_tokens: int, adapters: int = 1) -> float:
+    """Seconds of loading and answering in a worker that has loaded nothing yet.
+
+    It loads the run's base as its recipe quantizes it, and `merged` models of the same size in 16 bits; then the base,
+    `adapters` of runs on it and the merged models answer, each in at most `max_new_tokens` tokens.
+    """
+    base = base_of(run)
+    shape, dtype = shape_of(base), compute_dtype(base.model)[0]
+    loading = load_seconds(shape, base.model.quantization, dtype) + merged * load_seconds(shape, "none", dtype)
+    turns = _turns(run.recipe, base, adapters) + merged
+    tokens = max_new_tokens if base.row.generates else 1
+    return loading + turns * tokens * token_seconds(shape, 1 + adapters)
+
+
+def _turns(recipe: Recipe, base: Base, adapters: int = 1) -> int:
+    """How often the base's weights are used for one token of the base's answer and that of each adapter."""
+    is_mixed = METHODS[recipe.method.name].beside_base and base.row.generates
+    return 1 if is_mixed else 1 + adapters
+
+
 def _scoring(recipe: Recipe, base: Base, rows: int, seconds_per_answer: float | None) -> float:
     if seconds_per_answer:
         return LOAD_SECONDS + rows * seconds_per_answer
     tokens = recipe.evaluation.max_new_tokens if base.row.generates else 1
-    return LOAD_SECONDS + -(-rows // ANSWER_BATCH) * tokens * TOKEN_SECONDS
+    batches = -(-rows // ANSWER_BATCH) * _turns(recipe, base)
+    return LOAD_SECONDS + batches * tokens * token_seconds(shape_of(base), 2 * min(rows, ANSWER_BATCH))
 
 
 def _memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict[str, int] | None:

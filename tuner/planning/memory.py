@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from tuner.methods.registry import METHODS, resolve
-from tuner.models.device import device_type
+from tuner.models.device import device_type, gpu_memory
 from tuner.models.shape import Base, Shape, on_meta, shape_of
 from tuner.recipe import Recipe
 
@@ -194,11 +194,9 @@ def _as_if_real(cuda: bool) -> Any:
 
 
 def available_memory() -> int:
-    """Bytes of memory that training may use: all of the GPU's, or what is free on this machine."""
+    """Bytes of memory that training may use: of the GPU, or what is free on this machine."""
     if device_type() == "cuda":
-        import torch
-
-        return torch.cuda.get_device_properties(0).total_memory
+        return gpu_memory()
     import psutil
 
     return psutil.virtual_memory().available

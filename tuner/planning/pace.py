@@ -6,19 +6,35 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-from tuner.models.device import device_type
+from tuner.models.device import device_type, gpu
 from tuner.models.shape import Shape
 from tuner.recipe import Recipe
 
 # Dense 16-bit tensor-core flops per clock and multiprocessor by compute capability, from NVIDIA's architecture papers.
-# Times multiprocessors and boost clock they give the data sheets' peaks: 312e12 on an A100, 989e12 on an H100.
-TENSOR_FLOPS = {(7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (8, 6): 1024, (8, 9): 1024, (9, 0): 4096, (10, 0): 8192}
+# Times multiprocessors and boost clock they give the data sheets' peaks: 312e12 on an A100, 989e12 on an H100, and
+# 503.8e12 on an RTX PRO 6000 Blackwell.
+TENSOR_FLOPS = {
+    (7, 0): 1024,
+    (7, 5): 1024,
+    (8, 0): 2048,
+    (8, 6): 1024,
+    (8, 9): 1024,
+    (9, 0): 4096,
+    (10, 0): 8192,
+    (12, 0): 1024,
+}
+LEAST_FLOPS = 1024  # of a GPU that is not in the table
 TYPICAL_CLOCK = 1.7e9  # Hz
 # Of the peak: PEFT's own reference reaches 16% of an H100's on unpacked rows.
 GPU_UTILIZATION = 0.15
 # Of a large matrix product's speed: measured with the shipped model on two cores. The rest goes into dequantization,
 # small products and everything else.
 CPU_UTILIZATION = 0.5
+# Seconds in which the host prepares and launches one operation on a GPU. Eager PyTorch needs 5 to 25 µs for it:
+# https://jiahuanglin.xyz/all_lessons/gpu_kernel_serving/18_pytorch_to_kernel.html
+LAUNCH_SECONDS = 10e-6
+LAYER_OPERATIONS = 140  # of a forward pass through a decoder's layer with LoRA, counted: 138 in training
+CPU_TOKEN_SECONDS = 0.03  # assumed for the next token of a batch of answers; large models take longer
 
 PACES = "paces.json"  # in the folder of runs
 KEPT_PACES = 200
@@ -42,13 +58,12 @@ def flops_per_step(shape: Shape, trainable: int, settings: dict, length: int, co
 @lru_cache(maxsize=1)
 def device_speed() -> float:
     """Flops per second that training can be expected to reach on this device."""
+    if device_type() == "cuda":
+        granted = gpu()
+        per_clock = TENSOR_FLOPS.get(granted.capability, LEAST_FLOPS)
+        return granted.multiprocessors * per_clock * (granted.clock or TYPICAL_CLOCK) * GPU_UTILIZATION
     import torch
 
-    if device_type() == "cuda":
-        gpu = torch.cuda.get_device_properties(0)
-        clock = getattr(gpu, "clock_rate", 0) * 1e3 or TYPICAL_CLOCK
-        per_clock = TENSOR_FLOPS.get((gpu.major, gpu.minor), 1024)
-        return gpu.multi_processor_count * per_clock * clock * GPU_UTILIZATION
     size = 512
     matrix = torch.ones(size, size)
     best, until = float("inf"), time.perf_counter() + 0.02
@@ -63,6 +78,13 @@ def step_seconds(flops: float, tokens_per_step: float, pace: dict | None) -> flo
     if pace and pace.get("seconds_per_token"):
         return tokens_per_step * pace["seconds_per_token"]
     return flops / device_speed()
+
+
+def token_seconds(shape: Shape, rows: int) -> float:
+    """Seconds for the next token of `rows` answers. On a GPU it is the host's time, counted in operations and not
+    measured, unless the model is so large that the device needs longer."""
+    host = shape.layers * LAYER_OPERATIONS * LAUNCH_SECONDS if device_type() == "cuda" else CPU_TOKEN_SECONDS
+    return max(host, 2 * shape.parameters * rows / device_speed())
 
 
 def pace_key(device: str, recipe: Recipe) -> str:
