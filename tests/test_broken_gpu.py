@@ -129,10 +129,10 @@ def test_a_page_whose_own_gpu_broke_says_who_can_help_at_each_later_message(mine
     with monkeypatch.context() as broken:
         broken.setattr(generate, "answer", break_down)
         with pytest.raises(TunerError) as caught:
-            list(gpu.chat({"adapter": mine}, {}, turns))
+            list(gpu.chat({"adapter": mine}, {}, turns, max_new_tokens=4))
         assert caught.value.problems == (whole,)
     with pytest.raises(TunerError) as caught:
-        list(gpu.chat({"adapter": mine}, {}, turns))
+        list(gpu.chat({"adapter": mine}, {}, turns, max_new_tokens=4))
     assert caught.value.problems == (whole,)
 
 

@@ -253,8 +253,8 @@ STEP = {"event": "step", "step": 5, "seconds": 30.0, "seconds_to_go": 50.0}
 LATER = START | {"step": 5, "start_up": 11.0}
 TRAINED = {"event": "end", "reason": "clock", "step": 9}
 ASKED = [
-    ([], None, None, gpu.BESIDE + 1.2 * gpu.WINDOW + gpu.CHATTING),
-    ([TRAINED], None, None, gpu.BESIDE + gpu.BESIDE + gpu.CHATTING),
+    ([], None, None, gpu.BESIDE + 1.2 * gpu.WINDOW + gpu.SCORING),
+    ([TRAINED], None, None, gpu.BESIDE + gpu.BESIDE + gpu.SCORING),
     ([TRAINED], None, FORESEEN, gpu.BESIDE + 7 + 20),
     ([START, TRAINED | {"reason": "window"}], None, FORESEEN, gpu.BESIDE + 1.2 * 100 + 20),
     ([START, LATER, TRAINED], 40, FORESEEN, gpu.BESIDE + 11 + 20),
@@ -311,6 +311,10 @@ def zero(monkeypatch) -> Platform:
     monkeypatch.setattr(gpu, "ZERO", True)
     monkeypatch.setattr(gpu, "_window", zero.window)
     monkeypatch.setattr(gpu, "_make_ready", zero.make_ready)
+    monkeypatch.setattr(
+        gpu, "_window_for", lambda run, merged, tokens, adapters=1: 100 * merged + 10 * adapters + tokens
+    )
+    monkeypatch.setattr("tuner.inference.merge.on_the_cpu", lambda run: None)
     return zero
 
 
@@ -393,18 +397,18 @@ def test_elsewhere_an_unexpected_error_stays_what_it_is(run, zero, monkeypatch):
     assert zero.made_ready == []
 
 
-def test_an_answer_and_a_merge_ask_for_half_a_minute_with_paths_and_plain_values(run, zero, tmp_path):
+def test_answers_and_merges_ask_for_the_seconds_of_their_models_with_paths_and_plain_values(run, zero, tmp_path):
     other = runs.create(small_recipe(), path=tmp_path / "other")
     conversations = {"base": [{"role": "user", "content": "hey"}]}
     zero.answers = [[None, {"base": "a"}, None, {"base": "a b"}], [None, None, {"agrees": True}]]
     given = ({"adapter": run, "second": other}, {"merged": tmp_path / "merged"}, conversations)
-    assert list(gpu.chat(*given, temperature=0.5, seed=3)) == [{"base": "a"}, {"base": "a b"}]
+    assert list(gpu.chat(*given, max_new_tokens=5, temperature=0.5, seed=3)) == [{"base": "a"}, {"base": "a b"}]
     assert gpu.merge(other) == {"agrees": True}
     adapters, merged = {"adapter": str(run.path), "second": str(other.path)}, {"merged": str(tmp_path / "merged")}
-    sampling = {"temperature": 0.5, "seed": 3}
+    sampling = {"temperature": 0.5, "seed": 3, "max_new_tokens": 5}
     assert zero.asked == [
-        ("chat", str(run.path), 30, adapters, merged, conversations, sampling),
-        ("merge", str(other.path), 30),
+        ("chat", str(run.path), 100 + 20 + 5, adapters, merged, conversations, sampling),
+        ("merge", str(other.path), 200 + 10),
     ]
     assert zero.made_ready == [("run", 0), ("other", 1)]
 
@@ -457,14 +461,14 @@ def test_jobs_are_given_what_was_asked_for(run, monkeypatch, tmp_path):
     conversations = {"base": [], "adapter": []}
     merged_of = {name: tmp_path / name for name in ("merged", "weighted")}
     both = {"adapter": run, "second": runs.Run(tmp_path / "other")}
-    answers = gpu.chat(both, merged_of, conversations, temperature=0.5, seed=3)
+    answers = gpu.chat(both, merged_of, conversations, max_new_tokens=7, temperature=0.5, seed=3)
     assert [next(answers), next(answers)] == [{"base": "a"}, {"base": "a b"}]
     answers.close()
     assert stopped == [True]
     (((adapters, merged), asked_for, sampling),) = asked
     assert {name: a.path for name, a in adapters.items()} == {"adapter": run.path, "second": tmp_path / "other"}
     assert merged == merged_of
-    assert (asked_for, sampling) == (conversations, Sampling(temperature=0.5, seed=3))
+    assert (asked_for, sampling) == (conversations, Sampling(temperature=0.5, seed=3, max_new_tokens=7))
 
 
 # The training process

@@ -38,3 +38,12 @@ def test_a_worker_does_its_job_and_returns_errors_as_plain_values(run, monkeypat
         kept = "What the run learned is kept." if name == "train" else kept
         assert refused == gpu_refusals.Refused((f"Tuner failed unexpectedly (run {run.id}). {kept}",))
         assert f"{name} broke" in caplog.text
+
+
+def test_a_window_for_answers_has_room_for_an_estimate_that_is_too_low_and_is_never_too_short(run, monkeypatch):
+    estimates = {(1, 96, 2): 50.0, (0, 8, 1): 1.0}
+    monkeypatch.setattr("tuner.planning.forecast.chat_seconds", lambda run, *given: estimates[given])
+    assert gpu._window_for(run, 1, 96, 2) == 0  # elsewhere nothing is requested
+    monkeypatch.setattr(gpu, "ZERO", True)
+    assert gpu._window_for(run, 1, 96, 2) == gpu.BESIDE + 1.2 * 50
+    assert gpu._window_for(run, 0, 8) == gpu_refusals.LEAST

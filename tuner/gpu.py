@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 ZERO = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 WINDOW = float(os.environ.get("TUNER_WINDOW_SECONDS", 60))  # the longest window requested
 BESIDE = 5  # seconds requested for a window of training beyond its training and scoring
-CHATTING = 30  # seconds for an answer or a merge, including loading the model
+SCORING = 30  # seconds of scoring, for runs without a forecast
 DEATHS = 3  # workers that may die before anything was learned
 TOO_SHORT = ("died", "unscored", "error")  # endings of a window that may have been too short
 POLL = 0.2  # seconds between looks at a run's events
@@ -60,19 +60,34 @@ def train(run: Run) -> Iterator[dict]:
 
 
 def chat(
-    adapters: dict[str, Run], merged: dict[str, Path], conversations: dict[str, list[dict]], **sampling: float
+    adapters: dict[str, Run],
+    merged: dict[str, Path],
+    conversations: dict[str, list[dict]],
+    *,
+    max_new_tokens: int,
+    **sampling: float,
 ) -> Iterator[dict[str, str]]:
     """The answers so far to each variant's conversation, by variant. Raises TunerError.
 
     Variants are the base model, the adapters of runs on it and folders of merged models.
     """
     paths = ({variant: str(run.path) for variant, run in adapters.items()}, {v: str(f) for v, f in merged.items()})
-    yield from filter(None, _through("chat", next(iter(adapters.values())), CHATTING, *paths, conversations, sampling))
+    run = next(iter(adapters.values()))
+    seconds = _window_for(run, len(merged), max_new_tokens, len(adapters))
+    sampling["max_new_tokens"] = max_new_tokens
+    yield from filter(None, _through("chat", run, seconds, *paths, conversations, sampling))
 
 
 def merge(run: Run) -> dict:
-    """Merge the run's adapter into its base; returns the merge check. Raises TunerError."""
-    return next(filter(None, _through("merge", run, CHATTING)))
+    """Merge the run's adapter into its base, in a window only if the CPU can't; returns the merge check.
+
+    Raises TunerError.
+    """
+    from tuner.inference import merge
+
+    check = merge.existing_check(run) or (merge.on_the_cpu(run) if ZERO else None)
+    # It loads the base as it was trained on, then in 16 bits, and what was merged.
+    return check or next(filter(None, _through("merge", run, _window_for(run, 2, 0))))
 
 
 def import_core() -> None:
@@ -109,7 +124,7 @@ def quota(token: str | None) -> dict | None:
 
 def seconds_needed(run: Run) -> float:
     """Seconds of GPU time that the run still needs: loading, training, scoring."""
-    forecast = run.plan.get("forecast") or {"training": WINDOW, "scoring": CHATTING, "start_up": BESIDE}
+    forecast = run.plan.get("forecast") or {"training": WINDOW, "scoring": SCORING, "start_up": BESIDE}
     ended = run.last_event("checkpoint", "answered", "end", *TOO_SHORT)
     if ended and ended["event"] in TOO_SHORT:
         return WINDOW
@@ -133,6 +148,15 @@ def _make_ready(run: Run) -> None:
     base = base_of(run)
     shape_of(base)
     load_tokenizer(base.folder)
+
+
+def _window_for(run: Run, merged: int, tokens: int, adapters: int = 1) -> float:
+    """Seconds to request for loading these models and answering with them; off ZeroGPU nothing is requested."""
+    if not ZERO:
+        return 0.0
+    from tuner.planning.forecast import chat_seconds
+
+    return max(LEAST, BESIDE + 1.2 * chat_seconds(run, merged, tokens, adapters))
 
 
 def _in_a_window(run: Run) -> Iterator[dict]:
@@ -273,7 +297,8 @@ def _chat(
 def _merge(run: Run, seconds: float, opened: float) -> Iterator[dict | None]:
     from tuner.inference import merge
 
-    yield from with_heartbeat(lambda put: put(merge.merge(run)), lambda: None)
+    work = merge.merge_here if ZERO else merge.merge
+    yield from with_heartbeat(lambda put: put(work(run)), lambda: None)
 
 
 JOBS = {"train": _train, "chat": _chat, "merge": _merge}
