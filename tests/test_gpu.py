@@ -300,6 +300,10 @@ class Platform:
                 raise value
             yield value
 
+    def seconds(self, run: runs.Run, merged: int, tokens: int, adapters: int = 1) -> float:
+        """The length of a window for these models and answers."""
+        return 100 * merged + 10 * adapters + tokens
+
     def make_ready(self, run: runs.Run) -> None:
         """Do what needs no GPU."""
         self.made_ready.append((run.id, len(self.asked)))
@@ -311,9 +315,7 @@ def zero(monkeypatch) -> Platform:
     monkeypatch.setattr(gpu, "ZERO", True)
     monkeypatch.setattr(gpu, "_window", zero.window)
     monkeypatch.setattr(gpu, "_make_ready", zero.make_ready)
-    monkeypatch.setattr(
-        gpu, "_window_for", lambda run, merged, tokens, adapters=1: 100 * merged + 10 * adapters + tokens
-    )
+    monkeypatch.setattr(gpu, "_window_for", zero.seconds)
     monkeypatch.setattr("tuner.inference.merge.on_the_cpu", lambda run: None)
     return zero
 
