@@ -45,7 +45,7 @@ def problems(act, *given, **settings) -> list[str]:
 def waiting(run: str):
     """The run waits for its turn, since others train at all places."""
     with ExitStack() as stack:
-        for number in range(run_queue.PLACES):
+        for number in range(run_queue.queue.places):
             run_queue.queue.join(f"other{number}", f"visitor{number}")
             assert stack.enter_context(run_queue.queue.turn(f"other{number}"))
         run_queue.queue.join(run, VISITOR)

@@ -560,7 +560,7 @@ for line in sys.stdin:
         importlib.reload(module)
     assert not gpu._warm
     window = gpu._window if gpu.ZERO else gpu._window.__name__
-    print(gpu.ZERO, window, gpu.WINDOW, run_queue.PLACES, runs.RUNS, runs_cleanup.LIMIT / 2**30)
+    print(gpu.ZERO, window, gpu.WINDOW, run_queue.queue.places, runs.RUNS, runs_cleanup.LIMIT / 2**30)
 """
 
 

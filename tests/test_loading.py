@@ -328,6 +328,7 @@ def test_kept_models_are_dropped_while_they_take_more_than_a_tenth_of_the_gpu(fo
     monkeypatch.setattr(load, "_kept", type(load._kept)())
     monkeypatch.setattr(load, "load_base", lambda base, quantization=None: Loaded(next(sizes)))
     monkeypatch.setattr(load, "compute_dtype", lambda model: ("float32", ""))
+    monkeypatch.setattr(load, "_free_bytes", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=1000))
     monkeypatch.setattr(load, "device_type", lambda: "cuda")
     families = ("llama", "qwen3", "gpt2", "t5", "bart")

@@ -20,8 +20,8 @@ from tuner.recipe import Model
 EXTRA = "<|extra|>"
 SENTENCE = (
     "The token '<|extra|>' has the id {id}, but this model knows only {size} tokens, with ids up to {last}: its "
-    "tokenizer was made for another model. Leave that token out of the text, or choose a model with a tokenizer of its "
-    "own."
+    "tokenizer was made for another model. Leave that token out of the text, or choose a model with a tokenizer of "
+    "its own."
 )
 
 

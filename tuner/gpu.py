@@ -36,8 +36,10 @@ _warm = False  # whether this worker has done a job
 _broken: tuple[str, ...] | None = None  # the sentence, once the GPU is lost to this process
 
 
-def train(run: Run) -> Iterator[dict]:
+def train(run: Run, slot: int = 0) -> Iterator[dict]:
     """One window of training, or of the scoring after it; yields the run's events. Raises TunerError.
+
+    Elsewhere than on ZeroGPU it has one of this machine's cards, if there are any: the one that belongs to `slot`.
 
     If the budget is longer than a window, the run is left paused, and the next call resumes it. A killed worker leaves
     it paused, too, unless DEATHS workers were killed before anything was learned.
@@ -45,7 +47,7 @@ def train(run: Run) -> Iterator[dict]:
     reader = run.reader()
     reader.read()  # what happened before this window
     try:
-        for _ in _in_a_window(run) if ZERO else _in_a_process(run):
+        for _ in _in_a_window(run) if ZERO else _in_a_process(run, slot):
             yield from reader.read()
             yield {"event": "heartbeat"}
     except Died:
@@ -163,7 +165,30 @@ def _in_a_window(run: Run) -> Iterator[dict]:
     yield from _through("train", run, max(LEAST, min(WINDOW, seconds_needed(run))))
 
 
-def _in_a_process(run: Run) -> Iterator[None]:
+def cards() -> list[str]:
+    """This machine's GPUs, as CUDA_VISIBLE_DEVICES names them; none on a CPU, nor on ZeroGPU, which grants its own."""
+    if ZERO:
+        return []
+    import torch
+
+    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (given.split(",") if given else list(map(str, range(count))))[:count]
+
+
+def _bind(run: Run, slot: int) -> dict[str, str]:
+    """What a training's environment says of its card, which is cleared of the models that are kept for chat."""
+    if not (visible := cards()):
+        return {}
+    number = slot % len(visible)
+    if number == 0:  # where this process loads its models
+        from tuner.models.load import forget_bases
+
+        forget_bases()
+        _free_memory("train", run)
+    return {"CUDA_VISIBLE_DEVICES": visible[number]}
+
+
+def _in_a_process(run: Run, slot: int) -> Iterator[None]:
     """Train in a separate process, yielding now and then. Raises TunerError and Died."""
     earlier_error = run.last_event("error")
     with open(run.path / "train.log", "ab") as log_file:
@@ -171,7 +196,7 @@ def _in_a_process(run: Run) -> Iterator[None]:
         process = subprocess.Popen(
             command,
             cwd=Path(__file__).resolve().parent.parent,
-            env={k: v for k, v in os.environ.items() if not k.endswith("TOKEN")},
+            env={k: v for k, v in os.environ.items() if not k.endswith("TOKEN")} | _bind(run, slot),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log_file,
