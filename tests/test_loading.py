@@ -200,7 +200,7 @@ def test_a_tokenizer_without_padding_pads_with_its_end_mark(folders, tmp_path):
 )
 def test_the_type_of_the_computation_follows_the_recipe_then_the_device(monkeypatch, given, cuda, bf16, dtype, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     assert device.device_type() == ("cuda" if cuda else "cpu")
     assert device.compute_dtype(recipe.Model(dtype=given)) == (dtype, reason)
 

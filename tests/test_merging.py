@@ -200,8 +200,8 @@ def test_the_room_that_merging_needs_grows_with_the_model_and_a_containers_limit
 
 def test_a_large_model_is_checked_on_fewer_rows_where_a_cpu_reads_them(monkeypatch):
     data = Dataset.from_dict({"input_ids": [[0] * 100] * 50})
-    assert 2 * 8.2e9 * 100 * len(merge._rows_to_check(data, 8.2e9)) <= merge.CHECK_FLOPS
-    assert 1 < len(merge._rows_to_check(data, 8.2e9)) < 10
+    assert 2 * 0.6e9 * 100 * len(merge._rows_to_check(data, 0.6e9)) <= merge.CHECK_FLOPS
+    assert 1 < len(merge._rows_to_check(data, 0.6e9)) < 10
     assert len(merge._rows_to_check(data, 1e12)) == 1
     assert len(merge._rows_to_check(data, 3e6)) == 50
     monkeypatch.setattr(merge, "device_type", lambda: "cuda")
