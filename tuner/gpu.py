@@ -238,7 +238,8 @@ def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
         try:
             for value in _window(job, str(run.path), seconds, *arguments):
                 if isinstance(value, Refused):
-                    _broken = value.problems if value.is_final else None
+                    if value.is_final:
+                        _broken = value.problems
                     raise TunerError(*value.problems)
                 yield value
             return
