@@ -3,13 +3,14 @@
 python tests/on_stage.py tests/drive_faults.py
 
 A training fails if its run's folder holds a file `fault` that names one of FAULTS, which is taken away, so that the
-next one works; a chat fails if that is its prompt.
+next one works; so does a merge. A chat fails if its prompt names one. A run whose folder holds a file `large` is
+merged in a window.
 """
 
 import drive
 import torch
 
-from tuner.inference import generate
+from tuner.inference import generate, merge
 from tuner.runs import Run
 from tuner.training.window import Window
 
@@ -25,7 +26,7 @@ FAULTS = {
     "memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
 }
 FAILING_STEP = 3
-answer, report = generate.answer, Window._report
+answer, merge_here, on_the_cpu, report = generate.answer, merge.merge_here, merge.on_the_cpu, Window._report
 
 
 def fail(run: Run) -> None:
@@ -44,6 +45,17 @@ def answering(loaded, active, *arguments, **options) -> list[str]:
     return answer(loaded, active, *arguments, **options)
 
 
+def merging(run: Run) -> dict:
+    """Merge, or fail if the run asks for it."""
+    fail(run)
+    return merge_here(run)
+
+
+def merging_on_the_cpu(run: Run) -> dict | None:
+    """Merge where there is room."""
+    return None if (run.path / "large").exists() else on_the_cpu(run)
+
+
 def reporting(window: Window, logs: dict) -> None:
     """Report a step; the third fails if the run asks for it."""
     if window.step == FAILING_STEP:
@@ -53,4 +65,5 @@ def reporting(window: Window, logs: dict) -> None:
 
 if __name__ == "__main__":
     generate.answer, Window._report = answering, reporting
+    merge.merge_here, merge.on_the_cpu = merging, merging_on_the_cpu
     drive.main()

@@ -60,8 +60,10 @@ def app() -> Iterator[App]:
 
 @pytest.fixture
 def mine(finished: Run, tmp_path: Path) -> Run:
-    """A copy of the finished run."""
-    return Run(shutil.copytree(finished.path, tmp_path / "mine"))
+    """A copy of the finished run, not merged yet."""
+    copy = Run(shutil.copytree(finished.path, tmp_path / "mine"))
+    shutil.rmtree(copy.merged, ignore_errors=True)
+    return copy
 
 
 def is_alive(pid: int) -> bool:
@@ -115,6 +117,26 @@ def test_a_run_whose_worker_broke_keeps_what_it_learned_and_resumes_in_another(a
     assert not is_alive(first)
     weights = [(r.adapter / "adapter_model.safetensors").read_bytes() for r in (whole, run)]
     assert weights[0] == weights[1]
+
+
+def test_a_model_too_large_for_the_cpu_is_merged_in_a_window_and_a_gpu_that_breaks_there_is_said_too(app, mine):
+    (mine.path / "large").touch()
+    (mine.path / "fault").write_text("cublas")
+    assert app.do("merge", mine)["problems"] == [
+        "The GPU failed with a hardware-level error (CUBLAS_STATUS_EXECUTION_FAILED). Nothing is lost: try the merge "
+        "again, and a fresh worker will do it."
+    ]
+    broken, windows = app.worker, len(app.stage.windows)
+    assert app.do("merge", mine) == {"event": "done"}
+    assert len(app.stage.windows) == windows + 1
+    assert app.worker != broken
+    assert mine.read_json("merge_check.json")["tokens"] > 0
+    merging = app.worker
+    assert app.do("chat", mine) == {"event": "done"}
+    assert app.worker == merging
+    windows += 1
+    assert app.do("merge", mine) == {"event": "done"}  # which is known by now
+    assert len(app.stage.windows) == windows + 1
 
 
 def test_a_page_whose_own_gpu_broke_says_who_can_help_at_each_later_message(mine, monkeypatch):
