@@ -204,3 +204,21 @@ def test_an_error_that_shows_only_when_memory_is_freed_breaks_the_worker_too(min
     answer, refused = gpu._perform("chat", str(mine.path), 30)
     assert answer == {"base": "a"}
     assert refused.is_final
+
+
+@pytest.mark.parametrize("is_zero", [True, False])
+def test_a_worker_that_nobody_listens_to_any_more_goes_too(mine, monkeypatch, is_zero):
+    def empty():
+        raise FAULTS["illegal address"]
+
+    ends = []
+    monkeypatch.setattr(gpu, "ZERO", is_zero)
+    monkeypatch.setattr(gpu, "_warm", True)
+    monkeypatch.setattr(gpu.os, "_exit", ends.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty)
+    monkeypatch.setattr(gpu, "JOBS", {"chat": lambda *arguments: iter([{"base": "a"}, {"base": "a b"}])})
+    answers = gpu._perform("chat", str(mine.path), 30)
+    next(answers)
+    answers.close()
+    assert ends == ([1] if is_zero else [])

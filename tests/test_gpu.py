@@ -449,7 +449,7 @@ def test_jobs_are_given_what_was_asked_for(run, monkeypatch, tmp_path):
     monkeypatch.setattr("tuner.training.window.train", lambda *given: iter(given))
     assert list(gpu._train(run, 42, 1000.5)) == [run, 42, 1000.5]
     merges = {run.path: {"agrees": True}}
-    monkeypatch.setattr("tuner.inference.merge.merge", lambda run: merges[run.path])
+    monkeypatch.setattr("tuner.inference.merge.merge_here", lambda run: merges[run.path])
     assert gpu.merge(run) == {"agrees": True}
     asked, stopped = [], []
 

@@ -103,6 +103,13 @@ def test_on_zerogpu_a_merge_takes_no_window_where_a_cpu_has_room(mine, monkeypat
     assert gpu.merge(mine) == check  # which only reads it
 
 
+def test_a_page_with_a_card_merges_without_it_even_if_it_is_lost(mine, monkeypatch):
+    monkeypatch.setattr(gpu, "cards", lambda: ["0"])
+    monkeypatch.setattr(gpu, "_broken", ("The GPU failed.",))
+    monkeypatch.setattr(cpu_process, "tuner", lambda *arguments: {"merged": "folder", "tokens": 1})
+    assert gpu.merge(mine) == {"tokens": 1}
+
+
 def test_where_memory_is_short_a_merge_takes_a_window_of_the_length_that_it_needs(mine, monkeypatch):
     asked = []
     monkeypatch.setattr(gpu, "ZERO", True)

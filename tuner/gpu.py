@@ -87,7 +87,7 @@ def merge(run: Run) -> dict:
     """
     from tuner.inference import merge
 
-    check = merge.existing_check(run) or (merge.on_the_cpu(run) if ZERO else None)
+    check = merge.existing_check(run) or (merge.on_the_cpu(run) if ZERO or cards() else None)
     # It loads the base as it was trained on, then in 16 bits, and what was merged.
     return check or next(filter(None, _through("merge", run, _window_for(run, 2, 0))))
 
@@ -255,19 +255,19 @@ def _perform(job: str, path: str, seconds: float, *arguments) -> Iterator:
     """What a worker does: a run folder's path and a few plain values in, plain values out."""
     run, opened, refused = Run(Path(path)), _opening_time(), None
     try:
-        yield from JOBS[job](run, seconds, opened, *arguments)
-    except Exception as error:
-        refused = explain(error, job, run, is_worker=ZERO)
-    finally:
-        # Not before: an error's frames hold the job's tensors.
-        if not (refused and refused.is_final):
-            refused = _free_memory(job, run) or refused
-    if refused:
         try:
-            yield refused
+            yield from JOBS[job](run, seconds, opened, *arguments)
+        except Exception as error:
+            refused = explain(error, job, run, is_worker=ZERO)
         finally:
-            if refused.is_final and ZERO:
-                os._exit(1)  # spaces has passed the sentence on, and never comes back to a worker that is gone
+            # Not before: an error's frames hold the job's tensors.
+            if not (refused and refused.is_final):
+                refused = _free_memory(job, run) or refused
+        if refused:
+            yield refused
+    finally:
+        if refused and refused.is_final and ZERO:
+            os._exit(1)  # spaces has passed the sentence on, and never comes back to a worker that is gone
 
 
 def _free_memory(job: str, run: Run) -> Refused | None:
@@ -323,8 +323,7 @@ def _chat(
 def _merge(run: Run, seconds: float, opened: float) -> Iterator[dict | None]:
     from tuner.inference import merge
 
-    work = merge.merge_here if ZERO else merge.merge
-    yield from with_heartbeat(lambda put: put(work(run)), lambda: None)
+    yield from with_heartbeat(lambda put: put(merge.merge_here(run)), lambda: None)
 
 
 JOBS = {"train": _train, "chat": _chat, "merge": _merge}
