@@ -1,8 +1,9 @@
 # make run         the page
 # make test        the linter and the tests, about 4 minutes on two cores
-# make test-all    make test, make rehearsal and make matrix: about 17 minutes on two cores
+# make test-all    make test, make space, make rehearsal and make matrix: about 24 minutes on two cores
+# make space       the app as on a ZeroGPU Space, about 7 minutes; before that it installs what a Space installs (about 5.5 GB)
 # make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
-# make matrix      every method on every model family
+# make matrix      every method on every model family, in float32 and in bfloat16 as on a GPU
 # make bench       benchmarks: against a plain TRL script, and against the usual way on ZeroGPU
 # make example     trains the finished run that the page shows to first-time visitors
 
@@ -10,6 +11,11 @@
 FITS := import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.13 python3.11 python3.10,$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p))))
 PY := .venv/bin/python
+# A Space's Python is 3.12, and its Gradio the one that the README's first lines name. Where pyenv has not chosen 3.12
+# for this folder, its python3.12 exists but does not run.
+SPACE := .space/bin/python
+SPACE_PYTHON = $(foreach p,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python),$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p)))
+SDK := $(shell sed -n 's/^sdk_version: //p' README.md)
 # Two processes of one thread each are faster on two cores than one process of two threads.
 TEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -24,13 +30,17 @@ test: .venv/dev
 	$(TEST) -m "not long" -n 2 --dist loadfile --no-loadscope-reorder
 	@$(PY) tests/browser.py --check
 
-test-all: test rehearsal matrix
+test-all: test space rehearsal matrix
+
+space: .space/gradio-$(SDK)
+	OMP_NUM_THREADS=1 $(SPACE) -m pytest -q -o addopts= -p no:cacheprovider tests/space.py
 
 rehearsal: .venv/dev
 	TUNER_REHEARSALS=20 $(TEST) -s --timeout 1800 -m long
 
 matrix: .venv/dev
-	TUNER_MATRIX=1 $(TEST) -rP -n 2 --dist worksteal --timeout 3600 tests/test_matrix.py tests/test_extremes.py
+	TUNER_MATRIX=1 $(TEST) -rP -n 2 --dist worksteal --timeout 3600 tests/test_matrix.py tests/test_cuda_branches.py \
+		tests/test_extremes.py
 
 bench: .venv/dev
 	$(PY) benchmarks/bench.py
@@ -56,4 +66,14 @@ example: .venv/run
 	@$(PY) -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-.PHONY: run test test-all rehearsal matrix bench install example
+# In the order of a Space's image. The wheels are large: pip keeps them in its own cache, which PIP_CACHE_DIR moves.
+.space/gradio-$(SDK): pre-requirements.txt requirements.txt requirements-dev.txt
+	@echo "Installing what a Space gets into .space (about 5.5 GB, a few minutes) ..."
+	@$(firstword $(SPACE_PYTHON) $(PYTHON)) -m venv --clear .space
+	@$(SPACE) -m pip install --quiet -r pre-requirements.txt
+	@$(SPACE) -m pip install --quiet -r requirements.txt "gradio[oauth,mcp]==$(SDK)"
+	@grep "^pytest" requirements-dev.txt > .space/pytest.txt
+	@$(SPACE) -m pip install --quiet -r .space/pytest.txt
+	@touch $@
+
+.PHONY: run test test-all space rehearsal matrix bench install example

@@ -20,6 +20,7 @@ for name, kind in [
     ("rate", float),
 ]:
     parser.add_argument(f"--{name}", type=kind, required=True)
+parser.add_argument("--precision", choices=["nf4", "none"], default="nf4")
 parser.add_argument("--by-hand", action="store_true", help="without the defaults that cost time on a CPU")
 options = parser.parse_args()
 
@@ -38,7 +39,9 @@ model = AutoModelForCausalLM.from_pretrained(
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-    ),
+    )
+    if options.precision == "nf4"
+    else None,
 )
 trainer = SFTTrainer(
     model,
@@ -61,4 +64,6 @@ trainer = SFTTrainer(
 )
 result = trainer.train()
 trainer.save_model(options.out)
-print(json.dumps({"tokens": trainer._total_train_tokens, "seconds": result.metrics["train_runtime"]}))
+figures = {"tokens": trainer._total_train_tokens, "seconds": result.metrics["train_runtime"]}
+figures["peak_memory"] = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+print(json.dumps(figures))

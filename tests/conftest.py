@@ -47,7 +47,8 @@ LEARNS = {
 }
 
 # Started first, so that no slow file is left for the end.
-SLOW = ["test_train", "test_ui", "test_browser", "test_methods", "test_rehearsal", "test_matrix", "test_estimate"]
+SLOW = ["test_train", "test_ui", "test_browser", "test_methods", "test_rehearsal", "test_matrix", "test_cuda_branches"]
+SLOW += ["test_estimate"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -51,6 +51,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Card], None]:
     """
 
     def show(card: Card) -> None:
+        import bitsandbytes  # noqa: F401  which, imported later, would look for the card's streams
         import torch
 
         clock = {} if card.clock is None else {"clock_rate": card.clock}
@@ -73,6 +74,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Card], None]:
             "mem_get_info": free,
             "memory_reserved": _low_level if card.zero else lambda *args: 0,
             "_lazy_init": _low_level,
+            "_check_bf16_tensor_supported": lambda *args: True,  # by emulation, if not in hardware
         }.items():
             monkeypatch.setattr(torch.cuda, name, answer)
         monkeypatch.setattr(device, "ZERO", card.zero)

@@ -1,12 +1,14 @@
 """Adapters on their base: what is trained, saved, loaded again and merged, for PEFT's, ours, and two at once."""
 
 import json
+import re
 from dataclasses import dataclass
 
+import cuda_branches
 import pytest
 import torch
 from handmade import chosen
-from peft.tuners.ia3 import IA3Layer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import tiny_model
@@ -147,18 +149,67 @@ def test_several_adapters_are_loaded_side_by_side_each_by_its_name(bases, tmp_pa
     assert not model.training
 
 
+QUANTIZED = [
+    (method, precision)
+    for method in ("ia3", "lora", "dora", "adalora", "hira")
+    for precision in METHODS[method].quantizations
+    if precision != "none"
+]
+
+
 @pytest.mark.parametrize("load", [False, True])
-def test_ia3_keeps_the_type_of_its_inputs_on_a_quantized_base(bases, tmp_path, load):
-    base = bases("llama", dtype="bfloat16", quantization="nf4")
-    model = attached(base, "ia3")
+@pytest.mark.parametrize(("method", "quantization"), QUANTIZED)
+def test_layers_on_quantized_weights_keep_the_type_of_their_inputs_on_a_gpu_too(
+    bases, tmp_path, method, quantization, load
+):
+    base = bases("llama", dtype="bfloat16", quantization=quantization)
+    model = attached(base, method)
     if load:
         attach.save(model, tmp_path, "x")
         model = attach.load(load_base(base), {"default": tmp_path})
-    layers = [module for module in model.modules() if isinstance(module, IA3Layer)]
-    assert len(layers) == 2 * 3
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    assert len(layers) == 2 * (3 if method == "ia3" else 7)
     for layer in layers:
         given = torch.ones(1, layer.in_features, dtype=torch.bfloat16)
         assert layer(given).dtype == torch.bfloat16
+        with cuda_branches.taken(), torch.autocast("cpu", torch.bfloat16):
+            assert layer(given).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "task"),
+    [
+        ("layernorm", "gpt2", "generation"),
+        ("llama_adapter", "llama", "generation"),
+        ("lora", "bert", "classification"),
+        ("adalora", "distilbert", "token_classification"),
+        ("lora_ia3", "roberta", "classification"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_was_trained_in_float32_comes_back_unrounded_on_a_16_bit_base(bases, tmp_path, name, family, task, dtype):
+    base = bases(family, task, dtype=dtype)
+    model = attached(base, name)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    for p in trained.values():  # as the trainer does
+        p.data = p.data.float() * 1.0001
+    attach.save(model, tmp_path, "x")
+    loaded = dict(attach.load(load_base(base), {"default": tmp_path}).named_parameters())
+    assert all(torch.equal(loaded[name], p) for name, p in trained.items())
+
+
+def test_boft_compiles_no_extension_so_that_it_is_the_same_on_every_machine(bases, recwarn):
+    model = attached(bases("llama"), "boft")
+    assert not [str(w.message) for w in recwarn if "extension" in str(w.message)]
+    assert not any(getattr(module, "fbd_cuda_available", False) for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_adalora_trains_its_three_factors_alone_on_a_base_of_any_type(bases, dtype):
+    model = attached(bases("llama", dtype=dtype), "adalora")
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(trained) == 3 * 14
+    assert all(re.search(METHODS["adalora"].parameters, name) for name in trained)
 
 
 # Ours

@@ -29,6 +29,7 @@ from tuner.planning.memory import (
     count_trainable,
     estimate_memory,
     method_key,
+    step_operations,
     weight_bytes,
 )
 from tuner.planning.pace import KEPT_PACES, device_speed, flops_per_step, pace_key, recall, remember, step_seconds
@@ -176,6 +177,40 @@ def test_on_cuda_attention_keeps_no_mask_of_its_dropout_and_norms_compute_in_flo
     assert kept["cpu", "with"] > kept["cpu", "without"]
 
 
+class Launched(TorchDispatchMode):
+    """Counts the operations that do more than to look at a tensor in another way."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view and "_unsafe_view" not in func.name()
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("method", "quantization"),
+    [("lora", "nf4"), ("lora", "int8"), ("lora", "none"), ("dora", "nf4"), ("adalora", "none"), ("ia3", "nf4"),
+     ("bitfit", "none"), ("prompt_tuning", "nf4"), ("oft", "none"), ("full", "none")],
+)  # fmt: skip
+def test_operations_are_those_of_a_real_step(folders, method, quantization):
+    recipe, base = made(folders["qwen3"], "qwen3", quantization, "bfloat16", method__name=method, **OWN)
+    model, inputs = adapted(base, recipe), batch(2, 24, 5, 300)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, fused=True)
+    mean_loss("next_token", model, inputs).backward()
+    optimizer.step()  # the first step makes the moments
+    with Launched() as launched:
+        with autocast("bfloat16"):
+            loss = mean_loss("next_token", model, inputs)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+    settings = {"batch_size": 2, "dtype": "bfloat16"}
+    assert step_operations(base, recipe, settings, 24, 5) == pytest.approx(launched.count, rel=0.25)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_peak_is_activations_and_logits(folders, dtype):
     recipe, base = made(folders["tiny-office"], "tiny-office", "none", dtype)
@@ -279,10 +314,10 @@ def test_flops_of_a_step_counted_by_hand(folders):
 
 def test_seconds_come_from_an_earlier_pace_or_else_from_the_flops(monkeypatch):
     monkeypatch.setattr("tuner.planning.pace.device_speed", device_speed)
-    assert step_seconds(1e9, 200, {"seconds_per_token": 0.01}) == pytest.approx(2)
+    assert step_seconds(1e9, 0, 200, {"seconds_per_token": 0.01}) == pytest.approx(2)
     assert 1e9 < device_speed() < 1e16
     for earlier in (None, {}, {"seconds_per_token": None}):
-        assert step_seconds(1e9, 200, earlier) == 1e9 / device_speed()
+        assert step_seconds(1e9, 0, 200, earlier) == 1e9 / device_speed()
 
 
 def test_paces_are_kept_a_broken_file_counts_as_empty(tmp_path):
@@ -360,7 +395,7 @@ def test_weights_counted_by_hand(quantization, dtype, size):
 )
 def test_logits_are_one_per_choice_three_times_over(tmp_path, monkeypatch, family, task, labels, columns, choices):
     asked = []
-    monkeypatch.setattr(memory, "_traced", lambda *args: asked.append(args[2:]) or 1000)
+    monkeypatch.setattr(memory, "_trace", lambda *args: asked.append(args[2:]) or memory.Trace(1000, 50))
     recipe, _ = made(tiny_model(tmp_path, family), family, "none", "bfloat16")
     base = Base(tmp_path, recipe.model, task, labels)
     if base.row.generates:

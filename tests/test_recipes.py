@@ -7,6 +7,7 @@ the real ones, and tiny datasets with the columns, classes and splits of the rea
 import csv
 import io
 import json
+from pathlib import Path
 from string import ascii_letters, digits, printable
 from typing import NamedTuple
 
@@ -277,10 +278,8 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def trained_runs(tmp_path_factory):
-    """All recipes, trained and then chatted with from the disk, in one process: (what it said, twice) and the run."""
-    hub, folder = Hub(), tmp_path_factory.mktemp("recipes")
+def fill(hub: Hub, folder: Path) -> None:
+    """Put into the Hub what the recipes need of it; `folder` is for files on the way."""
     for name, base in bases().items():
         published(base, folder / name)
         hub.add_model(name, folder / name)
@@ -288,6 +287,13 @@ def trained_runs(tmp_path_factory):
     for name, files in (("stanfordnlp/imdb", imdb), ("tomaarsen/conll2003", conll2003)):
         (folder / "rows" / name).mkdir(parents=True)
         hub.add_dataset(name, files(folder / "rows" / name))
+
+
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory):
+    """All recipes, trained and then chatted with from the disk, in one process: (what it said, twice) and the run."""
+    hub, folder = Hub(), tmp_path_factory.mktemp("recipes")
+    fill(hub, folder)
     commands = []
     for name in CASES:
         run = str(folder / "runs" / name)

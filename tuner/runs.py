@@ -4,7 +4,7 @@
     plan.json        estimates, and the settings that were chosen
     data/            tokenized rows and held-out prompts
     events.jsonl     what happened, one JSON object per line
-    checkpoints/     what the next window needs to resume bit for bit, newest last
+    checkpoints/     what the next window needs to resume, newest last
     adapter/         the adapter in PEFT's own format
     merged/          the merged model, once it is requested
     evaluation.json  scores with their intervals

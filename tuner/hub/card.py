@@ -272,7 +272,9 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
         f"The scores come from {count(scores.get('rows') or 0, 'row')} of the same source. They say little about "
         "other data, and no metric knows whether an answer is true, safe or kind.",
         f"{precision}{merged}",
-        "This is one run with one seed. Another seed may score differently.",
+        "This is one run with one seed. Another seed may score differently. The same steps with the same seed give "
+        "the same adapter bit for bit on one CPU, with the same number of threads and the same library versions. GPU "
+        f"kernels are not deterministic; how far apart two runs on a GPU end is {UNKNOWN}.",
         "It may repeat rows that it was trained on, and this card may show held-out rows. Consider both before you "
         "make the repository public.",
         "The base model's license, languages and biases apply here as well.",

@@ -8,15 +8,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
-from peft.tuners.ia3 import IA3Layer
+from peft.tuners.adalora import AdaLoraLayer
+from peft.tuners.boft import layer as boft
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
+from peft.utils import ModulesToSaveWrapper, load_peft_weights
 
 from tuner.methods import native
 from tuner.methods.files import SECOND, is_native
 
 Adapted = PeftModel | native.NativeModel
+
+# Otherwise PEFT compiles a CUDA extension wherever there is a compiler, in the middle of a GPU window, and elsewhere
+# tries to, again for each layer. With the one butterfly factor that we use, it computes the same.
+boft._FBD_CUDA = False
 
 
 def attach(base: torch.nn.Module, configs: list) -> Adapted:
@@ -26,17 +32,38 @@ def attach(base: torch.nn.Module, configs: list) -> Adapted:
     model = get_peft_model(base, configs[0])
     for config in configs[1:]:
         model = _with_head(get_peft_model(model, config, adapter_name=SECOND))
+    for module in model.modules():
+        # The rank that AdaLoRA started with. On a 16-bit base PEFT's cast to float32 makes it a trained parameter,
+        # which is not saved.
+        if isinstance(module, AdaLoraLayer):
+            module.ranknum.requires_grad_(False)
     return _keep_type(model)
 
 
 def _keep_type(model: PeftModel) -> PeftModel:
-    """Return (IA)3's results in the type of its inputs.
+    """Return the results of layers on quantized weights in the type of their inputs, as the base's own layers do.
 
-    On a 4-bit base PEFT returns float32, which a 16-bit normalization layer that follows may refuse.
+    Under autocast on a GPU, and with (IA)3 anywhere, PEFT returns float32. It would be passed on from layer to layer,
+    which takes twice the memory, and a 16-bit normalization layer may refuse it.
     """
     for module in model.modules():
-        if isinstance(module, IA3Layer):
+        if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), (Linear4bit, Linear8bitLt)):
             module.register_forward_hook(lambda layer, inputs, output: output.to(inputs[0].dtype))
+    return model
+
+
+def _unrounded(model: PeftModel, folder: Path, name: str) -> PeftModel:
+    """Load again, in float32, what PEFT has rounded to the type of a 16-bit base.
+
+    It loads into copies of the base's own modules: a new head, normalization layers. They were trained in float32.
+    """
+    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    rounded = {t.data_ptr(): key for key, t in tensors.items() if t.dtype in (torch.bfloat16, torch.float16)}
+    if rounded:
+        saved = load_peft_weights(str(folder))
+        for p in model.parameters():
+            if p.data_ptr() in rounded:
+                p.data = saved[rounded[p.data_ptr()]].to(p.device)
     return model
 
 
@@ -56,7 +83,7 @@ def load(base: torch.nn.Module, folders: dict[str, Path]) -> Adapted:
     (name, folder), *others = folders.items()
     if is_native(folder):
         return native.load(base, folder).eval()
-    model = PeftModel.from_pretrained(base, folder, adapter_name=name)
+    model = _unrounded(PeftModel.from_pretrained(base, folder, adapter_name=name), folder, name)
     if (folder / SECOND).is_dir():
         model = _with_head(PeftModel.from_pretrained(model, folder / SECOND, adapter_name=SECOND))
     for name, folder in others:

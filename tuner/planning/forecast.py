@@ -12,8 +12,16 @@ from tuner.methods.registry import METHODS
 from tuner.models.device import compute_dtype, device_type
 from tuner.models.fetch import base_of
 from tuner.models.shape import Base, Shape, shape_of
-from tuner.planning.memory import BYTES, available_memory, estimate_memory
-from tuner.planning.pace import PACES, flops_per_step, pace_key, recall, step_seconds, token_seconds
+from tuner.planning.memory import BACKWARD_OPERATIONS, BYTES, available_memory, estimate_memory, step_operations
+from tuner.planning.pace import (
+    LAYER_OPERATIONS,
+    PACES,
+    flops_per_step,
+    pace_key,
+    recall,
+    step_seconds,
+    token_seconds,
+)
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.words import count
@@ -58,16 +66,23 @@ def estimate_run(
     flops = flops_per_step(
         shape, trainable, settings, round(mean / settings["batch_size"]), round(columns * mean / max(sizes))
     )
-    a_step = step_seconds(flops, mean, pace)
+    memory = _memory(base, recipe, settings, length, columns)
+    operations = 0
+    if device_type() == "cuda":
+        layers = shape.layers * LAYER_OPERATIONS * (1 + BACKWARD_OPERATIONS)
+        operations = step_operations(base, recipe, settings, length, columns) if memory else round(layers)
+    a_step = step_seconds(flops, operations, mean, pace)
     start_up = pace.get("start_up") or load_seconds(shape, recipe.model.quantization, settings["dtype"])
-    budget = recipe.budget
+    scored, budget = min(heldout, recipe.evaluation.rows), recipe.budget
+    # Two forward passes, of base and adapter, take about as long as a step.
+    losses = -(-scored // settings["batch_size"]) * a_step
     steps = budget.steps or (budget.epochs and max(1, round(budget.epochs * len(sizes))))
     estimate = {
         "start_up": start_up,
         "a_step": a_step,
-        "scoring": _scoring(recipe, base, min(heldout, recipe.evaluation.rows), pace.get("seconds_per_answer")),
+        "scoring": _scoring(recipe, base, scored, losses, pace.get("seconds_per_answer")),
         "measured": "seconds_per_token" in pace,
-        "memory": _memory(base, recipe, settings, length, columns),
+        "memory": memory,
         "available": available_memory(),
         "steps": steps or max(0, int((budget.seconds - start_up) / a_step)),
         "training": budget.seconds or start_up + steps * a_step,
@@ -103,12 +118,13 @@ def _turns(recipe: Recipe, base: Base, adapters: int = 1) -> int:
     return 1 if is_mixed else 1 + adapters
 
 
-def _scoring(recipe: Recipe, base: Base, rows: int, seconds_per_answer: float | None) -> float:
+def _scoring(recipe: Recipe, base: Base, rows: int, losses: float, seconds_per_answer: float | None) -> float:
+    """Seconds of scoring so many rows; `losses` are those of their held-out losses."""
     if seconds_per_answer:
-        return LOAD_SECONDS + rows * seconds_per_answer
+        return LOAD_SECONDS + rows * seconds_per_answer + losses
     tokens = recipe.evaluation.max_new_tokens if base.row.generates else 1
     batches = -(-rows // ANSWER_BATCH) * _turns(recipe, base)
-    return LOAD_SECONDS + batches * tokens * token_seconds(shape_of(base), 2 * min(rows, ANSWER_BATCH))
+    return LOAD_SECONDS + batches * tokens * token_seconds(shape_of(base), 2 * min(rows, ANSWER_BATCH)) + losses
 
 
 def _memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict[str, int] | None:
@@ -148,8 +164,8 @@ def check_memory(estimate: dict, recipe: Recipe, batch_size: int) -> None:
     ways += ["shorter rows (data.max_length)", "a smaller base model"]
     needed = gigabytes(estimate["memory"]["total"])
     raise TunerError(
-        f"{recipe.model.name} needs about {needed} of memory ({parts}), and the device "
-        f"has {gigabytes(estimate['available'])}. Choose {', '.join(ways[:-1])} or {ways[-1]}."
+        f"{recipe.model.name} needs about {needed} of memory for {count(batch_size, 'row')} per step ({parts}), and "
+        f"the device has {gigabytes(estimate['available'])}. Choose {', '.join(ways[:-1])} or {ways[-1]}."
     )
 
 

@@ -1,13 +1,14 @@
 """Device memory that a run will need, part by part, and the method on a model without storage. No GPU, no weights.
 
-The model is built without storage and run forward once, and the tensors that autograd would keep are added up.
+The model is built without storage and run forward once. The tensors that autograd would keep are added up, and the
+operations that the host would launch are counted.
 """
 
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import device_type, gpu_memory
@@ -17,6 +18,19 @@ from tuner.recipe import Recipe
 
 CUDA_CONTEXT = 600 * 2**20  # bytes for kernels and cuBLAS's workspace; varies with driver and GPU
 FLOAT = BYTES["float32"]
+# Operations of a backward pass for each of the forward pass: counted in real ones, from 1.0 for prefix tuning to 1.8
+# for AdaLoRA.
+BACKWARD_OPERATIONS = 1.4
+# To get one 4-bit layer's weights, bitsandbytes 0.50 launches three operations more than a plain layer: it dequantizes
+# the scales, adds their offset and dequantizes the weights (MatMul4Bit, functional.dequantize_4bit).
+QUANTIZED_OPERATIONS = 3
+
+
+class Trace(NamedTuple):
+    """What a forward pass leaves behind."""
+
+    saved: int  # bytes kept for the backward pass
+    operations: int  # launched by the host, without those that only look at a tensor in another way
 
 
 def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict:
@@ -26,14 +40,12 @@ def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, col
     `settings` are the plan's (batch_size, dtype); rows are padded to `length` tokens, of which `columns` have a label.
     """
     shape, batch = shape_of(base), settings["batch_size"]
-    written = 1 if base.row.objective == "next_token" else columns
-    activations = _traced(base, method_key(recipe), settings["dtype"], batch, length, written, device_type() == "cuda")
     choices = shape.vocabulary if base.row.generates else max(2, len(base.labels))
     parts = {
         "weights": weight_bytes(shape, base.model.quantization, settings["dtype"]),
         # Float32 weights, their gradient and AdamW's two moments.
         "adapter": count_trainable(base, method_key(recipe)) * 4 * FLOAT,
-        "activations": activations,
+        "activations": _trace_step(base, recipe, settings, length, columns).saved,
         # The peak is in the backward pass of the loss, always in float32: the log-softmax kept, the gradient that
         # arrives at it, and the gradient of the logits. The logits themselves are gone by then.
         "logits": batch * columns * choices * 3 * FLOAT,
@@ -85,9 +97,21 @@ def attach_on_meta(base: Base, method: str, dtype: Any = None, prepare: Callable
         return attach.attach(model, METHODS[recipe.method.name].configs(target)).train()
 
 
+def step_operations(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> int:
+    """Operations that the host launches for a training step: counted forward, estimated backward."""
+    forward = _trace_step(base, recipe, settings, length, columns).operations
+    return round(forward * (1 + BACKWARD_OPERATIONS))
+
+
+def _trace_step(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> Trace:
+    written = 1 if base.row.objective == "next_token" else columns
+    batch, on_cuda = settings["batch_size"], device_type() == "cuda"
+    return _trace(base, method_key(recipe), settings["dtype"], batch, length, written, on_cuda)
+
+
 @lru_cache(maxsize=256)
-def _traced(base: Base, method: str, dtype: str, batch: int, length: int, columns: int, cuda: bool) -> int:
-    """The bytes that a forward pass keeps for the backward pass."""
+def _trace(base: Base, method: str, dtype: str, batch: int, length: int, columns: int, cuda: bool) -> Trace:
+    """A forward pass without storage."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._pytree import tree_leaves, tree_map_only
@@ -130,13 +154,15 @@ def _traced(base: Base, method: str, dtype: str, batch: int, length: int, column
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
         stack.enter_context(torch.autocast("cpu", dtype=compute, enabled=dtype != "float32"))
         stack.enter_context(_as_if_real(cuda))
+        launched = stack.enter_context(_count_operations())
         # The result keeps the graph alive, and with it what is counted below.
         result = torch.func.functional_call(model, tensors, kwargs=inputs)
         storages = {s._cdata: s.nbytes() for ref in saved if ref() is not None for s in [ref().untyped_storage()]}
         for tensor in [*tensors.values(), *constants]:
             storages.pop(tensor.untyped_storage()._cdata, None)
         del result
-    return sum(storages.values())
+    quantized = len(shape_of(base).linear_layers) * (base.model.quantization != "none")
+    return Trace(sum(storages.values()), launched.count + QUANTIZED_OPERATIONS * quantized)
 
 
 def _as_if_quantized(model: Any, quantization: str, hold: Callable) -> None:
@@ -154,6 +180,23 @@ def _as_if_quantized(model: Any, quantization: str, hold: Callable) -> None:
     for module in model.modules():
         if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not model.get_output_embeddings():
             module.register_forward_hook(after)
+
+
+def _count_operations() -> Any:
+    """A context that has the `count` of operations launched within it."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    unsafe_view = torch.ops.aten._unsafe_view.default
+
+    class Launched(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += not (func.is_view or func.namespace == "prim" or func is unsafe_view)
+            return func(*args, **(kwargs or {}))
+
+    return Launched()
 
 
 def _as_if_real(cuda: bool) -> Any:

@@ -257,10 +257,10 @@ def _room(recipe: Recipe, shape: Shape, settings: dict) -> int:
 
 
 def fit(recipe: Recipe, model: Base, settings: dict, train: Tokenized, heldout: int, trainable: int) -> dict:
-    """The forecast. A batch size left on auto is lowered in `settings` until it fits."""
+    """The forecast. A batch size left on auto is lowered in `settings` until it fits, to one row if nothing does."""
     estimate = forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
-    fitting = forecast.rows_that_fit(estimate, settings["batch_size"])
-    if recipe.training.batch_size != "auto" or not 0 < fitting < settings["batch_size"]:
+    fitting = max(1, forecast.rows_that_fit(estimate, settings["batch_size"]))
+    if recipe.training.batch_size != "auto" or fitting == settings["batch_size"]:
         return estimate
     settings["batch_size"] = fitting
     return forecast.estimate_run(recipe, model, settings, train, heldout, trainable)

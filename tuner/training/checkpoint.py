@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to resume bit for bit, in one safetensors file, written atomically.
+"""Checkpoints: everything that a run needs to resume, on one CPU bit for bit, in one file, written atomically.
 
 A checkpoint holds the trainable weights, the optimizer's state, the random state and, as metadata, the counters and a
 checksum of everything. Row order and learning rate are functions of the step, so they need no state.

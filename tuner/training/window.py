@@ -1,4 +1,7 @@
-"""One window of training: yields events, and leaves a checkpoint from which the next window resumes bit for bit."""
+"""One window of training: yields events, and leaves a checkpoint from which the next window resumes.
+
+On one CPU, with the same number of threads, it resumes bit for bit; GPU kernels are not deterministic.
+"""
 
 import shutil
 import time

@@ -3,16 +3,20 @@
 `run_card` is made from the run's folder alone, so a reload, another tab and a resumed run all look the same.
 """
 
+import os
 from html import escape
+from pathlib import Path
 
+from tuner import runs
 from tuner.evaluation.verdict import judge, other_scores
 from tuner.metrics import METRICS, metric_of
 from tuner.planning.forecast import duration, gigabytes
 from tuner.runs import Run
-from tuner.ui import chart, plan_card, progress, run_queue
+from tuner.ui import actions, chart, plan_card, progress, run_queue
 from tuner.ui.elements import folded, note, problems, tag
 from tuner.words import count
 
+APP = Path(__file__).resolve().parents[2]  # on a Space, the folder that holds app.py
 SHOWN_CHARACTERS = 600  # of a prompt or an answer
 NAMES = {"base": "Base model", "adapter": "With adapter"}
 MERGE_CHECKS = {
@@ -25,6 +29,13 @@ def push_link(url: str) -> str:
     """The link to a repository that an adapter was pushed to."""
     safe = escape(url, quote=True)
     return tag("div", f'Pushed: <a href="{safe}" target="_blank" rel="noopener">{safe}</a>', "t-note good")
+
+
+def disk_note() -> str:
+    """That a restart of the Space deletes the runs, and what to do; empty where it does not."""
+    if "SPACE_ID" not in os.environ or not runs.RUNS.resolve().is_relative_to(APP):
+        return ""
+    return "This Space's disk is erased when it restarts: push an adapter to the Hub to keep it."
 
 
 def reference(text: str) -> str:
@@ -124,6 +135,7 @@ def _result(run: Run, now: progress.Progress, scores: dict) -> str:
         + tag("p", escape(trained), "t-sub")
         + (score_bars(scores) if scores["gain"] else "")
         + before_and_after(scores.get("examples", [])[:2])
+        + note("" if run.id == actions.EXAMPLE else disk_note())
         + folded("Training details", details)
     )
 

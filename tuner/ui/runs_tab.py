@@ -24,7 +24,8 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
     """The tab's inputs and outputs; a push uses the visitor's sign-in with OAuth, else a token that is typed in."""
     tab = SimpleNamespace(browser=browser, selected=gr.Textbox(visible=False))
     gr.HTML(
-        '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can see the run.</p>'
+        '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can see the run. '
+        f"{render.disk_note()}</p>"
     )
     tab.rows = gr.HTML(js_on_load=CLICKED, elem_id="runs")
     with gr.Column(visible=False, elem_id="run-actions") as tab.actions:
