@@ -1,4 +1,4 @@
-"""Runs GPU jobs as the page would, one per line on standard input: {"job": ..., "run": folder}.
+"""Runs GPU jobs as the page would, one per line on standard input: {"job": ..., "run": folder, "prompt": ...}.
 
 python tests/on_stage.py tests/drive.py
 """
@@ -24,9 +24,9 @@ def train(run: Run) -> None:
             return
 
 
-def chat(run: Run) -> None:
+def chat(run: Run, prompt: str = "need that report asap") -> None:
     """One message to base and adapter."""
-    turns = [{"role": "user", "content": "need that report asap"}]
+    turns = [{"role": "user", "content": prompt}]
     *_, texts = gpu.chat({"adapter": run}, {}, {"base": turns, "adapter": turns}, max_new_tokens=8)
     say({"event": "answer", **texts})
 
@@ -41,14 +41,20 @@ def say(value: dict) -> None:
     print(json.dumps(value), flush=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Do the jobs that are asked for."""
     for line in sys.stdin:
         request = json.loads(line)
         if request.get("token"):
             headers = SimpleNamespace(get=lambda name, t=request["token"]: t if name == "x-ip-token" else None)
             LocalContext.request.set(SimpleNamespace(headers=headers))
+        more = {"prompt": request["prompt"]} if "prompt" in request else {}
         try:
-            {"train": train, "chat": chat, "merge": merge}[request["job"]](Run(Path(request["run"])))
+            {"train": train, "chat": chat, "merge": merge}[request["job"]](Run(Path(request["run"])), **more)
             say({"event": "done"})
         except TunerError as error:
             say({"event": "refused", "problems": list(error.problems)})
+
+
+if __name__ == "__main__":
+    main()

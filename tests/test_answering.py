@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -437,7 +438,7 @@ def test_adapters_that_can_be_chosen_row_by_row_share_a_batch_and_others_are_att
         seen.append(folders)
         yield SimpleNamespace(set_adapter=seen.append)
 
-    monkeypatch.setattr(variants, "_common_base", lambda runs: base)
+    monkeypatch.setattr(variants, "common_base", lambda runs: base)
     monkeypatch.setattr(variants, "shared_base", lambda base, quantization=None: (base.folder, quantization))
     monkeypatch.setattr(variants, "load_tokenizer", lambda folder: f"tokenizer of {folder.name}")
     monkeypatch.setattr(variants, "_attached", attached)
@@ -495,16 +496,16 @@ def test_runs_share_a_base_only_if_all_that_makes_it_is_the_same(monkeypatch, tm
     }
     monkeypatch.setattr(variants, "base_of", lambda run: bases[run.id])
     runs = [SimpleNamespace(id=name, read_json={"adapter/adapter_config.json": {}}.get) for name in bases]
-    assert variants._common_base(runs[:2]) is bases["r1"]
+    assert variants.common_base(runs[:2]) is bases["r1"]
     with pytest.raises(TunerError) as caught:
-        variants._common_base(runs)
+        variants.common_base(runs)
     assert str(caught.value) == (
         "Runs r1 and r3 have different bases (a/b, nf4, text generation; a/b, int8, text classification), so they "
         "can't be loaded side by side. Choose runs with the same base model, precision and task."
     )
     runs[1].read_json = {}.get
     with pytest.raises(TunerError, match=r"^Run r2 has no adapter yet\. Train it first, or wait until it has finis"):
-        variants._common_base(runs)
+        variants.common_base(runs)
 
 
 # Merged models
@@ -569,11 +570,13 @@ def test_a_merged_model_is_compared_as_saved_with_the_adapter_in_16_bits_and_as_
     monkeypatch.setattr(merge, "load_from_disk", lambda path: path)
     trained = SimpleNamespace(model_for=lambda variant: nullcontext({"adapter": "as trained"}[variant]))
     monkeypatch.setattr(merge, "load_variants", lambda runs: trained if runs == {"adapter": run} else None)
-    monkeypatch.setattr(merge, "load_base", lambda base, quantization: (base, quantization))
+    monkeypatch.setattr(merge, "shape_of", lambda given: SimpleNamespace(parameters=1))
+    monkeypatch.setattr(merge, "_rows_to_check", lambda rows, parameters: rows)
+    loads = {base: (base, "none"), replace(base, folder=run.merged): "as saved"}
+    monkeypatch.setattr(merge, "load_base", lambda base, quantization: told.append(quantization) or loads[base])
     monkeypatch.setattr(attach, "load", lambda *given: told.append(given) or "adapted")
     monkeypatch.setattr(attach, "merge", lambda model: f"merged {model}")
     monkeypatch.setattr(merge, "_save", lambda *given: told.append(given))
-    monkeypatch.setattr(merge, "shared_base", lambda *given, **more: told.append((given, more)) or "as saved")
     monkeypatch.setattr(merge, "_logits", logits)
     check = merge.merge(run)
     rows, quantized = str(tmp_path / "data" / "heldout"), quantization == "nf4"
@@ -584,14 +587,14 @@ def test_a_merged_model_is_compared_as_saved_with_the_adapter_in_16_bits_and_as_
         "top1_agreement_quantized": 0.0 if quantized else 1.0,
         "max_logit_difference_quantized": 1.5 if quantized else 0.25,
     }
-    saved = Base(tmp_path / "merged", base.model)
     assert told == [
         run,
         *([("next_token", "as trained", rows, False)] if quantized else []),
+        "none",
         ((base, "none"), {"default": tmp_path / "adapter"}),
         ("next_token", "adapted", rows, True),
         ("merged adapted", base, run),
-        ((saved,), {"quantization": "none"}),
+        "none",
         ("next_token", "as saved", rows, False),
         ("merge_check.json", check),
     ]

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from conftest import ROOT, small_recipe
 
-from tuner import gpu, runs
+from tuner import gpu, gpu_refusals, runs
 from tuner.errors import TunerError
 from tuner.inference.generate import Sampling
 
@@ -121,7 +121,7 @@ def spent(asked: int, left: int, wait: str = "5:32:00", more: str = "") -> gr.Er
 
 def refusal(error: Exception, run: runs.Run, job: str = "train", seconds: float = 30) -> str:
     with pytest.raises(TunerError) as caught:
-        gpu._shorter_window(error, seconds, run, job)
+        gpu_refusals.shorter_window(error, seconds, run, job)
     (problem,) = caught.value.problems
     return problem
 
@@ -160,10 +160,10 @@ def test_a_spent_quota_names_what_was_asked_for_and_what_is_left(run):
 
 
 def test_each_job_ends_with_its_own_next_step(run):
-    told = {job: refusal(platform("client error", "No GPU was available"), run, job) for job in gpu.NEXT}
+    told = {job: refusal(platform("client error", "No GPU was available"), run, job) for job in gpu_refusals.NEXT}
     assert set(told) == set(gpu.JOBS)
     assert len(set(told.values())) == 3
-    assert all(text.endswith(gpu.NEXT[job]) for job, text in told.items())
+    assert all(text.endswith(gpu_refusals.NEXT[job]) for job, text in told.items())
     assert "safe" in told["train"]
 
 
@@ -176,7 +176,7 @@ def test_training_takes_the_seconds_that_are_left_where_they_are_enough(asked, l
     if expected is None:
         assert "left" in refusal(spent(asked, left), run)
     else:
-        assert gpu._shorter_window(spent(asked, left), 30, run, "train") == expected
+        assert gpu_refusals.shorter_window(spent(asked, left), 30, run, "train") == expected
     for job in ("chat", "merge"):  # which need all that they ask for
         assert "left" in refusal(spent(asked, left), run, job)
 
@@ -185,19 +185,19 @@ def test_too_long_a_window_is_halved_until_it_would_be_too_short(run):
     seconds, tried = 60.0, []
     for _ in range(10):
         try:
-            seconds = gpu._shorter_window(REFUSALS["long enough"], seconds, run, "train")
+            seconds = gpu_refusals.shorter_window(REFUSALS["long enough"], seconds, run, "train")
         except TunerError:
             break
         tried.append(seconds)
     assert tried == [30, 15]
-    assert all(shorter >= gpu.LEAST for shorter in tried)
+    assert all(shorter >= gpu_refusals.LEAST for shorter in tried)
     assert all(longer == 2 * shorter for longer, shorter in pairwise(tried))
 
 
 def test_a_worker_that_was_ended_is_a_death_in_training_and_a_sentence_elsewhere(run):
     aborted = platform("worker error", "GPU task aborted")
-    with pytest.raises(gpu.Died):
-        gpu._shorter_window(aborted, 30, run, "train")
+    with pytest.raises(gpu_refusals.Died):
+        gpu_refusals.shorter_window(aborted, 30, run, "train")
     for job in ("chat", "merge"):
         assert "try again" in refusal(aborted, run, job)
     assert "unknown error" in refusal(platform("worker error", "ValueError"), run)
@@ -214,7 +214,7 @@ def test_a_worker_that_was_ended_is_a_death_in_training_and_a_sentence_elsewhere
     ],
 )
 def test_a_wait_is_spoken(wait, spoken):
-    assert gpu._spoken(wait) == spoken
+    assert gpu_refusals.spoken(wait) == spoken
 
 
 def test_what_a_window_needs_is_imported_before_it_opens(tmp_path):
@@ -226,9 +226,9 @@ def test_what_a_window_needs_is_imported_before_it_opens(tmp_path):
 
 @pytest.mark.parametrize(("seconds", "shorter"), [(20, 10), (21, 10.5), (19, None)])
 def test_half_a_window_is_requested_only_where_it_is_long_enough(seconds, shorter, run):
-    for job in gpu.NEXT:
+    for job in gpu_refusals.NEXT:
         if shorter:
-            assert gpu._shorter_window(REFUSALS["long enough"], seconds, run, job) == shorter
+            assert gpu_refusals.shorter_window(REFUSALS["long enough"], seconds, run, job) == shorter
         else:
             assert "long enough" in refusal(REFUSALS["long enough"], run, job, seconds)
 
@@ -243,7 +243,7 @@ def test_each_figure_of_a_refusal_stands_in_its_place(run, caplog):
     assert not caplog.records
     unknown = "The GPU service failed with an unknown error"
     assert refusal(platform("something new", "?"), run) == f"{unknown} (something new). The run is safe."
-    assert refusal(RuntimeError("error: 500"), run, "merge") == f"{unknown} (error: 500). {gpu.NEXT['merge']}"
+    assert refusal(RuntimeError("error: 500"), run, "merge") == f"{unknown} (error: 500). {gpu_refusals.NEXT['merge']}"
     assert "run run: the GPU platform failed" in caplog.text
     assert "error: 500" in caplog.text
 
@@ -253,8 +253,8 @@ STEP = {"event": "step", "step": 5, "seconds": 30.0, "seconds_to_go": 50.0}
 LATER = START | {"step": 5, "start_up": 11.0}
 TRAINED = {"event": "end", "reason": "clock", "step": 9}
 ASKED = [
-    ([], None, None, gpu.BESIDE + 1.2 * gpu.WINDOW + gpu.CHATTING),
-    ([TRAINED], None, None, gpu.BESIDE + gpu.BESIDE + gpu.CHATTING),
+    ([], None, None, gpu.BESIDE + 1.2 * gpu.WINDOW + gpu.SCORING),
+    ([TRAINED], None, None, gpu.BESIDE + gpu.BESIDE + gpu.SCORING),
     ([TRAINED], None, FORESEEN, gpu.BESIDE + 7 + 20),
     ([START, TRAINED | {"reason": "window"}], None, FORESEEN, gpu.BESIDE + 1.2 * 100 + 20),
     ([START, LATER, TRAINED], 40, FORESEEN, gpu.BESIDE + 11 + 20),
@@ -300,6 +300,10 @@ class Platform:
                 raise value
             yield value
 
+    def seconds(self, run: runs.Run, merged: int, tokens: int, adapters: int = 1) -> float:
+        """The length of a window for these models and answers."""
+        return 100 * merged + 10 * adapters + tokens
+
     def make_ready(self, run: runs.Run) -> None:
         """Do what needs no GPU."""
         self.made_ready.append((run.id, len(self.asked)))
@@ -311,11 +315,14 @@ def zero(monkeypatch) -> Platform:
     monkeypatch.setattr(gpu, "ZERO", True)
     monkeypatch.setattr(gpu, "_window", zero.window)
     monkeypatch.setattr(gpu, "_make_ready", zero.make_ready)
+    monkeypatch.setattr(gpu, "_window_for", zero.seconds)
+    monkeypatch.setattr("tuner.inference.merge.on_the_cpu", lambda run: None)
     return zero
 
 
 @pytest.mark.parametrize(
-    ("training", "asked"), [(1, gpu.LEAST), (4.5, 10), (7, 13), (40, 53), (45.8, 59), (46.7, 60), (400, gpu.WINDOW)]
+    ("training", "asked"),
+    [(1, gpu_refusals.LEAST), (4.5, 10), (7, 13), (40, 53), (45.8, 59), (46.7, 60), (400, gpu.WINDOW)],
 )
 def test_a_window_of_training_is_as_long_as_the_run_needs_between_the_least_and_the_longest(
     training, asked, run, zero
@@ -374,7 +381,7 @@ def test_a_window_whose_worker_was_killed_pauses_the_run_until_the_third_time(ru
 
 def test_what_a_worker_refuses_is_raised_with_all_its_problems(run, zero):
     run.write_json("plan.json", {"forecast": FORESEEN, "seconds": None})
-    zero.answers = [[{}, gpu.Refused(("One.", "Two."))]]
+    zero.answers = [[{}, gpu_refusals.Refused(("One.", "Two."))]]
     with pytest.raises(TunerError) as caught:
         list(gpu.train(run))
     assert caught.value.problems == ("One.", "Two.")
@@ -392,49 +399,23 @@ def test_elsewhere_an_unexpected_error_stays_what_it_is(run, zero, monkeypatch):
     assert zero.made_ready == []
 
 
-def test_an_answer_and_a_merge_ask_for_half_a_minute_with_paths_and_plain_values(run, zero, tmp_path):
+def test_answers_and_merges_ask_for_the_seconds_of_their_models_with_paths_and_plain_values(run, zero, tmp_path):
     other = runs.create(small_recipe(), path=tmp_path / "other")
     conversations = {"base": [{"role": "user", "content": "hey"}]}
     zero.answers = [[None, {"base": "a"}, None, {"base": "a b"}], [None, None, {"agrees": True}]]
     given = ({"adapter": run, "second": other}, {"merged": tmp_path / "merged"}, conversations)
-    assert list(gpu.chat(*given, temperature=0.5, seed=3)) == [{"base": "a"}, {"base": "a b"}]
+    assert list(gpu.chat(*given, max_new_tokens=5, temperature=0.5, seed=3)) == [{"base": "a"}, {"base": "a b"}]
     assert gpu.merge(other) == {"agrees": True}
     adapters, merged = {"adapter": str(run.path), "second": str(other.path)}, {"merged": str(tmp_path / "merged")}
-    sampling = {"temperature": 0.5, "seed": 3}
+    sampling = {"temperature": 0.5, "seed": 3, "max_new_tokens": 5}
     assert zero.asked == [
-        ("chat", str(run.path), 30, adapters, merged, conversations, sampling),
-        ("merge", str(other.path), 30),
+        ("chat", str(run.path), 100 + 20 + 5, adapters, merged, conversations, sampling),
+        ("merge", str(other.path), 200 + 10),
     ]
     assert zero.made_ready == [("run", 0), ("other", 1)]
 
 
 # What a worker does
-
-
-def test_a_worker_does_its_job_and_returns_errors_as_plain_values(run, monkeypatch, caplog):
-    done = []
-
-    def job(*arguments):
-        done.append(arguments)
-        yield {"event": "step"}
-        if len(done) == 2:
-            raise TunerError("One.", "Two.")
-        if len(done) > 2:
-            raise KeyError("odd")
-
-    monkeypatch.setattr(gpu, "JOBS", {"train": job, "chat": job, "merge": job})
-    before = time.monotonic()
-    assert list(gpu._perform("train", str(run.path), 42, "more", "and more")) == [{"event": "step"}]
-    ((ran, seconds, opened, *more),) = done
-    assert (ran.path, seconds, more) == (run.path, 42, ["more", "and more"])
-    assert before <= opened <= time.monotonic()
-    assert list(gpu._perform("train", str(run.path), 42))[1:] == [gpu.Refused(("One.", "Two."))]
-    assert not caplog.records
-    for name, kept in gpu.NEXT.items():
-        _, refused = gpu._perform(name, str(run.path), 42)
-        kept = "What the run learned is kept." if name == "train" else kept
-        assert refused == gpu.Refused((f"Tuner failed unexpectedly (run {run.id}). {kept}",))
-        assert f"{name} broke" in caplog.text
 
 
 @pytest.mark.parametrize("age", [10.0, 100.0])
@@ -468,7 +449,7 @@ def test_jobs_are_given_what_was_asked_for(run, monkeypatch, tmp_path):
     monkeypatch.setattr("tuner.training.window.train", lambda *given: iter(given))
     assert list(gpu._train(run, 42, 1000.5)) == [run, 42, 1000.5]
     merges = {run.path: {"agrees": True}}
-    monkeypatch.setattr("tuner.inference.merge.merge", lambda run: merges[run.path])
+    monkeypatch.setattr("tuner.inference.merge.merge_here", lambda run: merges[run.path])
     assert gpu.merge(run) == {"agrees": True}
     asked, stopped = [], []
 
@@ -482,14 +463,14 @@ def test_jobs_are_given_what_was_asked_for(run, monkeypatch, tmp_path):
     conversations = {"base": [], "adapter": []}
     merged_of = {name: tmp_path / name for name in ("merged", "weighted")}
     both = {"adapter": run, "second": runs.Run(tmp_path / "other")}
-    answers = gpu.chat(both, merged_of, conversations, temperature=0.5, seed=3)
+    answers = gpu.chat(both, merged_of, conversations, max_new_tokens=7, temperature=0.5, seed=3)
     assert [next(answers), next(answers)] == [{"base": "a"}, {"base": "a b"}]
     answers.close()
     assert stopped == [True]
     (((adapters, merged), asked_for, sampling),) = asked
     assert {name: a.path for name, a in adapters.items()} == {"adapter": run.path, "second": tmp_path / "other"}
     assert merged == merged_of
-    assert (asked_for, sampling) == (conversations, Sampling(temperature=0.5, seed=3))
+    assert (asked_for, sampling) == (conversations, Sampling(temperature=0.5, seed=3, max_new_tokens=7))
 
 
 # The training process
@@ -579,7 +560,7 @@ for line in sys.stdin:
         importlib.reload(module)
     assert not gpu._warm
     window = gpu._window if gpu.ZERO else gpu._window.__name__
-    print(gpu.ZERO, window, gpu.WINDOW, run_queue.PLACES, runs.RUNS, runs_cleanup.LIMIT / 2**30)
+    print(gpu.ZERO, window, gpu.WINDOW, run_queue.queue.places, runs.RUNS, runs_cleanup.LIMIT / 2**30)
 """
 
 

@@ -38,7 +38,7 @@ def mine(finished, root) -> Run:
 def crowd():
     """Others train at all places, so that who comes now waits."""
     with ExitStack() as stack:
-        for number in range(run_queue.PLACES):
+        for number in range(run_queue.queue.places):
             run_queue.queue.join(f"other{number}", f"visitor{number}")
             assert stack.enter_context(run_queue.queue.turn(f"other{number}"))
         yield

@@ -200,7 +200,7 @@ def test_a_tokenizer_without_padding_pads_with_its_end_mark(folders, tmp_path):
 )
 def test_the_type_of_the_computation_follows_the_recipe_then_the_device(monkeypatch, given, cuda, bf16, dtype, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     assert device.device_type() == ("cuda" if cuda else "cpu")
     assert device.compute_dtype(recipe.Model(dtype=given)) == (dtype, reason)
 
@@ -328,6 +328,7 @@ def test_kept_models_are_dropped_while_they_take_more_than_a_tenth_of_the_gpu(fo
     monkeypatch.setattr(load, "_kept", type(load._kept)())
     monkeypatch.setattr(load, "load_base", lambda base, quantization=None: Loaded(next(sizes)))
     monkeypatch.setattr(load, "compute_dtype", lambda model: ("float32", ""))
+    monkeypatch.setattr(load, "_free_bytes", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=1000))
     monkeypatch.setattr(load, "device_type", lambda: "cuda")
     families = ("llama", "qwen3", "gpt2", "t5", "bart")

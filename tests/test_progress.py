@@ -342,7 +342,7 @@ def test_a_finished_run_sets_the_estimate_beside_what_it_took(mine):
 def test_a_run_in_line_is_waiting_whatever_its_folder_says(mine, root):
     copied("other")
     with ExitStack() as stack:
-        for number in range(run_queue.PLACES):
+        for number in range(run_queue.queue.places):
             run_queue.queue.join(f"before{number}", f"visitor{number}")
             stack.enter_context(run_queue.queue.turn(f"before{number}"))
         run_queue.queue.join("mine", "ann")

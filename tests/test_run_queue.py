@@ -177,7 +177,7 @@ class Training:
         self.events, self.error = [{"event": "start", "step": 0}, {"event": "end", "reason": "stopped"}], None
         self.may_end.set()
 
-    def __call__(self, run: Run) -> Iterator[dict]:
+    def __call__(self, run: Run, slot: int) -> Iterator[dict]:
         self.trained.append(run.id)
         self.visitors.append(VISITOR.get(None))
         assert self.may_end.wait(SECONDS)

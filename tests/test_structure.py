@@ -22,7 +22,7 @@ ROOMS = [
     {"training"},
     {"experiments"},
     {"hub"},
-    {"gpu", "terminal"},
+    {"gpu", "gpu_refusals", "terminal"},
     {"cli"},
     {"__init__", "__main__", "ui"},
 ]

@@ -210,7 +210,7 @@ def test_every_endpoint_is_public_with_its_parameters_and_its_limit(built):
                 assert [type(c) for c in handler.inputs] == [gr.Textbox, gr.File, gr.Textbox]
                 assert handler.inputs[2].value == ""
     assert {name: found[name] for name in ENDPOINTS} == ENDPOINTS
-    assert run_queue.PLACES < 100
+    assert run_queue.queue.places < 100
 
 
 def test_the_page_starts_with_these_controls_shown_and_enabled(built):

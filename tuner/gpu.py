@@ -8,17 +8,16 @@ a closed page or a restarted app leaves it running. The rest runs in this proces
 import gc
 import logging
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import hub_errors
 from tuner.errors import TunerError
+from tuner.gpu_refusals import LEAST, Died, Refused, explain, shorter_window
 from tuner.heartbeat import with_heartbeat
 from tuner.runs import Run
 
@@ -26,30 +25,21 @@ log = logging.getLogger(__name__)
 
 ZERO = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 WINDOW = float(os.environ.get("TUNER_WINDOW_SECONDS", 60))  # the longest window requested
-LEAST = 10  # seconds; a shorter window is not worth loading a model for
 BESIDE = 5  # seconds requested for a window of training beyond its training and scoring
-CHATTING = 30  # seconds for an answer or a merge, including loading the model
+SCORING = 30  # seconds of scoring, for runs without a forecast
 DEATHS = 3  # workers that may die before anything was learned
 TOO_SHORT = ("died", "unscored", "error")  # endings of a window that may have been too short
 POLL = 0.2  # seconds between looks at a run's events
 
 _importing = threading.Lock()
 _warm = False  # whether this worker has done a job
+_broken: tuple[str, ...] | None = None  # the sentence, once the GPU is lost to this process
 
 
-@dataclass(frozen=True)
-class Refused:
-    """A TunerError as a value: an exception raised in a worker would lose all but its class name."""
-
-    problems: tuple[str, ...]
-
-
-class Died(Exception):
-    """The process that did the job was killed."""
-
-
-def train(run: Run) -> Iterator[dict]:
+def train(run: Run, slot: int = 0) -> Iterator[dict]:
     """One window of training, or of the scoring after it; yields the run's events. Raises TunerError.
+
+    Elsewhere than on ZeroGPU it has one of this machine's cards, if there are any: the one that belongs to `slot`.
 
     If the budget is longer than a window, the run is left paused, and the next call resumes it. A killed worker leaves
     it paused, too, unless DEATHS workers were killed before anything was learned.
@@ -57,7 +47,7 @@ def train(run: Run) -> Iterator[dict]:
     reader = run.reader()
     reader.read()  # what happened before this window
     try:
-        for _ in _in_a_window(run) if ZERO else _in_a_process(run):
+        for _ in _in_a_window(run) if ZERO else _in_a_process(run, slot):
             yield from reader.read()
             yield {"event": "heartbeat"}
     except Died:
@@ -72,19 +62,34 @@ def train(run: Run) -> Iterator[dict]:
 
 
 def chat(
-    adapters: dict[str, Run], merged: dict[str, Path], conversations: dict[str, list[dict]], **sampling: float
+    adapters: dict[str, Run],
+    merged: dict[str, Path],
+    conversations: dict[str, list[dict]],
+    *,
+    max_new_tokens: int,
+    **sampling: float,
 ) -> Iterator[dict[str, str]]:
     """The answers so far to each variant's conversation, by variant. Raises TunerError.
 
     Variants are the base model, the adapters of runs on it and folders of merged models.
     """
     paths = ({variant: str(run.path) for variant, run in adapters.items()}, {v: str(f) for v, f in merged.items()})
-    yield from filter(None, _through("chat", next(iter(adapters.values())), CHATTING, *paths, conversations, sampling))
+    run = next(iter(adapters.values()))
+    seconds = _window_for(run, len(merged), max_new_tokens, len(adapters))
+    sampling["max_new_tokens"] = max_new_tokens
+    yield from filter(None, _through("chat", run, seconds, *paths, conversations, sampling))
 
 
 def merge(run: Run) -> dict:
-    """Merge the run's adapter into its base; returns the merge check. Raises TunerError."""
-    return next(filter(None, _through("merge", run, CHATTING)))
+    """Merge the run's adapter into its base, in a window only if the CPU can't; returns the merge check.
+
+    Raises TunerError.
+    """
+    from tuner.inference import merge
+
+    check = merge.existing_check(run) or (merge.on_the_cpu(run) if ZERO or cards() else None)
+    # It loads the base as it was trained on, then in 16 bits, and what was merged.
+    return check or next(filter(None, _through("merge", run, _window_for(run, 2, 0))))
 
 
 def import_core() -> None:
@@ -121,7 +126,7 @@ def quota(token: str | None) -> dict | None:
 
 def seconds_needed(run: Run) -> float:
     """Seconds of GPU time that the run still needs: loading, training, scoring."""
-    forecast = run.plan.get("forecast") or {"training": WINDOW, "scoring": CHATTING, "start_up": BESIDE}
+    forecast = run.plan.get("forecast") or {"training": WINDOW, "scoring": SCORING, "start_up": BESIDE}
     ended = run.last_event("checkpoint", "answered", "end", *TOO_SHORT)
     if ended and ended["event"] in TOO_SHORT:
         return WINDOW
@@ -147,11 +152,43 @@ def _make_ready(run: Run) -> None:
     load_tokenizer(base.folder)
 
 
+def _window_for(run: Run, merged: int, tokens: int, adapters: int = 1) -> float:
+    """Seconds to request for loading these models and answering with them; off ZeroGPU nothing is requested."""
+    if not ZERO:
+        return 0.0
+    from tuner.planning.forecast import chat_seconds
+
+    return max(LEAST, BESIDE + 1.2 * chat_seconds(run, merged, tokens, adapters))
+
+
 def _in_a_window(run: Run) -> Iterator[dict]:
     yield from _through("train", run, max(LEAST, min(WINDOW, seconds_needed(run))))
 
 
-def _in_a_process(run: Run) -> Iterator[None]:
+def cards() -> list[str]:
+    """This machine's GPUs, as CUDA_VISIBLE_DEVICES names them; none on a CPU, nor on ZeroGPU, which grants its own."""
+    if ZERO:
+        return []
+    import torch
+
+    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (given.split(",") if given else list(map(str, range(count))))[:count]
+
+
+def _bind(run: Run, slot: int) -> dict[str, str]:
+    """What a training's environment says of its card, which is cleared of the models that are kept for chat."""
+    if not (visible := cards()):
+        return {}
+    number = slot % len(visible)
+    if number == 0:  # where this process loads its models
+        from tuner.models.load import forget_bases
+
+        forget_bases()
+        _free_memory("train", run)
+    return {"CUDA_VISIBLE_DEVICES": visible[number]}
+
+
+def _in_a_process(run: Run, slot: int) -> Iterator[None]:
     """Train in a separate process, yielding now and then. Raises TunerError and Died."""
     earlier_error = run.last_event("error")
     with open(run.path / "train.log", "ab") as log_file:
@@ -159,7 +196,7 @@ def _in_a_process(run: Run) -> Iterator[None]:
         process = subprocess.Popen(
             command,
             cwd=Path(__file__).resolve().parent.parent,
-            env={k: v for k, v in os.environ.items() if not k.endswith("TOKEN")},
+            env={k: v for k, v in os.environ.items() if not k.endswith("TOKEN")} | _bind(run, slot),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log_file,
@@ -191,13 +228,18 @@ def _deaths(run: Run) -> int:
 
 def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
     """Do the job in a window of this many seconds, or of as many as are granted. Raises TunerError and Died."""
+    global _broken
     if ZERO:
         _make_ready(run)
+    elif _broken:
+        raise TunerError(*_broken)
     while True:
         seconds = int(seconds)  # spaces drops the fraction, and the worker must not count on it
         try:
             for value in _window(job, str(run.path), seconds, *arguments):
                 if isinstance(value, Refused):
+                    if value.is_final:
+                        _broken = value.problems
                     raise TunerError(*value.problems)
                 yield value
             return
@@ -206,86 +248,39 @@ def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
         except Exception as error:
             if not ZERO:
                 raise
-            seconds = _shorter_window(error, seconds, run, job)
-
-
-def _shorter_window(error: Exception, seconds: float, run: Run, job: str) -> float:
-    """The seconds to request instead after the platform refused. Raises TunerError if there are none, and Died."""
-    title, message = getattr(error, "title", "").removeprefix("ZeroGPU "), str(getattr(error, "message", error))
-    if (title, message) == ("worker error", "GPU task aborted"):
-        if job == "train":
-            raise Died from None
-        raise TunerError(
-            "The GPU was taken away before the answer was complete. Nothing is lost: try again."
-        ) from None
-    figures = re.search(r"(\d+)s requested vs\. (-?\d+)s left", message)
-    if title == "quota exceeded" and figures and job == "train":
-        charged, left = map(int, figures.groups())  # a larger GPU is charged at a multiple of its seconds
-        if LEAST <= (possible := int(left * seconds / charged)) < seconds:
-            return possible
-    if title == "illegal duration" and seconds / 2 >= LEAST:
-        return seconds / 2
-    for kind, pattern, sentence in REFUSALS:
-        if title == kind and (match := re.search(pattern, message)):
-            details = {"wait": _spoken(match[1])} if match.groups() else {}
-            if figures:
-                details |= {"requested": figures[1], "left": max(0, int(figures[2]))}
-            raise TunerError(f"{sentence.format(**details)} {NEXT[job]}") from None
-    log.error("run %s: the GPU platform failed", run.id, exc_info=error)
-    # This may happen every time, so the message does not promise that resuming will help.
-    safe = "The run is safe." if job == "train" else NEXT[job]
-    raise TunerError(f"The GPU service failed with an unknown error ({title or message}). {safe}") from None
-
-
-# ZeroGPU's refusals: the error's title, a pattern of its message, and what the visitor reads.
-REFUSALS = [
-    (
-        "quota exceeded",
-        r"s left\)\. Try again in (.*)\. ",
-        "Not enough GPU time left today: this needs {requested} s, and {left} s is left. The full quota is back in "
-        "{wait}.",
-    ),
-    ("quota exceeded", "runs limit", "You have started as many GPU jobs as one day allows."),
-    (
-        "quota exceeded",
-        "",
-        "This page has used up its own GPU time. Open it on huggingface.co and sign in to use yours.",
-    ),
-    ("queue timeout", "", "No GPU became free within a minute because many people are waiting."),
-    (
-        "pending credits exceeded",
-        "",
-        "Too many of your GPU jobs are running at once. Wait until one of them has finished.",
-    ),
-    ("illegal duration", "", "The GPU service allows no window long enough to load the model."),
-    ("client error", "Expired", "The page has been open for too long. Reload it."),
-    ("client error", "", "No GPU is available at the moment."),
-]
-NEXT = {
-    "train": "The run is safe: open it again and press Resume.",
-    "chat": "Nothing is lost: send the message again later.",
-    "merge": "Nothing is lost: try the merge again later.",
-}
-
-
-def _spoken(wait: str) -> str:
-    """'5:32:00' as '5 h 32 min', '1 day, 0:10:00' as '1 day 10 min'."""
-    days, _, clock = wait.rpartition(", ")
-    hours, minutes, _ = (int(float(part)) for part in clock.split(":"))
-    return " ".join(p for p in (days, f"{hours} h" * bool(hours), f"{minutes} min") if p)
+            seconds = shorter_window(error, seconds, run, job)
 
 
 def _perform(job: str, path: str, seconds: float, *arguments) -> Iterator:
     """What a worker does: a run folder's path and a few plain values in, plain values out."""
-    run, opened = Run(Path(path)), _opening_time()
+    run, opened, refused = Run(Path(path)), _opening_time(), None
     try:
-        yield from JOBS[job](run, seconds, opened, *arguments)
-    except TunerError as error:
-        yield Refused(error.problems)
-    except Exception:
-        log.exception("run %s: %s broke", run.id, job)
-        safe = "What the run learned is kept." if job == "train" else NEXT[job]
-        yield Refused((f"Tuner failed unexpectedly (run {run.id}). {safe}",))
+        try:
+            yield from JOBS[job](run, seconds, opened, *arguments)
+        except Exception as error:
+            refused = explain(error, job, run, is_worker=ZERO)
+        finally:
+            # Not before: an error's frames hold the job's tensors.
+            if not (refused and refused.is_final):
+                refused = _free_memory(job, run) or refused
+        if refused:
+            yield refused
+    finally:
+        if refused and refused.is_final and ZERO:
+            os._exit(1)  # spaces has passed the sentence on, and never comes back to a worker that is gone
+
+
+def _free_memory(job: str, run: Run) -> Refused | None:
+    """Give back what the job held on the device; why the device is lost if that shows only now."""
+    import torch
+
+    gc.collect()
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    except RuntimeError as error:  # kernels run later than they are called, and so do their errors
+        return explain(error, job, run, is_worker=ZERO)
+    return None
 
 
 def _opening_time() -> float:
@@ -328,7 +323,7 @@ def _chat(
 def _merge(run: Run, seconds: float, opened: float) -> Iterator[dict | None]:
     from tuner.inference import merge
 
-    yield from with_heartbeat(lambda put: put(merge.merge(run)), lambda: None)
+    yield from with_heartbeat(lambda put: put(merge.merge_here(run)), lambda: None)
 
 
 JOBS = {"train": _train, "chat": _chat, "merge": _merge}

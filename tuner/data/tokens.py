@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from tuner.errors import TunerError
 from tuner.words import count
 
 if TYPE_CHECKING:
@@ -79,6 +80,18 @@ def token_pieces(ids: list[int], learned: list[bool], tokenizer: "PreTrainedToke
         pieces.append({"text": text[len(before) :], "trained": trained, "special": is_special})
         before = text
     return pieces
+
+
+def check_ids(rows: Iterable[list[int]], vocabulary: int, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise TunerError if a token is beyond the model's embedding: a GPU that looks it up is lost to its process."""
+    largest = max((max(ids, default=0) for ids in rows), default=0)
+    if largest < vocabulary:
+        return
+    raise TunerError(
+        f"The token '{tokenizer.convert_ids_to_tokens(largest)}' has the id {largest}, but this model knows only "
+        f"{vocabulary} tokens, with ids up to {vocabulary - 1}: its tokenizer was made for another model. Leave that "
+        "token out of the text, or choose a model with a tokenizer of its own."
+    )
 
 
 def histogram(lengths: Iterable[int], bins: int = 20) -> list[tuple[int, int, int]]:

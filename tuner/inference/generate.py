@@ -21,6 +21,7 @@ from transformers import (
 
 from tuner.data import encode
 from tuner.data.chat import render_prompt, stop_ids
+from tuner.data.tokens import check_ids
 from tuner.errors import TunerError
 from tuner.inference.predict import predict
 from tuner.inference.variants import ActiveModel, LoadedVariants
@@ -152,6 +153,7 @@ def generate(
         # As in training. A causal model's prompt is not cut: an error says that it is too long.
         **({"truncation": True, "max_length": context} if encoded and context else {}),
     )
+    check_ids(batch["input_ids"].tolist(), model.config.get_text_config().vocab_size, tokenizer)
     batch = batch.to(next(model.parameters()).device)
     used = 0 if encoded else batch["input_ids"].shape[1] + _virtual_tokens(model)
     room = sampling.max_new_tokens if context is None else context - used

@@ -6,7 +6,9 @@ and on the base as trained, to show the effect of quantization as well.
 """
 
 import gc
+import threading
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -16,30 +18,58 @@ from transformers import PreTrainedModel
 
 from tuner.data.tokens import IGNORE_INDEX
 from tuner.errors import TunerError
-from tuner.inference.variants import load_variants
+from tuner.inference import cpu_process
+from tuner.inference.variants import common_base, load_variants
 from tuner.methods import attach
 from tuner.methods.files import CONFIG
 from tuner.methods.registry import METHODS, resolve
-from tuner.models.device import autocast
+from tuner.models.device import autocast, device_type
 from tuner.models.fetch import base_of
-from tuner.models.load import load_base, shared_base
+from tuner.models.load import load_base
 from tuner.models.losses import SCORES, collate
 from tuner.models.shape import Base, load_config, load_tokenizer, shape_of
 from tuner.runs import Run
 
 CHECKED_TOKENS = 1024  # with a vocabulary of 150,000, their logits take 600 MB
+# Operations of one pass over the checked rows, 2 a parameter and token: ten seconds on two cores of 2026. A model with
+# a billion parameters reads 500 tokens in that, so a larger one is checked on fewer rows.
+CHECK_FLOPS = 1e12
+
+_one_at_a_time = threading.Lock()
 
 
 def merge(run: Run) -> dict:
     """Write the merged model and merge_check.json into the run; returns the check. A second call only reads it.
 
+    Where there is a GPU, it is left to others: the CPU merges in a process of its own if there is enough memory.
     Raises TunerError if there is no adapter yet, or if its method can't be merged.
     """
-    if run.merged.is_dir() and (check := run.read_json("merge_check.json")):
-        return check
+    check = existing_check(run) or (on_the_cpu(run) if device_type() == "cuda" else None)
+    return check or merge_here(run)
+
+
+def existing_check(run: Run) -> dict | None:
+    """The check of the run's merged model; None if it is not merged yet."""
+    return run.read_json("merge_check.json") if run.merged.is_dir() else None
+
+
+def on_the_cpu(run: Run) -> dict | None:
+    """Merge in a process without a GPU; None if there is not enough memory for that. Raises TunerError as `merge`."""
+    check_mergeable(run)
+    with _one_at_a_time:  # each counts on all of the free memory
+        if check := existing_check(run):
+            return check
+        if not cpu_process.has_room(base_of(run)):
+            return None
+        printed = cpu_process.tuner("merge", str(run.path.resolve()))
+        return printed and {name: value for name, value in printed.items() if name != "merged"}
+
+
+def merge_here(run: Run) -> dict:
+    """Merge on this process's device; returns the check. Raises TunerError as `merge`."""
     check_mergeable(run)
     base = base_of(run)
-    rows = load_from_disk(str(run.data / "heldout"))
+    rows = _rows_to_check(load_from_disk(str(run.data / "heldout")), shape_of(base).parameters)
     on_quantized = None
     if base.model.quantization != "none":
         with load_variants({"adapter": run}).model_for("adapter") as model:
@@ -51,11 +81,20 @@ def merge(run: Run) -> dict:
     del adapted
     gc.collect()
 
-    as_saved = _logits(base.row.objective, shared_base(replace(base, folder=run.merged), quantization="none"), rows)
+    as_saved = _logits(base.row.objective, load_base(replace(base, folder=run.merged), quantization="none"), rows)
     check = {"tokens": len(as_saved), **_compare(as_saved, on_16_bit, "")}
     check |= _compare(as_saved, on_16_bit if on_quantized is None else on_quantized, "_quantized")
     run.write_json("merge_check.json", check)
     return check
+
+
+def _rows_to_check(rows: Dataset, parameters: int) -> Dataset:
+    """The first rows, as many as a CPU can read in reasonable time; all of them on a GPU."""
+    if device_type() == "cuda":
+        return rows
+    costs = accumulate(2 * parameters * len(ids) for ids in rows["input_ids"])
+    affordable = sum(cost <= CHECK_FLOPS for cost in costs)
+    return rows.select(range(max(1, affordable)))
 
 
 def check_mergeable(run: Run) -> None:
@@ -80,21 +119,41 @@ def is_mergeable(run: Run) -> bool:
 def merge_weighted(shares: dict[Run, float], folder: Path) -> None:
     """Write the base model with a weighted sum of what several runs learned: W + sum of share x (W_run - W).
 
-    Task arithmetic, Ilharco et al. 2022 (https://arxiv.org/abs/2212.04089). Raises TunerError if a run can't be merged
-    or if their base models differ.
+    Task arithmetic, Ilharco et al. 2022 (https://arxiv.org/abs/2212.04089). On a CPU if there is enough memory, as in
+    `merge`. Raises TunerError if a run can't be merged or if their base models differ.
     """
     for run in shares:
         check_mergeable(run)
-    base = load_variants({str(run.path): run for run in shares}).base
+    base = common_base(list(shares))
+    # The model, and what changes in it: as it was and as it is summed up.
+    if device_type() == "cuda" and cpu_process.has_room(base, copies=3):
+        weights = ",".join(map(repr, shares.values()))
+        paths = [str(run.path.resolve()) for run in shares]
+        if cpu_process.tuner("merge", *paths, f"--weights={weights}", f"--out={folder.resolve()}") is not None:
+            return
     model = load_base(base, quantization="none")
-    weights = dict(model.named_parameters())
-    start = {name: p.detach().clone() for name, p in weights.items()}
-    with torch.no_grad():
-        for run, share in shares.items():
-            merged = attach.merge(attach.load(load_base(base, quantization="none"), {"default": run.adapter}))
-            for name, p in merged.named_parameters():
-                weights[name] += share * (p - start[name])
+    sums: dict[str, torch.Tensor] = {}
+    for run, share in shares.items():
+        _add(sums, model, run, share)
+    parameters = dict(model.named_parameters())
+    for name, total in sums.items():
+        parameters[name].data = total.to(parameters[name].dtype)
     _write(model, base, folder)
+
+
+@torch.no_grad()
+def _add(sums: dict[str, torch.Tensor], model: PreTrainedModel, run: Run, share: float) -> None:
+    """Add share x (W_run - W) to the sums of all weights that the run changed; the model is as before afterwards."""
+    before = dict(model.named_parameters())
+    adapted = attach.load(model, {"default": run.adapter})
+    start = {id(p): p.detach().clone() for p in attach.merged_parameters(adapted)}
+    for name, p in attach.merge(adapted).named_parameters():
+        if p is before[name] and id(p) not in start:
+            continue
+        # A trained head or norm stands in the place of the base's own, which is as it was.
+        value = start.get(id(before[name]), before[name].data)
+        sums[name] = sums.get(name, value) + share * (p - value)
+        p.data = value
 
 
 def _save(model: PreTrainedModel, base: Base, run: Run) -> None:

@@ -8,6 +8,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from tuner.data import encode
+from tuner.data.tokens import check_ids
 from tuner.models.losses import collate
 from tuner.models.shape import Base, shape_of
 
@@ -22,6 +23,7 @@ def predict(model: nn.Module, tokenizer: PreTrainedTokenizerBase, base: Base, te
     read = tokenize(tokenizer, texts, shape_of(base).context)
     rows = [{k: read[k][i] for k in ("input_ids", "token_type_ids") if k in read} for i in range(len(texts))]
     batch = collate([{**row, "labels": []} for row in rows], tokenizer.pad_token_id or 0)
+    check_ids(batch["input_ids"].tolist(), shape_of(base).vocabulary, tokenizer)
     device = next(model.parameters()).device
     output = model(**{k: v.to(device) for k, v in batch.items() if k != "labels"})
     return [words(output, i, read, text, base.labels) for i, text in enumerate(texts)]

@@ -92,7 +92,7 @@ def load_variants(runs: dict[str, Run], merged: dict[str, Path] | None = None) -
 
     Raises TunerError if a run has no adapter yet, or if the runs' bases differ.
     """
-    base = _common_base(list(runs.values()))
+    base = common_base(list(runs.values()))
     # All loading is done here, one model after the other: in two threads at once, transformers leaves a model without
     # weights.
     plain = shared_base(base)
@@ -114,7 +114,7 @@ def load_variants(runs: dict[str, Run], merged: dict[str, Path] | None = None) -
     )
 
 
-def _common_base(runs: list[Run]) -> Base:
+def common_base(runs: list[Run]) -> Base:
     """The base of all these runs. Raises TunerError if one has no adapter, or another base."""
     for run in runs:
         if run.read_json(f"adapter/{CONFIG}") is None:

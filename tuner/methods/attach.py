@@ -141,6 +141,16 @@ def merge(model: Adapted) -> torch.nn.Module:
     return _without_layers(model, lambda head: next(iter(head.modules_to_save.values())))
 
 
+def merged_parameters(model: Adapted) -> Iterator[torch.nn.Parameter]:
+    """The base's own parameters that `merge` changes; a trained head is not one: it takes the place of the base's."""
+    for level in _levels(model):
+        if isinstance(level, native.NativeModel):
+            yield from level.originals.values()
+        else:
+            layers = (module for module in level.modules() if isinstance(module, BaseTunerLayer))
+            yield from {id(p): p for layer in layers for p in layer.get_base_layer().parameters()}.values()
+
+
 def _without_layers(model: Adapted, head_of: Callable[[ModulesToSaveWrapper], torch.nn.Module]) -> torch.nn.Module:
     """The base without a method's layers. PEFT's own `unload` leaves a trained head in, and refuses (IA)3 in 4-bit."""
     levels = _levels(model)

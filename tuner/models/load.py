@@ -1,15 +1,18 @@
 """Load base models from disk onto the device, quantized as the recipe says. safetensors only, never remote code."""
 
+import gc
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from tuner.errors import TunerError
 from tuner.models.device import compute_dtype, device_type
-from tuner.models.shape import Base, _configure, shape_of
+from tuner.models.shape import Base, Shape, _configure, shape_of
 
 if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 KEPT = 3  # base models that stay loaded
 KEPT_SHARE = 0.1  # of the GPU's memory: with more in use, kept models are dropped before another is loaded
 
@@ -19,19 +22,22 @@ _kept: OrderedDict[tuple, "PreTrainedModel"] = OrderedDict()
 def load_base(base: Base, *, quantization: str | None = None) -> "PreTrainedModel":
     """The base model on the device, in evaluation mode; `quantization` overrides the recipe's.
 
-    A new head is initialized with a fixed seed, so it is the same in every process.
+    A new head is initialized with a fixed seed, so it is the same in every process. Raises TunerError if the GPU has
+    too little free memory.
     """
     import torch
     import transformers
 
-    dtype = getattr(torch, compute_dtype(base.model)[0])
+    quantization, name = quantization or base.model.quantization, compute_dtype(base.model)[0]
+    _check_room(base, quantization, name)
+    dtype = getattr(torch, name)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         loaded = getattr(transformers, base.row.auto_class).from_pretrained(
             base.folder,
             config=_configure(base),
             dtype=dtype,
-            quantization_config=_quantization(quantization or base.model.quantization, dtype, shape_of(base).heads),
+            quantization_config=_quantization(quantization, dtype, shape_of(base).heads),
             device_map={"": 0} if device_type() == "cuda" else None,
             ignore_mismatched_sizes=base.row.has_labels,  # a head for other labels is replaced
             use_safetensors=True,
@@ -47,17 +53,13 @@ def load_base(base: Base, *, quantization: str | None = None) -> "PreTrainedMode
 
 def shared_base(base: Base, *, quantization: str | None = None) -> "PreTrainedModel":
     """The model that `load_base` loads, from a cache: a caller who changes it must restore it."""
-    key = (
-        str(base.folder),
-        (base.folder / "config.json").stat().st_mtime_ns,
-        base.task,
-        base.labels,
-        quantization or base.model.quantization,
-        compute_dtype(base.model)[0],
-    )
+    precision = quantization or base.model.quantization, compute_dtype(base.model)[0]
+    changed = (base.folder / "config.json").stat().st_mtime_ns
+    key = (str(base.folder), changed, base.task, base.labels, *precision)
     if key not in _kept:
-        while len(_kept) >= KEPT or (_kept and _is_full()):
+        while _kept and (len(_kept) >= KEPT or _is_full() or not _has_room(base, *precision)):
             _kept.popitem(last=False)
+            gc.collect()
         _kept[key] = load_base(base, quantization=quantization)
     _kept.move_to_end(key)
     return _kept[key]
@@ -67,6 +69,49 @@ def forget_bases(*, keep: int = 0) -> None:
     """Drop all models from the cache but the `keep` last used: one may be left changed, or the device is full."""
     while len(_kept) > keep:
         _kept.popitem(last=False)
+
+
+def weight_bytes(shape: Shape, quantization: str, dtype: str) -> int:
+    """Bytes of the frozen base in this precision. Head, embeddings, norms and biases are never quantized."""
+    sizes = [a * b for _, a, b in shape.linear_layers]
+    held = sum(sizes) * BYTES[dtype]
+    if quantization == "nf4":
+        # A byte for 2 weights, a byte of scale for 64 weights, a float32 for 256 scales; and in each layer two tables,
+        # of 16 and 256 values, and an offset.
+        tables = (16 + 256 + 1) * BYTES["float32"]
+        held = sum(_groups(n, 2) + _groups(n, 64) + _groups(n, 64 * 256) * BYTES["float32"] + tables for n in sizes)
+    elif quantization == "int8":
+        held = sum(a * b + b * BYTES["float32"] for _, a, b in shape.linear_layers)
+    return held + (shape.parameters - sum(sizes)) * BYTES[dtype]
+
+
+def _groups(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+def _check_room(base: Base, quantization: str, dtype: str) -> None:
+    """Raise TunerError if the base's weights alone are more than the GPU has free."""
+    if not _has_room(base, quantization, dtype):
+        needed, free = weight_bytes(shape_of(base), quantization, dtype) / 1e9, max(0, _free_bytes()) / 1e9
+        raise TunerError(
+            f"{base.model.name} needs {needed:.3g} GB of the GPU's memory to load, and {free:.3g} GB are free. Wait "
+            "until the other jobs on this GPU have finished, compare fewer models at once, or use a smaller base "
+            "model or 4-bit precision."
+        )
+
+
+def _has_room(base: Base, quantization: str, dtype: str) -> bool:
+    free = _free_bytes()
+    return free is None or weight_bytes(shape_of(base), quantization, dtype) <= free
+
+
+def _free_bytes() -> int | None:
+    """Bytes of the GPU that tensors of this process can have; None on a CPU."""
+    if device_type() == "cpu":
+        return None
+    import torch
+
+    return torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0) - torch.cuda.memory_allocated(0)
 
 
 def _is_full() -> bool:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import device_type, gpu_memory
-from tuner.models.shape import Base, Shape, on_meta, shape_of
+from tuner.models.load import BYTES, weight_bytes
+from tuner.models.shape import Base, on_meta, shape_of
 from tuner.recipe import Recipe
 
 CUDA_CONTEXT = 600 * 2**20  # bytes for kernels and cuBLAS's workspace; varies with driver and GPU
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLOAT = BYTES["float32"]
 # Operations of a backward pass for each of the forward pass: counted in real ones, from 1.0 for prefix tuning to 1.8
 # for AdaLoRA.
@@ -55,24 +55,6 @@ def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, col
     if device_type() == "cuda":
         parts["context"] = CUDA_CONTEXT
     return parts | {"total": sum(parts.values())}
-
-
-def weight_bytes(shape: Shape, quantization: str, dtype: str) -> int:
-    """Bytes of the frozen base in this precision. Head, embeddings, norms and biases are never quantized."""
-    sizes = [a * b for _, a, b in shape.linear_layers]
-    held = sum(sizes) * BYTES[dtype]
-    if quantization == "nf4":
-        # A byte for 2 weights, a byte of scale for 64 weights, a float32 for 256 scales; and in each layer two tables,
-        # of 16 and 256 values, and an offset.
-        tables = (16 + 256 + 1) * FLOAT
-        held = sum(_groups(n, 2) + _groups(n, 64) + _groups(n, 64 * 256) * FLOAT + tables for n in sizes)
-    elif quantization == "int8":
-        held = sum(a * b + b * FLOAT for _, a, b in shape.linear_layers)
-    return held + (shape.parameters - sum(sizes)) * BYTES[dtype]
-
-
-def _groups(n: int, size: int) -> int:
-    return -(-n // size)
 
 
 def method_key(recipe: Recipe) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tuner import metrics, runs
 from tuner.data import encode, formats, parse, sources
 from tuner.data.recognize import recognize
 from tuner.data.split import Split, split_rows
-from tuner.data.tokens import Tokenized
+from tuner.data.tokens import Tokenized, check_ids
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import compute_dtype
@@ -29,6 +29,9 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS, task_for
 from tuner.words import count
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_LENGTH = 1024  # tokens
 DEFAULT_BATCH = 16  # rows
@@ -89,6 +92,8 @@ def check(
         {"setting": "held-out rows", "value": len(rows.split.heldout), "reason": rows.split.reason},
     ]
     problems: list[str] = []
+    with collect(problems):
+        _check_vocabulary(model, shape, tokenizer, [*train.rows, *heldout.rows])
     with collect(problems):
         forecast.check_memory(estimate, recipe, settings["batch_size"])
     with collect(problems):
@@ -290,6 +295,12 @@ def _plan(recipe: Recipe, model: Base, rows: Rows, train: Tokenized, heldout: in
         "revision": None if is_shipped(recipe.model.name) else model.folder.name,
         "warnings": warnings,
     }
+
+
+def _check_vocabulary(model: Base, shape: Shape, tokenizer: "PreTrainedTokenizerBase", rows: list[dict]) -> None:
+    """Raise TunerError if the model has no embedding for a token of the rows, of the answers or of the padding."""
+    read = [[tokenizer.pad_token_id or 0], *(row["input_ids"] for row in rows)]
+    check_ids(read + ([row["labels"] for row in rows] if model.row.generates else []), shape.vocabulary, tokenizer)
 
 
 def _check_disk(plan: dict, root: Path) -> None:

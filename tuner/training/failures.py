@@ -3,15 +3,15 @@
 import logging
 import traceback
 
-import torch
-
 from tuner import hub_errors
 from tuner.errors import TunerError
+from tuner.models import device_errors
 from tuner.models.load import forget_bases
 from tuner.runs import Run
 
 log = logging.getLogger(__name__)
 
+FRESH_WORKER = "Resume it: a fresh worker will continue it."
 LOG = "error.log"  # in the run's folder: the traceback of the latest unexpected error
 
 
@@ -64,7 +64,12 @@ def _in_words(error: Exception, run: Run, step: int, is_repeated: bool) -> Tuner
     place = "while its answers were scored" if run.is_trained else f"after step {step}" if step else "before step 1"
     kept = f"{_kept(run)} {'Resuming would fail again.' if is_repeated else 'Resume it to try once more.'}"
     twice = " for the second time" if is_repeated else ""
-    if isinstance(error, torch.OutOfMemoryError):
+    if reason := device_errors.breakdown(error):
+        log.exception("run %s broke the GPU", run.id, exc_info=error)
+        broken = device_errors.BROKEN.format(reason=reason)
+        again = "This happened twice, so resuming would fail again." if is_repeated else FRESH_WORKER
+        return TunerError(f"{broken} {_kept(run)} {again}")
+    if device_errors.is_out_of_memory(error):
         return TunerError(
             f"Run {run.id} ran out of memory{twice} {place}. {kept} To save memory, train a new run with a smaller "
             "base model, 4-bit precision, shorter rows (data.max_length) or fewer rows per step (training.batch_size)."

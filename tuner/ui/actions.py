@@ -247,9 +247,9 @@ def lineup(ids: list[str]) -> Lineup:
         (run,) = chosen.values()
         return Lineup({ADAPTER: run}, {MERGED: run} if can_merge(run) else {})
     gpu.import_core()
-    from tuner.inference.variants import load_variants
+    from tuner.inference.variants import common_base
 
-    load_variants(chosen)  # loads no weights, and refuses runs on different bases before a GPU is requested
+    common_base(list(chosen.values()))  # refuses runs on different bases before a GPU is requested
     return Lineup(chosen, {})
 
 

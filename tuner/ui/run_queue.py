@@ -17,19 +17,30 @@ from tuner.runs import Run
 from tuner.ui import progress
 from tuner.ui.problems import problems_of
 
-# Runs that train at once: on ZeroGPU each has its own GPU, elsewhere they share this machine.
-PLACES = int(os.environ.get("TUNER_TRAINING_SLOTS", 8 if gpu.ZERO else 2))
+SLOTS = os.environ.get("TUNER_TRAINING_SLOTS")  # how many runs train at once, if the app is told
 POLL = 0.2  # seconds between looks at a run's events
 
 
 class RunQueue:
     """A queue for this many places. Next is the visitor with the fewest runs in training; ties go by arrival."""
 
-    def __init__(self, places: int):
-        self.places = places
+    def __init__(self, places: int | None = None):
+        self._places = places
         self._waiting: dict[str, str] = {}  # run -> visitor, in order of arrival
         self._training: dict[str, str] = {}
+        self._slots: dict[str, int] = {}  # run in training -> the number of its place, from 0
         self._changed = threading.Condition()
+
+    @property
+    def places(self) -> int:
+        """How many runs train at once; counted when the first one wants to, since that imports torch."""
+        if self._places is None:
+            self._places = _count_places()
+        return self._places
+
+    def slot(self, run: str) -> int:
+        """The number of the place that a run in training holds, from 0."""
+        return self._slots[run]
 
     def join(self, run: str, visitor: str) -> bool:
         """Join the queue; False if the run is in it already, or in training."""
@@ -79,20 +90,26 @@ class RunQueue:
             self._changed.wait_for(lambda: run not in self._waiting or self._is_next(run))
             if is_served := run in self._waiting:
                 self._training[run] = self._waiting.pop(run)
+                self._slots[run] = min(set(range(self.places)) - set(self._slots.values()))
                 self._changed.notify_all()
         try:
             yield is_served
         finally:
             with self._changed:
                 if is_served:
-                    del self._training[run]
+                    del self._training[run], self._slots[run]
                 self._changed.notify_all()
 
     def _is_next(self, run: str) -> bool:
         return len(self._training) < self.places and self._order()[0] == run
 
 
-queue = RunQueue(PLACES)
+def _count_places() -> int:
+    """On ZeroGPU each run has its own GPU; elsewhere each has a card to itself, and two share a CPU."""
+    return int(SLOTS or (8 if gpu.ZERO else len(gpu.cards()) or 2))
+
+
+queue = RunQueue()
 
 
 def start(run: Run, visitor: str, event: dict | None = None) -> None:
@@ -156,7 +173,7 @@ def _take_turn(run: Run) -> None:
             return
         try:
             run.append({"event": "starting"})
-            for _ in gpu.train(run):
+            for _ in gpu.train(run, queue.slot(run.id)):
                 pass
         except Exception as error:
             if run.path.exists():  # it may have been deleted while it waited
