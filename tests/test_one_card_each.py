@@ -196,3 +196,17 @@ def test_what_is_reserved_but_not_used_is_free_and_a_cpu_is_not_asked(monkeypatc
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 250)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
     assert load._free_bytes() == 750
+
+
+def test_a_training_that_begins_while_a_chat_loads_its_model_takes_nothing_from_it(finished, card, monkeypatch):
+    card.memory = 2**40
+
+    class Forgetful(type(load._kept)):
+        """What a training that begins leaves of the cache, as soon as a model is in it."""
+
+        def __setitem__(self, key, model):
+            super().__setitem__(key, model)
+            load.forget_bases()
+
+    monkeypatch.setattr(load, "_kept", Forgetful())
+    assert load.shared_base(base_of(finished)).get_memory_footprint() > 0

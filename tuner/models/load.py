@@ -2,6 +2,7 @@
 
 import gc
 from collections import OrderedDict
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from tuner.errors import TunerError
@@ -27,7 +28,10 @@ def load_base(base: Base, *, quantization: str | None = None) -> "PreTrainedMode
     """
     import torch
     import transformers
+    from transformers import core_model_loading
 
+    # It would turn any error while weights are quantized, such as too little memory, into one without a cause.
+    core_model_loading.log_conversion_errors = lambda *arguments: nullcontext()
     quantization, name = quantization or base.model.quantization, compute_dtype(base.model)[0]
     _check_room(base, quantization, name)
     dtype = getattr(torch, name)
@@ -56,19 +60,21 @@ def shared_base(base: Base, *, quantization: str | None = None) -> "PreTrainedMo
     precision = quantization or base.model.quantization, compute_dtype(base.model)[0]
     changed = (base.folder / "config.json").stat().st_mtime_ns
     key = (str(base.folder), changed, base.task, base.labels, *precision)
-    if key not in _kept:
+    model = _kept.pop(key, None)
+    if model is None:
         while _kept and (len(_kept) >= KEPT or _is_full() or not _has_room(base, *precision)):
-            _kept.popitem(last=False)
+            forget_bases(keep=len(_kept) - 1)
             gc.collect()
-        _kept[key] = load_base(base, quantization=quantization)
-    _kept.move_to_end(key)
-    return _kept[key]
+        model = load_base(base, quantization=quantization)
+    _kept[key] = model  # as the last used
+    return model
 
 
 def forget_bases(*, keep: int = 0) -> None:
     """Drop all models from the cache but the `keep` last used: one may be left changed, or the device is full."""
-    while len(_kept) > keep:
-        _kept.popitem(last=False)
+    # A training that begins may call this while another thread loads a model for chat.
+    for key in list(_kept)[: max(0, len(_kept) - keep)]:
+        _kept.pop(key, None)
 
 
 def weight_bytes(shape: Shape, quantization: str, dtype: str) -> int:
@@ -120,7 +126,7 @@ def _is_full() -> bool:
         return False
     import torch
 
-    cached = sum(model.get_memory_footprint() for model in _kept.values())
+    cached = sum(model.get_memory_footprint() for model in list(_kept.values()))
     return cached > KEPT_SHARE * torch.cuda.get_device_properties(0).total_memory
 
 
