@@ -1,5 +1,6 @@
 """Where adapters are merged, how many models that loads, and what it costs: no GPU second where a CPU will do."""
 
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,13 +159,20 @@ def test_a_process_on_the_cpu_sees_neither_gpu_nor_platform_nor_tokens(command, 
     assert not [line for line in given if line.startswith("SPACES_") or "hf_one" in line]
 
 
-def test_the_end_of_a_process_on_the_cpu_is_a_sentence_or_nothing_if_it_was_killed(command):
+def test_the_end_of_a_process_on_the_cpu_is_a_sentence_or_nothing_if_memory_ran_out(command):
     command("""echo '{"event": "error", "problems": ["One.", "Two."]}'; exit 2""")
     with pytest.raises(TunerError) as caught:
         cpu_process.tuner("merge", "run")
     assert caught.value.problems == ("One.", "Two.")
     command("kill -9 $$")
     assert cpu_process.tuner("merge", "run") is None
+    for said in (
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you",
+        "MemoryError",
+        "RuntimeError: unable to mmap 988097824 bytes from file <model.safetensors>: Cannot allocate memory (12)",
+    ):
+        command(f"echo {shlex.quote(said)} >&2; exit 1")
+        assert cpu_process.tuner("merge", "run") is None
     command("echo a traceback >&2; exit 1")
     with pytest.raises(RuntimeError, match="a traceback"):
         cpu_process.tuner("merge", "run")
@@ -197,7 +205,15 @@ def test_the_room_that_merging_needs_grows_with_the_model_and_a_containers_limit
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("1000000000\n")
     assert cpu_process.has_room(small)
-    (tmp_path / "memory.max").write_text("3000000000\n")
+    cached = "anon 500000000\nfile 8500000000\nshmem 100\ninactive_file 5000000000\nactive_file 3400000000\n"
+    (tmp_path / "memory.stat").write_text(cached.replace("00", ""))
+    (tmp_path / "memory.max").write_text("10000000000\n")
+    (tmp_path / "memory.current").write_text("9000000000\n")
+    assert not cpu_process.has_room(small)
+    # Files that were read, such as a model's, stay in memory until it is needed for something else.
+    (tmp_path / "memory.stat").write_text(cached)
+    assert cpu_process.has_room(small)
+    (tmp_path / "memory.stat").write_text(cached.replace("5000000000", "3000000000"))
     assert not cpu_process.has_room(small)
     available = 80 * 2**30
     (tmp_path / "memory.max").unlink()

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 
 FLOAT = 4  # bytes; on a CPU models compute in float32 unless the recipe says otherwise
 BESIDE = 3 * 2**30  # bytes for the libraries, and for the logits that are compared
+# What PyTorch, Python and safetensors say where a machine refuses memory instead of killing the process.
+OUT_OF_MEMORY = re.compile(r"can't allocate memory|MemoryError|Cannot allocate memory")
 CGROUP = Path("/sys/fs/cgroup")  # a container's own limits, which psutil does not know
 
 
@@ -27,19 +30,23 @@ def has_room(base: Base, copies: int = 2) -> bool:
 
 
 def _free_memory() -> int:
-    """Bytes that are free on this machine, and in the container if there is one."""
+    """Bytes that are free on this machine, and in the container if there is one.
+
+    A container's memory in use includes the files that were read, such as the model's: they make room when needed.
+    """
     import psutil
 
     free = psutil.virtual_memory().available
     try:
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        held = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no container, or one without a limit
         return free
-    return min(free, limit - used)
+    return min(free, limit - used + int(held["active_file"]) + int(held["inactive_file"]))
 
 
 def tuner(*arguments: str) -> dict | None:
-    """What `tuner ARGUMENTS --json` prints; None if it was killed, as for want of memory. Raises TunerError."""
+    """What `tuner ARGUMENTS --json` prints; None if it was killed or had too little memory. Raises TunerError."""
     hidden = ("SPACES_", "CUDA_VISIBLE_DEVICES")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden) and not k.endswith("TOKEN")}
     root = str(Path(__file__).resolve().parent.parent.parent)
@@ -51,8 +58,8 @@ def tuner(*arguments: str) -> dict | None:
         capture_output=True,
         text=True,
     )
-    if process.returncode < 0:
-        log.warning("tuner %s was killed by signal %s", arguments[0], -process.returncode)
+    if process.returncode < 0 or (process.returncode == 1 and OUT_OF_MEMORY.search(process.stderr)):
+        log.warning("tuner %s ran out of memory or was killed: it ended with %s", arguments[0], process.returncode)
         return None
     if process.returncode not in (0, 2):
         raise RuntimeError(f"tuner {arguments[0]} failed: {process.stderr[-2000:]}")
