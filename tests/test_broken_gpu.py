@@ -200,6 +200,7 @@ def test_an_error_that_shows_only_when_memory_is_freed_breaks_the_worker_too(min
 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", empty)
+    monkeypatch.setattr(gpu, "_broken", None)
     monkeypatch.setattr(gpu, "JOBS", {"chat": lambda *arguments: iter([{"base": "a"}])})
     answer, refused = gpu._perform("chat", str(mine.path), 30)
     assert answer == {"base": "a"}
@@ -213,6 +214,7 @@ def test_a_worker_that_nobody_listens_to_any_more_goes_too(mine, monkeypatch, is
 
     ends = []
     monkeypatch.setattr(gpu, "ZERO", is_zero)
+    monkeypatch.setattr(gpu, "_broken", None)
     monkeypatch.setattr(gpu, "_warm", True)
     monkeypatch.setattr(gpu.os, "_exit", ends.append)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
@@ -222,3 +224,5 @@ def test_a_worker_that_nobody_listens_to_any_more_goes_too(mine, monkeypatch, is
     next(answers)
     answers.close()
     assert ends == ([1] if is_zero else [])
+    if not is_zero:
+        assert BROKEN in gpu._broken[0]

@@ -120,6 +120,22 @@ def test_off_zerogpu_memory_is_what_others_leave_and_what_was_free_before_a_trai
     assert gpu_memory() == H100.memory - 10 * GB
 
 
+def test_a_gpu_that_is_lost_to_this_process_is_planned_for_as_it_was_last_seen(pretend, monkeypatch):
+    import torch
+
+    def lost(*arguments):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    pretend(H100)
+    with monkeypatch.context() as broken:
+        broken.setattr(torch.cuda, "mem_get_info", lost)
+        assert gpu_memory() == H100.memory
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *args: (30 * GB, H100.memory))
+    assert gpu_memory() == 30 * GB
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lost)
+    assert gpu_memory() == 30 * GB
+
+
 @pytest.mark.parametrize(
     ("card", "peak"),
     [(T4, 65.1e12), (A10G, 140e12), (H100, 1070e12), (RTX_PRO._replace(zero=False, clock=2_617_000), 503.8e12)],

@@ -228,7 +228,6 @@ def _deaths(run: Run) -> int:
 
 def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
     """Do the job in a window of this many seconds, or of as many as are granted. Raises TunerError and Died."""
-    global _broken
     if ZERO:
         _make_ready(run)
     elif _broken:
@@ -238,8 +237,6 @@ def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
         try:
             for value in _window(job, str(run.path), seconds, *arguments):
                 if isinstance(value, Refused):
-                    if value.is_final:
-                        _broken = value.problems
                     raise TunerError(*value.problems)
                 yield value
             return
@@ -253,6 +250,7 @@ def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:
 
 def _perform(job: str, path: str, seconds: float, *arguments) -> Iterator:
     """What a worker does: a run folder's path and a few plain values in, plain values out."""
+    global _broken
     run, opened, refused = Run(Path(path)), _opening_time(), None
     try:
         try:
@@ -263,6 +261,8 @@ def _perform(job: str, path: str, seconds: float, *arguments) -> Iterator:
             # Not before: an error's frames hold the job's tensors.
             if not (refused and refused.is_final):
                 refused = _free_memory(job, run) or refused
+            if refused and refused.is_final:
+                _broken = refused.problems  # here, since perhaps nobody listens any more
         if refused:
             yield refused
     finally:

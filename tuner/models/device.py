@@ -60,7 +60,10 @@ def gpu_memory() -> int:
 
     if ZERO:
         return gpu().memory
-    _most_free = max(_most_free, torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0))
+    try:
+        _most_free = max(_most_free, torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0))
+    except RuntimeError:  # the GPU is lost to this process, but trainings have processes of their own
+        return _most_free or gpu().memory
     return _most_free
 
 
