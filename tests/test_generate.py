@@ -277,6 +277,18 @@ def test_virtual_tokens_take_up_places_in_the_context(taught):
         generate.generate(model, tokenizer, [fits + "1"], generate.Sampling())
 
 
+def test_a_long_text_is_cut_to_leave_an_encoder_room_for_virtual_tokens(tmp_path):
+    tiny_model(tmp_path, "bart")
+    base, tokenizer = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+    config = PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=20, num_transformer_submodules=1)
+    model, read = get_peft_model(base, config).eval(), []
+    base.get_encoder().register_forward_pre_hook(
+        lambda module, given, named: read.append(named["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    generate.generate(model, tokenizer, ["1" * 600], generate.Sampling(max_new_tokens=2))
+    assert read == [512]
+
+
 def test_chatting_before_training_says_so(tmp_path):
     run = plan.prepare(small_recipe(), path=tmp_path / "run")
     with pytest.raises(TunerError, match="Train it first"):

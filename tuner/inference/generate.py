@@ -141,7 +141,7 @@ def generate(
 ) -> list[str]:
     """The answers to rendered prompts, generated in one batch; `adapter_names` selects the adapter for each row."""
     encoded = model.config.is_encoder_decoder
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context, virtual = getattr(model.config.get_text_config(), "max_position_embeddings", None), _virtual_tokens(model)
     # A causal model's special tokens are in the chat template; an encoder's are added by the tokenizer.
     batch = tokenizer(
         prompts,
@@ -151,11 +151,11 @@ def generate(
         add_special_tokens=encoded,
         return_token_type_ids=False,
         # As in training. A causal model's prompt is not cut: an error says that it is too long.
-        **({"truncation": True, "max_length": context} if encoded and context else {}),
+        **({"truncation": True, "max_length": context - virtual} if encoded and context else {}),
     )
     check_ids(batch["input_ids"].tolist(), model.config.get_text_config().vocab_size, tokenizer)
     batch = batch.to(next(model.parameters()).device)
-    used = 0 if encoded else batch["input_ids"].shape[1] + _virtual_tokens(model)
+    used = 0 if encoded else batch["input_ids"].shape[1] + virtual
     room = sampling.max_new_tokens if context is None else context - used
     if room < 1:
         raise TunerError(f"This conversation fills the model's context of {context} tokens. Start a new one.")
