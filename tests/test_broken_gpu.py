@@ -172,7 +172,10 @@ ERRORS = [
      "CUSOLVER_STATUS_INTERNAL_ERROR", False),
     (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
      "an illegal memory access was encountered", False),
+    (RuntimeError("cublasLt ran into an error!\n\tshapeA=torch.Size([1, 2]), shapeB=torch.Size([3, 2])"),
+     "cublasLt ran into an error", False),
     (torch.AcceleratorError("CUDA error: out of memory"), None, True),
+    (RuntimeError("Triton Error [CUDA]: out of memory"), None, True),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), None, True),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you "
                   "tried to allocate 400000000000 bytes."), None, True),

@@ -4,16 +4,18 @@ import re
 from collections.abc import Iterator
 
 # The first matching row counts, and its group says what broke. The words are PyTorch's (ATen/cuda/Exceptions.h,
-# c10/cuda/CUDAException.cpp, c10/core/impl/alloc_cpu.cpp) and Triton's (driver.c). NVIDIA says of illegal and
-# misaligned addresses, asserts and launch failures: "This leaves the process in an inconsistent state [...]. To
-# continue using CUDA, the process must be terminated and relaunched" (CUDA Runtime API, cudaError_t). Other CUDA
-# errors are rare enough that a new process is the safe answer to them as well.
+# c10/cuda/CUDAException.cpp, c10/core/impl/alloc_cpu.cpp), bitsandbytes' (backends/cuda/ops.py) and Triton's
+# (driver.c). NVIDIA says of illegal and misaligned addresses, asserts and launch failures: "This leaves the process in
+# an inconsistent state [...]. To continue using CUDA, the process must be terminated and relaunched" (CUDA Runtime
+# API, cudaError_t). Other CUDA errors are rare enough that a new process is the safe answer to them as well.
 MESSAGES = [
     ("memory", r"^CUDA (?:driver )?error: out of memory"),
+    ("memory", r"^Triton Error \[CUDA\]: out of memory"),
     ("memory", r"^CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
     ("memory", r"DefaultCPUAllocator: can't allocate memory"),
     ("broken", r"^CUDA (?:driver )?error: (.+)"),
     ("broken", r"^(?:cuDNN|cusolver|cusparse) error: (.+)"),
+    ("broken", r"^(cublasLt ran into an error)"),
     ("broken", r"^Triton Error \[CUDA\]: (.+)"),
 ]
 BROKEN = "The GPU failed with a hardware-level error ({reason})."
