@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,6 +129,19 @@ def test_where_memory_is_short_a_merge_takes_a_window_of_the_length_that_it_need
     monkeypatch.setattr(gpu, "_window", lambda *arguments: asked.append(arguments) or iter([None, {"tokens": 2}]))
     monkeypatch.setattr(cpu_process, "tuner", lambda *arguments: None)
     assert gpu.merge(mine) == {"tokens": 2}
+
+
+def test_a_merge_that_waited_for_another_of_the_same_run_reads_what_that_one_made(mine, monkeypatch):
+    @contextmanager
+    def turn():
+        """Comes when the other has finished."""
+        mine.merged.mkdir()
+        mine.write_json("merge_check.json", {"tokens": 1})
+        yield
+
+    monkeypatch.setattr(merge, "_one_at_a_time", turn())
+    monkeypatch.setattr(cpu_process, "tuner", None)
+    assert merge.on_the_cpu(mine) == {"tokens": 1}
 
 
 def test_what_can_not_be_merged_is_said_before_any_process_starts(several, mine, monkeypatch):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 from conftest import ROOT, SMALL, small_recipe
 from torch import nn
 
@@ -125,3 +126,19 @@ def test_the_peak_of_memory_is_that_of_the_window(run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
     list(train(run))
     assert run.last_event("end")["peak_memory"] == 5 * 10**8
+
+
+@pytest.mark.parametrize(("device", "place"), [("cuda", {"": 0}), ("cpu", None)])
+def test_a_base_is_loaded_whole_onto_the_one_card(run, monkeypatch, device, place):
+    class Asked(Exception):
+        """Where the weights are to go is known; there is no card to put them on."""
+
+    def from_pretrained(folder, **options):
+        raise Asked(options["device_map"])
+
+    monkeypatch.setattr(load, "device_type", lambda: device)
+    monkeypatch.setattr(load, "_check_room", lambda *arguments: None)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(Asked) as caught:
+        load.load_base(base_of(run))
+    assert caught.value.args == (place,)
