@@ -555,10 +555,11 @@ ENVIRONMENTS = """
 import importlib, os, sys, types
 sys.modules["spaces"] = types.SimpleNamespace(GPU=lambda duration: lambda work: duration("job", "path", 42, "more"))
 from tuner import gpu, runs, runs_cleanup
+from tuner.models import device
 from tuner.ui import run_queue
 for line in sys.stdin:
     os.environ.update(pair.split("=") for pair in line.split())
-    for module in (gpu, runs, runs_cleanup, run_queue):
+    for module in (device, gpu, runs, runs_cleanup, run_queue):
         importlib.reload(module)
     assert not gpu._warm
     window = gpu._window if gpu.ZERO else gpu._window.__name__

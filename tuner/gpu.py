@@ -19,11 +19,11 @@ from tuner import hub_errors
 from tuner.errors import TunerError
 from tuner.gpu_refusals import LEAST, Died, Refused, explain, shorter_window
 from tuner.heartbeat import with_heartbeat
+from tuner.models.device import ZERO
 from tuner.runs import Run
 
 log = logging.getLogger(__name__)
 
-ZERO = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 WINDOW = float(os.environ.get("TUNER_WINDOW_SECONDS", 60))  # the longest window requested
 BESIDE = 5  # seconds requested for a window of training beyond its training and scoring
 SCORING = 30  # seconds of scoring, for runs without a forecast

@@ -30,7 +30,7 @@ def explain(error: Exception, run: Run) -> TunerError:
         run.append({"event": "error", "problems": list(problem.problems), "type": kind, "step": _furthest(events)})
     except OSError:
         log.exception("run %s: its error can't be written down", run.id)
-    for failed in _chain(error):
+    for failed in list(device_errors.chain(error)):
         failed.__traceback__ = None  # its frames, and the functions that they run, hold the model and its activations
     return problem
 
@@ -46,15 +46,6 @@ def not_finite(what: str, step: int, settings: dict) -> TunerError:
         f"The {what} was no longer a finite number at step {step}. The learning rate "
         f"{settings['learning_rate']:g} is too high for this model: try a third of it.{narrow}"
     )
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """The error, what caused it, and what was being handled at the time."""
-    chain = []
-    while error and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    return chain
 
 
 def _in_words(error: Exception, run: Run, step: int, is_repeated: bool) -> TunerError:
