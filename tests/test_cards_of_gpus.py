@@ -263,6 +263,16 @@ def test_three_hundred_steps_of_the_shipped_model_are_not_promised_in_a_second(p
     assert gpu_door.seconds_needed(run) > 1.2 * estimate["training"] + estimate["scoring"]
 
 
+def test_an_earlier_runs_pace_does_not_promise_small_batches_faster_than_the_host_launches_them(pretend):
+    pretend(RTX_PRO)
+    earlier = {"seconds_per_token": 1e-4, "seconds_per_step": 0.16}  # at 1600 tokens a step
+    launched = pace.STEP_SECONDS + 2000 * pace.LAUNCH_SECONDS
+    assert pace.step_seconds(1e9, 2000, 1600, earlier) == pytest.approx(0.16)
+    assert pace.step_seconds(1e9, 2000, 100, earlier) == pytest.approx(launched)
+    # A host that was seen to be faster than assumed.
+    assert pace.step_seconds(1e9, 2000, 100, earlier | {"seconds_per_step": 0.02}) == pytest.approx(0.02)
+
+
 def test_a_method_that_is_not_traced_has_its_operations_estimated_from_the_layers(pretend):
     pretend(RTX_PRO)
     estimate = plan.check(small_recipe(method__name="shira", method__rank="auto")).plan["forecast"]

@@ -24,6 +24,7 @@ from tuner.models.losses import mean_loss
 from tuner.models.shape import Base, Shape, shape_of
 from tuner.planning import memory, pace
 from tuner.planning.memory import (
+    BACKWARD_OPERATIONS,
     adapter_bytes,
     available_memory,
     count_trainable,
@@ -210,6 +211,16 @@ def test_operations_are_those_of_a_real_step(folders, method, quantization):
         optimizer.step()
     settings = {"batch_size": 2, "dtype": "bfloat16"}
     assert step_operations(base, recipe, settings, 24, 5) == pytest.approx(launched.count, rel=0.25)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantized_layers_have_operations_of_their_own(folders, quantization):
+    settings, launched = {"batch_size": 2, "dtype": "bfloat16"}, {}
+    for precision in (quantization, "none"):
+        recipe, base = made(folders["qwen3"], "qwen3", precision, "bfloat16", **OWN)
+        launched[precision] = step_operations(base, recipe, settings, 24, 5)
+    layers = len(shape_of(base).linear_layers)
+    assert launched[quantization] - launched["none"] == pytest.approx(3 * layers * (1 + BACKWARD_OPERATIONS), abs=2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

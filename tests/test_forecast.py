@@ -13,6 +13,7 @@ from tuner import gpu, runs, terminal
 from tuner.data.batches import Batches
 from tuner.data.tokens import Tokenized
 from tuner.errors import TunerError
+from tuner.models import load
 from tuner.models.device import device_type
 from tuner.models.fetch import fetch_model
 from tuner.models.shape import Base, shape_of
@@ -48,6 +49,19 @@ def test_a_budget_in_seconds_is_foretold_in_steps():
     left, a_step, rounding = 30 - estimate["start_up"], estimate["a_step"], 0.00005
     assert estimate["steps"] * (a_step - rounding) <= left + rounding
     assert left - rounding < (estimate["steps"] + 1) * (a_step + rounding)
+
+
+def test_loading_is_estimated_from_a_run_that_had_to_load_the_base_and_not_from_a_warm_one():
+    for forget in (True, False):
+        if forget:
+            load.forget_bases()
+        run = plan.prepare(small_recipe(budget__steps=2, evaluation__rows=1))
+        list(train(run))
+        start_up = run.last_event("start")["start_up"]
+        if forget:
+            cold = start_up
+    assert start_up < cold
+    assert foreseen()["start_up"] == pytest.approx(cold)
 
 
 def test_the_pace_of_an_earlier_run_corrects_the_next_estimate():

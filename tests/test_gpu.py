@@ -258,6 +258,8 @@ ASKED = [
     ([TRAINED], None, FORESEEN, gpu.BESIDE + 7 + 20),
     ([START, TRAINED | {"reason": "window"}], None, FORESEEN, gpu.BESIDE + 1.2 * 100 + 20),
     ([START, LATER, TRAINED], 40, FORESEEN, gpu.BESIDE + 11 + 20),
+    # The next worker may be a new one, though the last one had the base already.
+    ([LATER, START, TRAINED], 40, FORESEEN, gpu.BESIDE + 11 + 20),
     ([START, STEP | {"seconds_to_go": 90.0}, STEP, LATER], None, FORESEEN, gpu.BESIDE + 1.2 * (11 + 50) + 20),
     ([STEP], None, FORESEEN, gpu.BESIDE + 1.2 * (7 + 50) + 20),
     ([{"event": "start", "step": 0}, STEP], None, FORESEEN, gpu.BESIDE + 1.2 * (7 + 50) + 20),

@@ -1,5 +1,6 @@
 """A Space loses its disk when it restarts: the page says so to those whose runs are there, and to nobody else."""
 
+import os
 from pathlib import Path
 
 import gradio as gr
@@ -15,9 +16,10 @@ LOST = "This Space's disk is erased when it restarts: push an adapter to the Hub
 
 @pytest.fixture
 def space(monkeypatch):
-    """A function that makes this process a Space, or not, with its runs in a folder."""
+    """A function that makes this process a Space, or not, with its runs in a folder and a bucket at /data, or not."""
 
-    def become(folder: Path | str, space_id: str | None = "alice/tuner") -> None:
+    def become(folder: Path | str, space_id: str | None = "alice/tuner", mounts: tuple[str, ...] = ("/data",)) -> None:
+        monkeypatch.setattr(os.path, "ismount", lambda path: str(path) in ("/", *mounts))
         monkeypatch.delenv("SPACE_ID", raising=False)
         if space_id:
             monkeypatch.setenv("SPACE_ID", space_id)
@@ -37,6 +39,20 @@ def my_runs() -> str:
 def test_a_space_says_that_its_runs_are_lost_when_it_restarts(space, folder, monkeypatch):
     monkeypatch.chdir(ROOT)
     space(folder)
+    assert my_runs().count(LOST) == 1
+
+
+@pytest.mark.parametrize(("folder", "mounts"), [("/data/runs", ()), ("/tmp/runs", ("/data",))])
+def test_a_folder_outside_the_app_is_lost_too_unless_something_is_mounted_there(space, folder, mounts):
+    space(folder, mounts=mounts)
+    assert my_runs().count(LOST) == 1
+
+
+def test_a_bucket_may_be_mounted_inside_the_app_and_the_app_be_on_a_disk_of_its_own(space, monkeypatch):
+    monkeypatch.setattr(render, "APP", Path("/home/user/app"))
+    space("/home/user/app/runs", mounts=("/home/user/app/runs",))
+    assert "erased" not in my_runs()
+    space("/home/user/app/runs", mounts=("/home/user/app",))
     assert my_runs().count(LOST) == 1
 
 

@@ -130,7 +130,9 @@ def seconds_needed(run: Run) -> float:
     ended = run.last_event("checkpoint", "answered", "end", *TOO_SHORT)
     if ended and ended["event"] in TOO_SHORT:
         return WINDOW
-    start_up = (run.last_event("start") or {}).get("start_up", forecast["start_up"])
+    # A later window may have had the base loaded already, but the next one's worker may be new.
+    started = [event["start_up"] for event in run.events() if "start_up" in event]
+    start_up = max(started, default=forecast["start_up"])
     if run.is_trained:
         return BESIDE + start_up + forecast["scoring"]
     last, budget = run.last_event("step"), run.plan["seconds"]

@@ -57,17 +57,26 @@ def load_base(base: Base, *, quantization: str | None = None) -> "PreTrainedMode
 
 def shared_base(base: Base, *, quantization: str | None = None) -> "PreTrainedModel":
     """The model that `load_base` loads, from a cache: a caller who changes it must restore it."""
-    precision = quantization or base.model.quantization, compute_dtype(base.model)[0]
-    changed = (base.folder / "config.json").stat().st_mtime_ns
-    key = (str(base.folder), changed, base.task, base.labels, *precision)
+    key = _key(base, quantization)
     model = _kept.pop(key, None)
     if model is None:
-        while _kept and (len(_kept) >= KEPT or _is_full() or not _has_room(base, *precision)):
+        while _kept and (len(_kept) >= KEPT or _is_full() or not _has_room(base, *key[-2:])):
             forget_bases(keep=len(_kept) - 1)
             gc.collect()
         model = load_base(base, quantization=quantization)
     _kept[key] = model  # as the last used
     return model
+
+
+def is_loaded(base: Base) -> bool:
+    """Whether `shared_base` has the model already, as the recipe quantizes it."""
+    return _key(base) in _kept
+
+
+def _key(base: Base, quantization: str | None = None) -> tuple:
+    changed = (base.folder / "config.json").stat().st_mtime_ns
+    precision = quantization or base.model.quantization, compute_dtype(base.model)[0]
+    return (str(base.folder), changed, base.task, base.labels, *precision)
 
 
 def forget_bases(*, keep: int = 0) -> None:

@@ -81,11 +81,12 @@ def step_seconds(flops: float, operations: int, tokens_per_step: float, pace: di
     """Seconds per step: at an earlier run's `pace` if there is one, else from the flops of a step.
 
     On a GPU the host has to launch a step's `operations`, and a small model is computed faster than it is launched.
-    That time is counted in operations; nobody has measured it on a GPU. On a CPU there are none.
+    That time is counted in operations; nobody has measured it on a GPU. On a CPU there are none. It does not shrink
+    with the batch, but it is never longer than a whole step of the earlier run.
     """
-    if pace and pace.get("seconds_per_token"):
-        return tokens_per_step * pace["seconds_per_token"]
     host = STEP_SECONDS + operations * LAUNCH_SECONDS if operations else 0.0
+    if pace and pace.get("seconds_per_token"):
+        return max(tokens_per_step * pace["seconds_per_token"], min(host, pace.get("seconds_per_step", 0.0)))
     return max(flops / device_speed(), host)
 
 
@@ -102,7 +103,8 @@ def pace_key(device: str, recipe: Recipe) -> str:
 
 
 def remember(path: Path, key: str, measured: dict) -> None:
-    """Store the measured pace of a run: seconds_per_token (padding included), start_up, seconds_per_answer."""
+    """Store the measured pace of a run: seconds_per_token (padding included), seconds_per_step, start_up,
+    seconds_per_answer."""
     paces = _paces(path)
     before = paces.pop(key, None)
     measured = {**(before if isinstance(before, dict) else {}), **measured}

@@ -146,6 +146,11 @@ class Clock:
         """The average over recent steps, fixed costs included; None before the first one."""
         return sum(s for _, s in self.paces) / sum(t for t, _ in self.paces) if self.paces else None
 
+    @property
+    def seconds_per_step(self) -> float:
+        """The average over the same steps."""
+        return sum(s for _, s in self.paces) / max(1, len(self.paces))
+
     def seconds_left(self, step: int) -> float:
         """Seconds until the end of the run, roughly."""
         if self.end is not None:

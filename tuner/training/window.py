@@ -23,7 +23,7 @@ from tuner.methods import attach
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import device_type
 from tuner.models.fetch import base_of
-from tuner.models.load import shared_base
+from tuner.models.load import is_loaded, shared_base
 from tuner.models.shape import load_tokenizer, shape_of
 from tuner.planning.pace import PACES, pace_key, remember
 from tuner.runs import Run
@@ -134,6 +134,7 @@ class Window(TrainerCallback):
 
     def _build(self, rows: Dataset) -> None:
         method, shape = METHODS[self.recipe.method.name], shape_of(self.base)
+        self.is_warm = is_loaded(self.base)
         base = shared_base(self.base)
         self.restore_base = snapshot(base)
         # Seeded only now: loading the base draws random numbers, but the base may be loaded already.
@@ -332,7 +333,8 @@ class Window(TrainerCallback):
             remember(
                 runs.RUNS / PACES,
                 pace_key(device_type(), self.recipe),
-                {"seconds_per_token": pace, "start_up": self.start_up},
+                {"seconds_per_token": pace, "seconds_per_step": self.clock.seconds_per_step}
+                | ({} if self.is_warm else {"start_up": self.start_up}),
             )
 
 

@@ -33,7 +33,10 @@ def push_link(url: str) -> str:
 
 def disk_note() -> str:
     """That a restart of the Space deletes the runs, and what to do; empty where it does not."""
-    if "SPACE_ID" not in os.environ or not runs.RUNS.resolve().is_relative_to(APP):
+    folder = runs.RUNS.resolve()
+    # What is mounted for the runs and not for the app is a volume, which outlives a restart.
+    volumes = [path for path in (folder, *folder.parents) if os.path.ismount(path) and not APP.is_relative_to(path)]
+    if "SPACE_ID" not in os.environ or volumes:
         return ""
     return "This Space's disk is erased when it restarts: push an adapter to the Hub to keep it."
 
