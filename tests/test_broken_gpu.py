@@ -229,3 +229,16 @@ def test_a_worker_that_nobody_listens_to_any_more_goes_too(mine, monkeypatch, is
     assert ends == ([1] if is_zero else [])
     if not is_zero:
         assert BROKEN in gpu._broken[0]
+
+
+def test_a_training_on_the_card_of_a_page_whose_own_gpu_broke_is_not_blamed_for_it(mine, monkeypatch, caplog):
+    def empty():
+        raise FAULTS["illegal address"]
+
+    monkeypatch.setattr(gpu, "_broken", (BROKEN,))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpu._bind(mine, 0) == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert not caplog.records

@@ -182,7 +182,7 @@ def _bind(run: Run, slot: int) -> dict[str, str]:
     if not (visible := cards()):
         return {}
     number = slot % len(visible)
-    if number == 0:  # where this process loads its models
+    if number == 0 and not _broken:  # where this process loads its models
         from tuner.models.load import forget_bases
 
         forget_bases()
