@@ -70,14 +70,17 @@ example: .venv/run
 	@$(PY) -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-# In the order of a Space's image. The wheels are large: pip keeps them in its own cache, which PIP_CACHE_DIR moves.
+# In the order of a Space's image. The wheels are large, so they are kept for the next time.
+WHEELS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tuner-wheels
 .space/gradio-$(SDK): pre-requirements.txt requirements.txt requirements-dev.txt
 	@echo "Installing what a Space gets into .space (about 5.5 GB, a few minutes) ..."
 	@$(firstword $(SPACE_PYTHON) $(PYTHON)) -m venv --clear .space
-	@$(SPACE) -m pip install --quiet -r pre-requirements.txt
-	@$(SPACE) -m pip install --quiet -r requirements.txt "gradio[oauth,mcp]==$(SDK)"
 	@grep "^pytest" requirements-dev.txt > .space/pytest.txt
-	@$(SPACE) -m pip install --quiet -r .space/pytest.txt
+	@$(SPACE) -m pip wheel --quiet -w $(WHEELS) -c pre-requirements.txt -r pre-requirements.txt \
+		-r requirements.txt "gradio[oauth,mcp]==$(SDK)" -r .space/pytest.txt
+	@$(SPACE) -m pip install --quiet --no-index --find-links $(WHEELS) -r pre-requirements.txt
+	@$(SPACE) -m pip install --quiet --no-index --find-links $(WHEELS) -r requirements.txt "gradio[oauth,mcp]==$(SDK)"
+	@$(SPACE) -m pip install --quiet --no-index --find-links $(WHEELS) -r .space/pytest.txt
 	@touch $@
 
 .PHONY: run test test-all space rehearsal matrix bench bench-gpu install example
