@@ -128,6 +128,25 @@ def test_time_is_counted_as_busy_once_however_many_kernels_run_in_it():
     assert gpu_measure.covered([]) is None
 
 
+def test_a_pace_is_that_of_the_steps_between_two_others():
+    steps = [{"event": "step", "step": n, "time": 50.0 + n**2, "tokens": 100 * n} for n in range(1, 9)]
+    assert gpu_measure.pace([{"event": "start", "time": 0.0}, *steps], 2, 6) == (8.0, 12.5)
+
+
+def test_the_parts_of_memory_are_differences_between_the_moments_of_a_step():
+    memory = SimpleNamespace(context=lambda: 600, peak=lambda: 1000)
+    moments = {"before": 150, "after": 430, "logits": 30, "gradients": 180}
+    parts = gpu_measure.Parts(memory, moments).measured(weights=100)
+    assert parts == {
+        "weights": 100,
+        "adapter": 80,
+        "activations": 250,
+        "logits": 600,
+        "context": 600,
+        "total": 1600,
+    }
+
+
 def test_utilization_is_the_mean_of_what_nvidia_smi_says(tmp_path, monkeypatch):
     fake = tmp_path / "nvidia-smi"
     fake.write_text("#!/bin/sh\necho 40\necho '[N/A]'\necho 60\necho ready >&2\nexec sleep 60\n")
@@ -305,6 +324,8 @@ def check_memory(line: dict) -> None:
     assert measured["total"] >= measured["weights"]
     assert parts > 0
     assert line["ratio"]["weights"] == pytest.approx(1, abs=0.01)
+    for name, ratio in line["ratio"].items():
+        assert ratio is None or ratio == pytest.approx(line["estimated"][name] / measured[name])
 
 
 def check_start_up(line: dict) -> None:

@@ -16,6 +16,7 @@ from tuner.inference.variants import load_variants
 from tuner.models import load
 from tuner.models.fetch import base_of
 from tuner.models.shape import shape_of
+from tuner.planning import forecast
 from tuner.runs import Run
 from tuner.ui import run_queue
 from tuner.ui.run_queue import RunQueue
@@ -165,7 +166,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(finished, card
     card.memory = needed - 1
     with pytest.raises(TunerError) as caught:
         load_variants({"adapter": finished})
-    gigabytes = f"{needed / 1e9:.3g} GB"
+    gigabytes = forecast.gigabytes(needed)  # as the plan says it
     assert str(caught.value) == (
         f"{base.model.name} needs {gigabytes} of the GPU's memory to load, and {gigabytes} are free. Wait until the "
         "other jobs on this GPU have finished, compare fewer models at once, or use a smaller base model or 4-bit "

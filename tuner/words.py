@@ -7,6 +7,11 @@ def count(number: float, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def gigabytes(size: float) -> str:
+    """Bytes in words, such as 1.5 GB."""
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"
+
+
 def micro_batch(event: dict) -> str:
     """What a run's event of this name means."""
     return (

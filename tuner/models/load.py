@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tuner.errors import TunerError
 from tuner.models.device import compute_dtype, device_type
 from tuner.models.shape import Base, Shape, _configure, shape_of
+from tuner.words import gigabytes
 
 if TYPE_CHECKING:
     import torch
@@ -107,11 +108,12 @@ def _groups(n: int, size: int) -> int:
 def _check_room(base: Base, quantization: str, dtype: str) -> None:
     """Raise TunerError if the base's weights alone are more than the GPU has free."""
     if not _has_room(base, quantization, dtype):
-        needed, free = weight_bytes(shape_of(base), quantization, dtype) / 1e9, max(0, _free_bytes()) / 1e9
+        needed = gigabytes(weight_bytes(shape_of(base), quantization, dtype))
+        free = gigabytes(max(0, _free_bytes()))
         raise TunerError(
-            f"{base.model.name} needs {needed:.3g} GB of the GPU's memory to load, and {free:.3g} GB are free. Wait "
-            "until the other jobs on this GPU have finished, compare fewer models at once, or use a smaller base "
-            "model or 4-bit precision."
+            f"{base.model.name} needs {needed} of the GPU's memory to load, and {free} are free. Wait until the other "
+            "jobs on this GPU have finished, compare fewer models at once, or use a smaller base model or 4-bit "
+            "precision."
         )
 
 

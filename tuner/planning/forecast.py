@@ -24,7 +24,7 @@ from tuner.planning.pace import (
 )
 from tuner.recipe import Recipe
 from tuner.runs import Run
-from tuner.words import count
+from tuner.words import count, gigabytes
 
 log = logging.getLogger(__name__)
 
@@ -222,8 +222,3 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-
-
-def gigabytes(size: float) -> str:
-    """Bytes in words, such as 1.5 GB."""
-    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

@@ -14,9 +14,10 @@ from torch import nn
 from tuner.errors import TunerError
 from tuner.models.device import device_type
 from tuner.models.load import forget_bases
-from tuner.planning.forecast import USABLE, gigabytes
+from tuner.planning.forecast import USABLE
 from tuner.runs import Run
 from tuner.training import checkpoint
+from tuner.words import gigabytes
 
 Result = TypeVar("Result")
 

@@ -95,6 +95,7 @@ class Window(TrainerCallback):
         self.recipe, self.plan = run.recipe, run.plan
         self.settings = self.plan["settings"]
         self.model = self.trainer = self.restore_base = None
+        self.is_warm = False  # whether the base was loaded before this window
         self.latest: deque[tuple[int, float]] = deque(maxlen=RECENT_STEPS)  # tokens and seconds of a step
 
     def train(self) -> LoadedVariants:

@@ -7,9 +7,9 @@ from html import escape
 
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import KINDS, MethodRow
-from tuner.planning.forecast import duration, gigabytes
+from tuner.planning.forecast import duration
 from tuner.ui.render import tag
-from tuner.words import count
+from tuner.words import count, gigabytes
 
 CLICKED = """element.addEventListener('click', (event) => {
     const row = event.target.closest('[data-method]');

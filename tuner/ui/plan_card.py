@@ -3,11 +3,11 @@
 from html import escape
 from typing import Any
 
-from tuner.planning.forecast import PARTS, duration, gigabytes
+from tuner.planning.forecast import PARTS, duration
 from tuner.recipe import Recipe
 from tuner.ui import chart
 from tuner.ui.elements import folded, tag
-from tuner.words import count
+from tuner.words import count, gigabytes
 
 
 def plan_card(facts: dict, name: str, quota: dict | None = None) -> str:

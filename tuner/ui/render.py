@@ -10,11 +10,11 @@ from pathlib import Path
 from tuner import runs
 from tuner.evaluation.verdict import judge, other_scores
 from tuner.metrics import METRICS, metric_of
-from tuner.planning.forecast import duration, gigabytes
+from tuner.planning.forecast import duration
 from tuner.runs import Run
 from tuner.ui import actions, chart, plan_card, progress, run_queue
 from tuner.ui.elements import folded, note, problems, tag
-from tuner.words import count, micro_batch
+from tuner.words import count, gigabytes, micro_batch
 
 APP = Path(__file__).resolve().parents[2]  # on a Space, the folder that holds app.py
 SHOWN_CHARACTERS = 600  # of a prompt or an answer
