@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import torch
 import transformers
@@ -130,7 +131,8 @@ class Window(TrainerCallback):
             attach.detach(self.model)
             self.restore_base()
         self.model = self.trainer = self.restore_base = None
-        release_memory()
+        with suppress(RuntimeError):  # a lost GPU fails here once more, and must not hide why it was lost
+            release_memory()
 
     def _build(self, rows: Dataset) -> None:
         method, shape = METHODS[self.recipe.method.name], shape_of(self.base)
