@@ -55,7 +55,7 @@ def test_any_other_error_does_not_split_the_batch(run, fails_with):
     assert run.last_event("micro_batch") is None
 
 
-def test_a_gpu_that_is_lost_can_give_back_no_memory_and_its_sentence_is_told_all_the_same(run, fails_with, monkeypatch):
+def test_a_lost_gpu_that_can_give_back_no_memory_is_told_of_all_the_same(run, fails_with, monkeypatch):
     """Everything that is asked of a device after such an error fails with it again."""
     message = "CUDA error: an illegal memory access was encountered"
 
