@@ -72,3 +72,17 @@ def test_a_lost_gpu_that_can_give_back_no_memory_is_told_of_all_the_same(run, fa
     with pytest.raises(TunerError) as caught:
         list(train(run))
     assert in_order(str(caught.value), "an illegal memory access was encountered", "Resume it")
+
+
+def test_no_error_of_a_chain_keeps_the_frames_that_hold_the_model(run):
+    try:
+        try:
+            raise RuntimeError("first")
+        except RuntimeError as error:
+            first = error
+            raise KeyError("second") from error
+    except KeyError as error:
+        second = error
+    window.failures.explain(second, run)
+    assert first.__traceback__ is None
+    assert second.__traceback__ is None
