@@ -139,6 +139,14 @@ ENDS = {
 }
 
 
+def test_an_8_bit_base_keeps_nothing_of_the_rows_that_it_has_seen(make):
+    first, second = (make("lora", model__quantization="int8", seed=seed) for seed in (0, 5))
+    list(train(first))
+    before = live_bytes()
+    list(train(second))
+    assert live_bytes() == before
+
+
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("method", ["lora", "adalora", "full"])
 def test_after_a_job_the_memory_holds_what_it_held_before_to_the_byte(make, monkeypatch, method, end):

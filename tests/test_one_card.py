@@ -64,6 +64,23 @@ def test_one_of_several_processes_is_refused_before_anything_is_done(run, monkey
     assert run.events() == []
 
 
+def test_a_single_process_of_torchrun_trains_like_any_other(run, monkeypatch):
+    """Wrapped for several processes, a model has no other method than its forward pass."""
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "0")
+    list(train(run))
+    assert run.status == "finished"
+    assert not torch.distributed.is_initialized()
+
+
+def test_an_empty_number_of_processes_is_one(run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "")
+    list(train(run))
+    assert run.status == "finished"
+
+
 def test_the_precision_is_the_plans_whatever_the_launcher_was_given(run, monkeypatch):
     plain = runs.Run(shutil.copytree(run.path, run.path.parent / "plain"))
     list(train(plain))

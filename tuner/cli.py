@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tuner import terminal
 from tuner.errors import TunerError
 from tuner.metrics import METRICS
-from tuner.training.launch import refuse_several_processes
+from tuner.training.launch import ensure_one_process
 
 if TYPE_CHECKING:
     from tuner.inference.generate import Loaded
@@ -160,7 +160,7 @@ def _refuse_settings_of_a_run(folder: str) -> None:
 
 
 def _train(options: Options) -> None:
-    refuse_several_processes()
+    ensure_one_process()
     run = _open_or_prepare(options)
     from tuner.training.window import train
 

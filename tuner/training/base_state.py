@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from bitsandbytes.nn import Linear8bitLt
 from transformers import PreTrainedModel
 
 
@@ -21,6 +22,9 @@ def snapshot(base: PreTrainedModel) -> Callable[[], None]:
             vars(thing).update(attributes)
         for p in trainable:
             p.requires_grad_(True)
+        for module in base.modules():
+            if isinstance(module, Linear8bitLt):
+                module.state.idx = None  # the last batch's outliers, which nobody reads again
         base.eval()
 
     return restore

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tuner.errors import TunerError
+from tuner.models import device_errors
 from tuner.models.device import device_type
 from tuner.models.load import forget_bases
 from tuner.planning.forecast import USABLE
@@ -58,14 +59,14 @@ class MicroBatch:
     def attempt(self, model: nn.Module, work: Callable[[int], Result]) -> Result:
         """The result of `work(rows)`, done again with half the rows whenever the device's memory runs out.
 
-        Raises torch.OutOfMemoryError if a single row does not fit.
+        Raises what the work raised if a single row does not fit.
         """
         random = checkpoint.random_state()
         while True:
             try:
                 return work(self.rows)
-            except torch.OutOfMemoryError:
-                if self.rows == 1:
+            except RuntimeError as error:  # cuBLAS and the driver have words of their own for too little memory
+                if self.rows == 1 or not device_errors.is_out_of_memory(error):
                     raise
             # Outside the handler: the exception's frames hold the activations.
             model.zero_grad()

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import torch
 import transformers
@@ -30,7 +31,7 @@ from tuner.runs import Run
 from tuner.training import checkpoint, failures, trainer
 from tuner.training.base_state import snapshot
 from tuner.training.clock import MARGIN, PACE_STEPS, Clock
-from tuner.training.launch import refuse_several_processes
+from tuner.training.launch import ensure_one_process
 from tuner.training.micro_batches import MicroBatch, release_memory
 from tuner.training.upkeep import Checkpoints, HeldoutLoss
 
@@ -64,7 +65,7 @@ def train(run: Run, window: float | None = None, opened: float | None = None) ->
     before they are over, and the next call resumes. Closing the generator stops the run after its current step and
     keeps what it learned. Raises TunerError if the run can't continue.
     """
-    refuse_several_processes()
+    ensure_one_process()
     opened = time.monotonic() if opened is None else opened
     for event in with_heartbeat(lambda put: _train_and_score(run, window, opened, put), run.stop):
         yield event or {"event": "heartbeat"}
@@ -131,7 +132,8 @@ class Window(TrainerCallback):
             attach.detach(self.model)
             self.restore_base()
         self.model = self.trainer = self.restore_base = None
-        release_memory()
+        with suppress(RuntimeError):  # a lost GPU fails here once more, and must not hide why it was lost
+            release_memory()
 
     def _build(self, rows: Dataset) -> None:
         method, shape = METHODS[self.recipe.method.name], shape_of(self.base)

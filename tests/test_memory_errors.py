@@ -1,0 +1,88 @@
+"""Memory that runs out in other words than PyTorch's allocator has, and a GPU that breaks before it is left."""
+
+import pytest
+import torch
+from conftest import in_order, small_recipe
+from torch import nn
+
+from tuner.errors import TunerError
+from tuner.planning import plan
+from tuner.training import micro_batches, window
+from tuner.training.window import train
+
+ELSEWHERE = [  # where cuBLAS, the driver and this machine ask for memory themselves
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call.",
+    "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    few = {"budget__steps": 2, "evaluation__rows": 1, "evaluation__max_new_tokens": 1}
+    return plan.prepare(small_recipe(**few), path=tmp_path / "run")
+
+
+@pytest.fixture
+def fails_with():
+    """Let a forward pass of more than so many rows in training fail with this message."""
+    handles = []
+
+    def fails_with(message: str, rows: int = 0) -> None:
+        def fail(module, inputs):
+            if isinstance(module, nn.Embedding) and module.training and len(inputs[0]) > rows:
+                raise RuntimeError(message)
+
+        handles.append(nn.modules.module.register_module_forward_pre_hook(fail))
+
+    yield fails_with
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("message", ELSEWHERE)
+def test_memory_that_runs_out_outside_the_allocator_splits_the_batch_too(run, fails_with, message):
+    fails_with(message, rows=2)
+    list(train(run))
+    assert run.status == "finished"
+    assert [e["rows"] for e in run.events() if e["event"] == "micro_batch"] == [2]
+
+
+def test_any_other_error_does_not_split_the_batch(run, fails_with):
+    fails_with("shapes do not match", rows=2)
+    with pytest.raises(TunerError):
+        list(train(run))
+    assert run.last_event("micro_batch") is None
+
+
+def test_a_lost_gpu_that_can_give_back_no_memory_is_told_of_all_the_same(run, fails_with, monkeypatch):
+    """Everything that is asked of a device after such an error fails with it again."""
+    message = "CUDA error: an illegal memory access was encountered"
+
+    def lost():
+        raise torch.AcceleratorError(message)
+
+    fails_with(message)
+    monkeypatch.setattr(micro_batches, "device_type", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**12, 10**12))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lost)
+    monkeypatch.setattr(window.failures.log, "disabled", True)
+    with pytest.raises(TunerError) as caught:
+        list(train(run))
+    assert in_order(str(caught.value), "an illegal memory access was encountered", "Resume it")
+
+
+def test_no_error_of_a_chain_keeps_the_frames_that_hold_the_model(run):
+    try:
+        try:
+            raise RuntimeError("first")
+        except RuntimeError as error:
+            first = error
+            raise KeyError("second") from error
+    except KeyError as error:
+        second = error
+    window.failures.explain(second, run)
+    assert first.__traceback__ is None
+    assert second.__traceback__ is None
