@@ -167,6 +167,17 @@ def test_a_run_is_stopped_while_it_waits_and_goes_on_later(url, runs):
     client.predict(waiting, api_name="/stop")
 
 
+@pytest.mark.long
+def test_two_visitors_chat_at_once_each_on_a_gpu_of_their_own(url, stage):
+    gpus, stage.gpus = stage.gpus, 0
+    clients = [Client(url, verbose=False) for _ in range(2)]
+    chats = [client.submit("example", "hey, send me that file", api_name="/chat") for client in clients]
+    stage.wait_until(lambda: stage.waiting == 2)
+    stage.gpus = gpus
+    assert chats[0].result(60) == chats[1].result(60)
+    assert set(chats[0].result()) == {"base", "adapter", "merged"}
+
+
 def test_the_line_serves_the_visitor_with_fewest_runs_first_and_then_who_came_first():
     line = RunQueue(2)
     for run, visitor in (("a1", "ann"), ("a2", "ann"), ("a3", "ann"), ("b1", "bob"), ("c1", "cem")):
