@@ -299,7 +299,7 @@ def check_speed(line: dict) -> None:
     """Tokens and steps tell the same speed."""
     tokens = line["rows"] * line["length"]
     assert line["tokens_per_second"] == pytest.approx(tokens / line["seconds_per_step"])
-    assert line["busy_share"] > 0
+    assert 0 < line["busy_share"] < 1.4  # the profiler slows the steps that it sees down
     assert line["share_of_peak"] == pytest.approx(line["flops_per_second"] / line["peak_flops"])
 
 
