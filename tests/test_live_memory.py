@@ -77,6 +77,14 @@ def test_answers_and_their_errors_leave_nothing_behind(mine):
     assert load.shared_base(base_of(mine)) is base
 
 
+def test_an_8_bit_base_remembers_no_batch(mine):
+    mine.write_text("recipe.yaml", mine.recipe.with_settings({"model.quantization": "int8"}).to_yaml())
+    chat(mine, TURNS)
+    before = live_bytes()
+    chat(mine, [{"role": "user", "content": "report " * 50}])
+    assert live_bytes() == before
+
+
 @pytest.mark.parametrize("place", ["merge", "_save", "_compare"])
 def test_a_merge_leaves_nothing_behind_wherever_it_fails(mine, monkeypatch, place):
     base = load.shared_base(base_of(mine))

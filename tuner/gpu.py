@@ -276,6 +276,9 @@ def _free_memory(job: str, run: Run) -> Refused | None:
     """Give back what the job held on the device; why the device is lost if that shows only now."""
     import torch
 
+    from tuner.models.load import forget_batches
+
+    forget_batches()
     gc.collect()
     try:
         if torch.cuda.is_initialized():

@@ -87,6 +87,14 @@ def forget_bases(*, keep: int = 0) -> None:
         _kept.pop(key, None)
 
 
+def forget_batches() -> None:
+    """Drop what 8-bit layers of the cached models keep of their last batch: the outliers, which nobody reads again."""
+    for model in list(_kept.values()):
+        for module in model.modules():
+            if hasattr(state := getattr(module, "state", None), "idx"):
+                state.idx = None
+
+
 def weight_bytes(shape: Shape, quantization: str, dtype: str) -> int:
     """Bytes of the frozen base in this precision. Head, embeddings, norms and biases are never quantized."""
     sizes = [a * b for _, a, b in shape.linear_layers]

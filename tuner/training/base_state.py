@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from bitsandbytes.nn import Linear8bitLt
 from transformers import PreTrainedModel
+
+from tuner.models.load import forget_batches
 
 
 def snapshot(base: PreTrainedModel) -> Callable[[], None]:
@@ -22,9 +23,7 @@ def snapshot(base: PreTrainedModel) -> Callable[[], None]:
             vars(thing).update(attributes)
         for p in trainable:
             p.requires_grad_(True)
-        for module in base.modules():
-            if isinstance(module, Linear8bitLt):
-                module.state.idx = None  # the last batch's outliers, which nobody reads again
+        forget_batches()
         base.eval()
 
     return restore
