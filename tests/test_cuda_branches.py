@@ -1,7 +1,8 @@
 """Every method in bfloat16, through the branches that PEFT and bitsandbytes take on a GPU only: it trains what it
 names, is scored, answers as without these branches, merges and chats.
 
-`make matrix` runs each in every precision; `make test` once, on 4-bit weights wherever it can be.
+`make matrix` runs each in every precision; `make test` once those that generate text, on 4-bit weights wherever it can
+be, and `make rehearsal` the others.
 """
 
 import json
@@ -27,17 +28,15 @@ from tuner.runs import Run
 
 
 def combinations(whole: bool) -> list[tuple[tuple[str, str], str, str]]:
-    """Place, method and precision: each method once, in 4-bit if it can be, or in every precision that its row allows;
-    always on the next place that the row allows."""
-    turns = [
-        (name, p) for name, row in METHODS.items() for p in (row.quantizations if whole else row.quantizations[:1])
-    ]
+    """Place, method and precision: each method in every precision that its row allows, or in the first one, which is
+    4-bit if it can be; always on the next place that the row allows."""
+    turns = [(name, p) for name, row in METHODS.items() for p in row.quantizations[: None if whole else 1]]
     suited = [[place for place in PLACES if place[1] in METHODS[name].tasks] for name, _ in turns]
     return sorted((places[i % len(places)], *turn) for i, (places, turn) in enumerate(zip(suited, turns)))
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("task", ROWS)
+@pytest.mark.parametrize("task", [t if t == "generation" else pytest.param(t, marks=pytest.mark.long) for t in ROWS])
 def test_each_method_works_in_bfloat16_where_the_libraries_see_a_gpu(bases, tmp_path, task):  # noqa: F811
     done, refused, failures, whole = [], 0, [], "TUNER_MATRIX" in os.environ
     table = sources.read_pasted("\n".join(map(json.dumps, ROWS[task])))
