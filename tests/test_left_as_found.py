@@ -66,13 +66,13 @@ def test_trainings_leave_their_base_exactly_as_they_found_it(make, method, times
     first = make(method, budget__steps=1)
     first.write_json("evaluation.json", {})  # training alone
     base = load.shared_base(base_of(first))
-    before, config = facts(base), base.config.to_dict()
+    before, config = facts(base), (base.config.to_dict(), base.generation_config.to_dict())
     weights = {name: value.clone() for name, value in base.state_dict().items()}
     for number in range(times):
         list(train(runs.Run(shutil.copytree(first.path, first.path.parent / f"copy{number}"))))
     assert load.shared_base(base_of(first)) is base
     assert facts(base) == before
-    assert base.config.to_dict() == config
+    assert (base.config.to_dict(), base.generation_config.to_dict()) == config
     assert all(torch.equal(value, weights[name]) for name, value in base.state_dict().items())
 
 

@@ -1,17 +1,23 @@
 """Memory that runs out in other words than PyTorch's allocator has, and a GPU that breaks before it is left."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import in_order, small_recipe
 from torch import nn
 
 from tuner.errors import TunerError
+from tuner.evaluation import answers
 from tuner.planning import plan
+from tuner.planning.pace import PACES, pace_key, recall
+from tuner.runs import RUNS, Run
 from tuner.training import micro_batches, window
 from tuner.training.window import train
 
 ELSEWHERE = [  # where cuBLAS, the driver and this machine ask for memory themselves
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
     "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call.",
     "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate",
 ]
@@ -46,6 +52,41 @@ def test_memory_that_runs_out_outside_the_allocator_splits_the_batch_too(run, fa
     list(train(run))
     assert run.status == "finished"
     assert [e["rows"] for e in run.events() if e["event"] == "micro_batch"] == [2]
+    # The pace of parts says little of whole batches.
+    assert "seconds_per_token" not in recall(RUNS / PACES, pace_key("cpu", run.recipe))
+
+
+def test_scoring_that_runs_out_of_memory_asks_for_fewer_answers_at_once(finished, tmp_path):
+    scored, first = Run(shutil.copytree(finished.path, tmp_path / "again")), finished.read_json("evaluation.json")
+    (scored.path / "evaluation.json").unlink()
+    sizes = []
+
+    def limited(module, inputs):
+        if isinstance(module, nn.Embedding) and not module.training:
+            sizes.append(len(inputs[0]))
+            if sizes[-1] > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = nn.modules.module.register_module_forward_pre_hook(limited)
+    losses = answers._losses
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "_losses", lambda *given: hook.remove() or losses(*given))
+        list(answers.evaluate(scored))
+    assert [size for size in sizes if size > 3] == [8, 4]
+    assert scored.read_json("evaluation.json") == first
+
+
+def test_an_answer_that_does_not_fit_alone_is_told_of(finished, tmp_path):
+    scored = Run(shutil.copytree(finished.path, tmp_path / "again"))
+    (scored.path / "evaluation.json").unlink()
+
+    def limited(module, inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = nn.modules.module.register_module_forward_pre_hook(limited)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(answers.evaluate(scored))
+    hook.remove()
 
 
 def test_any_other_error_does_not_split_the_batch(run, fails_with):

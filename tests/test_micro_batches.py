@@ -326,7 +326,7 @@ def test_a_run_on_a_fuller_card_than_planned_for_trains_in_parts_from_its_first_
 
 # What a person reads
 
-SENTENCE = "4 rows at a time: 16 did not fit in the GPU's memory. Up to rounding the result is the same."
+SENTENCE = "4 rows at a time: 16 did not fit in memory. Apart from rounding and dropout the result is the same."
 EVENT = {"event": "micro_batch", "rows": 4, "of": 16}
 
 

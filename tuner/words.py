@@ -15,6 +15,6 @@ def gigabytes(size: float) -> str:
 def micro_batch(event: dict) -> str:
     """What a run's event of this name means."""
     return (
-        f"{count(event['rows'], 'row')} at a time: {event['of']} did not fit in the GPU's memory. Up to rounding "
-        "the result is the same."
+        f"{count(event['rows'], 'row')} at a time: {event['of']} did not fit in memory. Apart from rounding and "
+        "dropout the result is the same."
     )

@@ -4,11 +4,13 @@ Base and adapter answer every held-out prompt, in one batch if PEFT can switch a
 in the run as they come, so that scoring resumes in the next window.
 """
 
+import gc
 import json
 import time
 from collections.abc import Iterator
 from typing import Protocol
 
+import torch
 from datasets import load_from_disk
 
 from tuner import runs
@@ -18,6 +20,7 @@ from tuner.inference import generate
 from tuner.inference.variants import LoadedVariants, load_variants
 from tuner.metrics import Metric, chosen
 from tuner.models.device import device_type
+from tuner.models.device_errors import is_out_of_memory
 from tuner.models.losses import heldout_loss
 from tuner.planning.pace import PACES, pace_key, remember
 from tuner.runs import Run
@@ -83,13 +86,17 @@ def _answer_all(
     order = sorted(range(len(rows)), key=lambda i: len(str(rows[i]["messages"])))
     unanswered = [i for i in order if str(i) not in answers]
     size = _batch_size(run)
-    for start in range(0, len(unanswered), size):
+    while unanswered:
         yield run.append({"event": "evaluating", "row": len(answers), "rows": len(rows)})
-        batch = unanswered[start : start + size]
+        batch = unanswered[:size]
         began = time.monotonic()
-        texts = _answer([rows[i] for i in batch], loaded, run.recipe.evaluation.max_new_tokens, stop)
+        texts = _answer_if_they_fit([rows[i] for i in batch], loaded, run.recipe.evaluation.max_new_tokens, stop)
         if stop and stop.is_set():
             return  # the answers of this batch may be cut short
+        if texts is None:
+            size = len(batch) // 2
+            continue
+        del unanswered[:size]
         answers |= {str(i): answer for i, answer in zip(batch, texts)}
         run.write_json(ANSWERS, answers)
         pace = round((time.monotonic() - began) / len(batch), 4)
@@ -123,6 +130,19 @@ def heldout_rows(run: Run) -> list[dict]:
             return [json.loads(line) for line in lines]
     except FileNotFoundError:
         raise TunerError(f"Run {run.id} has no held-out rows. Train its recipe again in a new run.") from None
+
+
+def _answer_if_they_fit(rows: list[dict], *arguments) -> list[dict[str, str]] | None:
+    """The answers of base and adapter; None if they ran out of memory together. Raises what a single row raises."""
+    try:
+        return _answer(rows, *arguments)
+    except RuntimeError as error:
+        if len(rows) == 1 or not is_out_of_memory(error):
+            raise
+    # Outside the handler: the exception's frames hold the key-value cache.
+    gc.collect()
+    torch.cuda.empty_cache()
+    return None
 
 
 def _answer(rows: list[dict], loaded: LoadedVariants, max_new_tokens: int, stop: Stop | None) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ and on the base as trained, to show the effect of quantization as well.
 """
 
 import gc
+import shutil
 import threading
 from dataclasses import replace
 from itertools import accumulate
@@ -25,7 +26,7 @@ from tuner.methods.files import CONFIG
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import autocast, device_type
 from tuner.models.fetch import base_of
-from tuner.models.load import load_base
+from tuner.models.load import forget_bases, load_base
 from tuner.models.losses import SCORES, collate
 from tuner.models.shape import Base, load_config, load_tokenizer, shape_of
 from tuner.runs import Run
@@ -68,12 +69,15 @@ def on_the_cpu(run: Run) -> dict | None:
 def merge_here(run: Run) -> dict:
     """Merge on this process's device; returns the check. Raises TunerError as `merge`."""
     check_mergeable(run)
-    base = base_of(run)
+    base, adapter = base_of(run), _version(run.adapter)
     rows = _rows_to_check(load_from_disk(str(run.data / "heldout")), shape_of(base).parameters)
     on_quantized = None
     if base.model.quantization != "none":
         with load_variants({"adapter": run}).model_for("adapter") as model:
             on_quantized = _logits(base.row.objective, model, rows)
+    if device_type() == "cuda":
+        forget_bases()  # models kept for chat, which would be in the way
+        gc.collect()
     adapted = attach.load(load_base(base, quantization="none"), {"default": run.adapter})
     with autocast(base.model):
         on_16_bit = _logits(base.row.objective, adapted, rows)
@@ -84,8 +88,17 @@ def merge_here(run: Run) -> dict:
     as_saved = _logits(base.row.objective, load_base(replace(base, folder=run.merged), quantization="none"), rows)
     check = {"tokens": len(as_saved), **_compare(as_saved, on_16_bit, "")}
     check |= _compare(as_saved, on_16_bit if on_quantized is None else on_quantized, "_quantized")
+    if _version(run.adapter) != adapter:  # it was trained further, and merging takes minutes
+        shutil.rmtree(run.merged, ignore_errors=True)
+        return merge_here(run)
     run.write_json("merge_check.json", check)
     return check
+
+
+def _version(adapter: Path) -> tuple[int, int]:
+    """What differs once the folder is replaced."""
+    found = adapter.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _rows_to_check(rows: Dataset, parameters: int) -> Dataset:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 MESSAGES = [
     ("memory", r"^CUDA (?:driver )?error: out of memory"),
     ("memory", r"^Triton Error \[CUDA\]: out of memory"),
-    ("memory", r"^CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
+    ("memory", r"^CUDA error: CUBLAS_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED when calling `cublasCreate)"),
     ("memory", r"DefaultCPUAllocator: can't allocate memory"),
     ("broken", r"^CUDA (?:driver )?error: (.+)"),
     ("broken", r"^(?:cuDNN|cusolver|cusparse) error: (.+)"),

@@ -13,7 +13,8 @@ def snapshot(base: PreTrainedModel) -> Callable[[], None]:
     TRL wraps `forward` and adds tags, the Trainer turns the cache off in the configuration, PEFT freezes everything
     and gives inner modules a generation configuration.
     """
-    configurations = {id(m.config): m.config for m in base.modules() if hasattr(m, "config")}
+    held = (getattr(m, name, None) for m in base.modules() for name in ("config", "generation_config"))
+    configurations = {id(thing): thing for thing in held if thing is not None}
     found = [(thing, dict(vars(thing))) for thing in (*base.modules(), *configurations.values())]
     trainable = [p for p in base.parameters() if p.requires_grad]
 

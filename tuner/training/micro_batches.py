@@ -1,7 +1,8 @@
 """Micro-batches: a step's rows go through the model as many at a time as the device's memory holds.
 
 The arithmetic stays that of the whole batch: the gradients of the parts add up to those of the mean over all its
-labels. Starts from what the plan estimates against the memory that is free now, and halves when memory runs out.
+labels; only dropout is drawn for each part. Starts from what the plan estimates against the memory that is free now,
+and halves when memory runs out.
 """
 
 import gc

@@ -332,7 +332,8 @@ class Window(TrainerCallback):
 
     def _remember_pace(self) -> None:
         """Record the pace, for the estimates of later runs like this one."""
-        if pace := self.clock.seconds_per_token:
+        # Parts of a batch are slower, and the next run may not need them.
+        if (pace := self.clock.seconds_per_token) and self.micro_batch.rows == self.micro_batch.batch:
             remember(
                 runs.RUNS / PACES,
                 pace_key(device_type(), self.recipe),
