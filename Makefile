@@ -1,6 +1,6 @@
 # make run         the page
-# make test        the linter and the tests, about 4 minutes on two cores
-# make test-all    make test, make space, make rehearsal and make matrix: about 24 minutes on two cores
+# make test        the linter and the tests, 4 to 6 minutes on two cores
+# make test-all    make test, make space, make rehearsal and make matrix: 25 to 40 minutes on two cores
 # make space       the app as on a ZeroGPU Space, about 7 minutes; before that it installs what a Space installs (about 5.5 GB)
 # make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
 # make matrix      every method on every model family, in float32 and in bfloat16 as on a GPU

@@ -565,6 +565,7 @@ def test_a_merged_model_is_compared_as_saved_with_the_adapter_in_16_bits_and_as_
             told.append((name, content))
 
     run = Made()
+    run.adapter.mkdir()
     monkeypatch.setattr(merge, "check_mergeable", lambda given: told.append(given))
     monkeypatch.setattr(merge, "base_of", lambda given: base)
     monkeypatch.setattr(merge, "load_from_disk", lambda path: path)

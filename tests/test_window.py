@@ -183,7 +183,7 @@ class Parts:
         win.base = SimpleNamespace(model=SimpleNamespace(name="the base"))
         win.model, win.step, win.first, win.tokens, win.random, win.start_up = "the model", 0, 0, 0, None, 1.5
         win.skipped, win.first_batch, win.restore_base = 0, 0, lambda: None
-        win.micro_batch = SimpleNamespace(rows=4, begin=lambda rows, optimizer: None)
+        win.micro_batch = SimpleNamespace(rows=4, batch=4, begin=lambda rows, optimizer: None)
         win.trainer = self
         win.clock = Clock(lambda step: iter([100] * 10**4), opened=opened, **{"warmup": 3, "steps": 40, **settings})
         win.heldout = self
