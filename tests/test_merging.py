@@ -19,6 +19,7 @@ from tuner.inference import cpu_process, merge
 from tuner.methods import attach
 from tuner.models import load
 from tuner.models.fetch import base_of
+from tuner.models.shape import shape_of
 from tuner.planning import plan
 from tuner.runs import Run
 from tuner.training.window import train
@@ -219,6 +220,19 @@ def test_a_machine_with_a_card_merges_in_such_a_process_too(mine, several, monke
     ]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
     assert merge.merge(mine) == {"here": True}
+
+
+def test_a_weighted_merge_needs_room_for_one_copy_more(mine, several, monkeypatch, tmp_path):
+    told, parameters = [], shape_of(base_of(mine)).parameters
+    room = int(2.5 * cpu_process.FLOAT * parameters) + cpu_process.BESIDE
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=room))
+    monkeypatch.setattr(cpu_process, "CGROUP", tmp_path)
+    monkeypatch.setattr(merge, "device_type", lambda: "cuda")
+    monkeypatch.setattr(cpu_process, "tuner", lambda *arguments: told.append(arguments[1]) or {"tokens": 1})
+    assert merge.merge(mine) == {"tokens": 1}
+    merge.merge_weighted({several["lora"]: 0.7, several["ia3"]: -0.25}, tmp_path / "sum")
+    assert told == [str(mine.path.resolve())]
+    assert (tmp_path / "sum" / "model.safetensors").is_file()
 
 
 def test_the_room_that_merging_needs_grows_with_the_model_and_a_containers_limit_counts(tmp_path, monkeypatch):
