@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -22,9 +21,10 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS
 from tuner.ui import actions, api, run_queue
+from tuner.ui.visitor import Visitor
 
 pytest_plugins = ["page_fixtures"]
-ANN = SimpleNamespace(session_hash=VISITOR)
+ANN = Visitor(VISITOR)
 ROWS = "prompt,completion\n" + "".join(f"hey {'so ' * i}{i},Hello {i}.\n" for i in range(12))
 START = {"event": "start", "step": 0, "steps": 9}
 PAUSED = {"event": "end", "reason": "window", "step": 4}
@@ -185,35 +185,35 @@ def test_a_prepared_run_is_queued_for_its_visitor_and_reads_no_path(mine, starte
     given = []
     monkeypatch.setattr(plan, "prepare", lambda *args, **settings: given.append((*args, settings)) or mine)
     requested, table = Recipe(seed=3), Table("rows.csv", ["a"], [{"a": "x"}])
-    assert actions.prepare(requested, VISITOR, table, signed_in=signed_in) is mine
+    assert actions.prepare(requested, table, Visitor(VISITOR, account="ann" if signed_in else None)) is mine
     assert given == [(requested, table, {"local": False})]
     assert models.imports == 1
     assert started == [("mine", VISITOR, {"event": "queued", "signed_in": signed_in})]
 
 
 def test_a_run_is_resumed_only_if_something_is_left_to_do_and_nobody_does_it(mine, started):
-    (finished,) = problems(actions.resume, "mine", VISITOR)
+    (finished,) = problems(actions.resume, "mine", ANN)
     assert finished == (
         "Run mine has finished, so there is nothing to resume. For longer training, start a run with more steps."
     )
     with_events(mine, START, PAUSED)
     busy = ["Run mine is already in training or waiting for its turn."]
     with mine.training():
-        assert problems(actions.resume, "mine", VISITOR) == busy
+        assert problems(actions.resume, "mine", ANN) == busy
     with waiting("mine"):
-        assert problems(actions.resume, "mine", VISITOR) == busy
+        assert problems(actions.resume, "mine", ANN) == busy
     assert started == []
-    assert actions.resume("mine", VISITOR).id == "mine"
+    assert actions.resume("mine", ANN).id == "mine"
     assert started == [("mine", VISITOR, {"event": "queued"})]
     copied("example")
-    assert "belongs to everybody" in problems(actions.resume, "example", VISITOR)[0]
+    assert "belongs to everybody" in problems(actions.resume, "example", ANN)[0]
 
 
 def test_who_watches_a_run_starts_its_next_window(mine, started):
-    assert actions.watch("mine", VISITOR).id == "mine"
+    assert actions.watch("mine", ANN).id == "mine"
     assert started == []
     with_events(mine, START, PAUSED)
-    actions.watch("mine", VISITOR)
+    actions.watch("mine", ANN)
     assert started == [("mine", VISITOR, {"event": "continued"})]
 
 
@@ -472,18 +472,18 @@ def test_training_names_the_run_and_then_streams_all_but_the_heartbeats(mine, fo
     with_events(mine, {"event": "queued"}, START)
     given = []
     monkeypatch.setattr(actions, "prepare", lambda *args: given.append(args) or mine)
-    first, *rest = api.train("{seed: 3, data: {max_rows: 5}}", None, ROWS, request=ANN)
+    first, *rest = api.train("{seed: 3, data: {max_rows: 5}}", None, ROWS, visitor=ANN)
     assert first == {"event": "run", "run": "mine", "plan": mine.plan}
     assert rest == [EVENTS[0], *EVENTS[2:]]
-    ((requested, visitor, table),) = given
-    assert (requested.seed, visitor, table.columns) == (3, VISITOR, ["prompt", "completion"])
+    ((requested, table, visitor),) = given
+    assert (requested.seed, visitor, table.columns) == (3, ANN, ["prompt", "completion"])
     assert followed == [("mine", VISITOR, ["queued", "start"])]
 
 
 def test_resuming_streams_only_what_happens_from_now_on(mine, followed, started, monkeypatch):
     with_events(mine, START, PAUSED)
     monkeypatch.setattr(run_queue, "start", lambda run, visitor, event: run.append(event))
-    first, *rest = api.resume("mine", request=ANN)
+    first, *rest = api.resume("mine", visitor=ANN)
     assert first == {"event": "run", "run": "mine", "plan": mine.plan}
     assert rest == [EVENTS[0], *EVENTS[2:]]
     assert followed == [("mine", VISITOR, ["queued"])]

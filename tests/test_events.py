@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import gradio as gr
 import pytest
 from conftest import small_recipe
 
@@ -19,6 +18,7 @@ from tuner.events import EventLog, EventReader
 from tuner.hub.card import card
 from tuner.ui import actions, progress, render, train_tab
 from tuner.ui.progress import Curve
+from tuner.ui.visitor import Visitor
 
 STEPS = 20_000
 PROBLEM = {"event": "error", "problems": ["The loss is not a number."]}
@@ -95,7 +95,7 @@ def long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[runs.R
 def test_a_tick_reads_only_what_is_new(long_run, monkeypatch):
     def tick() -> Counter:
         with bytes_read(monkeypatch) as (counts, opened):
-            train_tab._tick("long", gr.Request(session_hash="ann"))
+            train_tab._tick("long", Visitor("ann"))
         files = {name: counts[name] for name in ("events.jsonl", "recipe.yaml", "plan.json") if opened[name]}
         print(f"\na tick read {files}")
         return files

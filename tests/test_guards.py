@@ -14,9 +14,10 @@ from tuner import runs, runs_cleanup
 from tuner.planning import forecast, plan
 from tuner.runs import Run, create
 from tuner.ui import actions, api, page, playground_tab, progress, render, run_queue, runs_tab, train_tab
+from tuner.ui.visitor import Visitor
 from tuner.ui.wiring import NOBODY
 
-VISITOR = SimpleNamespace(session_hash="ann")
+VISITOR = Visitor("ann")
 ROWS = "prompt,completion\n" + "".join(f"hey can u do task {i},Could you please do task {i}?\n" for i in range(24))
 SMALL = "method: {rank: 4}\nbudget: {steps: 2}\n"
 DAY = 86400
@@ -53,7 +54,7 @@ def tabs():
         browser = gr.BrowserState(NOBODY)
         yield SimpleNamespace(
             page=blocks,
-            train=train_tab.build(browser, has_oauth=False),
+            train=train_tab.build(browser),
             mine=runs_tab.build(browser, has_oauth=False),
         )
 
@@ -82,7 +83,7 @@ def aged(name: str) -> Run:
 
 
 def by_endpoint(tabs) -> str:
-    return next(api.train(SMALL, None, ROWS, request=VISITOR))["run"]
+    return next(api.train(SMALL, None, ROWS, visitor=VISITOR))["run"]
 
 
 def by_page(tabs) -> str:
@@ -116,7 +117,7 @@ def test_a_visitors_model_may_not_be_larger_than_the_page_takes(tabs, monkeypatc
     assert "billion parameters" in problem
     assert "billion parameters" in api.preview(SMALL, None, ROWS)["problems"][0]
     with pytest.raises(gr.Error, match="billion parameters"):
-        next(api.train(SMALL, None, ROWS, request=VISITOR))
+        next(api.train(SMALL, None, ROWS, visitor=VISITOR))
     assert "billion parameters" in prepared(tabs)[2]
     assert runs.list_runs() == []
     plan.check(small_recipe())  # on one's own machine one may
@@ -129,7 +130,7 @@ def test_the_limits_on_seconds_and_tokens_hold_for_the_endpoints(monkeypatch):
     monkeypatch.setattr(forecast, "MAX_SECONDS", 0.001)
     assert len(api.check(SMALL, None, ROWS)["problems"]) == 2
     with pytest.raises(gr.Error, match="tokens"):
-        next(api.train(SMALL, None, ROWS, request=VISITOR))
+        next(api.train(SMALL, None, ROWS, visitor=VISITOR))
 
 
 def test_a_run_in_training_or_in_line_is_not_deleted(mine, tabs):
@@ -153,10 +154,10 @@ def test_a_run_in_training_or_in_line_is_not_deleted(mine, tabs):
 
 def test_a_finished_run_or_one_in_training_is_not_begun_again(mine):
     with pytest.raises(gr.Error, match="finished"):
-        next(api.resume("mine", request=VISITOR))
+        next(api.resume("mine", visitor=VISITOR))
     (mine.path / "evaluation.json").unlink()
     with mine.training(), pytest.raises(gr.Error, match="in training"):
-        next(api.resume("mine", request=VISITOR))
+        next(api.resume("mine", visitor=VISITOR))
     assert not mine.last_event("queued")
 
 

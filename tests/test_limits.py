@@ -1,7 +1,6 @@
 """A shared page's limits: every endpoint that accepts a recipe checks each of them."""
 
 import json
-from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -13,6 +12,7 @@ from tuner import runs
 from tuner.data import parse
 from tuner.planning import forecast
 from tuner.ui import api
+from tuner.ui.visitor import Visitor
 
 ROWS = "prompt,completion\n" + "".join(f"do {i},Please do {i}.\n" for i in range(24))
 SHORT = "budget: {steps: 2}"
@@ -31,7 +31,7 @@ def refusals(recipe: str, file=None, rows: str = "") -> list[list[str]]:
     file = file and str(file)
     problems = [endpoint(recipe, file, rows)["problems"] for endpoint in (api.check, api.preview)]
     with pytest.raises(gr.Error) as caught:
-        next(api.train(recipe, file, rows, SimpleNamespace(session_hash="somebody")))
+        next(api.train(recipe, file, rows, Visitor("somebody")))
     return [*problems, caught.value.message.split("\n")]
 
 

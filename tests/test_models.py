@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import fresh
 import gradio as gr
@@ -29,6 +28,8 @@ from tuner.ui import api
 COMMANDS = """
 import contextlib, io, json, sys
 from tuner.cli import main
+from tuner.ui.visitor import Visitor
+from tuner.ui.visitor import Visitor
 for command in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -371,7 +372,7 @@ def test_a_visitor_names_no_folder_and_learns_nothing_of_this_machines_files(pro
     """Existing or not, a path gets the same refusal, and nothing outside the cache and the examples is looked at."""
     tiny_model(project / "owner" / "model")
     (tmp_path / "empty").mkdir()
-    rows, visitor = (project / "rows.jsonl").read_text(), SimpleNamespace(session_hash="ann")
+    rows, visitor = (project / "rows.jsonl").read_text(), Visitor("ann")
     looked, stat = [], os.stat
     gpu.import_core()  # libraries look around when they are imported
 

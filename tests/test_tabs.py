@@ -15,12 +15,13 @@ from tuner.methods.registry import METHODS
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, form, run_queue, runs_tab, train_tab
+from tuner.ui.visitor import Visitor
 from tuner.ui.wiring import NOBODY
 
 pytest_plugins = ["page_fixtures"]
 SKIP = gr.skip()
 HIDDEN = gr.update(visible=False)
-ANN = SimpleNamespace(session_hash=VISITOR)
+ANN = Visitor(VISITOR)
 START = {"event": "start", "step": 0, "steps": 9}
 CLOSED = {"event": "end", "reason": "window", "step": 4}
 
@@ -29,7 +30,7 @@ CLOSED = {"event": "end", "reason": "window", "step": 4}
 def tab():
     """The tab for training."""
     with gr.Blocks():
-        return train_tab.build(gr.BrowserState(NOBODY), has_oauth=False)
+        return train_tab.build(gr.BrowserState(NOBODY))
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_the_shipped_runs_plan_is_shown_while_the_estimate_is_being_made(tab, da
 
 def test_a_form_with_problems_lists_them_and_keeps_the_recipe(tab, data, planned):
     data |= {tab.form.settings["seed"]: -1, tab.form.settings["evaluation.rows"]: 0}
-    ((card, yaml, fetch),) = train_tab._check(tab, data, False)
+    ((card, yaml, fetch),) = train_tab._check(tab, data, False, ANN)
     assert in_order(plain(card), "2 problems to fix", "evaluation.rows", "seed")
     assert (yaml, fetch) == (SKIP, HIDDEN)
     assert list(train_tab._check(tab, data | {tab.shown: "mine"}, False)) == [[SKIP, SKIP, HIDDEN]]
@@ -88,17 +89,17 @@ def test_while_a_run_is_shown_only_the_recipe_follows_the_form(tab, data, planne
 
 def test_what_is_missing_here_is_downloaded_when_it_is_asked_for(tab, data, planned, monkeypatch):
     monkeypatch.setattr(actions, "is_local", lambda requested: False)
-    ((card, yaml, fetch),) = train_tab._check(tab, data, False)
+    ((card, yaml, fetch),) = train_tab._check(tab, data, False, ANN)
     assert plain(card).strip() == (
         "The base model or the rows are not on this machine yet. Train downloads them from the Hub first."
     )
     assert yaml.startswith("name:")
     assert (fetch["visible"], planned) == (True, [])
-    ((card, _, fetch),) = train_tab._check(tab, data, True)
+    ((card, _, fetch),) = train_tab._check(tab, data, True, ANN)
     assert "A full check." in card
     assert fetch == HIDDEN
     given = {tab.form.where: "paste", tab.form.pasted: "prompt,completion\n" + "a,b\n" * 8}
-    ((card, *_),) = train_tab._check(tab, data | given, False)  # the base is fetched for rows that are here
+    ((card, *_),) = train_tab._check(tab, data | given, False, ANN)  # the base is fetched for rows that are here
     assert "A full check." in card
     assert [table and table.columns for _, table in planned] == [None, ["prompt", "completion"]]
 
@@ -109,7 +110,7 @@ def test_a_plan_that_cant_be_made_says_why(tab, data, monkeypatch):
 
     monkeypatch.setattr(actions, "check", refuse)
     monkeypatch.setattr(actions, "has_example", lambda: False)
-    ((card, yaml, fetch),) = train_tab._check(tab, data, False)
+    ((card, yaml, fetch),) = train_tab._check(tab, data, False, ANN)
     assert in_order(plain(card), "This can't work yet", "Too many tokens.")
     assert yaml.startswith("name:")
     assert fetch == HIDDEN
@@ -121,12 +122,8 @@ def test_checking_knows_who_is_signed_in_and_downloading_is_asked_for_by_its_own
     check, fetch = train_tab.checkers(tab)
     for handler in (check, fetch):
         assert list(handler(data, ANN)) == [["card", "yaml", "fetch"]]
-    signed = SimpleNamespace(**vars(tab) | {"has_oauth": True})
-    check, fetch = train_tab.checkers(signed)
-    list(check(data, ANN, None))
-    list(fetch(data, ANN, SimpleNamespace(token="hf_x")))
-    assert [given[:2] for given in asked] == [(tab, data)] * 2 + [(signed, data)] * 2
-    assert [given[2:] for given in asked] == [(False,), (True,), (False, None), (True, "hf_x")]
+    assert [given[:2] for given in asked] == [(tab, data)] * 2
+    assert [given[2:] for given in asked] == [(False, ANN), (True, ANN)]
 
 
 def test_a_slow_check_does_not_overwrite_a_newer_one_of_the_same_visitor(monkeypatch):
@@ -204,17 +201,17 @@ def test_a_recipe_that_is_pasted_fills_the_form_or_says_what_is_wrong(tab):
 
 def test_a_prepared_run_is_shown_first_in_the_list_and_refused_rows_are_a_problem(tab, data, mine, monkeypatch):
     given = []
-    monkeypatch.setattr(actions, "prepare", lambda *args, **more: given.append((*args, more)) or mine)
+    monkeypatch.setattr(actions, "prepare", lambda *args: given.append(args) or mine)
     data |= {tab.browser: {"runs": ["old"], "shown": "old"}, tab.form.settings["seed"]: 4}
-    shown, browser, card, *_ = train_tab._prepare(tab, data, VISITOR, True)
+    shown, browser, card, *_ = train_tab._prepare(tab, data, ANN)
     assert (shown, browser) == ("mine", {"runs": ["mine", "old"], "shown": "mine"})
     assert "t-verdict" in card
-    ((requested, visitor, table, more),) = given
-    assert (requested.seed, visitor, table, more) == (4, VISITOR, None, {"signed_in": True})
+    ((requested, table, visitor),) = given
+    assert (requested.seed, table, visitor) == (4, None, ANN)
     pasted = {tab.form.where: "paste", tab.form.pasted: "ask,reply\n" + "a,b\n" * 8, tab.browser: None}
-    assert train_tab._prepare(tab, data | pasted, VISITOR)[1] == {"runs": ["mine"], "shown": "mine"}
-    assert (given[1][2].columns, given[1][-1]) == (["ask", "reply"], {"signed_in": False})
-    shown, browser, card, timer, train, *others = train_tab._prepare(tab, data | {tab.form.where: "file"}, VISITOR)
+    assert train_tab._prepare(tab, data | pasted, ANN)[1] == {"runs": ["mine"], "shown": "mine"}
+    assert given[1][1].columns == ["ask", "reply"]
+    shown, browser, card, timer, train, *others = train_tab._prepare(tab, data | {tab.form.where: "file"}, ANN)
     assert (shown, browser, timer.active) == (SKIP, SKIP, False)
     assert "There is no file of rows yet." in plain(card)
     assert train == gr.update(visible=True, interactive=True)
@@ -284,11 +281,11 @@ def test_resuming_watching_and_stopping_act_and_then_show_the_panel(mine, monkey
     for act, given in (
         (train_tab.resume, ("mine", ANN)),
         (train_tab._tick, ("mine", ANN)),
-        (train_tab._stop, ("mine",)),
+        (train_tab._stop, ("mine", ANN)),
     ):
         card, *_ = act(*given)
         assert 'data-phase="finished"' in card
-    assert done == [("resume", "mine", VISITOR), ("watch", "mine", VISITOR), ("stop", "mine")]
+    assert done == [("resume", "mine", ANN), ("watch", "mine", ANN), ("stop", "mine", ANN)]
     assert train_tab._tick("", ANN)[0] == SKIP
     assert len(done) == 3
 

@@ -14,6 +14,7 @@ from wires import BuiltPage
 from tuner.data import parse
 from tuner.planning import forecast
 from tuner.ui import actions, api, chooser, form, page, run_queue, runs_tab, train_tab
+from tuner.ui.visitor import Visitor
 from tuner.ui.wiring import NOBODY
 
 pytest_plugins = ["page_fixtures"]
@@ -276,7 +277,7 @@ def test_what_is_clicked_in_a_list_and_the_run_in_an_address_have_one_name_in_pa
 
 
 def test_the_handlers_pass_on_what_the_page_holds(built, signed_in, mine, monkeypatch):
-    train, ann = built.train, SimpleNamespace(session_hash="ann")
+    train, ann = built.train, Visitor("ann")
     for name in ("_preview", "_apply", "_prepare"):
         monkeypatch.setattr(train_tab, name, lambda *given, name=name: (name, *given))
     monkeypatch.setattr(train_tab, "_survey", lambda *given: iter(given))
@@ -320,7 +321,7 @@ def test_resuming_in_the_list_of_runs_queues_the_run_and_opens_it(built, mine, m
     resumed = []
     monkeypatch.setattr(actions, "resume", lambda *given: resumed.append(given))
     to_resume = built.function("mine.resume.click")
-    tabs, shown, browser, *_ = to_resume("mine", {"runs": ["mine"], "shown": ""}, SimpleNamespace(session_hash="ann"))
+    tabs, shown, browser, *_ = to_resume("mine", {"runs": ["mine"], "shown": ""}, Visitor("ann"))
     assert resumed == [("mine", "ann")]
     assert (tabs.selected, shown, browser["shown"]) == ("train", "mine", "mine")
 

@@ -27,6 +27,7 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
 from tuner.ui import progress, run_queue
+from tuner.ui.visitor import ANYBODY, Visitor
 
 if TYPE_CHECKING:
     from tuner.planning.plan import Checked
@@ -68,7 +69,7 @@ def open_run(run: str) -> Run:
         return _open[path][1]
 
 
-def own_run(run: str) -> Run:
+def own_run(run: str, visitor: Visitor = ANYBODY) -> Run:
     """The run with this id, to be changed; the shipped example can't be. Raises TunerError."""
     if run == EXAMPLE:
         raise TunerError("The example run belongs to everybody and can't be changed. Train a run of your own.")
@@ -127,7 +128,7 @@ def is_local(requested: Recipe) -> bool:
     return cached
 
 
-def check(requested: Recipe, table: Table | None = None) -> "Checked":
+def check(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> "Checked":
     """plan.check for a visitor: no path is followed. Raises TunerError with all problems."""
     from tuner.planning import plan
 
@@ -135,12 +136,12 @@ def check(requested: Recipe, table: Table | None = None) -> "Checked":
     return plan.check(requested, table, local=False)
 
 
-def preview(requested: Recipe, table: Table | None = None) -> dict:
+def preview(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> dict:
     """What the model will see: rows in pieces, the histogram of lengths, and what is cut off. Raises TunerError."""
     from tuner.data.encode import preview_pieces
     from tuner.data.tokens import histogram
 
-    checked = check(requested, table)
+    checked = check(requested, table, visitor)
     train, base, tokenizer = checked.train, checked.base, checked.tokenizer
     return {
         "rows": [preview_pieces(base.task, row, tokenizer, base.labels) for row in train.rows[:PREVIEWED]],
@@ -154,7 +155,7 @@ def preview(requested: Recipe, table: Table | None = None) -> dict:
     }
 
 
-def prepare(requested: Recipe, visitor: str, table: Table | None = None, *, signed_in: bool = False) -> Run:
+def prepare(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> Run:
     """Create a run for the visitor and queue it for training. Raises TunerError with all problems."""
     from tuner.planning import plan
 
@@ -162,13 +163,13 @@ def prepare(requested: Recipe, visitor: str, table: Table | None = None, *, sign
     if deleted := runs_cleanup.make_room(keep=frozenset({EXAMPLE, *run_queue.queue.held()})):
         log.info("deleted %s old runs to make room", len(deleted))
     run = plan.prepare(requested, table, local=False)
-    run_queue.start(run, visitor, {"event": "queued", "signed_in": signed_in})
+    run_queue.start(run, visitor.session, {"event": "queued", "signed_in": visitor.account is not None})
     return run
 
 
-def resume(run: str, visitor: str) -> Run:
+def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
     """Queue a run for training again. Raises TunerError if it has finished, is damaged, queued or in training."""
-    opened = own_run(run)
+    opened = own_run(run, visitor)
     if problems := opened.damage:
         raise TunerError(*problems)
     if progress.read(opened).phase == "finished":
@@ -177,20 +178,20 @@ def resume(run: str, visitor: str) -> Run:
         )
     if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is already in training or waiting for its turn.")
-    run_queue.start(opened, visitor, {"event": "queued"})
+    run_queue.start(opened, visitor.session, {"event": "queued"})
     return opened
 
 
-def watch(run: str, visitor: str) -> Run:
+def watch(run: str, visitor: Visitor = ANYBODY) -> Run:
     """The run, for somebody who watches it: as long as somebody does, its next window starts automatically."""
     opened = open_run(run)
-    run_queue.start_next_window(opened, visitor)
+    run_queue.start_next_window(opened, visitor.session)
     return opened
 
 
-def stop(run: str) -> str:
+def stop(run: str, visitor: Visitor = ANYBODY) -> str:
     """Stop after the current step, or give up waiting; what was learned is kept. Raises TunerError."""
-    opened = own_run(run)
+    opened = own_run(run, visitor)
     starting = run_queue.queue.holds(run) and not run_queue.queue.place(run)
     if not opened.is_training and not starting:
         if run_queue.withdraw(opened):
@@ -200,15 +201,15 @@ def stop(run: str) -> str:
     return "stopping"
 
 
-def delete(run: str) -> None:
+def delete(run: str, visitor: Visitor = ANYBODY) -> None:
     """Delete the run for good. Raises TunerError while it is in training or queued."""
-    opened = own_run(run)
+    opened = own_run(run, visitor)
     if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is in training or waiting for its turn. Stop it first, then delete it.")
     shutil.rmtree(opened.path)
 
 
-def merge(run: str) -> dict:
+def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
     """Merge the run's adapter into the 16-bit base; returns the merge check. Raises TunerError."""
     opened = open_run(run)
     gpu.import_core()
@@ -233,7 +234,7 @@ class Lineup:
         return task_of(next(iter(self.adapters.values())).plan)
 
 
-def lineup(ids: list[str]) -> Lineup:
+def lineup(ids: list[str], visitor: Visitor = ANYBODY) -> Lineup:
     """Base, adapter and merged model of one run, or the base and the adapter of each of several. Raises TunerError.
 
     One run's variants are "adapter" and, if it can be merged, "merged"; those of several are the runs' ids.
@@ -296,11 +297,11 @@ def _checked(sampling: dict) -> dict:
     return checked
 
 
-def push(run: str, repository: str, token: str | None, private: bool) -> str:
-    """Push the adapter with its model card to the Hub; returns its address. Raises TunerError."""
+def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY) -> str:
+    """Push the adapter with its model card to the visitor's repository; returns its address. Raises TunerError."""
     from tuner.hub import push
 
-    return push.push(open_run(run), repository or "", token=(token or "").strip() or None, private=private)
+    return push.push(open_run(run), repository or "", token=visitor.token, private=private)
 
 
 def summary(run: Run) -> dict:

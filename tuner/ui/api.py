@@ -15,6 +15,7 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, progress, run_queue
 from tuner.ui.problems import problems_of
+from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_token
 from tuner.ui.wiring import MODELS
 
 FOLLOWING = {"concurrency_limit": 100}  # callers who follow a run, waiting or in training
@@ -28,18 +29,18 @@ def build() -> None:
         answer = gr.JSON(label="Answer")
         for function, limits in ((check, {}), (preview, {}), (train, FOLLOWING)):
             limits = {"concurrency_limit": 4, **limits}
-            gr.Button().click(function, given, answer, api_name=function.__name__, **limits)
+            gr.Button().click(for_visitor(function), given, answer, api_name=function.__name__, **limits)
+    gr.api(status, api_name="status", concurrency_limit=4)
+    gr.api(runs, api_name="runs", concurrency_limit=4)
     for function, limits in (
         (resume, FOLLOWING),
-        (status, {}),
         (stop, {}),
-        (runs, {}),
         (delete, {}),
         (chat, MODELS),
         (merge, MODELS),
         (push, {}),
     ):
-        gr.api(function, api_name=function.__name__, **{"concurrency_limit": 4, **limits})
+        gr.api(for_visitor(function), api_name=function.__name__, **{"concurrency_limit": 4, **limits})
 
 
 def _refused(error: Exception) -> gr.Error:
@@ -51,7 +52,7 @@ def _requested(recipe: str, file: str | None, rows: str) -> tuple[Recipe, Table 
     return requested, actions.read_rows(file, rows, requested.data.max_rows)
 
 
-def check(recipe: str, file: str | None = None, rows: str = "") -> dict:
+def check(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor = ANYBODY) -> dict:
     """Plan a recipe, or list all of its problems; nothing is trained.
 
     Args:
@@ -63,12 +64,12 @@ def check(recipe: str, file: str | None = None, rows: str = "") -> dict:
         {"plan": {...}} with steps, tokens, warnings and all chosen settings, or {"problems": [sentence, ...]}.
     """
     try:
-        return {"plan": actions.check(*_requested(recipe, file, rows)).plan}
+        return {"plan": actions.check(*_requested(recipe, file, rows), visitor).plan}
     except Exception as error:
         return {"problems": problems_of(error)}
 
 
-def preview(recipe: str, file: str | None = None, rows: str = "") -> dict:
+def preview(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor = ANYBODY) -> dict:
     """Show the rows as the model will see them.
 
     Args:
@@ -81,12 +82,12 @@ def preview(recipe: str, file: str | None = None, rows: str = "") -> dict:
         or {"problems": [sentence, ...]}.
     """
     try:
-        return actions.preview(*_requested(recipe, file, rows))
+        return actions.preview(*_requested(recipe, file, rows), visitor)
     except Exception as error:
         return {"problems": problems_of(error)}
 
 
-def train(recipe: str, file: str | None = None, rows: str = "", request: gr.Request = None) -> Iterator[dict]:
+def train(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor = ANYBODY) -> Iterator[dict]:
     """Train a recipe and stream its events; the first event names the run.
 
     A window continues even if nobody listens any more. On ZeroGPU, the next window starts only while somebody does.
@@ -100,32 +101,31 @@ def train(recipe: str, file: str | None = None, rows: str = "", request: gr.Requ
         {"event": "run", "run": id, "plan": {...}}, then each step with its loss, the end and the evaluation.
     """
     try:
-        requested, table = _requested(recipe, file, rows)
-        run = actions.prepare(requested, request.session_hash, table)
+        run = actions.prepare(*_requested(recipe, file, rows), visitor)
     except Exception as error:
         raise _refused(error) from None
     yield {"event": "run", "run": run.id, "plan": run.plan}
-    yield from _events(run, request.session_hash, run.reader())
+    yield from _events(run, visitor, run.reader())
 
 
-def resume(run: str, request: gr.Request = None) -> Iterator[dict]:
+def resume(run: str, visitor: Visitor = ANYBODY) -> Iterator[dict]:
     """Resume a run that was stopped or interrupted, and stream its events.
 
     Args:
         run: The run's id.
     """
     try:
-        reader = actions.own_run(run).reader()
+        reader = actions.own_run(run, visitor).reader()
         reader.read()  # what happened before
-        opened = actions.resume(run, request.session_hash)
+        opened = actions.resume(run, visitor)
     except Exception as error:
         raise _refused(error) from None
     yield {"event": "run", "run": opened.id, "plan": opened.plan}
-    yield from _events(opened, request.session_hash, reader)
+    yield from _events(opened, visitor, reader)
 
 
-def _events(run: Run, visitor: str, reader: EventReader) -> Iterator[dict]:
-    for event in run_queue.follow(run, visitor, reader):
+def _events(run: Run, visitor: Visitor, reader: EventReader) -> Iterator[dict]:
+    for event in run_queue.follow(run, visitor.session, reader):
         if event["event"] != "heartbeat":
             yield event
 
@@ -158,14 +158,14 @@ def status(run: str) -> dict:
         raise _refused(error) from None
 
 
-def stop(run: str) -> str:
+def stop(run: str, visitor: Visitor = ANYBODY) -> str:
     """Stop a run after its current step; what was learned is kept, and /resume continues it.
 
     Args:
         run: The run's id.
     """
     try:
-        return actions.stop(run)
+        return actions.stop(run, visitor)
     except Exception as error:
         raise _refused(error) from None
 
@@ -179,14 +179,14 @@ def runs(runs: list[str]) -> list[dict]:
     return actions.summaries(runs)
 
 
-def delete(run: str) -> str:
+def delete(run: str, visitor: Visitor = ANYBODY) -> str:
     """Delete a run for good.
 
     Args:
         run: The run's id.
     """
     try:
-        actions.delete(run)
+        actions.delete(run, visitor)
     except Exception as error:
         raise _refused(error) from None
     return "deleted"
@@ -201,6 +201,7 @@ def chat(
     top_p: float = 1.0,
     max_new_tokens: int = 96,
     seed: int = 0,
+    visitor: Visitor = ANYBODY,
 ) -> Iterator[dict]:
     """Answer a message with several models side by side, streamed as the answers grow.
 
@@ -224,7 +225,7 @@ def chat(
     start = [{"role": "system", "content": system}] if system else []
     turn = {"role": "user", "content": message}
     try:
-        lineup = actions.lineup([name for name in map(str.strip, run.split(",")) if name])
+        lineup = actions.lineup([name for name in map(str.strip, run.split(",")) if name], visitor)
         if system and not lineup.task.chats:
             raise TunerError(f"system: models for {lineup.task.title} have no system prompt. Leave it out.")
         conversations = {v: [*start, *(history or {}).get(v, []), turn] for v in lineup.variants}
@@ -234,7 +235,7 @@ def chat(
         raise _refused(error) from None
 
 
-def merge(run: str) -> dict:
+def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
     """Merge the adapter into the 16-bit base and compare the merged model with the adapter.
 
     Args:
@@ -245,21 +246,21 @@ def merge(run: str) -> dict:
         _quantized compare with the adapter on the base as it was trained.
     """
     try:
-        return actions.merge(run)
+        return actions.merge(run, visitor)
     except Exception as error:
         raise _refused(error) from None
 
 
-def push(run: str, repository: str, token: str, private: bool = True) -> str:
+def push(run: str, repository: str, token: str = "", private: bool = True, visitor: Visitor = ANYBODY) -> str:
     """Push the adapter with its tokenizer and model card to your repository; returns its address.
 
     Args:
         run: The run's id.
         repository: owner/name, or a name.
-        token: A Hub token with write access; it is used once and not stored.
+        token: A Hub token with write access, used once and not stored; without it, your sign-in is used.
         private: Whether only you can see the repository.
     """
     try:
-        return actions.push(run, repository, token, private)
+        return actions.push(run, repository, private, with_token(visitor, token))
     except Exception as error:
         raise _refused(error) from None

@@ -9,6 +9,7 @@ import gradio as gr
 from tuner.data import parse
 from tuner.planning import forecast
 from tuner.ui import actions, api, playground_tab, runs_tab, train_tab
+from tuner.ui.visitor import Visitor, for_visitor
 from tuner.ui.wiring import NOBODY, PRIVATE
 
 CSS = Path(__file__).with_name("style.css")
@@ -80,7 +81,7 @@ def build() -> gr.Blocks:
         gr.HTML(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train"):
-                train = train_tab.build(browser, has_oauth=has_oauth())
+                train = train_tab.build(browser)
             with gr.Tab("Playground", id="playground") as playground_tab_item:
                 playground = playground_tab.build(browser)
             with gr.Tab("My runs", id="runs") as runs_tab_item:
@@ -114,8 +115,8 @@ def _link_tabs(
     def to_train(run: str, kept: dict) -> list:
         return [gr.Tabs(selected="train"), *train_tab.show(train, run, kept)]
 
-    def to_resume(run: str, kept: dict, request: gr.Request) -> list:
-        train_tab.resume(run, request)
+    def to_resume(run: str, kept: dict, visitor: Visitor) -> list:
+        train_tab.resume(run, visitor)
         return to_train(run, kept)
 
     train.chat.click(to_playground, [train.shown, browser], [tabs, playground.run], **PRIVATE)
@@ -123,4 +124,4 @@ def _link_tabs(
     mine.chat.click(to_playground, [mine.selected, browser], [tabs, playground.run], **PRIVATE)
     back = {"inputs": [mine.selected, browser], "outputs": [tabs, *train_tab.show_outputs(train)], **PRIVATE}
     mine.open.click(to_train, **back)
-    mine.resume.click(to_resume, **back)
+    mine.resume.click(for_visitor(to_resume), **back)

@@ -15,6 +15,7 @@ from tuner.tasks import DEFAULT_TASK, TASKS
 from tuner.ui import actions, elements, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
+from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
 from tuner.ui.wiring import MODELS, PRIVATE
 
 TITLES = {BASE: "Base model", ADAPTER: "Adapter", MERGED: "Merged model"}
@@ -118,17 +119,17 @@ def _wire(tab: SimpleNamespace) -> None:
     for start in (tab.send.click, tab.prompt.submit):
         begun = start(_begin, [tab.prompt, tab.run], [*busy, tab.problem], queue=False, **PRIVATE)
         given = [tab.run, tab.pending, *sampling, *tab.columns]
-        answers.append(begun.then(_answer, given, answered, **MODELS, **PRIVATE))
+        answers.append(begun.then(for_visitor(_answer), given, answered, **MODELS, **PRIVATE))
         answers[-1].then(_end, [tab.pending, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
     stopped = tab.stop.click(None, None, None, cancels=answers, api_visibility="private")
     stopped.then(_end, [tab.pending, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
 
-    def choose(chosen: list[str] | None, shown: list[str], prompt: str, first: list | None) -> dict:
-        return choose_runs(tab, chosen or [], shown, prompt, first)
+    def choose(chosen: list[str] | None, shown: list[str], prompt: str, first: list | None, visitor: Visitor) -> dict:
+        return choose_runs(tab, chosen or [], shown, prompt, first, visitor)
 
     outputs = [tab.shown, tab.examples, tab.check, tab.check_fold, tab.system, tab.sampling_fold]
     outputs += [tab.prompt, tab.reference, tab.problem, *tab.columns]
-    tab.run.change(choose, [tab.run, tab.shown, tab.prompt, tab.columns[0]], outputs, **PRIVATE)
+    tab.run.change(for_visitor(choose), [tab.run, tab.shown, tab.prompt, tab.columns[0]], outputs, **PRIVATE)
     tab.clear.click(lambda: "", None, tab.problem, queue=False, **PRIVATE)
     tab.examples.select(_use_example, tab.shown, [tab.prompt, tab.reference], queue=False, **PRIVATE)
     # Before the columns are emptied, the answer being written into them is cancelled.
@@ -165,7 +166,14 @@ def update_runs(browser: dict | None, chosen: str | list[str] | None = None) -> 
     return gr.update(choices=offered, value=kept or ids[:1])
 
 
-def choose_runs(tab: SimpleNamespace, chosen: list[str], shown: list[str], prompt: str, first: list | None) -> dict:
+def choose_runs(
+    tab: SimpleNamespace,
+    chosen: list[str],
+    shown: list[str],
+    prompt: str,
+    first: list | None,
+    visitor: Visitor = ANYBODY,
+) -> dict:
     """Updates for another choice of runs: the columns' titles, examples, merge check and prompt.
 
     If the runs can't be compared, or are shown already, only the problem changes. The last prompt comes back, to be
@@ -174,7 +182,7 @@ def choose_runs(tab: SimpleNamespace, chosen: list[str], shown: list[str], promp
     if chosen and chosen == shown:
         return {tab.problem: ""}
     try:
-        lineup = actions.lineup(chosen) if chosen else None
+        lineup = actions.lineup(chosen, visitor) if chosen else None
         titles, rows = [*TITLES.values()], []
         if lineup:
             titles, rows = _titles(lineup), _heldout(actions.open_run(chosen[0]))
@@ -261,7 +269,9 @@ def _idle() -> list:
     return ["", gr.update(visible=True), gr.update(visible=False)]
 
 
-def _answer(chosen: list[str], prompt: str, system: str, temperature, top_p, length, seed, *columns) -> Iterator[list]:
+def _answer(
+    chosen: list[str], prompt: str, system: str, temperature, top_p, length, seed, *columns, visitor: Visitor = ANYBODY
+) -> Iterator[list]:
     """The conversations as they grow, the problem if there is one, and the merge check."""
     if not prompt:
         yield [gr.skip()] * (COLUMNS + 2)
@@ -269,7 +279,7 @@ def _answer(chosen: list[str], prompt: str, system: str, temperature, top_p, len
     before = [plain(column) for column in columns]
     sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": length, "seed": seed or 0}
     try:
-        lineup = actions.lineup(chosen)
+        lineup = actions.lineup(chosen, visitor)
         unused = [gr.skip()] * (COLUMNS - len(lineup.variants))
         questions = [[*turns, {"role": "user", "content": prompt}] for turns in before[: len(lineup.variants)]]
         yield [*questions, *unused, elements.note(_preparing(lineup)), gr.skip()]

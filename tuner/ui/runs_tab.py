@@ -7,6 +7,7 @@ import gradio as gr
 from tuner.errors import TunerError
 from tuner.ui import actions, elements, progress, render
 from tuner.ui.problems import problems_of
+from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_token
 from tuner.ui.wiring import NOBODY, PRIVATE
 
 CLICKED = """element.addEventListener('click', (event) => {
@@ -39,7 +40,7 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
         tab.problem = gr.HTML()
         with gr.Accordion("Push the adapter to the Hub", open=False) as tab.push_fold:
             _push_form(tab, has_oauth)
-    _wire(tab, has_oauth)
+    _wire(tab)
     return tab
 
 
@@ -68,15 +69,17 @@ def _push_form(tab: SimpleNamespace, has_oauth: bool) -> None:
     tab.pushed = gr.HTML(elem_id="pushed")
 
 
-def _wire(tab: SimpleNamespace, has_oauth: bool) -> None:
+def _wire(tab: SimpleNamespace) -> None:
     # The outputs of `refresh`, in its order.
     tab.outputs = [tab.selected, tab.rows, tab.actions, tab.resume, tab.delete, tab.sure, tab.problem, tab.pushed]
     tab.rows.click(_select, tab.browser, tab.outputs, queue=False, **PRIVATE)
     tab.selected.change(None, tab.selected, tab.link, js=LINK, api_visibility="private")
     tab.delete.click(lambda: gr.update(visible=True), None, tab.sure, queue=False, **PRIVATE)
-    tab.sure.click(_delete, [tab.selected, tab.browser], [tab.browser, *tab.outputs], queue=False, **PRIVATE)
+    tab.sure.click(
+        for_visitor(_delete), [tab.selected, tab.browser], [tab.browser, *tab.outputs], queue=False, **PRIVATE
+    )
     push = {"inputs": [tab.selected, tab.repository, tab.private, tab.token], "outputs": [tab.pushed, tab.token]}
-    tab.push.click(_push_signed_in if has_oauth else _push, **push, concurrency_limit=4, api_visibility="private")
+    tab.push.click(for_visitor(_push), **push, concurrency_limit=4, api_visibility="private")
 
 
 def refresh(browser: dict | None, selected: str = "") -> list:
@@ -100,30 +103,19 @@ def _select(browser: dict | None, event: gr.EventData) -> list:
     return refresh(browser, getattr(event, "run", "") or "")
 
 
-def _delete(run: str, browser: dict | None) -> list:
+def _delete(run: str, browser: dict | None, visitor: Visitor = ANYBODY) -> list:
     browser = browser or NOBODY
     try:
-        actions.delete(run)
+        actions.delete(run, visitor)
     except TunerError as error:
         return [gr.skip(), *refresh(browser, run)[:-2], elements.problems(list(error.problems)), ""]
     remaining = {**browser, "runs": [r for r in browser["runs"] if r != run]}
     return [remaining, *refresh(remaining)]
 
 
-def _push(run: str, repository: str, private: bool, token: str) -> list:
+def _push(run: str, repository: str, private: bool, token: str, visitor: Visitor = ANYBODY) -> list:
     """The repository's link, or the problems; the token's input is emptied once the token was used."""
     try:
-        return [render.push_link(actions.push(run, repository, token, private)), ""]
+        return [render.push_link(actions.push(run, repository, private, with_token(visitor, token))), ""]
     except Exception as error:
         return [elements.problems(problems_of(error), "The adapter was not pushed"), gr.skip()]
-
-
-def _push_signed_in(run: str, repository: str, private: bool, typed: str, signed_in: gr.OAuthToken | None) -> list:
-    if signed_in is None:
-        return [
-            elements.problems(
-                ["Sign in with Hugging Face first, using the button above."], "The adapter was not pushed"
-            ),
-            gr.skip(),
-        ]
-    return _push(run, repository, private, signed_in.token)

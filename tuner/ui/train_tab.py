@@ -14,6 +14,7 @@ from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
 from tuner.ui import actions, chooser, elements, form, plan_card, progress, render, run_queue
 from tuner.ui.problems import problems_of
+from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
 from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE
 
 MOST_VISITORS = 1000  # whose newest check of the form is remembered
@@ -25,11 +26,9 @@ TO_URL = """(id) => {
 }"""
 
 
-def build(browser: gr.BrowserState, *, has_oauth: bool) -> SimpleNamespace:
+def build(browser: gr.BrowserState) -> SimpleNamespace:
     """The tab's inputs and outputs; `browser` remembers the visitor's runs and the one shown."""
-    tab = SimpleNamespace(
-        has_oauth=has_oauth, browser=browser, shown=gr.Textbox(visible=False), timer=gr.Timer(1, active=False)
-    )
+    tab = SimpleNamespace(browser=browser, shown=gr.Textbox(visible=False), timer=gr.Timer(1, active=False))
     with gr.Row(elem_classes="t-train"):
         with gr.Column(scale=6, min_width=320, elem_classes="t-choices"):
             tab.form = form.build(actions.starting_recipe().model_copy(update={"name": None}))
@@ -81,10 +80,14 @@ def _wire_form(tab: SimpleNamespace) -> None:
     tab.fetch.click(fetch, everything, checked, **CHECKS, **PRIVATE)
     rows_change = [f.settings["data.format"].change, f.where.change, f.file.change, f.example.change, f.pasted.blur]
     gr.on(rows_change, lambda data: form.show_columns(f, data), everything, f.roles, concurrency_limit=4, **PRIVATE)
+
+    def preview(data: dict, visitor: Visitor) -> str | dict:
+        return _preview(tab, data, visitor)
+
     opened = f.preview_fold.expand(lambda: True, None, f.is_previewed, queue=False, **PRIVATE)
     f.preview_fold.collapse(lambda: False, None, f.is_previewed, queue=False, **PRIVATE)
     for event in (opened, tab.checking):
-        event.then(lambda data: _preview(tab, data), {*everything, f.is_previewed}, f.preview, **CHECKS, **PRIVATE)
+        event.then(for_visitor(preview), {*everything, f.is_previewed}, f.preview, **CHECKS, **PRIVATE)
     outputs = [*form.fill_outputs(f), tab.yaml_problem]
     applied = tab.apply.click(lambda text: _apply(tab, text), tab.yaml, outputs, **PRIVATE)
     applied.then(check, everything, checked, **CHECKS, **PRIVATE)
@@ -112,13 +115,10 @@ def checkers(tab: SimpleNamespace) -> tuple[Callable, Callable]:
     """Handlers that check the form, without and with downloading what is missing."""
 
     def handler(fetch: bool) -> Callable:
-        def check(data: dict, request: gr.Request) -> Iterator[list]:
-            yield from _newest(request.session_hash, _check(tab, data, fetch))
+        def check(data: dict, visitor: Visitor) -> Iterator[list]:
+            yield from _newest(visitor.session, _check(tab, data, fetch, visitor))
 
-        def check_signed_in(data: dict, request: gr.Request, signed_in: gr.OAuthToken | None) -> Iterator[list]:
-            yield from _newest(request.session_hash, _check(tab, data, fetch, signed_in and signed_in.token))
-
-        return check_signed_in if tab.has_oauth else check
+        return for_visitor(check)
 
     return handler(False), handler(True)
 
@@ -140,18 +140,14 @@ def _wire_run(tab: SimpleNamespace) -> None:
     everything = {*tab.form.inputs, tab.shown, tab.browser}
     outputs = [tab.shown, tab.browser, *tab.panel]
 
-    def prepare(data: dict, request: gr.Request) -> list:
-        return _prepare(tab, data, request.session_hash)
-
-    def prepare_signed_in(data: dict, request: gr.Request, signed_in: gr.OAuthToken | None) -> list:
-        return _prepare(tab, data, request.session_hash, signed_in is not None)
+    def prepare(data: dict, visitor: Visitor) -> list:
+        return _prepare(tab, data, visitor)
 
     begun = tab.train.click(_begin, None, [tab.card, tab.train], queue=False, **PRIVATE)
-    prepared = prepare_signed_in if tab.has_oauth else prepare
-    begun.then(prepared, everything, outputs, concurrency_limit=4, **PRIVATE)
-    tab.resume.click(resume, tab.shown, tab.panel, **PRIVATE)
-    tab.stop.click(_stop, tab.shown, tab.panel, queue=False, **PRIVATE)
-    tab.timer.tick(_tick, tab.shown, tab.panel, queue=False, **PRIVATE)
+    begun.then(for_visitor(prepare), everything, outputs, concurrency_limit=4, **PRIVATE)
+    tab.resume.click(for_visitor(resume), tab.shown, tab.panel, **PRIVATE)
+    tab.stop.click(for_visitor(_stop), tab.shown, tab.panel, queue=False, **PRIVATE)
+    tab.timer.tick(for_visitor(_tick), tab.shown, tab.panel, queue=False, **PRIVATE)
     tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
     left = tab.again.click(_leave, tab.browser, outputs, queue=False, **PRIVATE)
     tab.check_again(left)
@@ -165,7 +161,7 @@ def _relabel(kind: str) -> dict:
     return gr.update(label=kind.capitalize(), info=form.budget_help(kind))
 
 
-def _check(tab: SimpleNamespace, data: dict, fetch: bool, token: str | None = None) -> Iterator[list]:
+def _check(tab: SimpleNamespace, data: dict, fetch: bool, visitor: Visitor = ANYBODY) -> Iterator[list]:
     """The plan's card, the recipe's YAML, and whether something must be downloaded first."""
     shown, hidden = data[tab.shown], gr.update(visible=False)  # while a run is shown, the card is the run's
     try:
@@ -184,20 +180,20 @@ def _check(tab: SimpleNamespace, data: dict, fetch: bool, token: str | None = No
     if plan := actions.known_plan(requested):  # shown while the estimate's imports are still running
         yield [plan_card.plan_card({**plan, "forecast": None}, name), yaml, hidden]
     try:
-        card = plan_card.plan_card(actions.check(requested, table).plan, name, gpu.quota(token))
+        card = plan_card.plan_card(actions.check(requested, table, visitor).plan, name, gpu.quota(visitor.token))
     except Exception as error:
         card = elements.problems(problems_of(error))
     yield [card, yaml, hidden]
 
 
-def _preview(tab: SimpleNamespace, data: dict) -> str | dict:
+def _preview(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> str | dict:
     if not data[tab.form.is_previewed]:
         return gr.skip()
     try:
         requested, table = form.read(tab.form, data)
         if table is None and not actions.is_local(requested):
             return elements.note("The preview appears once base model and rows are downloaded.")
-        return render.preview(actions.preview(requested, table))
+        return render.preview(actions.preview(requested, table, visitor))
     except Exception as error:
         return elements.problems(problems_of(error))
 
@@ -231,36 +227,36 @@ def _apply(tab: SimpleNamespace, text: str) -> list:
         return [*[gr.skip()] * len(form.fill_outputs(tab.form)), elements.problems(list(error.problems))]
 
 
-def _prepare(tab: SimpleNamespace, data: dict, visitor: str, signed_in: bool = False) -> list:
+def _prepare(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> list:
     """A new run of the visitor's, or the problems in place of the plan."""
     browser = data[tab.browser] or NOBODY
     try:
         requested, table = form.read(tab.form, data)
-        run = actions.prepare(requested, visitor, table, signed_in=signed_in)
+        run = actions.prepare(requested, table, visitor)
     except Exception as error:
         return [gr.skip(), gr.skip(), elements.problems(problems_of(error)), *panel("")[1:]]
     return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]
 
 
-def resume(run: str, request: gr.Request) -> list:
+def resume(run: str, visitor: Visitor = ANYBODY) -> list:
     """Queue the run again; returns its panel."""
     try:
-        actions.resume(run, request.session_hash)
+        actions.resume(run, visitor)
     except Exception as error:
         return [elements.problems(problems_of(error)), *panel(run)[1:]]
     return panel(run)
 
 
-def _tick(run: str, request: gr.Request) -> list:
+def _tick(run: str, visitor: Visitor = ANYBODY) -> list:
     if run:
         with suppress(TunerError):  # shown in the card
-            actions.watch(run, request.session_hash)
+            actions.watch(run, visitor)
     return panel(run)
 
 
-def _stop(run: str) -> list:
+def _stop(run: str, visitor: Visitor = ANYBODY) -> list:
     with suppress(TunerError):  # it has ended meanwhile, as the card shows
-        actions.stop(run)
+        actions.stop(run, visitor)
     return panel(run)
 
 

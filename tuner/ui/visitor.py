@@ -1,0 +1,76 @@
+"""Who asks: the visitor behind a request, and what that visitor may use."""
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from inspect import Parameter
+
+import gradio as gr
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Somebody at a page or with an API client. Whoever is not signed in has neither an account nor a token."""
+
+    session: str = ""  # Gradio's name for the page that was opened, or for the API client
+    address: str = ""  # on the network; everybody in one classroom may share it
+    account: str | None = None  # the name on the Hub
+    token: str | None = field(default=None, repr=False)  # the visitor's own, for the Hub; it is stored nowhere
+
+
+ANYBODY = Visitor()
+
+
+def with_token(visitor: Visitor, typed: str) -> Visitor:
+    """The visitor with a token that was typed in; the sign-in's stays if none was."""
+    return replace(visitor, token=typed.strip() or visitor.token)
+
+
+# What Gradio passes to a handler that asks for it by type.
+GIVEN = {"request": gr.Request, "signed_in": gr.OAuthToken | None, "profile": gr.OAuthProfile | None}
+
+_PLAIN = Parameter.POSITIONAL_OR_KEYWORD
+
+
+def for_visitor(function: Callable) -> Callable:
+    """The event handler or endpoint that calls `function` with the request's Visitor as `visitor`."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.name != "visitor"]
+    place = sum(p.kind is _PLAIN for p in own)  # before *values, where Gradio stops looking
+    own[place:place] = [Parameter(name, _PLAIN, annotation=kind, default=None) for name, kind in GIVEN.items()]
+
+    def bound(values: tuple) -> Callable:
+        given = values[place : place + len(GIVEN)]
+        return functools.partial(function, *values[:place], *values[place + len(GIVEN) :], visitor=_visitor(*given))
+
+    if inspect.isasyncgenfunction(function):
+
+        async def handler(*values) -> AsyncIterator:
+            async for value in bound(values)():
+                yield value
+
+    elif inspect.isgeneratorfunction(function):
+
+        def handler(*values) -> Iterator:
+            yield from bound(values)()
+
+    else:
+
+        def handler(*values):
+            return bound(values)()
+
+    functools.update_wrapper(handler, function)
+    del handler.__wrapped__  # or Gradio would read that one's types
+    handler.__signature__ = signature.replace(parameters=own)
+    handler.__annotations__ = {p.name: p.annotation for p in own if p.annotation is not p.empty}
+    return handler
+
+
+def _visitor(request: gr.Request, signed_in: gr.OAuthToken | None, profile: gr.OAuthProfile | None) -> Visitor:
+    return Visitor(
+        session=request.session_hash or "",
+        address=getattr(request.client, "host", ""),
+        account=profile.username if profile else None,
+        token=signed_in.token if signed_in else None,
+    )
