@@ -23,13 +23,12 @@ from tuner.models.weights import check_fit, stored_sizes
 from tuner.planning import plan
 from tuner.runs import Run
 from tuner.ui import api
+from tuner.ui.visitor import Visitor
 
 # One process for many commands: a line of JSON for each, with its exit status, output and errors.
 COMMANDS = """
 import contextlib, io, json, sys
 from tuner.cli import main
-from tuner.ui.visitor import Visitor
-from tuner.ui.visitor import Visitor
 for command in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
