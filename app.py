@@ -1,6 +1,7 @@
 """Serve the page, on a Space or on your own machine: `python app.py`, then http://127.0.0.1:7860."""
 
 import os
+import threading
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # Libraries' progress bars would fill the server's log.
@@ -9,13 +10,14 @@ for bars in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
 
 from tuner import gpu  # noqa: E402, F401  first, because on ZeroGPU `spaces` must be imported before torch
 from tuner.data.parse import MAX_FILE_BYTES  # noqa: E402
-from tuner.ui import page  # noqa: E402
+from tuner.ui import checking, page  # noqa: E402
 
 WAITING = 100  # requests that may queue
 
 
 def main() -> None:
     """Serve the page until it is stopped."""
+    threading.Thread(target=checking.warm_up, daemon=True).start()
     page.build().queue(max_size=WAITING, default_concurrency_limit=8).launch(
         server_name="0.0.0.0" if "SPACE_ID" in os.environ else None,
         theme=page.theme(),

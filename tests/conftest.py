@@ -1,11 +1,12 @@
 """Shared by all tests: no network, one folder for runs, and small real runs on the shipped model."""
 
 import gc
+import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ import pytest
 from hub_double import hub  # noqa: F401  a fixture
 from pretend_cards import pretend  # noqa: F401  a fixture
 
-from tuner import runs
+from tuner import limited, limited_process, runs
 from tuner.planning import pace
 from tuner.recipe import Recipe
 from tuner.runs import Run
@@ -88,6 +89,22 @@ def steady_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Estimates of seconds depend neither on how fast earlier tests trained nor on how busy the machine is."""
     (runs.RUNS / pace.PACES).unlink(missing_ok=True)
     monkeypatch.setattr(pace, "device_speed", lambda: 3e10)
+
+
+@pytest.fixture(autouse=True)
+def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visitor's jobs are done in this process, so that tests can change what they use."""
+
+    def stream(job: str, *arguments: Any, limits: limited.Limits, visitor: str = "") -> Iterator[Any]:
+        answers: list[dict] = []
+        request = json.loads(json.dumps({"job": job, "arguments": arguments}))
+        limited_process.perform(request, lambda answer: answers.append(json.loads(json.dumps(answer))))
+        for answer in answers:
+            if "value" not in answer:
+                raise limited.error_of(answer, limits, limited.SECONDS)
+            yield answer["value"]
+
+    monkeypatch.setattr(limited, "stream", stream)
 
 
 @pytest.fixture(params=["counted", pytest.param("real", marks=pytest.mark.long)])

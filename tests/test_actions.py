@@ -13,8 +13,7 @@ from conftest import SMALL
 from visitors_runs import CHECK, VISITOR, copied, with_events
 
 from tuner import recipe
-from tuner.data import parse
-from tuner.data.parse import Table
+from tuner.data import parse, sources
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.planning import plan
@@ -106,21 +105,19 @@ def test_the_example_is_installed_once_and_whole(root):
 def test_rows_are_those_of_the_file_or_else_the_pasted_ones(tmp_path):
     (tmp_path / "table.csv").write_text("a,b\n" + "x,y\n" * 6)
     file, pasted = str(tmp_path / "table.csv"), "c,d\n" + "x,y\n" * 9
-    table = actions.read_rows(file, pasted, None)
-    assert (table.name, table.columns, len(table.rows)) == ("table.csv", ["a", "b"], 6)
-    assert actions.read_rows(None, pasted, None).columns == ["c", "d"]
+    assert actions.columns(actions.entered(file, pasted)) == ["a", "b"]
+    assert actions.columns(actions.entered(None, pasted)) == ["c", "d"]
     for nothing in (None, "", " \n"):
-        assert actions.read_rows(None, nothing, None) is None
+        assert actions.entered(None, nothing) is None
 
 
 def test_a_recipe_may_draw_from_more_rows_than_the_page_takes(tmp_path, monkeypatch):
     monkeypatch.setattr(parse, "MAX_ROWS", 5)
     (tmp_path / "rows.csv").write_text(ROWS)
     for given in ((None, ROWS), (str(tmp_path / "rows.csv"), "")):
-        requested, table = api._requested("data: {max_rows: 4}", *given)
-        assert (requested.data.max_rows, len(table.rows)) == (4, 5)
-        assert "5 rows" in problems(api._requested, "", *given)[0]
-    assert api._requested(None, None, "") == (Recipe(), None)
+        assert api.check("data: {max_rows: 4, heldout: 1}", *given)["plan"]["rows"] == 3
+        assert "5 rows" in api.check("", *given)["problems"][0]
+    assert api._requested(None, None, "", ANN) == (Recipe(), None, ANN)
 
 
 def test_the_examples_plan_is_known_for_its_recipe_whatever_its_name(root):
@@ -163,9 +160,8 @@ def test_what_is_shipped_or_downloaded_is_local(settings, cached, local, monkeyp
 
 def test_a_preview_is_of_the_first_rows_and_of_all_lengths():
     requested = Recipe().with_settings(SMALL | {"data.max_length": 40})
-    table = actions.read_rows(None, ROWS, None)
-    checked = plan.check(requested, table, local=False)
-    seen = actions.preview(requested, table)
+    checked = plan.check(requested, sources.read_pasted(ROWS), local=False)
+    seen = actions.preview(requested, actions.entered(None, ROWS))
     lengths = list(checked.train.lengths)
     assert len(seen["rows"]) == 3
     for row, pieces in zip(checked.train.rows, seen["rows"]):
@@ -182,14 +178,25 @@ def test_a_preview_is_of_the_first_rows_and_of_all_lengths():
 
 
 @pytest.mark.parametrize("signed_in", [True, False])
-def test_a_prepared_run_is_queued_for_its_visitor_and_reads_no_path(mine, started, models, monkeypatch, signed_in):
+def test_a_prepared_run_is_queued_for_its_visitor_and_reads_no_path(root, started, monkeypatch, signed_in):
     given = []
-    monkeypatch.setattr(plan, "prepare", lambda *args, **settings: given.append((*args, settings)) or mine)
-    requested, table = Recipe(seed=3), Table("rows.csv", ["a"], [{"a": "x"}])
-    assert actions.prepare(requested, table, Visitor(VISITOR, account="ann" if signed_in else None)) is mine
-    assert given == [(requested, table, {"local": False})]
-    assert models.imports == 1
-    assert started == [("mine", VISITOR, {"event": "queued", "signed_in": signed_in})]
+    monkeypatch.setattr(plan, "prepare", lambda *args, **settings: given.append((*args, settings)))
+    requested, rows = Recipe(seed=3), actions.entered(None, ROWS)
+    run = actions.prepare(requested, rows, Visitor(VISITOR, account="ann" if signed_in else None))
+    assert run.path.parent == root
+    assert given == [(requested, sources.read_pasted(ROWS), {"local": False, "path": run.path})]
+    assert started == [(run.id, VISITOR, {"event": "queued", "signed_in": signed_in})]
+
+
+def test_of_a_run_that_cant_be_prepared_nothing_is_left(root, started, monkeypatch):
+    def fail(*given, path, **settings):
+        (path / "data").mkdir(parents=True)
+        raise MemoryError
+
+    monkeypatch.setattr(plan, "prepare", fail)
+    (problem,) = problems(actions.prepare, Recipe())
+    assert "needed more than 2.8 GB of memory" in problem
+    assert (list(root.iterdir()), started) == ([], [])
 
 
 def test_a_run_is_resumed_only_if_something_is_left_to_do_and_nobody_does_it(mine, started):
@@ -483,7 +490,7 @@ def test_training_names_the_run_and_then_streams_all_but_the_heartbeats(mine, fo
     assert first == {"event": "run", "run": "mine", "plan": mine.plan}
     assert rest == [EVENTS[0], *EVENTS[2:]]
     ((requested, table, visitor),) = given
-    assert (requested.seed, visitor, table.columns) == (3, ANN, ["prompt", "completion"])
+    assert (requested.seed, visitor, table.pasted) == (3, ANN, ROWS)
     assert followed == [("mine", VISITOR, ["queued", "start"])]
 
 

@@ -10,7 +10,7 @@ from tuner.data.formats import FORMATS
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.recipe import Recipe
-from tuner.ui import fields, form
+from tuner.ui import actions, fields, form
 
 ROWS = "ask,reply,note\n" + "".join(f"hey {i},Hello {i}.,x\n" for i in range(8))
 SKIP = gr.skip()
@@ -173,9 +173,9 @@ def test_rows_come_from_the_chosen_source_and_from_no_other(built, data, tmp_pat
         ("paste", "pasted rows"),
         ("hub", "owner/rows"),
     ):
-        read, table = form.read(built, data | {built.where: where})
+        read, rows = form.read(built, data | {built.where: where})
         assert (read.data.source, read.data.config) == (source, "en" if where == "hub" else None)
-        columns[where] = table and table.columns
+        columns[where] = rows and actions.columns(rows)
     own = {"file": ["ask", "reply", "note"], "paste": ["ask", "reply", "pasted"]}
     assert columns == {"example": None, "hub": None, **own}
     for number, (_, where) in enumerate(form.SOURCES):
@@ -202,15 +202,19 @@ def test_missing_rows_and_wrong_settings_are_told_together(built, data):
     assert len(caught.value.problems) == 1
 
 
+def problem_with(built, data) -> str:
+    with pytest.raises(TunerError) as caught:
+        actions.check(*form.read(built, data))
+    return str(caught.value)
+
+
 def test_a_limit_on_rows_holds_for_a_file_and_for_pasted_rows(built, data, tmp_path, monkeypatch):
     monkeypatch.setattr(parse, "MAX_ROWS", 4)
     (tmp_path / "table.csv").write_text(ROWS)
     data |= {built.pasted: ROWS, built.file: str(tmp_path / "table.csv"), built.settings["data.max_rows"]: "4"}
     for where in ("file", "paste"):
-        _, table = form.read(built, data | {built.where: where})
-        assert len(table.rows) == 4
-        with pytest.raises(TunerError, match="4 rows"):
-            form.read(built, data | {built.where: where, built.settings["data.max_rows"]: ""})
+        assert "format" in problem_with(built, data | {built.where: where})  # for which the rows were read
+        assert "4 rows" in problem_with(built, data | {built.where: where, built.settings["data.max_rows"]: ""})
 
 
 def test_the_columns_of_a_format_are_chosen_among_those_of_the_rows(built, data):

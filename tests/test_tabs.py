@@ -46,7 +46,7 @@ def planned(mine, monkeypatch) -> list[tuple]:
     """The recipes that were checked; each gets the plan of the shipped run, with another warning."""
     checked = []
     plan = dict(mine.plan) | {"warnings": ["A full check."]}
-    monkeypatch.setattr(actions, "check", lambda *given: checked.append(given) or SimpleNamespace(plan=plan))
+    monkeypatch.setattr(actions, "check", lambda *given: checked.append(given) or plan)
     return checked
 
 
@@ -102,7 +102,7 @@ def test_what_is_missing_here_is_downloaded_when_it_is_asked_for(tab, data, plan
     given = {tab.form.where: "paste", tab.form.pasted: "prompt,completion\n" + "a,b\n" * 8}
     ((card, *_),) = train_tab._check(tab, data | given, False, ANN)  # the base is fetched for rows that are here
     assert "A full check." in card
-    assert [table and table.columns for _, table, _ in planned] == [None, ["prompt", "completion"]]
+    assert [rows and rows.pasted for _, rows, _ in planned] == [None, given[tab.form.pasted]]
 
 
 def test_a_plan_that_cant_be_made_says_why(tab, data, monkeypatch):
@@ -157,22 +157,21 @@ def test_the_preview_and_the_survey_are_made_only_while_their_folds_are_open(tab
     )
     given = {tab.form.where: "paste", tab.form.pasted: "prompt,completion\n" + "a,b\n" * 8}
     assert "By name." in train_tab._preview(tab, data | given)
-    assert seen[1][1].columns == ["prompt", "completion"]
+    assert seen[1][1].pasted == given[tab.form.pasted]
     assert "seed" in train_tab._preview(tab, data | {tab.form.settings["seed"]: -1})
 
 
-def test_the_methods_are_compared_only_while_that_is_open_and_the_chosen_one_is_marked(tab, data, models, monkeypatch):
+def test_the_methods_are_compared_only_while_that_is_open_and_the_chosen_one_is_marked(tab, data, monkeypatch):
     asked = []
     costs = [{"name": "lora", "problems": ["Not here."]}]
-    monkeypatch.setattr(train_tab, "method_costs", lambda *given, **more: asked.append((*given, more)) or iter(costs))
+    monkeypatch.setattr(actions, "survey", lambda *given: asked.append(given) or iter(costs))
     data[tab.form.settings["method.name"]] = "dora"
     assert list(train_tab._survey(tab, data | {tab.form.is_surveyed: False})) == [SKIP]
-    first, last = train_tab._survey(tab, data)
+    first, last = train_tab._survey(tab, data, ANN)
     assert "Not here." in first
     assert "Not here." in last
-    ((requested, table, more),) = asked
-    assert models.imports == 1
-    assert (requested.method.name, table, more) == ("dora", None, {"local": False})
+    ((requested, rows, visitor),) = asked
+    assert (requested.method.name, rows, visitor) == ("dora", None, ANN)
     data[tab.form.settings["seed"]] = -1
     (refused,) = train_tab._survey(tab, data)
     assert "seed" in refused.partition("t-methods")[0]
@@ -186,7 +185,7 @@ def test_the_methods_are_compared_only_while_that_is_open_and_the_chosen_one_is_
     given = {tab.form.where: "paste", tab.form.pasted: "ask,reply\n" + "a,b\n" * 8}
     *_, last = train_tab._survey(tab, data | given)  # the base is fetched for rows that are here
     assert "Not here." in last
-    assert asked[1][1].columns == ["ask", "reply"]
+    assert asked[1][1].pasted == given[tab.form.pasted]
 
 
 def test_a_recipe_that_is_pasted_fills_the_form_or_says_what_is_wrong(tab):
@@ -211,7 +210,7 @@ def test_a_prepared_run_is_shown_first_in_the_list_and_refused_rows_are_a_proble
     assert (requested.seed, table, visitor) == (4, None, ANN)
     pasted = {tab.form.where: "paste", tab.form.pasted: "ask,reply\n" + "a,b\n" * 8, tab.browser: None}
     assert train_tab._prepare(tab, data | pasted, ANN)[1] == {"runs": ["mine"], "shown": "mine"}
-    assert given[1][1].columns == ["ask", "reply"]
+    assert given[1][1].pasted == pasted[tab.form.pasted]
     shown, browser, card, timer, train, *others = train_tab._prepare(tab, data | {tab.form.where: "file"}, ANN)
     assert (shown, browser, timer.active) == (SKIP, SKIP, False)
     assert "There is no file of rows yet." in plain(card)

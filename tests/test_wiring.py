@@ -27,12 +27,12 @@ form.example.input: show_example(form.example) -> form.example model.name model.
 any input: check(form train.shown) -> train.card train.yaml train.fetch [4 check, newest]
 train.fetch.click: check(form train.shown) -> train.card train.yaml train.fetch [4 check]
 data.format.change or form.where.change or form.file.change or form.example.change or form.pasted.blur: \
-<lambda>(form train.shown) -> form.roles [4, newest]
+columns(form train.shown) -> form.roles [4, newest]
 form.preview_fold.expand: <lambda>() -> form.is_previewed [at once]
 form.preview_fold.collapse: <lambda>() -> form.is_previewed [at once]
 after form.preview_fold.expand: preview(form form.is_previewed train.shown) -> form.preview [4 check]
 after any input: preview(form form.is_previewed train.shown) -> form.preview [4 check]
-train.apply.click: <lambda>(train.yaml) -> form.fill train.yaml_problem [default]
+train.apply.click: apply(train.yaml) -> form.fill train.yaml_problem [default]
 after train.apply.click: check(form train.shown) -> train.card train.yaml train.fetch [4 check]
 method.name.change: <lambda>(method.name) -> form.explained method.rank method.alpha method.dropout \
 method.target_modules method.virtual_tokens method.bottleneck method.layers [at once]
@@ -279,9 +279,9 @@ def test_the_handlers_pass_on_what_the_page_holds(built, signed_in, mine, monkey
     monkeypatch.setattr(form, "show_columns", lambda *given: given)
     for trigger in ("after any input", "after form.preview_fold.expand"):
         assert built.function(trigger, "preview")("data", *request_of(ann)) == ("_preview", train, "data", ann)
-    assert built.function("train.apply.click")("text") == ("_apply", train, "text")
-    assert list(built.function("after form.methods_fold.expand")("data")) == [train, "data"]
-    assert built.function("data.format.change")("data") == (train.form, "data")
+    assert built.function("train.apply.click")("text", *request_of(ann)) == ("_apply", train, "text", ann)
+    assert list(built.function("after form.methods_fold.expand")("data", *request_of(ann))) == [train, "data", ann]
+    assert built.function("data.format.change")("data", *request_of(ann)) == (train.form, "data", ann)
     assert built.function("method.name.change")("ia3") == form.show_method(train.form, "ia3")
     for page_of, visitor in ((built, ann), (signed_in, ann), (signed_in, Visitor("ann", "", "ann-on-hub", "hf_x"))):
         prepare = page_of.function("after train.train.click")

@@ -230,12 +230,17 @@ class Run:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def new_path(root: Path | None = None) -> Path:
+    """Where a new run can be, under `root` (default RUNS), with an id that can't be guessed."""
+    return Path(root or RUNS) / secrets.token_urlsafe(12).replace("-", "x").replace("_", "y")
+
+
 def create(recipe: Recipe, root: Path | None = None, path: Path | None = None) -> Run:
     """A new run folder: at `path`, or under `root` (default RUNS) with an id that can't be guessed.
 
     Raises TunerError if there can't be a folder, or none can be written to.
     """
-    path = Path(path or Path(root or RUNS) / secrets.token_urlsafe(12).replace("-", "x").replace("_", "y"))
+    path = Path(path or new_path(root))
     run = Run(path)
     try:
         run.data.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,10 @@ cards, and raises an error at whatever would initialize CUDA. Nothing in this mo
 """
 
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 from tuner import recipe
 
@@ -18,6 +20,7 @@ ZERO = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 GRANTS = {"NVIDIA RTX PRO 6000 Blackwell Server Edition": (48_000_000_000, 94)}
 
 _most_free = 0  # bytes of the GPU, since this process started
+_described: ContextVar[dict | None] = ContextVar("described", default=None)  # another process's device, if that counts
 
 
 class Gpu(NamedTuple):
@@ -29,8 +32,33 @@ class Gpu(NamedTuple):
     clock: float | None  # Hz; `spaces` does not know it
 
 
+def describe() -> dict:
+    """This process's device in plain values, for a process that plans for it and must not touch it."""
+    facts = {"device_type": device_type()}
+    if facts["device_type"] == "cuda":
+        facts |= {"gpu": gpu(), "gpu_memory": gpu_memory(), "has_bfloat16": _has_bfloat16()}
+    return facts
+
+
+@contextmanager
+def described(facts: dict) -> Iterator[None]:
+    """Inside this context the device is the one that another process described."""
+    token = _described.set(facts)
+    try:
+        yield
+    finally:
+        _described.reset(token)
+
+
+def fact(name: str) -> Any:
+    """What another process said of the device that counts; None if it is this process's own."""
+    return (_described.get() or {}).get(name)
+
+
 def device_type() -> str:
     """`cuda` or `cpu`."""
+    if told := fact("device_type"):
+        return told
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,6 +66,8 @@ def device_type() -> str:
 
 def gpu() -> Gpu:
     """The GPU: on ZeroGPU the part of the card that is granted."""
+    if told := fact("gpu"):
+        return Gpu(*told)
     import torch
 
     card = torch.cuda.get_device_properties(0)
@@ -58,6 +88,8 @@ def gpu_memory() -> int:
     global _most_free
     import torch
 
+    if told := fact("gpu_memory"):
+        return told
     if ZERO:
         return gpu().memory
     try:
@@ -69,16 +101,22 @@ def gpu_memory() -> int:
 
 def compute_dtype(model: recipe.Model) -> tuple[str, str]:
     """The name of the type that the model computes in, and the reason for it."""
-    import torch
-
     if model.dtype != "auto":
         return model.dtype, "as given"
     if device_type() == "cpu":
         return "float32", "exact, and fast enough on a CPU"
-    # With emulation counted, a T4 would have it, too: slowly, and after a call that initializes CUDA.
-    if torch.cuda.is_bf16_supported(including_emulation=False):
+    if _has_bfloat16():
         return "bfloat16", "supported by this GPU, and it does not overflow"
     return "float16", "this GPU has no bfloat16"
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    if (told := fact("has_bfloat16")) is not None:
+        return told
+    # With emulation counted, a T4 would have it, too: slowly, and after a call that initializes CUDA.
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(model: recipe.Model) -> AbstractContextManager:

@@ -15,27 +15,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tuner import gpu, recipe, runs, runs_cleanup
-from tuner.data import sources
-from tuner.data.parse import Table
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import MethodRow
+from tuner.models.fetch import is_shipped
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
-from tuner.ui import progress, run_queue
+from tuner.ui import checking, progress, run_queue
+from tuner.ui.checking import Entered, check, columns, entered, is_local, preview, read_recipe, survey
 from tuner.ui.visitor import ANYBODY, Visitor
 
-if TYPE_CHECKING:
-    from tuner.planning.plan import Checked
-
+__all__ = ["Entered", "check", "columns", "entered", "is_local", "preview", "read_recipe", "survey"]  # and all below
 log = logging.getLogger(__name__)
 
 EXAMPLE = "example"  # the id of the shipped, finished run
-PREVIEWED = 3  # rows
 BASE, ADAPTER, MERGED = "base", "adapter", "merged"
 MOST_COMPARED = 3  # runs whose adapters answer side by side with the base
 MOST_OPEN = 64  # runs kept open, so that a look at one reads only what is new
@@ -94,13 +90,6 @@ def has_example() -> bool:
     return (runs.RUNS / EXAMPLE / "recipe.yaml").is_file()
 
 
-def read_rows(file: str | None, pasted: str | None, max_rows: int | None) -> Table | None:
-    """The uploaded or pasted rows; None if the recipe names their source. Raises TunerError."""
-    if file:
-        return sources.read_file(file, Path(file).name, max_rows)
-    return sources.read_pasted(pasted, max_rows) if pasted and pasted.strip() else None
-
-
 def known_plan(requested: Recipe) -> dict | None:
     """The example run's plan if this is its recipe, so that a first visitor need not wait for imports."""
     if not has_example():
@@ -110,59 +99,11 @@ def known_plan(requested: Recipe) -> dict | None:
     return example.plan if same and example.plan else None
 
 
-def is_local(requested: Recipe) -> bool:
-    """Whether base model and rows can be read without downloading anything."""
-    from huggingface_hub import try_to_load_from_cache
-
-    from tuner.models.fetch import is_shipped
-
-    model, source = requested.model, requested.data.source
-    if "/" in source:
-        return False
-    try:
-        cached = is_shipped(model.name) or isinstance(
-            try_to_load_from_cache(model.name, "config.json", revision=model.revision), str
-        )
-    except ValueError:  # not a valid name on the Hub, which checking the recipe reports
-        cached = True
-    return cached
-
-
-def check(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> "Checked":
-    """plan.check for a visitor: no path is followed. Raises TunerError with all problems."""
-    from tuner.planning import plan
-
-    gpu.import_core()
-    return plan.check(requested, table, local=False)
-
-
-def preview(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> dict:
-    """What the model will see: rows in pieces, the histogram of lengths, and what is cut off. Raises TunerError."""
-    from tuner.data.encode import preview_pieces
-    from tuner.data.tokens import histogram
-
-    checked = check(requested, table, visitor)
-    train, base, tokenizer = checked.train, checked.base, checked.tokenizer
-    return {
-        "rows": [preview_pieces(base.task, row, tokenizer, base.labels) for row in train.rows[:PREVIEWED]],
-        "histogram": histogram(train.lengths),
-        "max_length": train.max_length,
-        "longest": max(train.lengths),
-        "truncated": train.truncated,
-        "lost_tokens": train.lost_tokens,
-        "warning": train.warning,
-        "format": checked.format.reason,
-    }
-
-
-def prepare(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> Run:
+def prepare(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> Run:
     """Create a run for the visitor and queue it for training. Raises TunerError with all problems."""
-    from tuner.planning import plan
-
-    gpu.import_core()
     if deleted := runs_cleanup.make_room(keep=frozenset({EXAMPLE, *run_queue.queue.held()})):
         log.info("deleted %s old runs to make room", len(deleted))
-    run = plan.prepare(requested, table, local=False)
+    run = checking.write_run(requested, rows, visitor)
     run_queue.start(run, visitor.session, {"event": "queued", "signed_in": visitor.account is not None})
     return run
 
@@ -266,7 +207,9 @@ def can_merge(run: Run) -> bool:
     return merge.is_mergeable(run)
 
 
-def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float) -> Iterator[dict[str, str]]:
+def chat(
+    lineup: Lineup, conversations: dict[str, list[dict]], visitor: Visitor = ANYBODY, **sampling: float
+) -> Iterator[dict[str, str]]:
     """The answers so far, by variant; a run that has no merged model yet is merged first. Raises TunerError."""
     sampling = _checked(sampling)
     for turn in chain.from_iterable(conversations.values()):
@@ -275,6 +218,10 @@ def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float
             raise TunerError(
                 'history: a turn is not {"role": "user" or "assistant", "content": text}. Fix the history.'
             )
+    run = next(iter(lineup.adapters.values()))  # all have the same base
+    # A message may stop a tokenizer or a template that strangers wrote: not here, and not in a GPU's window.
+    if not is_shipped(run.recipe.model.name):
+        checking.read_prompts(run, list(conversations.values()), visitor)
     gpu.import_core()
     for run in lineup.merged.values():
         gpu.merge(run)

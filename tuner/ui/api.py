@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from tuner.data.parse import Table
 from tuner.errors import TunerError
 from tuner.events import EventReader
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, progress, run_queue
+from tuner.ui.actions import Entered
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_token
 from tuner.ui.wiring import MODELS
@@ -47,9 +47,8 @@ def _refused(error: Exception) -> gr.Error:
     return gr.Error("\n".join(problems_of(error)), title="Tuner", print_exception=False)
 
 
-def _requested(recipe: str, file: str | None, rows: str) -> tuple[Recipe, Table | None]:
-    requested = Recipe.from_yaml(recipe or "{}")
-    return requested, actions.read_rows(file, rows, requested.data.max_rows)
+def _requested(recipe: str, file: str | None, rows: str, visitor: Visitor) -> tuple[Recipe, Entered | None, Visitor]:
+    return actions.read_recipe(recipe or "{}", visitor), actions.entered(file, rows), visitor
 
 
 def check(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor = ANYBODY) -> dict:
@@ -64,7 +63,7 @@ def check(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor
         {"plan": {...}} with steps, tokens, warnings and all chosen settings, or {"problems": [sentence, ...]}.
     """
     try:
-        return {"plan": actions.check(*_requested(recipe, file, rows), visitor).plan}
+        return {"plan": actions.check(*_requested(recipe, file, rows, visitor))}
     except Exception as error:
         return {"problems": problems_of(error)}
 
@@ -82,7 +81,7 @@ def preview(recipe: str, file: str | None = None, rows: str = "", visitor: Visit
         or {"problems": [sentence, ...]}.
     """
     try:
-        return actions.preview(*_requested(recipe, file, rows), visitor)
+        return actions.preview(*_requested(recipe, file, rows, visitor))
     except Exception as error:
         return {"problems": problems_of(error)}
 
@@ -101,7 +100,7 @@ def train(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor
         {"event": "run", "run": id, "plan": {...}}, then each step with its loss, the end and the evaluation.
     """
     try:
-        run = actions.prepare(*_requested(recipe, file, rows), visitor)
+        run = actions.prepare(*_requested(recipe, file, rows, visitor))
     except Exception as error:
         raise _refused(error) from None
     yield {"event": "run", "run": run.id, "plan": run.plan}
@@ -230,7 +229,7 @@ def chat(
             raise TunerError(f"system: models for {lineup.task.title} have no system prompt. Leave it out.")
         conversations = {v: [*start, *(history or {}).get(v, []), turn] for v in lineup.variants}
         sampling = {"temperature": temperature, "top_p": top_p}
-        yield from actions.chat(lineup, conversations, max_new_tokens=max_new_tokens, seed=seed, **sampling)
+        yield from actions.chat(lineup, conversations, visitor, max_new_tokens=max_new_tokens, seed=seed, **sampling)
     except Exception as error:
         raise _refused(error) from None
 

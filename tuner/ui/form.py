@@ -1,19 +1,21 @@
 """The three cards in which a visitor says what to train, and the recipe read from them."""
 
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 
 from tuner import recipe
-from tuner.data import sources
 from tuner.data.formats import FORMATS
-from tuner.data.parse import SUFFIXES, Table
+from tuner.data.parse import SUFFIXES
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import PRECISIONS
 from tuner.recipe import Recipe
-from tuner.ui import chooser, elements, fields
+from tuner.ui import actions, chooser, elements, fields
+from tuner.ui.actions import Entered
+from tuner.ui.visitor import ANYBODY, Visitor
 
 BASES = [
     ("tiny-office · included, writes text", "tiny-office"),
@@ -184,20 +186,22 @@ def show_source(where: str) -> list:
     return [gr.update(visible=where == kind) for _, kind in SOURCES]
 
 
-def read(form: SimpleNamespace, data: dict) -> tuple[Recipe, Table | None]:
+def read(form: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> tuple[Recipe, Entered | None]:
     """The recipe, and the uploaded or pasted rows. Raises TunerError with all problems of both."""
-    problems, requested, table = [], None, None
+    problems, requested, rows = [], None, None
     try:
         requested = Recipe.parse(fields.to_settings(_values(form, data)))
     except TunerError as error:
         problems += error.problems
     try:
-        table = read_rows(form, data, requested and requested.data.max_rows)
+        rows = entered_rows(form, data)
+        if problems and rows:
+            actions.columns(rows, visitor=visitor)
     except TunerError as error:
         problems += error.problems
     if problems:
         raise TunerError(*problems)
-    return requested, table
+    return requested, rows
 
 
 def _values(form: SimpleNamespace, data: dict) -> dict:
@@ -215,17 +219,17 @@ def _values(form: SimpleNamespace, data: dict) -> dict:
     return values
 
 
-def read_rows(form: SimpleNamespace, data: dict, max_rows: int | None = None) -> Table | None:
-    """The uploaded or pasted rows; None if the recipe names their source. Raises TunerError."""
+def entered_rows(form: SimpleNamespace, data: dict) -> Entered | None:
+    """The uploaded or pasted rows; None if the recipe names their source. Raises TunerError if there are none."""
     where = data[form.where]
     if where == "paste":
-        return sources.read_pasted(data[form.pasted] or "", max_rows)
+        return Entered(pasted=data[form.pasted] or "")
     if where == "file":
         if not data[form.file]:
             raise TunerError(
                 f"There is no file of rows yet. Upload one ({', '.join(SUFFIXES)}), or choose the included example."
             )
-        return sources.read_file(data[form.file], Path(data[form.file]).name, max_rows)
+        return Entered(data[form.file])
     if where == "hub" and not (data[form.hub] or "").strip():
         raise TunerError(
             "No dataset is named. Enter its name on the Hub (owner/name), or choose the included example."
@@ -233,18 +237,16 @@ def read_rows(form: SimpleNamespace, data: dict, max_rows: int | None = None) ->
     return None
 
 
-def show_columns(form: SimpleNamespace, data: dict) -> list:
+def show_columns(form: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> list:
     """Updates of the column inputs: one for each part of the chosen format, offering the columns of the rows."""
     chosen = FORMATS.get(data[form.settings["data.format"]])
     if not chosen:
         return [gr.update(visible=False, value=None)] * len(form.roles)
-    try:
-        table = read_rows(form, data)
-        if data[form.where] == "example":
-            table = sources.read_file(recipe.EXAMPLES / Path(data[form.example]).name)
-    except TunerError:  # shown in the plan's card
-        table = None
-    columns = table.columns if table else []
+    columns = []
+    with suppress(TunerError):  # shown in the plan's card
+        rows = entered_rows(form, data)
+        if rows or data[form.where] == "example":
+            columns = actions.columns(rows, data[form.example], visitor)
     parts = [*chosen.roles, *[None] * (len(form.roles) - len(chosen.roles))]
     return [
         gr.update(

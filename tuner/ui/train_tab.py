@@ -10,8 +10,6 @@ import gradio as gr
 from tuner import gpu
 from tuner.errors import TunerError
 from tuner.methods.files import CONFIG
-from tuner.planning.method_costs import method_costs
-from tuner.recipe import Recipe
 from tuner.ui import actions, chooser, elements, form, plan_card, progress, render, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
@@ -79,7 +77,11 @@ def _wire_form(tab: SimpleNamespace) -> None:
     tab.checking = gr.on(changes, check, everything, checked, trigger_mode="always_last", **CHECKS, **PRIVATE)
     tab.fetch.click(fetch, everything, checked, **CHECKS, **PRIVATE)
     rows_change = [f.settings["data.format"].change, f.where.change, f.file.change, f.example.change, f.pasted.blur]
-    gr.on(rows_change, lambda data: form.show_columns(f, data), everything, f.roles, concurrency_limit=4, **PRIVATE)
+
+    def columns(data: dict, visitor: Visitor) -> list:
+        return form.show_columns(f, data, visitor)
+
+    gr.on(rows_change, for_visitor(columns), everything, f.roles, concurrency_limit=4, **PRIVATE)
 
     def preview(data: dict, visitor: Visitor) -> str | dict:
         return _preview(tab, data, visitor)
@@ -89,7 +91,11 @@ def _wire_form(tab: SimpleNamespace) -> None:
     for event in (opened, tab.checking):
         event.then(for_visitor(preview), {*everything, f.is_previewed}, f.preview, **CHECKS, **PRIVATE)
     outputs = [*form.fill_outputs(f), tab.yaml_problem]
-    applied = tab.apply.click(lambda text: _apply(tab, text), tab.yaml, outputs, **PRIVATE)
+
+    def apply(text: str, visitor: Visitor) -> list:
+        return _apply(tab, text, visitor)
+
+    applied = tab.apply.click(for_visitor(apply), tab.yaml, outputs, **PRIVATE)
     applied.then(check, everything, checked, **CHECKS, **PRIVATE)
     tab.check_again = lambda event: event.then(check, everything, checked, **CHECKS, **PRIVATE)
 
@@ -102,11 +108,11 @@ def _wire_methods(tab: SimpleNamespace) -> None:
     opened = f.methods_fold.expand(lambda: True, None, f.is_surveyed, queue=False, **PRIVATE)
     f.methods_fold.collapse(lambda: False, None, f.is_surveyed, queue=False, **PRIVATE)
 
-    def fill(data: dict) -> Iterator:
-        yield from _survey(tab, data)
+    def fill(data: dict, visitor: Visitor) -> Iterator:
+        yield from _survey(tab, data, visitor)
 
     for event in (opened, tab.checking):
-        event.then(fill, everything, f.methods, **CHECKS, **PRIVATE)
+        event.then(for_visitor(fill), everything, f.methods, **CHECKS, **PRIVATE)
     suited = [f.example, f.settings["model.name"], f.settings["model.quantization"]]
     f.example.input(form.show_example, f.example, suited, queue=False, **PRIVATE)
 
@@ -165,7 +171,7 @@ def _check(tab: SimpleNamespace, data: dict, fetch: bool, visitor: Visitor = ANY
     """The plan's card, the recipe's YAML, and whether something must be downloaded first."""
     shown, hidden = data[tab.shown], gr.update(visible=False)  # while a run is shown, the card is the run's
     try:
-        requested, table = form.read(tab.form, data)
+        requested, rows = form.read(tab.form, data, visitor)
     except TunerError as error:
         yield [gr.skip() if shown else elements.problems(list(error.problems)), gr.skip(), hidden]
         return
@@ -173,14 +179,14 @@ def _check(tab: SimpleNamespace, data: dict, fetch: bool, visitor: Visitor = ANY
     if shown:
         yield [gr.skip(), yaml, hidden]
         return
-    if not fetch and table is None and not actions.is_local(requested):
+    if not fetch and rows is None and not actions.is_local(requested):
         message = "The base model or the rows are not on this machine yet. Train downloads them from the Hub first."
         yield [elements.note(message), yaml, gr.update(visible=True)]
         return
     if plan := actions.known_plan(requested):  # shown while the estimate's imports are still running
         yield [plan_card.plan_card({**plan, "forecast": None}, name), yaml, hidden]
     try:
-        card = plan_card.plan_card(actions.check(requested, table, visitor).plan, name, gpu.quota(visitor.token))
+        card = plan_card.plan_card(actions.check(requested, rows, visitor), name, gpu.quota(visitor.token))
     except Exception as error:
         card = elements.problems(problems_of(error))
     yield [card, yaml, hidden]
@@ -190,10 +196,10 @@ def _preview(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> st
     if not data[tab.form.is_previewed]:
         return gr.skip()
     try:
-        requested, table = form.read(tab.form, data)
-        if table is None and not actions.is_local(requested):
+        requested, rows = form.read(tab.form, data, visitor)
+        if rows is None and not actions.is_local(requested):
             return elements.note("The preview appears once base model and rows are downloaded.")
-        return render.preview(actions.preview(requested, table, visitor))
+        return render.preview(actions.preview(requested, rows, visitor))
     except Exception as error:
         return elements.problems(problems_of(error))
 
@@ -203,26 +209,25 @@ def _choose(event: gr.EventData) -> str:
     return event.method
 
 
-def _survey(tab: SimpleNamespace, data: dict) -> Iterator:
+def _survey(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> Iterator:
     """The method chooser as its figures arrive; they are computed only while it is open."""
     chosen = data[tab.form.settings["method.name"]]
     if not data[tab.form.is_surveyed]:
         yield gr.skip()
         return
     try:
-        requested, table = form.read(tab.form, data)
-        if table is None and not actions.is_local(requested):
+        requested, rows = form.read(tab.form, data, visitor)
+        if rows is None and not actions.is_local(requested):
             yield chooser.html({}, chosen)
             return
-        gpu.import_core()
-        yield from chooser.growing(method_costs(requested, table, local=False), chosen)
+        yield from chooser.growing(actions.survey(requested, rows, visitor), chosen)
     except Exception as error:
         yield elements.problems(problems_of(error)) + chooser.html({}, chosen)
 
 
-def _apply(tab: SimpleNamespace, text: str) -> list:
+def _apply(tab: SimpleNamespace, text: str, visitor: Visitor = ANYBODY) -> list:
     try:
-        return [*form.fill(tab.form, Recipe.from_yaml(text)), ""]
+        return [*form.fill(tab.form, actions.read_recipe(text or "", visitor)), ""]
     except TunerError as error:
         return [*[gr.skip()] * len(form.fill_outputs(tab.form)), elements.problems(list(error.problems))]
 
@@ -231,8 +236,8 @@ def _prepare(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> li
     """A new run of the visitor's, or the problems in place of the plan."""
     browser = data[tab.browser] or NOBODY
     try:
-        requested, table = form.read(tab.form, data)
-        run = actions.prepare(requested, table, visitor)
+        requested, rows = form.read(tab.form, data, visitor)
+        run = actions.prepare(requested, rows, visitor)
     except Exception as error:
         return [gr.skip(), gr.skip(), elements.problems(problems_of(error)), *panel("")[1:]]
     return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]

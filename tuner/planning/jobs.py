@@ -1,0 +1,109 @@
+"""What the page does with a visitor's input, as jobs for limited.py: plain values in, plain values out.
+
+`device` is what the app's process says of its device: a worker has none, and must not touch one. A recipe is
+nested settings, rows are the path of an uploaded file and the pasted text, and a token is the visitor's or False.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from tuner import recipe as recipes
+from tuner.data import sources
+from tuner.data.chat import render_prompt
+from tuner.data.encode import preview_pieces, source
+from tuner.data.parse import Table
+from tuner.data.tokens import histogram
+from tuner.models import device as devices
+from tuner.models.fetch import base_of, fetch_model, is_shipped
+from tuner.models.shape import load_tokenizer
+from tuner.planning import plan
+from tuner.planning.method_costs import method_costs
+from tuner.recipe import Recipe
+from tuner.runs import Run
+
+PREVIEWED = 3  # rows
+Rows = list[str | None]  # the path of a file, and pasted text
+
+
+def warm_up(device: dict) -> None:
+    """Plan the shipped recipes, so that their models are known to all workers."""
+    shipped = map(Recipe.load, sorted(recipes.EXAMPLES.glob("*.yaml")))
+    for recipe in shipped:
+        if is_shipped(recipe.model.name):
+            check(device, recipe.model_dump(), [None, None], False)
+
+
+def settings(text: str) -> dict:
+    """The settings of a recipe in YAML, every default filled in. Raises TunerError with all problems."""
+    return Recipe.from_yaml(text).model_dump()
+
+
+def columns(rows: Rows, example: str) -> list[str]:
+    """The columns of the rows, or of an included example. Raises TunerError if they can't be read."""
+    table = _read(rows, None) or sources.read_file(recipes.EXAMPLES / Path(example).name)
+    return table.columns
+
+
+def fetch(recipe: dict, token: str | bool) -> None:
+    """Download the base model. Raises TunerError."""
+    fetch_model(Recipe.parse(recipe).model)
+
+
+def check(device: dict, recipe: dict, rows: Rows, token: str | bool) -> dict:
+    """The plan. Raises TunerError with all problems."""
+    with devices.described(device):
+        return plan.check(*_given(recipe, rows), local=False).plan
+
+
+def preview(device: dict, recipe: dict, rows: Rows, token: str | bool) -> dict:
+    """What the model will see: rows in pieces, the histogram of lengths, and what is cut off. Raises TunerError."""
+    with devices.described(device):
+        checked = plan.check(*_given(recipe, rows), local=False)
+    train, base, tokenizer = checked.train, checked.base, checked.tokenizer
+    return {
+        "rows": [preview_pieces(base.task, row, tokenizer, base.labels) for row in train.rows[:PREVIEWED]],
+        "histogram": histogram(train.lengths),
+        "max_length": train.max_length,
+        "longest": max(train.lengths),
+        "truncated": train.truncated,
+        "lost_tokens": train.lost_tokens,
+        "warning": train.warning,
+        "format": checked.format.reason,
+    }
+
+
+def prepare(device: dict, recipe: dict, rows: Rows, token: str | bool, path: str) -> None:
+    """Write the run's folder at `path`. Raises TunerError with all problems."""
+    with devices.described(device):
+        plan.prepare(*_given(recipe, rows), local=False, path=Path(path))
+
+
+def survey(device: dict, recipe: dict, rows: Rows, token: str | bool) -> Iterator[dict]:
+    """What each method would cost: see `method_costs`."""
+    with devices.described(device):
+        yield from method_costs(*_given(recipe, rows), local=False)
+
+
+def read_prompts(run: str, conversations: list[list[dict]]) -> None:
+    """Render and tokenize the conversations as the run's base will read them. Raises TunerError if it can't."""
+    base = base_of(Run(Path(run)))
+    tokenizer = _tokenizer(base.folder)
+    for messages in conversations:
+        tokenizer(render_prompt(messages, tokenizer) if base.row.chats else source(messages), verbose=False)
+
+
+_tokenizer = lru_cache(maxsize=2)(load_tokenizer)  # of those who chat
+
+
+def _given(recipe: dict, rows: Rows) -> tuple[Recipe, Table | None]:
+    requested = Recipe.parse(recipe)
+    return requested, _read(rows, requested.data.max_rows)
+
+
+def _read(rows: Rows, max_rows: int | None) -> Table | None:
+    """The uploaded or pasted rows; None if the recipe names their source. Raises TunerError."""
+    file, pasted = rows
+    if file:
+        return sources.read_file(file, Path(file).name, max_rows)
+    return sources.read_pasted(pasted, max_rows) if pasted is not None else None

@@ -1,0 +1,123 @@
+"""What a visitor enters, read and checked: in processes of their own, since a stranger's input may stop one."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from tuner import gpu, limited, runs
+from tuner.errors import TunerError
+from tuner.limited import Limits
+from tuner.models import device
+from tuner.models.fetch import is_shipped
+from tuner.planning import pace
+from tuner.recipe import Recipe
+from tuner.runs import Run
+from tuner.ui.visitor import ANYBODY, Visitor
+
+JOBS = "tuner.planning.jobs"  # in processes of their own, since a visitor's input may stop one
+LIMITS = {
+    "settings": Limits("Reading this recipe", "Write it plainly: each setting by its name, with a value.", 10),
+    "columns": Limits("Reading these rows", "Give fewer or shorter rows."),
+    "fetch": Limits("Downloading this base model", "Try again later, or choose a smaller one.", 3600),
+    "check": Limits("Checking this recipe", "Give fewer or shorter rows, or choose another base model."),
+    "read_prompts": Limits("Reading this conversation", "Write less, or choose a run on another base model.", 10),
+}
+_fetched: set[tuple] = set()  # base models that were downloaded since the app has started
+
+
+class Entered(NamedTuple):
+    """Rows as a visitor entered them, not read yet."""
+
+    file: str | None = None  # the path of the upload
+    pasted: str | None = None
+
+
+def entered(file: str | None, pasted: str | None) -> Entered | None:
+    """The uploaded or pasted rows; None if the recipe names their source."""
+    return Entered(file, None if file else pasted) if file or (pasted and pasted.strip()) else None
+
+
+def warm_up() -> None:
+    """Start the processes that read what visitors enter, then import here what the first chat needs."""
+    limited.start(f"{JOBS}:warm_up", _device())
+    _job("settings", "{}")
+    gpu.import_core()
+
+
+def read_recipe(text: str, visitor: Visitor = ANYBODY) -> Recipe:
+    """The recipe in YAML. Raises TunerError with all problems."""
+    return Recipe.parse(_job("settings", text, visitor=visitor))
+
+
+def columns(rows: Entered | None, example: str = "", visitor: Visitor = ANYBODY) -> list[str]:
+    """The columns of the rows, or of an included example. Raises TunerError if they can't be read."""
+    return _job("columns", rows or Entered(), example, visitor=visitor)
+
+
+def is_local(requested: Recipe) -> bool:
+    """Whether base model and rows can be read without downloading anything."""
+    from huggingface_hub import try_to_load_from_cache
+
+    model, source = requested.model, requested.data.source
+    if "/" in source:
+        return False
+    try:
+        cached = is_shipped(model.name) or isinstance(
+            try_to_load_from_cache(model.name, "config.json", revision=model.revision), str
+        )
+    except ValueError:  # not a valid name on the Hub, which checking the recipe reports
+        cached = True
+    return cached
+
+
+def check(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> dict:
+    """The plan of a visitor's recipe: no path is followed. Raises TunerError with all problems."""
+    return _job("check", *_planned(requested, rows, visitor), visitor=visitor)
+
+
+def preview(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> dict:
+    """What the model will see: rows in pieces, the histogram of lengths, and what is cut off. Raises TunerError."""
+    return _job("preview", *_planned(requested, rows, visitor), visitor=visitor)
+
+
+def survey(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> Iterator[dict]:
+    """What each method would cost, as it becomes known: see `method_costs`. Raises TunerError."""
+    given = _planned(requested, rows, visitor)
+    yield from limited.stream(f"{JOBS}:survey", *given, limits=LIMITS["check"], visitor=visitor.session)
+
+
+def write_run(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> Run:
+    """A new run, ready to train. Raises TunerError with all problems; nothing is left of it then."""
+    path = runs.new_path()
+    try:
+        _job("prepare", *_planned(requested, rows, visitor), str(path), visitor=visitor)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return Run(path)
+
+
+def read_prompts(run: Run, conversations: list[list[dict]], visitor: Visitor = ANYBODY) -> None:
+    """Try whether the run's base can read these conversations. Raises TunerError if it can't."""
+    _job("read_prompts", str(run.path.absolute()), conversations, visitor=visitor)
+
+
+def _job(name: str, *arguments: Any, visitor: Visitor = ANYBODY) -> Any:
+    """What a job returns. Raises TunerError."""
+    limits = LIMITS.get(name, LIMITS["check"])
+    return limited.run(f"{JOBS}:{name}", *arguments, limits=limits, visitor=visitor.session)
+
+
+def _planned(requested: Recipe, rows: Entered | None, visitor: Visitor) -> tuple:
+    """The arguments of a job that plans. What has to be downloaded for it is here by then."""
+    settings, token, model = requested.model_dump(), visitor.token or False, requested.model
+    if not is_shipped(model.name) and (model.name, model.revision) not in _fetched:
+        with suppress(TunerError):  # which the job tells with all other problems
+            _job("fetch", settings, token, visitor=visitor)
+            _fetched.add((model.name, model.revision))
+    return _device(), settings, rows or Entered(), token
+
+
+def _device() -> dict:
+    return device.describe() | {"speed": pace.device_speed()}
