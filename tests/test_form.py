@@ -213,7 +213,7 @@ def test_a_limit_on_rows_holds_for_a_file_and_for_pasted_rows(built, data, tmp_p
     (tmp_path / "table.csv").write_text(ROWS)
     data |= {built.pasted: ROWS, built.file: str(tmp_path / "table.csv"), built.settings["data.max_rows"]: "4"}
     for where in ("file", "paste"):
-        assert "format" in problem_with(built, data | {built.where: where})  # for which the rows were read
+        assert "Map them" in problem_with(built, data | {built.where: where})  # for which the rows were read
         assert "4 rows" in problem_with(built, data | {built.where: where, built.settings["data.max_rows"]: ""})
 
 

@@ -192,7 +192,7 @@ class _Pool:
                 if not self.idle:
                     return None
                 worker = self.idle.pop()
-            if worker.is_idle:
+            if worker.is_idle and self._server.poll() is None:  # with which its workers end
                 return worker
             worker.close()
 

@@ -1,0 +1,167 @@
+"""Jobs for strangers run in real processes: each limit ends them, in words, while other jobs go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from tuner import limited
+from tuner.errors import TunerError
+from tuner.limited import Limits
+
+TRYING = Limits("Trying this", "Try something else.", 1)
+LATE = "Trying this took longer than 1 seconds, so it was stopped. Try something else."
+LARGE = "Trying this needed more than 191 MB of memory, so it was stopped. Try something else."
+BROKEN = "Trying this ended its process: a file is damaged, or needs too much memory. Try something else."
+
+
+@pytest.fixture(scope="module")
+def jobs_here() -> None:
+    """No job is done in this process."""
+
+
+@pytest.fixture(autouse=True)
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[limited._Pool]:
+    """A new pool, whose processes end with the test."""
+    pool = limited._Pool()
+    monkeypatch.setattr(limited, "_pool", pool)
+    yield pool
+    if pool._server:
+        pool._control.close()
+        pool._server.wait(10)
+
+
+def refusal(job: str, *arguments, limits: Limits = TRYING, visitor: str = "") -> str:
+    """What the visitor reads."""
+    with pytest.raises(TunerError) as caught:
+        limited.run(job, *arguments, limits=limits, visitor=visitor)
+    (problem,) = caught.value.problems
+    return problem
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pid: int, seconds: float = 20) -> bool:
+    """Whether the process has ended within these seconds."""
+    until = time.monotonic() + seconds
+    while is_alive(pid) and time.monotonic() < until:
+        time.sleep(0.01)
+    return not is_alive(pid)
+
+
+def test_a_job_returns_plain_values_and_its_worker_does_the_next_one():
+    assert limited.run("json:loads", '{"a": [1, null, "\\ud800"]}', limits=TRYING) == {"a": [1, None, "\ud800"]}
+    assert limited.run("os:getpid", limits=TRYING) == limited.run("os:getpid", limits=TRYING) != os.getpid()
+
+
+def test_a_job_streams_what_it_yields_and_is_ended_when_nobody_listens(pool):
+    walk = limited.stream("os:walk", "/usr", limits=TRYING)
+    assert next(walk)[0] == "/usr"
+    assert next(walk)[0].startswith("/usr/")
+    pid = limited.run("os:getpid", limits=TRYING)  # of another worker
+    walk.close()
+    assert len(pool.idle) == 1
+    assert limited.run("os:getpid", limits=TRYING) == pid
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "said"),
+    [
+        ("time:sleep", [60], LATE),
+        ("re:fullmatch", ["(a+)+b", "a" * 40], LATE),  # which holds Python's lock, so no thread could end it
+        ("builtins:bytearray", [10**9], LARGE),
+        ("operator:mul", ["x", 10**9], LARGE),
+        ("operator:mul", ["x", 5 * 10**7], LARGE),  # a value too large to send
+        ("os:abort", [], BROKEN),
+        ("os:_exit", [0], BROKEN),
+        ("sys:exit", [3], BROKEN),
+        ("os:closerange", [0, 99], BROKEN),
+        ("signal:raise_signal", [signal.SIGKILL], BROKEN),
+        ("ctypes:string_at", [1], BROKEN),  # a segmentation fault
+    ],
+)
+def test_what_takes_too_much_is_refused_in_words_and_the_next_job_works(monkeypatch, job, arguments, said):
+    monkeypatch.setattr(limited, "BYTES", 2 * 10**8)
+    began = time.monotonic()
+    assert refusal(job, *arguments) == said
+    assert limited.run("builtins:abs", -7, limits=TRYING) == 7
+    assert time.monotonic() - began < 4
+
+
+def test_what_a_job_prints_goes_nowhere(capfd):
+    limited.run("builtins:abs", -7, limits=TRYING)
+    for stream in ("", ">&2"):
+        assert limited.run("os:system", f"head -c 1000000000 /dev/zero {stream}", limits=TRYING) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_persons_problem_passes_whole_and_any_other_is_a_bug_with_its_trace():
+    with pytest.raises(TunerError) as caught:
+        limited.run("tuner.planning.jobs:settings", "{", limits=Limits("", "", 60))
+    with pytest.raises(RuntimeError, match="Traceback[^$]*ValueError"):
+        limited.run("builtins:int", "x", limits=TRYING)
+    with pytest.raises(OSError, match="Traceback") as missing:
+        limited.run("os:stat", "/nowhere", limits=TRYING)
+    assert missing.value.errno == 2
+    assert limited.run("builtins:abs", -7, limits=TRYING) == 7
+    assert caught.value.problems
+
+
+def test_others_need_not_wait_for_a_slow_job():
+    limited.run("builtins:abs", -7, limits=TRYING)
+    slow = [threading.Thread(target=refusal, args=("time:sleep", 60), kwargs={"visitor": "eve"}) for _ in range(3)]
+    for thread in slow:
+        thread.start()
+    for _ in range(10):
+        began = time.monotonic()
+        assert limited.run("builtins:abs", -7, limits=TRYING, visitor="ann") == 7
+        assert time.monotonic() - began < 0.5
+    for thread in slow:
+        thread.join()
+
+
+def test_a_worker_has_no_secret_and_no_card(monkeypatch):
+    secrets = {"HF_TOKEN": "hf_1", "OAUTH_CLIENT_SECRET": "2", "MY_KEY": "3", "SPACES_ZERO_GPU": "true"}
+    for name, value in (secrets | {"TUNER_MAX_ROWS": "9", "CUDA_VISIBLE_DEVICES": "0"}).items():
+        monkeypatch.setenv(name, value)
+    lines = Path(f"/proc/{limited.run('os:getpid', limits=TRYING)}/environ").read_text().split("\0")
+    given = dict(line.split("=", 1) for line in lines if line)
+    assert not secrets.keys() & given.keys()
+    assert (given["TUNER_MAX_ROWS"], given["CUDA_VISIBLE_DEVICES"]) == ("9", "")
+
+
+def test_a_dead_worker_is_replaced_and_a_dead_parent_too(pool):
+    worker, parent = limited.run("os:getpid", limits=TRYING), limited.run("os:getppid", limits=TRYING)
+    os.kill(worker, signal.SIGKILL)
+    assert gone(worker)
+    assert limited.run("os:getpid", limits=TRYING) != worker
+    os.kill(parent, signal.SIGKILL)
+    pool._server.wait(10)
+    assert limited.run("os:getppid", limits=TRYING) != parent
+
+
+def test_the_processes_end_with_the_app_however_it_ends():
+    code = (
+        "import time; from tuner import limited; L = limited.Limits('', '')\n"
+        "print(limited.run('os:getpid', limits=L), limited.run('os:getppid', limits=L), flush=True)\n"
+        "limited.run('time:sleep', 60, limits=L)"
+    )
+    app = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pids = list(map(int, app.stdout.readline().split()))
+    assert all(map(is_alive, pids))
+    app.kill()
+    app.wait()
+    assert all(map(gone, pids))
