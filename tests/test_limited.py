@@ -111,7 +111,7 @@ def test_what_a_job_prints_goes_nowhere(capfd):
 def test_a_persons_problem_passes_whole_and_any_other_is_a_bug_with_its_trace():
     with pytest.raises(TunerError) as caught:
         limited.run("tuner.planning.jobs:settings", "{", limits=Limits("", "", 60))
-    with pytest.raises(RuntimeError, match="Traceback[^$]*ValueError"):
+    with pytest.raises(RuntimeError, match=r"Traceback[^$]*ValueError"):
         limited.run("builtins:int", "x", limits=TRYING)
     with pytest.raises(OSError, match="Traceback") as missing:
         limited.run("os:stat", "/nowhere", limits=TRYING)
