@@ -4,6 +4,7 @@ Anybody can call any handler with any values; that the page shows no button for 
 """
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -106,7 +107,6 @@ BEFORE = {
     "play.examples.select: _use_example": (OFFER, "play.run.change: choose"),
 }
 ROWS_CHANGE = "data.format.change or form.where.change or form.file.change or form.example.change or form.pasted.blur"
-ROLES = ("owner", "link holder", "stranger")
 
 
 class Visit:
@@ -126,13 +126,11 @@ class Visit:
             "session_hash": self.session,
             "event_data": {"run": self.run, "index": 0, "value": ""},
         }
-        httpx.post(f"{self.served.url}gradio_api/queue/join", json=body).raise_for_status()
-        with httpx.stream(
-            "GET", f"{self.served.url}gradio_api/queue/data", params={"session_hash": self.session}, timeout=30
-        ) as stream:
+        self.served.http.post("queue/join", json=body).raise_for_status()
+        with self.served.http.stream("GET", "queue/data", params={"session_hash": self.session}) as stream:
             for line in stream.iter_lines():
                 if "process_completed" in line:
-                    return unescape(line)
+                    return line.removeprefix("data: ")
 
     def _value(self, name: str, component) -> object:
         known = {
@@ -180,7 +178,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace
             if f.fn
         }
         client = Client(url, verbose=False)
-        yield SimpleNamespace(built=built, url=url, handlers=handlers, client=client, hub=hub, token=hub.user("alice"))
+        with httpx.Client(base_url=f"{url}gradio_api/", timeout=30) as http:
+            yield SimpleNamespace(
+                built=built, http=http, handlers=handlers, client=client, hub=hub, token=hub.user("alice")
+            )
         built.blocks.close(verbose=False)
     hub.close()
 
@@ -230,29 +231,52 @@ def taking_a_run(table: dict) -> list[str]:
     return [name for name, row in table.items() if right(row)[0] != NOTHING]
 
 
-@pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("name", [*taking_a_run(ENDPOINTS), *taking_a_run(HANDLERS)])
-def test_who_may_do_what(served, world, name, role):
+def test_who_may_do_what(served, world, name):
     needed, events = right((ENDPOINTS | HANDLERS)[name])
     world = world(events)
-    knows = {
-        "owner": (world.run.id, world.secret),
-        "link holder": (world.run.id, WRONG),
-        "stranger": ("a-guess", WRONG),
-    }
-    visit = Visit(served, *knows[role])
-    for earlier in BEFORE.get(name, ()):
-        visit.call(earlier)
-    before = trace(served, world)
-    answer = visit.endpoint(name) if name in ENDPOINTS else visit.call(name)
-    changed = trace(served, world) != before
-    if needed == CHANGE:
-        assert changed == (role == "owner"), answer
-        assert (ownership.LINK_ONLY in answer) or role != "link holder", answer
-    elif needed == LOOK:
-        assert not changed
-        assert (NAME in answer) == (role != "stranger"), answer
-    else:
-        assert len(world.models.asked) == (role != "stranger"), answer
-        assert world.models.merges == ([world.run.id] if role == "owner" else [])
-    assert role == "owner" or world.secret not in answer
+    for role, secret in (("stranger", WRONG), ("link holder", WRONG), ("owner", world.secret)):
+        visit = Visit(served, "a-guess" if role == "stranger" else world.run.id, secret)
+        for earlier in BEFORE.get(name, ()):
+            visit.call(earlier)
+        before = trace(served, world)
+        answer = visit.endpoint(name) if name in ENDPOINTS else unescape(visit.call(name))
+        changed = trace(served, world) != before
+        assert role == "owner" or world.secret not in answer
+        if needed == CHANGE:
+            assert changed == (role == "owner"), (role, answer)
+            assert (ownership.LINK_ONLY in answer) == (role == "link holder"), (role, answer)
+        elif needed == LOOK:
+            assert not changed
+            assert (NAME in answer) == (role != "stranger"), (role, answer)
+        else:
+            assert len(world.models.asked) == ("stranger", "link holder", "owner").index(role), answer
+            assert world.models.merges == ([world.run.id] if role == "owner" else [])
+
+
+def test_fifty_wrong_secrets_cost_nothing_and_tell_nothing(served, world):
+    world = world(CONTINUING)
+    others = ownership.claim(copied("another"), ANYBODY)
+    wrong = [
+        others,
+        "",
+        None,
+        7,
+        {},
+        [],
+        "x" * 10_000,
+        "\ud800",
+        world.secret[:-1],
+        world.secret + "x",
+        world.secret.upper(),
+    ]
+    wrong += [f"guess {number}" for number in range(50 - len(wrong))]
+    before, began = trace(served, world), time.monotonic()
+    answers = set()
+    for secret in wrong:
+        visit = Visit(served, world.run.id, secret)
+        answers.add(unescape(json.loads(visit.call("train.stop.click: _stop"))["output"]["data"][0]))
+    assert len(answers) == 1
+    assert ownership.LINK_ONLY in answers.pop()
+    assert trace(served, world) == before
+    assert time.monotonic() - began < 5

@@ -28,7 +28,7 @@ only, and the upload is deleted after a day; tokens are never stored. When the d
 are deleted.</p>
 <p>Limits of this page: files of up to {megabytes:g} MB with {rows:,} rows and {tokens:,.0f} tokens, base models of up
 to {billions:g} billion parameters, and runs of up to {minutes:g} minutes.</p></div>"""
-# The run and the secret of the address, for `_opened`. What follows the # reaches no server's log, and it must not stay
+# The run and the secret of the address, for _opened. What follows the # reaches no server's log, and it must not stay
 # in the address bar, from where people copy links.
 OPENED = """(kept) => {
     const url = new URL(window.location);
