@@ -133,6 +133,18 @@ def test_others_need_not_wait_for_a_slow_job():
         thread.join()
 
 
+def test_a_visitor_may_not_ask_for_everything_at_once(pool, monkeypatch):
+    monkeypatch.setattr(limited, "MOST_ASKED", 2)
+    with pool.place("eve"), pool.place("eve"):
+        assert "many checks at once" in refusal("builtins:abs", -7, visitor="eve")
+        assert limited.run("builtins:abs", -7, limits=TRYING, visitor="ann") == 7
+        monkeypatch.setattr(limited, "MOST", 2)
+        monkeypatch.setattr(limited, "PATIENCE", 0.1)
+        assert "busy checking what others" in refusal("builtins:abs", -7, visitor="ann")
+    assert limited.run("builtins:abs", -7, limits=TRYING, visitor="eve") == 7
+    assert not pool._busy + pool._asked
+
+
 def test_a_worker_has_no_secret_and_no_card(monkeypatch):
     secrets = {"HF_TOKEN": "hf_1", "OAUTH_CLIENT_SECRET": "2", "MY_KEY": "3", "SPACES_ZERO_GPU": "true"}
     for name, value in (secrets | {"TUNER_MAX_ROWS": "9", "CUDA_VISIBLE_DEVICES": "0"}).items():

@@ -31,6 +31,7 @@ SECONDS = float(os.environ.get("TUNER_CHECK_SECONDS", 60))  # that a job may tak
 BYTES = int(float(os.environ.get("TUNER_CHECK_GB", 3)) * 1e9)  # of memory beyond that of a new worker
 MOST = 4  # jobs at the same time
 MOST_EACH = 2  # of them for one visitor
+MOST_ASKED = 12  # jobs of one visitor, those in line included
 PATIENCE = 120  # seconds in line
 START = 120  # seconds for the first worker, whose parent has to import the libraries
 KEPT = 2  # workers that wait for the next job
@@ -150,7 +151,8 @@ class _Pool:
     def __init__(self) -> None:
         self.idle: list[_Worker] = []
         self._preparation: dict | None = None  # a job for the server itself
-        self._busy: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()  # jobs of each visitor
+        self._busy: Counter[str] = Counter()  # those that have a place
         self._changed = threading.Condition()
         self._starting = threading.Lock()
         self._server: subprocess.Popen | None = None
@@ -159,18 +161,30 @@ class _Pool:
     @contextmanager
     def place(self, visitor: str) -> Iterator[None]:
         """One of MOST places, of which a visitor has at most MOST_EACH. Raises TunerError if none gets free."""
-        with self._changed:
-            free = lambda: self._busy[visitor] < MOST_EACH and self._busy.total() < MOST  # noqa: E731
-            if not self._changed.wait_for(free, PATIENCE):
-                raise TunerError("This page is busy checking what others entered. Try again in a minute.")
-            self._busy[visitor] += 1
+        self._count(self._asked, visitor, 1)
         try:
-            yield
-        finally:
             with self._changed:
-                self._busy[visitor] -= 1
-                self._busy += Counter()  # forgets those who have none
-                self._changed.notify_all()
+                if self._asked[visitor] > MOST_ASKED:
+                    raise TunerError("You have started many checks at once. Wait until they are done, then try again.")
+                if not self._changed.wait_for(lambda: self._is_free(visitor), PATIENCE):
+                    raise TunerError("This page is busy checking what others entered. Try again in a minute.")
+                self._count(self._busy, visitor, 1)
+            try:
+                yield
+            finally:
+                self._count(self._busy, visitor, -1)
+        finally:
+            self._count(self._asked, visitor, -1)
+
+    def _is_free(self, visitor: str) -> bool:
+        return self._busy[visitor] < MOST_EACH and sum(self._busy.values()) < MOST
+
+    def _count(self, counter: Counter[str], visitor: str, by: int) -> None:
+        with self._changed:
+            counter[visitor] += by
+            if not counter[visitor]:
+                del counter[visitor]
+            self._changed.notify_all()
 
     @contextmanager
     def worker(self) -> Iterator[_Worker]:

@@ -10,10 +10,10 @@ import gradio as gr
 from tuner import gpu
 from tuner.errors import TunerError
 from tuner.methods.files import CONFIG
-from tuner.ui import actions, chooser, elements, form, plan_card, progress, render, run_queue
+from tuner.ui import actions, chooser, elements, form, ownership, plan_card, progress, render, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
-from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE
+from tuner.ui.wiring import CHECKS, PRIVATE, remembered, with_list, with_run
 
 MOST_VISITORS = 1000  # whose newest check of the form is remembered
 _checking: OrderedDict[str, object] = OrderedDict()  # visitor -> the newest check
@@ -81,7 +81,7 @@ def _wire_form(tab: SimpleNamespace) -> None:
     def columns(data: dict, visitor: Visitor) -> list:
         return form.show_columns(f, data, visitor)
 
-    gr.on(rows_change, for_visitor(columns), everything, f.roles, concurrency_limit=4, **PRIVATE)
+    gr.on(rows_change, for_visitor(columns), everything, f.roles, **CHECKS, **PRIVATE)
 
     def preview(data: dict, visitor: Visitor) -> str | dict:
         return _preview(tab, data, visitor)
@@ -95,7 +95,7 @@ def _wire_form(tab: SimpleNamespace) -> None:
     def apply(text: str, visitor: Visitor) -> list:
         return _apply(tab, text, visitor)
 
-    applied = tab.apply.click(for_visitor(apply), tab.yaml, outputs, **PRIVATE)
+    applied = tab.apply.click(for_visitor(apply), tab.yaml, outputs, **CHECKS, **PRIVATE)
     applied.then(check, everything, checked, **CHECKS, **PRIVATE)
     tab.check_again = lambda event: event.then(check, everything, checked, **CHECKS, **PRIVATE)
 
@@ -150,10 +150,11 @@ def _wire_run(tab: SimpleNamespace) -> None:
         return _prepare(tab, data, visitor)
 
     begun = tab.train.click(_begin, None, [tab.card, tab.train], queue=False, **PRIVATE)
-    begun.then(for_visitor(prepare), everything, outputs, concurrency_limit=4, **PRIVATE)
-    tab.resume.click(for_visitor(resume), tab.shown, tab.panel, **PRIVATE)
-    tab.stop.click(for_visitor(_stop), tab.shown, tab.panel, queue=False, **PRIVATE)
-    tab.timer.tick(for_visitor(_tick), tab.shown, tab.panel, queue=False, **PRIVATE)
+    begun.then(for_visitor(prepare), everything, outputs, **CHECKS, **PRIVATE)
+    run = [tab.shown, tab.browser]
+    tab.resume.click(for_visitor(resume), run, tab.panel, **PRIVATE)
+    tab.stop.click(for_visitor(_stop), run, tab.panel, queue=False, **PRIVATE)
+    tab.timer.tick(for_visitor(_tick), run, tab.panel, queue=False, **PRIVATE)
     tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
     left = tab.again.click(_leave, tab.browser, outputs, queue=False, **PRIVATE)
     tab.check_again(left)
@@ -234,43 +235,46 @@ def _apply(tab: SimpleNamespace, text: str, visitor: Visitor = ANYBODY) -> list:
 
 def _prepare(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> list:
     """A new run of the visitor's, or the problems in place of the plan."""
-    browser = data[tab.browser] or NOBODY
     try:
         requested, rows = form.read(tab.form, data, visitor)
-        run = actions.prepare(requested, rows, visitor)
+        run, secret = actions.prepare(requested, rows, visitor)
     except Exception as error:
         return [gr.skip(), gr.skip(), elements.problems(problems_of(error)), *panel("")[1:]]
-    return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]
+    kept = with_run(data[tab.browser], run.id, secret)
+    return [run.id, kept, *panel(run.id, with_list(visitor, kept))]
 
 
-def resume(run: str, visitor: Visitor = ANYBODY) -> list:
+def resume(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
     """Queue the run again; returns its panel."""
+    visitor = with_list(visitor, kept)
     try:
         actions.resume(run, visitor)
     except Exception as error:
-        return [elements.problems(problems_of(error)), *panel(run)[1:]]
-    return panel(run)
+        return [elements.problems(problems_of(error)), *panel(run, visitor)[1:]]
+    return panel(run, visitor)
 
 
-def _tick(run: str, visitor: Visitor = ANYBODY) -> list:
+def _tick(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
+    visitor = with_list(visitor, kept)
     if run:
         with suppress(TunerError):  # shown in the card
             actions.watch(run, visitor)
-    return panel(run)
+    return panel(run, visitor)
 
 
-def _stop(run: str, visitor: Visitor = ANYBODY) -> list:
+def _stop(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
+    visitor = with_list(visitor, kept)
     with suppress(TunerError):  # it has ended meanwhile, as the card shows
         actions.stop(run, visitor)
-    return panel(run)
+    return panel(run, visitor)
 
 
-def _leave(browser: dict | None) -> list:
-    return ["", {**(browser or NOBODY), "shown": ""}, *panel("")]
+def _leave(kept: dict | None) -> list:
+    return ["", {**remembered(kept), "shown": ""}, *panel("")]
 
 
-def panel(run: str) -> list:
-    """A run's card, timer and buttons; without a run, those of the plan."""
+def panel(run: str, visitor: Visitor = ANYBODY) -> list:
+    """A run's card, timer and the buttons that the visitor may use; without a run, those of the plan."""
     if not run:
         hidden = gr.update(visible=False)
         ready = gr.update(visible=True, interactive=True)
@@ -280,35 +284,37 @@ def panel(run: str) -> list:
         now = run_queue.look(opened)
         card, phase = render.run_card(opened, now), now.phase
         has_adapter = (opened.adapter / CONFIG).is_file()
+        is_own, is_shared = ownership.is_owner(opened, visitor), ownership.is_shared(opened, visitor)
     except Exception as error:
         card, phase, has_adapter = elements.problems(problems_of(error)), "gone", False
+        is_own = is_shared = False
     # Between a worker's death and its event, the folder alone would say that the run has ended.
     live = phase in progress.LIVE or run_queue.queue.holds(run)
     return [
-        card,
+        card if is_shared or phase == "gone" else elements.note(ownership.LINK_ONLY) + card,
         gr.Timer(active=live),
         gr.update(visible=False),
-        gr.update(visible=phase in ("waiting", "training", "scoring", "continuing")),
-        gr.update(visible=phase in progress.RESUMABLE and not live),
+        gr.update(visible=is_own and phase in ("waiting", "training", "scoring", "continuing")),
+        gr.update(visible=is_own and phase in progress.RESUMABLE and not live),
         gr.update(visible=has_adapter and not live),
-        gr.update(visible=has_adapter and not live),
+        gr.update(visible=is_shared and has_adapter and not live),
         gr.update(visible=not live),
     ]
 
 
-def show(tab: SimpleNamespace, run: str, browser: dict | None) -> list:
+def show(tab: SimpleNamespace, run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
     """Values of shown, browser, panel and form for a visitor who returns or opens a run."""
-    browser = {**NOBODY, **(browser or {})}
+    kept, visitor = remembered(kept), with_list(visitor, kept)
     try:
         opened = actions.open_run(run) if run else None
     except TunerError:
         opened = None
     if not opened:
-        return ["", {**browser, "shown": ""}, *panel(""), *[gr.skip()] * len(form.fill_outputs(tab.form))]
+        return ["", {**kept, "shown": ""}, *panel(""), *[gr.skip()] * len(form.fill_outputs(tab.form))]
     values = [gr.skip()] * len(form.fill_outputs(tab.form))
     with suppress(TunerError):  # a recipe of another version; the card still shows what happened
         values = form.fill(tab.form, opened.recipe)
-    return [run, {**browser, "shown": run}, *panel(run), *values]
+    return [run, {**kept, "shown": run}, *panel(run, visitor), *values]
 
 
 def show_outputs(tab: SimpleNamespace) -> list:
