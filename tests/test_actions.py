@@ -186,7 +186,7 @@ def test_a_prepared_run_is_queued_for_its_visitor_and_reads_no_path(mine, starte
     monkeypatch.setattr(plan, "prepare", lambda *args, **settings: given.append((*args, settings)) or mine)
     requested, table = Recipe(seed=3), Table("rows.csv", ["a"], [{"a": "x"}])
     assert actions.prepare(requested, table, Visitor(VISITOR, account="ann" if signed_in else None)) is mine
-    assert given == [(requested, table, {"local": False})]
+    assert given == [(requested, table, {"local": False, "token": False})]
     assert models.imports == 1
     assert started == [("mine", VISITOR, {"event": "queued", "signed_in": signed_in})]
 

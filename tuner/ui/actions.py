@@ -111,21 +111,10 @@ def known_plan(requested: Recipe) -> dict | None:
 
 
 def is_local(requested: Recipe) -> bool:
-    """Whether base model and rows can be read without downloading anything."""
-    from huggingface_hub import try_to_load_from_cache
+    """Whether base model and rows are here for any visitor, so that nothing need be downloaded."""
+    from tuner.models.fetch import is_at_hand
 
-    from tuner.models.fetch import is_shipped
-
-    model, source = requested.model, requested.data.source
-    if "/" in source:
-        return False
-    try:
-        cached = is_shipped(model.name) or isinstance(
-            try_to_load_from_cache(model.name, "config.json", revision=model.revision), str
-        )
-    except ValueError:  # not a valid name on the Hub, which checking the recipe reports
-        cached = True
-    return cached
+    return "/" not in requested.data.source and is_at_hand(requested.model)
 
 
 def check(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> "Checked":
@@ -133,7 +122,7 @@ def check(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYB
     from tuner.planning import plan
 
     gpu.import_core()
-    return plan.check(requested, table, local=False)
+    return plan.check(requested, table, local=False, token=visitor.token or False)
 
 
 def preview(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> dict:
@@ -162,7 +151,7 @@ def prepare(requested: Recipe, table: Table | None = None, visitor: Visitor = AN
     gpu.import_core()
     if deleted := runs_cleanup.make_room(keep=frozenset({EXAMPLE, *run_queue.queue.held()})):
         log.info("deleted %s old runs to make room", len(deleted))
-    run = plan.prepare(requested, table, local=False)
+    run = plan.prepare(requested, table, local=False, token=visitor.token or False)
     run_queue.start(run, visitor.session, {"event": "queued", "signed_in": visitor.account is not None})
     return run
 
@@ -178,8 +167,16 @@ def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
         )
     if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is already in training or waiting for its turn.")
+    _fetch_base(opened, visitor)
     run_queue.start(opened, visitor.session, {"event": "queued"})
     return opened
+
+
+def _fetch_base(run: Run, visitor: Visitor) -> None:
+    """See to it that the run's base model is here before anything is queued: jobs have no visitor's token."""
+    from tuner.models.fetch import base_of
+
+    base_of(run, visitor.token or False)
 
 
 def watch(run: str, visitor: Visitor = ANYBODY) -> Run:
@@ -213,6 +210,7 @@ def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
     """Merge the run's adapter into the 16-bit base; returns the merge check. Raises TunerError."""
     opened = open_run(run)
     gpu.import_core()
+    _fetch_base(opened, visitor)
     return gpu.merge(opened)
 
 
@@ -266,7 +264,9 @@ def can_merge(run: Run) -> bool:
     return merge.is_mergeable(run)
 
 
-def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float) -> Iterator[dict[str, str]]:
+def chat(
+    lineup: Lineup, conversations: dict[str, list[dict]], visitor: Visitor = ANYBODY, **sampling: float
+) -> Iterator[dict[str, str]]:
     """The answers so far, by variant; a run that has no merged model yet is merged first. Raises TunerError."""
     sampling = _checked(sampling)
     for turn in chain.from_iterable(conversations.values()):
@@ -276,6 +276,7 @@ def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float
                 'history: a turn is not {"role": "user" or "assistant", "content": text}. Fix the history.'
             )
     gpu.import_core()
+    _fetch_base(next(iter(lineup.adapters.values())), visitor)
     for run in lineup.merged.values():
         gpu.merge(run)
     merged = {variant: run.merged for variant, run in lineup.merged.items()}

@@ -288,7 +288,7 @@ def _answer(
         start = [{"role": "system", "content": system}] if chats and system and system.strip() else []
         conversations = {v: start + turns if chats else turns[-1:] for v, turns in zip(lineup.variants, questions)}
         answers = [""] * len(questions)
-        for texts in actions.chat(lineup, conversations, **sampling):
+        for texts in actions.chat(lineup, conversations, visitor, **sampling):
             answers = [texts[v] for v in lineup.variants]
             yield [*_answered(questions, answers), *unused, "", _merge_check(lineup)]
         if not chats:

@@ -102,11 +102,11 @@ def _wire_methods(tab: SimpleNamespace) -> None:
     opened = f.methods_fold.expand(lambda: True, None, f.is_surveyed, queue=False, **PRIVATE)
     f.methods_fold.collapse(lambda: False, None, f.is_surveyed, queue=False, **PRIVATE)
 
-    def fill(data: dict) -> Iterator:
-        yield from _survey(tab, data)
+    def fill(data: dict, visitor: Visitor) -> Iterator:
+        yield from _survey(tab, data, visitor)
 
     for event in (opened, tab.checking):
-        event.then(fill, everything, f.methods, **CHECKS, **PRIVATE)
+        event.then(for_visitor(fill), everything, f.methods, **CHECKS, **PRIVATE)
     suited = [f.example, f.settings["model.name"], f.settings["model.quantization"]]
     f.example.input(form.show_example, f.example, suited, queue=False, **PRIVATE)
 
@@ -203,7 +203,7 @@ def _choose(event: gr.EventData) -> str:
     return event.method
 
 
-def _survey(tab: SimpleNamespace, data: dict) -> Iterator:
+def _survey(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> Iterator:
     """The method chooser as its figures arrive; they are computed only while it is open."""
     chosen = data[tab.form.settings["method.name"]]
     if not data[tab.form.is_surveyed]:
@@ -215,7 +215,7 @@ def _survey(tab: SimpleNamespace, data: dict) -> Iterator:
             yield chooser.html({}, chosen)
             return
         gpu.import_core()
-        yield from chooser.growing(method_costs(requested, table, local=False), chosen)
+        yield from chooser.growing(method_costs(requested, table, local=False, token=visitor.token or False), chosen)
     except Exception as error:
         yield elements.problems(problems_of(error)) + chooser.html({}, chosen)
 
