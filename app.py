@@ -8,6 +8,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 for bars in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
     os.environ.setdefault(bars, "1")
 
+from tuner import environment  # noqa: E402
+
+environment.drop_login()  # before anything imports huggingface_hub: visitors have logins of their own, or none
+
 from tuner import gpu  # noqa: E402, F401  first, because on ZeroGPU `spaces` must be imported before torch
 from tuner.data.parse import MAX_FILE_BYTES  # noqa: E402
 from tuner.ui import checking, page  # noqa: E402

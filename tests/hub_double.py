@@ -6,7 +6,7 @@ knows nothing about xet, pull requests or branches.
 
     def test_push(hub, tmp_path):
         token = hub.user("alice")                        # role="read", "oauth", "fineGrained" with scopes={...}
-        hub.add_model("Qwen/Qwen3-0.6B", folder)         # a folder or {path: bytes}; private=True, gated=True
+        hub.add_model("Qwen/Qwen3-0.6B", folder)         # or {path: bytes}; private=True, gated=True, readers=("bob",)
         hub.add_dataset("owner/name", {"train.jsonl": b"..."})
         # HF_ENDPOINT is read at import, so a real client runs in its own process, or is told the endpoint.
         fresh.run([...], tmp_path, env=hub.env(tmp_path))
@@ -66,6 +66,7 @@ class Repo:
     name: str
     private: bool = False
     gated: bool = False
+    readers: tuple[str, ...] = ()  # of a gated one: who has accepted its terms
     commits: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict)
 
     @property

@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    do_GET = do_HEAD = do_POST = do_PUT = answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
     def hang_up(self) -> None:
         """Reset the connection after the first bytes of the body, as a network does that goes away."""
@@ -134,6 +134,16 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(404 if self.user else 401, message, "RepoNotFound")
         return repo
 
+    def check_terms(self, repo: "Repo") -> None:
+        """Raise Refusal if the repository is gated and this user has not accepted its terms."""
+        if repo.gated and not (self.user and self.user.name in (*repo.readers, repo.name.split("/")[0])):
+            raise Refusal(403 if self.user else 401, f"Access to {repo.name} is restricted.", "GatedRepo")
+
+    def auth_check(self, kind: str, name: str) -> dict:
+        """Whether this user may read a repository's files."""
+        self.check_terms(self.readable(kind, name))
+        return {}
+
     def writable(self, kind: str | None, name: str) -> "Repo":
         """The repository, if this token may write to it. Raises Refusal."""
         repo = self.readable(kind, name)
@@ -175,6 +185,15 @@ class Handler(BaseHTTPRequestHandler):
         prefix = "" if kind == "models" else f"{kind}/"
         return {"url": f"{self.hub.url}/{prefix}{name}", "name": name, "id": name}
 
+    def delete(self) -> dict:
+        """Delete a repository."""
+        requested = json.loads(self.body)
+        kind = requested.get("type", "model") + "s"
+        name = f"{requested.get('organization') or self.user.name}/{requested['name']}"
+        self.writable(kind, name)
+        del self.hub.repos[kind, name]
+        return {}
+
     # -- reading
 
     def info(self, kind: str, name: str, revision: str = "main") -> dict:
@@ -209,8 +228,8 @@ class Handler(BaseHTTPRequestHandler):
         """A file's content, or the range of it that was requested."""
         repo = self.readable(kind, name)
         sha = repo.resolve(revision)
-        if repo.gated and path != "README.md":
-            raise Refusal(403 if self.user else 401, f"Access to {name} is restricted.", "GatedRepo")
+        if path != "README.md":
+            self.check_terms(repo)
         if path not in repo.commits[sha]:
             code = {"X-Repo-Commit": sha, "X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
             return 404, code, b"Entry not found"
@@ -296,6 +315,8 @@ ROUTES = [
     ("GET", r"/api/spaces/zero-gpu/quota", Handler.gpu_quota),
     ("POST", r"/api/validate-yaml", Handler.validate_yaml),
     ("POST", r"/api/repos/create", Handler.create),
+    ("DELETE", r"/api/repos/delete", Handler.delete),
+    ("GET", rf"{_REPO}/auth-check", Handler.auth_check),
     ("GET", rf"{_REPO}/revision/{_REVISION}", Handler.info),
     ("GET", rf"{_REPO}/tree/{_REVISION}(?:/(?P<path>.+))?", Handler.tree),
     ("POST", rf"{_REPO}/paths-info/{_REVISION}", Handler.paths_info),

@@ -184,7 +184,7 @@ def test_a_prepared_run_is_queued_for_its_visitor_and_reads_no_path(root, starte
     requested, rows = Recipe(seed=3), actions.entered(None, ROWS)
     run = actions.prepare(requested, rows, Visitor(VISITOR, account="ann" if signed_in else None))
     assert run.path.parent == root
-    assert given == [(requested, sources.read_pasted(ROWS), {"local": False, "path": run.path})]
+    assert given == [(requested, sources.read_pasted(ROWS), {"local": False, "token": False, "path": run.path})]
     assert started == [(run.id, VISITOR, {"event": "queued", "signed_in": signed_in})]
 
 

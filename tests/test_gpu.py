@@ -21,6 +21,7 @@ from tuner.errors import TunerError
 from tuner.inference.generate import Sampling
 
 SECRETS = {"HF_TOKEN": "hf_one", "HUGGING_FACE_HUB_TOKEN": "hf_two", "SOME_OTHER_TOKEN": "hf_three"}
+SECRETS |= {"OAUTH_CLIENT_SECRET": "four", "TUNER_API_KEY": "five", "DATABASE": "six"}
 FORESEEN = {"training": 100.0, "scoring": 20.0, "start_up": 7.0, "a_step": 0.5}
 
 
@@ -44,12 +45,13 @@ def train_until_killed(run: runs.Run) -> tuple[psutil.Process, list[dict]]:
     return process, said + list(window)
 
 
-def test_the_training_process_is_told_no_token(run, monkeypatch):
+def test_the_training_process_is_told_no_secret(run, monkeypatch):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("SOME_TOKENS_ELSE", "no secret")
+    monkeypatch.setenv("TUNER_MAX_TOKENS", "5000")
     process, _ = train_until_killed(run)
-    assert process.environment["SOME_TOKENS_ELSE"] == "no secret"
+    assert process.environment["TUNER_MAX_TOKENS"] == "5000"
+    assert process.environment["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
     assert not [name for name, value in process.environment.items() if name in SECRETS or value in SECRETS.values()]
     assert os.environ["HF_TOKEN"] == "hf_one"  # the app itself still has it
 

@@ -52,7 +52,7 @@ TOLD = {
         ConnectionError("Couldn't reach 'a/B' on the Hub (OfflineModeIsEnabled)"),
         named("LocalEntryNotFoundError", "not cached, and outgoing traffic has been disabled. Set HF_HUB_OFFLINE."),
     ],
-    "The model 'a/B' is gated: accept its terms on its page at https://huggingface.co, then try again with your token "
+    "The model 'a/B' is gated: accept its terms at https://huggingface.co, then try again with your token "
     "(HF_TOKEN, or `hf auth login`).": [
         named("GatedRepoError", "", type("RepositoryNotFoundError", (Exception,), {})),
         named("DatasetNotFoundError", "Dataset 'a/B' is a gated dataset on the Hub."),

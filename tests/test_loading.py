@@ -8,7 +8,6 @@ import huggingface_hub
 import pytest
 import torch
 from conftest import small_recipe
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from tiny import DECODER, FAMILIES, tiny_model
 from transformers import GPT2Config, LlamaConfig, OlmoConfig, T5Config
@@ -416,47 +415,13 @@ def test_a_name_may_have_a_prefix_in_the_file_or_in_the_description(wrong):
             check_fit(described, there, "mine")
 
 
-def test_a_model_is_downloaded_without_pickles_and_code_and_looked_for_in_the_cache_first(monkeypatch, tmp_path):
-    asked, waits = [], []
+def test_a_download_that_fails_is_explained_with_the_models_name(monkeypatch):
+    def fail(api, name, **options):
+        raise PermissionError(13, "no")
 
-    def snapshot(name, **options):
-        asked.append((name, options))
-        if options.get("local_files_only"):
-            raise LocalEntryNotFoundError("not there")
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr(fetch.hub_errors, "limit_waiting", lambda: waits.append(1))
-    monkeypatch.setattr(fetch, "_check_files", lambda *found: asked.append(found))
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    latest = {"revision": None, "allow_patterns": patterns}
-    assert fetch_model(recipe.Model(name="a/b")) == tmp_path
-    assert asked == [("a/b", latest), (tmp_path, "a/b")]
-    asked.clear()
-    fixed = latest | {"revision": "v1"}
-    assert fetch_model(recipe.Model(name="a/b", revision="v1")) == tmp_path
-    assert asked == [("a/b", fixed | {"local_files_only": True}), ("a/b", fixed), (tmp_path, "a/b")]
-    assert len(waits) == 2
-    asked.clear()
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.append(1) or str(tmp_path))
-    fetch_model(recipe.Model(name="a/b", revision="v1"))
-    assert asked == [1, (tmp_path, "a/b")]  # it was in the cache
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (HFValidationError("x"), r"^'a b' can't be a model's name\. Give one as on the Hub: owner/name\.$"),
-        (PermissionError(13, "no"), "^The model 'a b': a folder on this machine is not writable"),
-    ],
-)
-def test_a_download_that_fails_is_explained_with_the_models_name(monkeypatch, error, says):
-    def fail(name, **options):
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(TunerError, match=says):
-        fetch_model(recipe.Model(name="a b"))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
+    with pytest.raises(TunerError, match=r"^The model 'a/b': a folder on this machine is not writable"):
+        fetch_model(recipe.Model(name="a/b"))
 
 
 def test_only_a_plain_name_is_shipped():
@@ -478,7 +443,8 @@ def test_only_a_plain_name_is_shipped():
 
 def test_a_run_finds_its_own_base_again_with_its_task_labels_and_revision(monkeypatch, tmp_path, folders):
     asked = []
-    monkeypatch.setattr(fetch, "fetch_model", lambda model, own: asked.append((model, own)) or tmp_path)
+    monkeypatch.setattr(fetch, "_cached", lambda model: None)
+    monkeypatch.setattr(fetch, "fetch_model", lambda model, own, token: asked.append((model, own)) or tmp_path)
     wanted = small_recipe(model__name="a/b", model__revision="main", model__quantization="int8")
     kept = {"revision": "0123", "task": "classification", "labels": ["x", "y", "z"]}
     run = SimpleNamespace(id="r1", recipe=wanted, plan=kept)

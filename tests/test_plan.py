@@ -2,7 +2,6 @@
 
 import json
 import re
-from types import SimpleNamespace
 
 import pytest
 from conftest import plain, small_recipe
@@ -11,6 +10,7 @@ from tiny import tiny_model
 from tuner import runs
 from tuner.data import parse
 from tuner.errors import TunerError
+from tuner.models.fetch import check_size
 from tuner.planning import forecast, plan
 from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
@@ -53,7 +53,7 @@ def long_context(tmp_path, monkeypatch):
     folder = tiny_model(tmp_path / "long")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
-    monkeypatch.setattr(plan, "fetch_model", lambda model, own_folder=None: folder)
+    monkeypatch.setattr(plan, "fetch_model", lambda *asked: folder)
 
 
 # -- steps
@@ -123,7 +123,7 @@ def use_family(folder, monkeypatch, family: str, **changes) -> None:
     tiny_model(folder, family)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
-    monkeypatch.setattr(plan, "fetch_model", lambda model, own_folder=None: folder)
+    monkeypatch.setattr(plan, "fetch_model", lambda *asked: folder)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bart"])
@@ -459,7 +459,7 @@ def test_a_model_of_the_hub_is_planned_with_its_revision_and_an_own_folder_with_
     rows = table(12)
     own = plan.check(small_recipe(model__name="./mine/0a1b2c"), rows, tmp_path).plan
     assert (own["revision"], own["model_folder"]) == (None, str(tmp_path / "mine" / "0a1b2c"))
-    monkeypatch.setattr(plan, "fetch_model", lambda model, own_folder=None: tmp_path / "mine" / "0a1b2c")
+    monkeypatch.setattr(plan, "fetch_model", lambda *asked: tmp_path / "mine" / "0a1b2c")
     fetched = plan.check(small_recipe(model__name="somebody/model"), rows, tmp_path).plan
     assert fetched["revision"] == "0a1b2c"
     assert "model_folder" not in fetched
@@ -512,16 +512,13 @@ def test_problems_of_metrics_rows_size_and_method_are_told_together_even_without
 
 
 def test_a_visitors_model_is_measured_against_the_limit_in_billions():
-    recipe = small_recipe(model__name="somebody/large")
-    large = SimpleNamespace(parameters=12_345_000_000)
     with pytest.raises(TunerError) as refused:
-        plan._check_size(recipe, large, local=False)
+        check_size("somebody/large", 12_345_000_000, forecast.MAX_PARAMETERS)
     assert refused.value.problems == (
         "somebody/large has 12.3 billion parameters, and this page allows at most 9 billion. Choose a smaller model, "
         "or run Tuner on your own machine.",
     )
-    plan._check_size(recipe, large, local=True)
-    plan._check_size(recipe, SimpleNamespace(parameters=9_000_000_000), local=False)
+    check_size("somebody/large", 9_000_000_000, forecast.MAX_PARAMETERS)
 
 
 def test_weights_are_held_against_the_configuration_unless_they_are_packed(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import httpx
@@ -14,6 +15,7 @@ from tuner.data import parse, sources
 from tuner.errors import TunerError
 from tuner.recipe import Data
 
+PLACE = "hf://datasets/owner/name"  # no folder
 SHIPPED = "corporate.jsonl, entities.jsonl, reviews.jsonl, support.jsonl"
 
 
@@ -115,12 +117,9 @@ def test_a_file_is_looked_for_beside_the_recipe_then_here_then_among_the_example
         ("owner/name/more", False),
         ("owner", False),
         ("owner/name ", False),
-        ("there/folder", False),
     ],
 )
-def test_names_on_the_hub(source, is_on_the_hub, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "there/folder").mkdir(parents=True)
+def test_names_on_the_hub(source, is_on_the_hub, monkeypatch):
     asked = []
     monkeypatch.setattr(sources, "read_hub", lambda *args: asked.append(args))
     data = Data(source=source)
@@ -133,6 +132,15 @@ def test_names_on_the_hub(source, is_on_the_hub, tmp_path, monkeypatch):
     # A visitor without a token gets none: not that of this machine.
     tokens = [None, "hf_visitor", False, "hf_visitor"]
     assert asked == ([(data, token) for token in tokens] if is_on_the_hub else [])
+
+
+def test_a_folder_of_a_datasets_name_is_none_in_a_terminal_and_not_looked_at_for_a_visitor(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there/folder").mkdir(parents=True)
+    monkeypatch.setattr(sources, "read_hub", lambda *args: "the Hub's")
+    data = Data(source="there/folder")
+    said(sources.read, data, local=True)
+    assert sources.read(data, local=False) == "the Hub's"
 
 
 def test_what_is_said_of_a_source_that_is_nowhere(tmp_path, monkeypatch):
@@ -322,7 +330,7 @@ class Hub:
         self.asked, self.error = [], error
         monkeypatch.setattr(hub_errors, "limit_waiting", lambda: self.asked.append("limit_waiting"))
         monkeypatch.setattr(huggingface_hub, "HfApi", self.api)
-        monkeypatch.setattr(datasets, "load_dataset", self.load)
+        monkeypatch.setattr(datasets, "load_dataset_builder", self.load)
         monkeypatch.setattr(datasets, "get_dataset_config_names", self.names)
 
     def api(self, token):
@@ -331,15 +339,17 @@ class Hub:
 
     def dataset_info(self, name, timeout):
         self.asked.append(("info", name, timeout))
+        return SimpleNamespace(id=name, sha="0a1b", siblings=[])
 
-    def load(self, name, config, streaming, token):
-        self.asked.append(("load", name, config, streaming, token))
+    def load(self, name, config, revision, token):
+        self.asked.append(("load", name, config, revision, token))
         if self.error:
             raise self.error
-        return streamed(train=numbered(4))
+        reads_json = {"__module__": "datasets.packaged_modules.json.json"}
+        return type("Json", (), reads_json | {"as_streaming_dataset": lambda builder: streamed(train=numbered(4))})()
 
-    def names(self, name, token):
-        self.asked.append(("names", name, token))
+    def names(self, name, revision, token):
+        self.asked.append(("names", name, revision, token))
         return [f"c{n}" for n in range(25)]
 
 
@@ -347,10 +357,10 @@ def test_the_hub_is_asked_with_the_token_the_configuration_and_a_limit(monkeypat
     hub = Hub(monkeypatch)
     table = sources.read_hub(Data(source="owner/name", config="de"), "hf_visitor")
     assert [row["n"] for row in table.rows] == [0, 1, 2, 3]
-    info, load = ("info", "owner/name", 10), ("load", "owner/name", "de", True, "hf_visitor")
+    info, load = ("info", "owner/name", 10), ("load", PLACE, "de", "0a1b", "hf_visitor")
     assert hub.asked == ["limit_waiting", ("api", "hf_visitor"), info, load]
     sources.read_hub(HUB, False)
-    assert hub.asked[-1] == ("load", "owner/name", None, True, False)
+    assert hub.asked[-1] == ("load", PLACE, None, "0a1b", False)
 
 
 DataFilesNotFoundError = type("DataFilesNotFoundError", (Exception,), {})
@@ -383,7 +393,7 @@ NO_FILES = "The dataset 'owner/name' has no CSV, JSON or Parquet files. Choose a
 def test_what_is_said_of_a_dataset_that_can_not_be_read(monkeypatch, error, sentence):
     hub = Hub(monkeypatch, error)
     assert said(sources.read_hub, HUB, "hf_visitor") == sentence
-    assert (hub.asked[-1] == ("names", "owner/name", "hf_visitor")) == ("configurations" in sentence)
+    assert (hub.asked[-1] == ("names", PLACE, "0a1b", "hf_visitor")) == ("configurations" in sentence)
 
 
 @pytest.mark.parametrize("error", [ValueError("other"), RuntimeError("Configuration"), KeyError("name")])

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuner import hub_errors
+from tuner import environment, hub_errors
 from tuner.errors import TunerError
 from tuner.gpu_refusals import LEAST, Died, Refused, explain, shorter_window
 from tuner.heartbeat import with_heartbeat
@@ -198,7 +198,7 @@ def _in_a_process(run: Run, slot: int) -> Iterator[None]:
         process = subprocess.Popen(
             command,
             cwd=Path(__file__).resolve().parent.parent,
-            env={k: v for k, v in os.environ.items() if not k.endswith("TOKEN")} | _bind(run, slot),
+            env=environment.for_child() | _bind(run, slot),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log_file,
@@ -294,6 +294,7 @@ def _opening_time() -> float:
     if not ZERO or _warm:
         return time.monotonic()
     _warm = True
+    environment.drop_secrets()  # which a worker inherits from the app
     # The Trainer collects garbage when it starts, and going through all inherited objects would copy their memory.
     gc.freeze()
     # Field 22 of stat: when this process was forked, in clock ticks since the machine booted.

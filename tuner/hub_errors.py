@@ -33,8 +33,7 @@ ROWS: list[tuple[set[str], set[int], str]] = [
     (
         {"GatedRepoError"},
         set(),
-        "{What} is gated: accept its terms on its page at https://huggingface.co, then try again with your token "
-        "(HF_TOKEN, or `hf auth login`).",
+        "{What} is gated: accept its terms at {page}, then {sign_in}.",
     ),
     ({"DisabledRepoError"}, set(), "{What} has been disabled on the Hub. Choose another."),
     (
@@ -45,7 +44,7 @@ ROWS: list[tuple[set[str], set[int], str]] = [
     (
         {"RepositoryNotFoundError", "DatasetNotFoundError"},
         set(),
-        "{What} is not on the Hub, or it is private and you are not signed in as somebody who can read it. "
+        "{What} is not on the Hub, or it is private and {unreadable}. "
         "Check the spelling (owner/name, capital letters matter).",
     ),
     (
@@ -61,8 +60,7 @@ ROWS: list[tuple[set[str], set[int], str]] = [
     (
         set(),
         {401},
-        "{What}: the Hub rejects this token; it is mistyped, expired or revoked. "
-        "Create a new one at https://huggingface.co/settings/tokens.",
+        "{What}: {rejected}.",
     ),
     (set(), {429}, "{What}: too many requests to the Hub. Try again in a few minutes."),
     (
@@ -100,13 +98,33 @@ ROWS: list[tuple[set[str], set[int], str]] = [
     ),
 ]
 
+# What somebody can do about it: in a terminal, or on a page, which has nothing to do with this machine's login.
+TERMINAL = {
+    "sign_in": "try again with your token (HF_TOKEN, or `hf auth login`)",
+    "unreadable": "you are not signed in as somebody who can read it",
+    "rejected": "the Hub rejects this token; it is mistyped, expired or revoked. Create a new one at "
+    "https://huggingface.co/settings/tokens",
+}
+PAGE = {
+    "sign_in": "sign in on this page as the account that accepted them, and try again",
+    "unreadable": "this page does not ask for access to private repositories, not even for yours: Tuner on your own "
+    "machine can read it",
+    "rejected": "the Hub rejects your sign-in; it has probably expired. Sign out, sign in again and retry",
+}
+
 
 def explain(
-    error: BaseException, what: str, otherwise: str = "The shipped examples need no network."
+    error: BaseException,
+    what: str,
+    otherwise: str = "The shipped examples need no network.",
+    *,
+    page: str = "https://huggingface.co",
+    token: str | bool | None = None,
 ) -> TunerError | None:
     """The error about `what` ("the model 'a/b'") in plain words; None if neither the Hub nor the network caused it.
 
-    `otherwise` is added if the Hub can't be reached at all: what can be done without it.
+    `otherwise` is added if the Hub can't be reached at all: what can be done without it. `page` is its address on the
+    Hub; `token` is what the request carried: None for this machine's login, and anything else for a visitor.
     """
     chain = list(_causes(error))
     names = set().union(*map(_names, chain))
@@ -115,8 +133,15 @@ def explain(
     for kinds, codes, sentence in ROWS:
         if kinds & names or codes & statuses:
             reason = f': "{message[:200]}"' if message else ""
-            return TunerError(sentence.format(What=what[:1].upper() + what[1:], reason=reason, otherwise=otherwise))
+            advice = (TERMINAL if token is None else PAGE) | {"page": page, "reason": reason, "otherwise": otherwise}
+            return TunerError(sentence.format(What=what[:1].upper() + what[1:], **advice))
     return None
+
+
+def is_answer(error: BaseException) -> bool:
+    """Whether the Hub was reached and said no, rather than being out of reach, broken or too busy."""
+    statuses = {getattr(getattr(e, "response", None), "status_code", None) for e in _causes(error)} - {None, 408, 429}
+    return any(400 <= status < 500 for status in statuses)
 
 
 def limit_waiting() -> None:

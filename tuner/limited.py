@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tuner import limited_process
+from tuner import environment, limited_process
 from tuner.errors import TunerError
 from tuner.words import gigabytes
 
@@ -39,10 +39,6 @@ USES = 100  # jobs of a worker
 HELD = 2**29  # bytes that a worker may keep after a job
 LONGEST = 2**25  # bytes of one value
 GRACE = 30  # seconds after which a worker is given up whose timer did not end it
-# Environment variables that a worker needs. None is a secret, whatever others the owner of a Space has set.
-KEPT_NAMES = ("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "XDG_CACHE_HOME", "HF_HOME")
-KEPT_NAMES += ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "REQUESTS_CA_BUNDLE")
-KEPT_PREFIXES = ("TUNER_", "LC_", "PYTHON", "OMP_", "MKL_", "HF_HUB_", "HF_DATASETS_", "SSL_", "TOKENIZERS_")
 
 
 class Limits(NamedTuple):
@@ -243,7 +239,7 @@ class _Pool:
         self._control, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parent.parent)
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        kept = {k: v for k, v in os.environ.items() if k.upper() in KEPT_NAMES or k.startswith(KEPT_PREFIXES)}
+        kept = {k: v for k, v in environment.for_child().items() if not k.startswith("SPACES_")}
         code = "import sys; from tuner import limited_process; limited_process.serve(int(sys.argv[1]))"
         with theirs:
             self._server = subprocess.Popen(

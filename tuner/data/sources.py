@@ -5,17 +5,25 @@ A shared page must not read this machine's files: `read` follows paths only in t
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tuner import hub_errors, recipe
+from tuner import hub_errors, names, recipe
 from tuner.data import parse
 from tuner.data.parse import HELDOUT_SPLITS, SUFFIXES, Table, quoted
 from tuner.errors import TunerError
 
-__all__ = ["Table", "pick_splits", "quoted", "read", "read_file", "read_hub", "read_pasted"]
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetInfo
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+__all__ = ["Table", "is_hub_name", "pick_splits", "quoted", "read", "read_file", "read_hub", "read_pasted"]
+
+EXAMPLE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+PATIENCE = 10  # seconds
+READERS = {"csv", "json", "parquet", "arrow", "text"}  # the modules of `datasets` that may read a dataset's files
+CARDS = {"README.md", ".huggingface.yaml"}  # where a dataset's author says which files make up a configuration
+_UNREADABLE = "The dataset '{name}' has no CSV, JSON or Parquet files. Choose another."
 
 _FOREIGN = {
     b"PK\x03\x04": "an Excel or zip file",
@@ -40,12 +48,11 @@ def read(data: recipe.Data, base: Path | None = None, *, local: bool, token: str
         folders = [base, Path.cwd(), recipe.EXAMPLES]
         paths = [folder / os.path.expanduser(source) for folder in folders if folder]
         file = next((path for path in paths if os.path.isfile(path)), None)
-    elif Path(source).name == source and os.path.isfile(recipe.EXAMPLES / source):
+    elif EXAMPLE.fullmatch(source) and os.path.isfile(recipe.EXAMPLES / source):
         file = recipe.EXAMPLES / source
     if file:
         return read_file(file, source if file.parent == recipe.EXAMPLES else None, data.max_rows)
-    # datasets would read a folder of this name instead, so a visitor could read another visitor's run.
-    if HUB_NAME.fullmatch(source) and not source.lower().endswith(SUFFIXES) and not os.path.exists(source):
+    if is_hub_name(source) and not (local and os.path.exists(source)):
         return read_hub(data, token or (None if local else False))
     shipped = ", ".join(sorted(path.name for path in recipe.EXAMPLES.glob("*") if path.suffix in SUFFIXES))
     if local:
@@ -54,8 +61,8 @@ def read(data: recipe.Data, base: Path | None = None, *, local: bool, token: str
             f"dataset (owner/name) or a shipped example: {shipped}."
         )
     raise TunerError(
-        f"'{source}' can't be read here. Upload a file, or give a Hub dataset (owner/name) or a shipped example: "
-        f"{shipped}."
+        f"'{names.shown(source)}' can't be read here. Upload a file, or give a Hub dataset (owner/name) or a "
+        f"shipped example: {shipped}."
     )
 
 
@@ -135,23 +142,83 @@ def pick_splits(names: Iterable[str], data: recipe.Data, name: str) -> tuple[str
     return train, heldout
 
 
+def is_hub_name(source: str) -> bool:
+    """Whether a source is a dataset's name on the Hub, and not a file's."""
+    return names.fits("dataset", source) and not source.lower().endswith(SUFFIXES)
+
+
 def read_hub(data: recipe.Data, token: str | bool | None = None) -> Table:
-    """The train and held-out split of a Hub dataset, streamed, at most MAX_ROWS rows of each. Raises TunerError."""
+    """The train and held-out split of a Hub dataset, streamed, at most MAX_ROWS rows of each.
+
+    `token` is the visitor's own, False for a visitor without one, and None for this machine's own login.
+    Raises TunerError.
+    """
     import datasets
     from huggingface_hub import HfApi
 
-    hub_errors.limit_waiting()
     name = data.source
+    names.check(dataset=name, config=data.config, split=data.split, heldout_split=data.heldout_split)
+    hub_errors.limit_waiting()
+    place = f"hf://datasets/{name}"  # a plain name would also be that of a folder
     try:
         # This fails at once and says why; load_dataset would try for 20 s if there is no network.
-        HfApi(token=token).dataset_info(name, timeout=10)
-        parts = datasets.load_dataset(name, data.config, streaming=True, token=token)
-        return _stream(parts, data)
+        info = HfApi(token=token).dataset_info(name, timeout=PATIENCE)
+        _check_cards(info, token)
+        options = {"revision": info.sha, "token": token}
+        try:
+            builder = datasets.load_dataset_builder(place, data.config, **options)
+        except ValueError as error:
+            if "onfig" not in str(error):
+                raise
+            known = ", ".join(datasets.get_dataset_config_names(place, **options)[:20])
+            raise TunerError(
+                f"data.config: the configurations of '{name}' are {known}. Set it to one of these."
+            ) from error
+        if type(builder).__module__.rpartition(".")[2] not in READERS:
+            raise TunerError(_UNREADABLE.format(name=name))
+        return _stream(builder.as_streaming_dataset(), data)
     except TunerError:
         raise
     except Exception as error:
-        problem = _explain(error, name, token) or hub_errors.explain(error, f"the dataset '{name}'")
+        page = f"https://huggingface.co/datasets/{name}"
+        problem = _explain(error, name) or hub_errors.explain(error, f"the dataset '{name}'", page=page, token=token)
         raise problem or error from error
+
+
+def _check_cards(info: "DatasetInfo", token: str | bool | None) -> None:
+    """Raise TunerError if the dataset's author names files outside it: on this machine or on other servers.
+
+    `datasets` would look for them before it refuses them.
+    """
+    import yaml
+    from huggingface_hub import HfApi
+    from huggingface_hub.repocard import metadata_load
+
+    for card in CARDS & {file.rfilename for file in info.siblings or []}:
+        path = HfApi(token=token).hf_hub_download(info.id, card, repo_type="dataset", revision=info.sha)
+        try:
+            facts = metadata_load(path) if card.endswith(".md") else yaml.safe_load(Path(path).read_text("utf-8"))
+        except (ValueError, yaml.YAMLError):
+            raise TunerError(f"The {card} of the dataset '{info.id}' is damaged. Choose another dataset.") from None
+        configs = facts.get("configs") if isinstance(facts, dict) else None
+        for config in configs if isinstance(configs, list) else []:
+            if isinstance(config, dict) and any(map(_is_outside, _paths(config))):
+                raise TunerError(
+                    f"The dataset '{info.id}' takes its rows from elsewhere than its own files (data_files or "
+                    f"data_dir in its {card}). Choose another dataset."
+                )
+
+
+def _paths(config: dict) -> Iterator[str]:
+    """The paths and patterns of a configuration in a dataset's card."""
+    for value in (config.get("data_dir"), config.get("data_files")):
+        for item in value if isinstance(value, list) else [value]:
+            path = item.get("path") if isinstance(item, dict) else item
+            yield from (str(part) for part in (path if isinstance(path, list) else [path]) if part is not None)
+
+
+def _is_outside(path: str) -> bool:
+    return path.startswith(("/", "~", "\\")) or ":" in path or ".." in path.split("/")
 
 
 def _stream(parts, data: recipe.Data) -> Table:
@@ -232,15 +299,10 @@ def _named(value, label):
     return None if value == -1 else label.int2str(value)  # -1 is how datasets writes that there is no label
 
 
-def _explain(error: Exception, name: str, token) -> TunerError | None:
-    """In plain words, what `datasets` reports as a ValueError or RuntimeError; None for other errors."""
-    if isinstance(error, ValueError) and "onfig" in str(error):
-        import datasets
-
-        names = ", ".join(datasets.get_dataset_config_names(name, token=token)[:20])
-        return TunerError(f"data.config: the configurations of '{name}' are {names}. Set it to one of these.")
+def _explain(error: Exception, name: str) -> TunerError | None:
+    """In plain words, what `datasets` reports as a RuntimeError or by its own classes; None for other errors."""
     if "scripts are no longer supported" in str(error):
         return TunerError(f"The dataset '{name}' needs custom code, which Tuner never runs. Choose another.")
     if type(error).__name__ in ("DataFilesNotFoundError", "EmptyDatasetError"):
-        return TunerError(f"The dataset '{name}' has no CSV, JSON or Parquet files. Choose another.")
+        return TunerError(_UNREADABLE.format(name=name))
     return None

@@ -9,8 +9,7 @@ import re
 from importlib import metadata
 from pathlib import PurePath
 
-from tuner.data.parse import SUFFIXES
-from tuner.data.sources import HUB_NAME
+from tuner.data.sources import is_hub_name
 from tuner.evaluation.verdict import judge, other_scores, with_interval
 from tuner.hub.card_use import fence, kind_of, use
 from tuner.methods.registry import METHODS
@@ -73,20 +72,15 @@ def base_card(name: str, adapter: str) -> str:
     )
 
 
-def is_hub_dataset(source: str) -> bool:
-    """Whether the data source is a Hub dataset and not a file."""
-    return bool(HUB_NAME.fullmatch(source)) and not source.lower().endswith(SUFFIXES)
-
-
 def _source(recipe: Recipe) -> str:
     source = recipe.data.source
-    return source if is_hub_dataset(source) else PurePath(source.replace("\\", "/")).name
+    return source if is_hub_name(source) else PurePath(source.replace("\\", "/")).name
 
 
 def _front_matter(run: Run, recipe: Recipe, scores: dict, title: str, base: str | None, kind: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    hub_data, task = is_hub_dataset(recipe.data.source), _task(run)
+    hub_data, task = is_hub_name(recipe.data.source), _task(run)
     quantized = ["qlora"] if recipe.model.quantization != "none" and recipe.method.name == "lora" else []
     name = base or (recipe.model.name if "/" in recipe.model.name else None)
     metric = metric_of(scores)
@@ -284,7 +278,7 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
 
 def _link(recipe: Recipe) -> str:
     source, config = recipe.data.source, f" ({recipe.data.config})" if recipe.data.config else ""
-    if is_hub_dataset(source):
+    if is_hub_name(source):
         return f"[{source}](https://huggingface.co/datasets/{source}){config}"
     # A path stays the user's own file, even an absolute one, which joining would leave as it is.
     is_shipped = PurePath(source).name == source and (EXAMPLES / source).is_file()

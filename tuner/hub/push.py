@@ -10,15 +10,17 @@ no default, because on a shared page this machine's login is not the visitor's.
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner import hub_errors
+from tuner import hub_errors, names
 from tuner.errors import TunerError
 from tuner.hub.card import base_card, card, public_recipe
 from tuner.methods.files import CONFIG, SECOND
 from tuner.methods.files import WEIGHTS as ADAPTER
 from tuner.models.fetch import FILES, fetch_model, is_shipped
+from tuner.names import BASE_SUFFIX
 from tuner.runs import Run
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BASE_SUFFIX = "-base"
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt",
@@ -47,7 +48,7 @@ def push(run: Run, repo: str, *, token: str | None, private: bool = True, endpoi
     from huggingface_hub import HfApi
 
     repo = repo.strip()
-    problems = [p for p in (_name_problem(repo), _run_problem(run), None if token else _NO_TOKEN) if p]
+    problems = [*names.problems(repository=repo), *filter(None, (_run_problem(run), None if token else _NO_TOKEN))]
     if problems:
         raise TunerError(*problems)
     hub_errors.limit_waiting()
@@ -59,12 +60,11 @@ def push(run: Run, repo: str, *, token: str | None, private: bool = True, endpoi
         _check_rights(account, pushes)
         # Both repositories are checked before either is written.
         present = {name: _list_files(api, name, files, private) for name, files in pushes.items()}
-        for name, files in pushes.items():
-            _upload(api, name, files, present[name], private)
     except TunerError:
         raise
     except Exception as error:
         raise _in_plain_words(error, repo) from error
+    _upload_all(api, pushes, present, private, repo)
     return f"{api.endpoint}/{repo_id}"
 
 
@@ -72,22 +72,6 @@ _NO_TOKEN = (
     "There is no token, so the Hub does not know who you are. On the page, sign in. In a terminal, create a token "
     f"with write access at {TOKENS_PAGE} and set HF_TOKEN, or run `hf auth login`."
 )
-
-
-def _name_problem(repo: str) -> str | None:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        # The base model's repository needs a valid name as well.
-        validate_repo_id(repo + BASE_SUFFIX)
-        validate_repo_id(repo)
-    except HFValidationError:
-        return (
-            f"'{repo}' can't be a repository's name. Give name or owner/name: letters, digits, '-', '_' and '.', at "
-            f"most {96 - len(BASE_SUFFIX)} characters, no '--' or '..', no '-' or '.' at either end, and no '.git' at "
-            "the end."
-        )
-    return None
 
 
 def _run_problem(run: Run) -> str | None:
@@ -198,11 +182,39 @@ def _is_same(sibling: "RepoSibling", file: Path) -> bool:
         return bool(sibling.lfs) and sibling.lfs.sha256 == sha_fileobj(content).hex()
 
 
-def _upload(api: "HfApi", repo_id: str, files: Files, present: set[str] | None, private: bool) -> None:
+def _upload_all(
+    api: "HfApi", pushes: dict[str, Files], present: dict[str, set[str] | None], private: bool, repo: str
+) -> None:
+    """Make the repositories that are missing and commit to all; if anything fails, none of the new ones is left."""
+    made: list[str] = []
+    try:
+        for name, files in pushes.items():
+            if present[name] is None:
+                _create(api, name, private, made)
+            _commit(api, name, files, present[name])
+    except BaseException as error:  # Ctrl-C as well
+        if len(made) == len(pushes) and all(_holds(api, name, files) for name, files in pushes.items()):
+            return  # only the Hub's answer was lost
+        left = [sentence for name in made if (sentence := _delete(api, name))]
+        if not isinstance(error, Exception):
+            raise
+        raise TunerError(*_in_plain_words(error, repo).problems, *left) from error
+
+
+def _create(api: "HfApi", repo_id: str, private: bool, made: list[str]) -> None:
+    try:
+        api.create_repo(repo_id, private=private)
+    except Exception as error:
+        # Without an answer, it may have been made; if it holds anything, somebody else made it.
+        if not hub_errors.is_answer(error) and not _holds(api, repo_id, ("README.md",)):
+            made.append(repo_id)
+        raise
+    made.append(repo_id)
+
+
+def _commit(api: "HfApi", repo_id: str, files: Files, present: set[str] | None) -> None:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    if present is None:
-        api.create_repo(repo_id, private=private)
     # Tokenizer files left over from an earlier push would be loaded together with the new ones.
     stale = sorted((present or set()) & set(TOKENIZER) - set(files))
     api.create_commit(
@@ -210,6 +222,28 @@ def _upload(api: "HfApi", repo_id: str, files: Files, present: set[str] | None, 
         [*(CommitOperationAdd(path, content) for path, content in files.items()), *map(CommitOperationDelete, stale)],
         commit_message="Push with Tuner",
     )
+
+
+def _holds(api: "HfApi", repo_id: str, files: Iterable[str]) -> bool:
+    """Whether the repository exists and holds these files, as far as the Hub answers."""
+    try:
+        return set(files) <= {file.rfilename for file in api.model_info(repo_id).siblings or []}
+    except Exception as error:
+        log.info("%s can't be looked at: %s", repo_id, type(error).__name__)
+        return False
+
+
+def _delete(api: "HfApi", repo_id: str) -> str | None:
+    """Delete a repository that this push has made; what to say if it is perhaps left."""
+    try:
+        api.delete_repo(repo_id, missing_ok=True)
+    except Exception as error:
+        log.warning("%s can't be deleted: %s", repo_id, type(error).__name__)
+        return (
+            f"{repo_id} may have been created, and could not be deleted again. Push to it once more, or delete it at "
+            f"{api.endpoint}/{repo_id}/settings."
+        )
+    return None
 
 
 def _in_plain_words(error: Exception, repo: str) -> TunerError:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tuner import environment
 from tuner.errors import TunerError
 from tuner.models.shape import Base, shape_of
 
@@ -45,12 +46,12 @@ def _free_memory() -> int:
 def tuner(*arguments: str) -> dict | None:
     """What `tuner ARGUMENTS --json` prints; None if it was killed or broke. Raises TunerError."""
     hidden = ("SPACES_", "CUDA_VISIBLE_DEVICES")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden) and not k.endswith("TOKEN")}
+    kept = {name: value for name, value in environment.for_child().items() if not name.startswith(hidden)}
     root = str(Path(__file__).resolve().parent.parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     process = subprocess.run(
         [sys.executable, "-m", "tuner", *arguments, "--json"],
-        env=environment | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths},
+        env=kept | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

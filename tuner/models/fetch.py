@@ -1,33 +1,46 @@
 """Find the files of a base model: shipped with Tuner, on the Hub, or in a folder of the user's own.
 
 A folder is used only if the caller passes one. A shared page never does, so a visitor's model name is never treated as
-a path.
+a path. The cache of downloads belongs to this machine: a visitor may use a model in it only if the Hub lets that
+visitor read the model now or, while the Hub is out of reach, if anybody could read it when it was downloaded.
 """
 
+import json
 import os
 import re
+import secrets
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tuner import hub_errors, recipe
+from tuner import hub_errors, names, recipe
 from tuner.errors import TunerError
 from tuner.models.shape import Base
 from tuner.models.weights import stored_sizes
 from tuner.runs import Run
 from tuner.tasks import task_of
+from tuner.words import count, gigabytes
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
 
 # The files that we need from a model repository: never pickles, never code.
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 SHIPPED_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
-# huggingface_hub looks for a revision in its cache by joining paths, and would follow "..".
-REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]*", re.ASCII)
+STORED_BYTES = 4  # the most that a parameter takes in a file
+MOST_FILES = 500  # of a visitor's model
+MOST_TEXT = 250 * 2**20  # bytes of all its files but the weights: configurations and vocabularies
+RESERVE = 2**30  # bytes of the disk that are left to the runs
+PUBLIC = "tuner-public.json"  # in a model's folder of the cache: revision -> commit, of those that anybody may read
+PATIENCE = 10.0  # seconds
 
 
-def base_of(run: Run) -> Base:
-    """The run's base model, exactly as it was when the run was prepared; downloads it if necessary.
+def base_of(run: Run, token: str | bool | None = None) -> Base:
+    """The run's base model, exactly as it was when the run was prepared; downloads it if it is no longer here.
 
-    Raises TunerError if the model can't be found any more.
+    `token` is that of whoever asks, as for `fetch_model`. Raises TunerError if the model can't be found any more.
     """
     model, plan = run.recipe.model, run.plan
     own_folder = Path(plan["model_folder"]) if plan.get("model_folder") else None
@@ -39,8 +52,14 @@ def base_of(run: Run) -> Base:
                 f"The base model of run {run.id}, the folder '{own_folder.name}', was moved or deleted. Put it back: "
                 "plan.json in the run's folder says where it was."
             )
-    folder = fetch_model(model.model_copy(update={"revision": plan["revision"]}), own_folder)
-    return Base(folder, model, task_of(plan).name, tuple(plan.get("labels", ())))
+    pinned = model.model_copy(update={"revision": plan["revision"]})
+    # Whoever prepared the run was allowed to read this version.
+    folder = _cached(pinned) if pinned.revision else None
+    if folder:
+        _check_files(folder, model.name)
+    return Base(
+        folder or fetch_model(pinned, own_folder, token), model, task_of(plan).name, tuple(plan.get("labels", ()))
+    )
 
 
 def is_shipped(name: str) -> bool:
@@ -56,30 +75,41 @@ def find_folder(name: str, base: Path | None = None) -> Path | None:
     existing folder takes precedence over a Hub model of the same name. A path to nothing is returned as it is, so that
     `fetch_model` can refuse it.
     """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
     if is_shipped(name):
         return None
     candidates = [folder / os.path.expanduser(name) for folder in (base, Path.cwd()) if folder]
     for folder in candidates:
         if os.path.isdir(folder):
             return folder.resolve()
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return candidates[-1].absolute()
-    return None
+    return None if names.fits("model", name) else candidates[-1].absolute()
 
 
-def fetch_model(model: recipe.Model, own_folder: Path | None = None) -> Path:
+def is_at_hand(model: recipe.Model) -> bool:
+    """Whether any visitor may use the model without a download, or none would be tried because of its name.
+
+    It tells nothing of models that not everybody may read.
+    """
+    if is_shipped(model.name) or names.problems(model=model.name, revision=model.revision):
+        return True
+    return _public_copy(model) is not None
+
+
+def fetch_model(
+    model: recipe.Model,
+    own_folder: Path | None = None,
+    token: str | bool | None = None,
+    most_parameters: float | None = None,
+) -> Path:
     """The folder that holds the model's files: `own_folder`, a shipped one, or one downloaded from the Hub.
 
+    `token` is the visitor's own, False for a visitor without one, and None for this machine's own login. Nothing is
+    downloaded of a visitor's model with more than `most_parameters`.
     Raises TunerError if there is no such model or if it can't be used.
     """
     if own_folder is None and is_shipped(model.name):
         return recipe.EXAMPLES / model.name
     if own_folder is None:
-        folder = _download(model)
+        folder = _download(model, token, most_parameters)
     else:
         folder = own_folder
         if not os.path.isdir(folder):
@@ -93,40 +123,144 @@ def fetch_model(model: recipe.Model, own_folder: Path | None = None) -> Path:
     return folder
 
 
-def _download(model: recipe.Model) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import HFValidationError, LocalEntryNotFoundError
+def _download(model: recipe.Model, token: str | bool | None, most_parameters: float | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
 
-    if model.revision and not REVISION.fullmatch(model.revision):
-        raise TunerError(f"model.revision: '{model.revision}' is no branch, tag or commit. Give one, or leave it out.")
+    names.check(model=model.name, revision=model.revision)
+    is_own = token is None
+    if is_own and model.revision and (folder := _cached(model)):
+        return folder
     hub_errors.limit_waiting()
-    options = {"revision": model.revision, "allow_patterns": FILES}
+    api = HfApi(token=token)
     try:
-        if model.revision:
-            with suppress(LocalEntryNotFoundError):  # not in the cache yet
-                return Path(snapshot_download(model.name, **options, local_files_only=True))
-        return Path(snapshot_download(model.name, **options))
-    except HFValidationError:
-        raise TunerError(f"'{model.name}' can't be a model's name. Give one as on the Hub: owner/name.") from None
+        info = api.model_info(model.name, revision=model.revision, files_metadata=True, timeout=PATIENCE)
+        if info.gated or info.private:  # whose description may be open to more people than their files
+            api.auth_check(model.name)
+        _note_public(model, info)
+        if folder := _cached(model.model_copy(update={"revision": info.sha})):
+            return folder
+        _check_listing(info, most_parameters)
+        revision = model.revision if is_own else info.sha  # the latter leaves no trace of a branch's name
+        return Path(snapshot_download(model.name, revision=revision, token=token, allow_patterns=FILES))
+    except TunerError:
+        raise
     except Exception as error:
-        raise hub_errors.explain(error, f"the model '{model.name}'") or error from error
+        usable = _cached(model) if is_own else None if hub_errors.is_answer(error) else _public_copy(model)
+        if usable:
+            return usable
+        page = f"https://huggingface.co/{model.name}"
+        raise hub_errors.explain(error, f"the model '{model.name}'", page=page, token=token) or error from error
+
+
+def _cached(model: recipe.Model) -> Path | None:
+    """The folder of the model in the cache, if it is complete. Whether somebody may use it, the caller must know."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    names.check(model=model.name, revision=model.revision)
+    with suppress(LocalEntryNotFoundError):
+        options = {"revision": model.revision, "allow_patterns": FILES, "local_files_only": True}
+        return Path(snapshot_download(model.name, **options))
+    return None
+
+
+def _storage(name: str) -> Path:
+    """The folder of all versions of a model in the cache."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+
+
+def _public_commits(name: str) -> dict[str, str]:
+    try:
+        return json.loads((_storage(name) / PUBLIC).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _public_copy(model: recipe.Model) -> Path | None:
+    """The folder of the model in the cache if anybody may use it, without a look at the Hub."""
+    commit = _public_commits(model.name).get(model.revision or "main")
+    return _cached(model.model_copy(update={"revision": commit})) if commit else None
+
+
+def _note_public(model: recipe.Model, info: "ModelInfo") -> None:
+    """Write down which version of the model anybody may use, or that nobody may without being asked who it is."""
+    place, commits = _storage(model.name) / PUBLIC, _public_commits(model.name)
+    noted = commits | {model.revision or "main": info.sha, info.sha: info.sha}
+    with suppress(OSError):  # the note is needed only while the Hub is out of reach
+        if info.gated or info.private:
+            place.unlink(missing_ok=True)
+        elif noted != commits:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            partial = place.with_name(f"{PUBLIC}.{secrets.token_hex(4)}")
+            partial.write_text(json.dumps(noted))
+            partial.replace(place)
+
+
+def _check_listing(info: "ModelInfo", most_parameters: float | None) -> None:
+    """Raise TunerError if what the Hub lists is no model, is too large for a visitor, or has no room on the disk."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import filter_repo_objects
+
+    files = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    _check_names(files, info.id)
+    files = {name: files[name] for name in filter_repo_objects(files, allow_patterns=FILES)}
+    weights = sum(size for name, size in files.items() if name.endswith(".safetensors"))
+    text = sum(files.values()) - weights
+    if most_parameters is not None:
+        check_size(info.id, info.safetensors.total if info.safetensors else 0, most_parameters)
+        if weights > STORED_BYTES * most_parameters:
+            raise TunerError(
+                f"{info.id} has {gigabytes(weights)} of weights, and this page allows models of at most "
+                f"{most_parameters / 1e9:g} billion parameters. Choose a smaller model, or run Tuner on your own "
+                "machine."
+            )
+        if text > MOST_TEXT or len(files) > MOST_FILES:
+            raise TunerError(
+                f"{info.id} has {count(len(files), 'file')}, with {gigabytes(text)} beside its weights, and this "
+                f"page allows at most {MOST_FILES} files with {gigabytes(MOST_TEXT)}. Choose another model, or run "
+                "Tuner on your own machine."
+            )
+    cache = Path(constants.HF_HUB_CACHE)
+    free = free_disk(next(folder for folder in (cache, *cache.resolve().parents) if folder.exists()))
+    if weights + text > free - RESERVE:
+        raise TunerError(
+            f"{info.id} is a download of {gigabytes(weights + text)}, and {gigabytes(max(0, free - RESERVE))} of this "
+            "machine's disk are free for it. Choose a smaller model."
+        )
+
+
+def check_size(name: str, parameters: int, most: float) -> None:
+    """Raise TunerError if a visitor's model has more parameters than the page allows."""
+    if parameters > most:
+        raise TunerError(
+            f"{name} has {parameters / 1e9:.1f} billion parameters, and this page allows at most {most / 1e9:g} "
+            "billion. Choose a smaller model, or run Tuner on your own machine."
+        )
 
 
 def _check_files(folder: Path, name: str) -> None:
     """Raise TunerError unless the folder holds a model, with readable weights that are not pickles."""
+    _check_names([file.name for file in folder.iterdir()], name)
+    stored_sizes(folder, name)
+
+
+def _check_names(files: Collection[str], name: str) -> None:
+    """Raise TunerError unless files of these names can be a model with weights that are not pickles."""
     from transformers.utils import ADAPTER_CONFIG_NAME
 
     # transformers would load the base that the adapter names, wherever that is, in place of this model.
-    if (folder / ADAPTER_CONFIG_NAME).is_file():
+    if ADAPTER_CONFIG_NAME in files:
         raise TunerError(f"'{name}' is an adapter, not a base model. Give the base model that it was trained on.")
-    if not (folder / "config.json").is_file():
+    if "config.json" not in files:
         raise TunerError(f"'{name}' holds no model (no config.json). Give a model, not a dataset or its folder.")
-    if not any(folder.glob("*.safetensors")):
+    if not any(file.endswith(".safetensors") and "/" not in file for file in files):
         raise TunerError(
             f"'{name}' has no safetensors weights, and pickles are never loaded. Choose a model, or a revision, that "
             "has them."
         )
-    stored_sizes(folder, name)
 
 
 def free_disk(path: Path) -> int:

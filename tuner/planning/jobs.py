@@ -17,7 +17,7 @@ from tuner.data.tokens import histogram
 from tuner.models import device as devices
 from tuner.models.fetch import base_of, fetch_model, is_shipped
 from tuner.models.shape import load_tokenizer
-from tuner.planning import plan
+from tuner.planning import forecast, plan
 from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
 from tuner.runs import Run
@@ -47,19 +47,19 @@ def columns(rows: Rows, example: str) -> list[str]:
 
 def fetch(recipe: dict, token: str | bool) -> None:
     """Download the base model. Raises TunerError."""
-    fetch_model(Recipe.parse(recipe).model)
+    fetch_model(Recipe.parse(recipe).model, None, token, forecast.MAX_PARAMETERS)
 
 
 def check(device: dict, recipe: dict, rows: Rows, token: str | bool) -> dict:
     """The plan. Raises TunerError with all problems."""
     with devices.described(device):
-        return plan.check(*_given(recipe, rows), local=False).plan
+        return plan.check(*_given(recipe, rows), local=False, token=token).plan
 
 
 def preview(device: dict, recipe: dict, rows: Rows, token: str | bool) -> dict:
     """What the model will see: rows in pieces, the histogram of lengths, and what is cut off. Raises TunerError."""
     with devices.described(device):
-        checked = plan.check(*_given(recipe, rows), local=False)
+        checked = plan.check(*_given(recipe, rows), local=False, token=token)
     train, base, tokenizer = checked.train, checked.base, checked.tokenizer
     return {
         "rows": [preview_pieces(base.task, row, tokenizer, base.labels) for row in train.rows[:PREVIEWED]],
@@ -76,18 +76,18 @@ def preview(device: dict, recipe: dict, rows: Rows, token: str | bool) -> dict:
 def prepare(device: dict, recipe: dict, rows: Rows, token: str | bool, path: str) -> None:
     """Write the run's folder at `path`. Raises TunerError with all problems."""
     with devices.described(device):
-        plan.prepare(*_given(recipe, rows), local=False, path=Path(path))
+        plan.prepare(*_given(recipe, rows), local=False, token=token, path=Path(path))
 
 
 def survey(device: dict, recipe: dict, rows: Rows, token: str | bool) -> Iterator[dict]:
     """What each method would cost: see `method_costs`."""
     with devices.described(device):
-        yield from method_costs(*_given(recipe, rows), local=False)
+        yield from method_costs(*_given(recipe, rows), local=False, token=token)
 
 
-def read_prompts(run: str, conversations: list[list[dict]]) -> None:
+def read_prompts(run: str, conversations: list[list[dict]], token: str | bool) -> None:
     """Render and tokenize the conversations as the run's base will read them. Raises TunerError if it can't."""
-    base = base_of(Run(Path(run)))
+    base = base_of(Run(Path(run)), token)
     tokenizer = _tokenizer(base.folder)
     for messages in conversations:
         tokenizer(render_prompt(messages, tokenizer) if base.row.chats else source(messages), verbose=False)

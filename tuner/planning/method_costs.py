@@ -13,7 +13,12 @@ from tuner.recipe import Method, Recipe
 
 
 def method_costs(
-    recipe: Recipe, table: parse.Table | None = None, base: Path | None = None, *, local: bool = True
+    recipe: Recipe,
+    table: parse.Table | None = None,
+    base: Path | None = None,
+    *,
+    local: bool = True,
+    token: str | bool | None = None,
 ) -> Iterator[dict]:
     """For each row of METHODS a dict: name, problems, and if it has none trainable_parameters, adapter_bytes, memory
     (bytes, or None if unknown), steps and seconds of training.
@@ -21,7 +26,7 @@ def method_costs(
     Raises TunerError if the base or the rows themselves can't be used.
     """
     # LoRA works wherever any method does, so its problems come from the base or the rows.
-    checked = plan.check(_with_method(recipe, "lora"), table, base, local=local)
+    checked = plan.check(_with_method(recipe, "lora"), table, base, local=local, token=token)
     model, train, heldout = checked.base, checked.train, len(checked.heldout.rows)
     for name in METHODS:
         candidate = _with_method(recipe, name)

@@ -19,7 +19,7 @@ from tuner.data.tokens import Tokenized, check_ids
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import compute_dtype
-from tuner.models.fetch import fetch_model, find_folder, free_disk, is_shipped
+from tuner.models.fetch import check_size, fetch_model, find_folder, free_disk, is_shipped
 from tuner.models.shape import Base, Shape, can_do, check_task, load_config, load_tokenizer, shape_of
 from tuner.models.weights import check_fit, stored_sizes
 from tuner.planning import forecast
@@ -61,15 +61,22 @@ class Rows(NamedTuple):
 
 
 def check(
-    recipe: Recipe, table: parse.Table | None = None, base: Path | None = None, *, local: bool = True
+    recipe: Recipe,
+    table: parse.Table | None = None,
+    base: Path | None = None,
+    *,
+    local: bool = True,
+    token: str | bool | None = None,
 ) -> Checked:
     """Check the recipe against its model and its rows: `table`, or those that its source names.
 
-    Relative paths start from the folder `base`. Without `local`, for a visitor, no path is followed at all.
+    Relative paths start from the folder `base`. Without `local`, for a visitor, no path is followed at all, and the
+    Hub is asked with the visitor's `token` or with none, never with this machine's.
     Raises TunerError with all problems.
     """
+    token = token or (None if local else False)
     own_folder = find_folder(recipe.model.name, base) if local else None
-    model, rows = _resolve(recipe, table, base, local, own_folder)
+    model, rows = _resolve(recipe, table, base, local, own_folder, token)
     shape, tokenizer = shape_of(model), load_tokenizer(model.folder)
     chosen = choose(recipe, shape, len(rows.split.train))
     settings = {name: value for name, (value, _) in chosen.items()}
@@ -114,16 +121,17 @@ def prepare(
     base: Path | None = None,
     *,
     local: bool = True,
+    token: str | bool | None = None,
     root: Path | None = None,
     path: Path | None = None,
 ) -> Run:
-    """Write a run folder, ready to train: at `path`, or a new one under `root`.
+    """Write a run folder, ready to train: at `path`, or a new one under `root`; the rest is as for `check`.
 
     Raises TunerError with all problems, before anything is written.
     """
     from datasets import Dataset
 
-    checked = check(recipe, table, base, local=local)
+    checked = check(recipe, table, base, local=local, token=token)
     run = runs.create(recipe, root, path)
     for name, rows in (("train", checked.train.rows), ("heldout", checked.heldout.rows)):
         Dataset.from_list(rows).save_to_disk(str(run.data / name))
@@ -134,16 +142,23 @@ def prepare(
 
 
 def _resolve(
-    recipe: Recipe, table: parse.Table | None, base: Path | None, local: bool, own_folder: Path | None
+    recipe: Recipe,
+    table: parse.Table | None,
+    base: Path | None,
+    local: bool,
+    own_folder: Path | None,
+    token: str | bool | None,
 ) -> tuple[Base, Rows]:
     """The base for its task, and the rows. Raises TunerError with all problems of model, method and rows."""
     problems = unknown_method(recipe) + metrics.unknown(recipe.evaluation.metrics)
     config = rows = model = None
+    most = None if local else forecast.MAX_PARAMETERS
     with collect(problems):
-        folder = fetch_model(recipe.model, own_folder)
+        folder = fetch_model(recipe.model, own_folder, token, most)
         config = load_config(folder, recipe.model.name)
     with collect(problems):
-        rows = _rows(recipe, table, base, local)
+        table = table or sources.read(recipe.data, base, local=local, token=token)
+        rows = _rows(recipe, table)
     with collect(problems):
         if config and rows:
             model = _base(recipe, folder, config, rows.format, rows.split)
@@ -152,7 +167,8 @@ def _resolve(
             model = None if row.has_labels or not can_do(config, row) else Base(folder, recipe.model, row.name)
     with collect(problems):
         if model:
-            _check_size(recipe, shape_of(model), local)
+            if most:
+                check_size(recipe.model.name, shape_of(model).parameters, most)
             if not hasattr(config, "quantization_config"):  # which packs several numbers into one
                 check_fit(shape_of(model).base_weights, stored_sizes(folder, recipe.model.name), recipe.model.name)
     if model:
@@ -192,16 +208,7 @@ def _why_task(recipe: Recipe, format: formats.Format, base: Base) -> str:
     return f"inferred from the rows ({format.name}) and the model{labels if base.labels else ''}"
 
 
-def _check_size(recipe: Recipe, shape: Shape, local: bool) -> None:
-    if not local and shape.parameters > forecast.MAX_PARAMETERS:
-        raise TunerError(
-            f"{recipe.model.name} has {shape.parameters / 1e9:.1f} billion parameters, and this page allows at most "
-            f"{forecast.MAX_PARAMETERS / 1e9:g} billion. Choose a smaller model, or run Tuner on your own machine."
-        )
-
-
-def _rows(recipe: Recipe, table: parse.Table | None, base: Path | None, local: bool) -> Rows:
-    table = table or sources.read(recipe.data, base, local=local)
+def _rows(recipe: Recipe, table: parse.Table) -> Rows:
     format = recognize(table, recipe.data)
     rows = formats.normalize(table, format, recipe.data.system)
     return Rows(table, format, split_rows(rows, table.splits, recipe.data, recipe.seed))

@@ -123,8 +123,16 @@ def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
         )
     if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is already in training or waiting for its turn.")
+    _fetch_base(opened, visitor)
     run_queue.start(opened, visitor.session, {"event": "queued"})
     return opened
+
+
+def _fetch_base(run: Run, visitor: Visitor) -> None:
+    """See to it that the run's base model is here before anything is queued: jobs have no visitor's token."""
+    from tuner.models.fetch import base_of
+
+    base_of(run, visitor.token or False)
 
 
 def watch(run: str, visitor: Visitor = ANYBODY) -> Run:
@@ -159,6 +167,7 @@ def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
     """Merge the run's adapter into the 16-bit base; returns the merge check. Raises TunerError."""
     opened = open_run(run) if run == EXAMPLE else own_run(run, visitor)
     gpu.import_core()
+    _fetch_base(opened, visitor)
     return gpu.merge(opened)
 
 
@@ -231,10 +240,11 @@ def chat(
                 'history: a turn is not {"role": "user" or "assistant", "content": text}. Fix the history.'
             )
     run = next(iter(lineup.adapters.values()))  # all have the same base
+    gpu.import_core()
+    _fetch_base(run, visitor)
     # A message may stop a tokenizer or a template that strangers wrote: not here, and not in a GPU's window.
     if not is_shipped(run.recipe.model.name):
         checking.read_prompts(run, list(conversations.values()), visitor)
-    gpu.import_core()
     for run in lineup.merged.values():
         gpu.merge(run)
     merged = {variant: run.merged for variant, run in lineup.merged.items()}

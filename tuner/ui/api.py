@@ -237,8 +237,8 @@ def chat(
         if system and not lineup.task.chats:
             raise TunerError(f"system: models for {lineup.task.title} have no system prompt. Leave it out.")
         conversations = {v: [*start, *(history or {}).get(v, []), turn] for v in lineup.variants}
-        sampling = {"temperature": temperature, "top_p": top_p}
-        yield from actions.chat(lineup, conversations, visitor, max_new_tokens=max_new_tokens, seed=seed, **sampling)
+        sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
+        yield from actions.chat(lineup, conversations, visitor, **sampling)
     except Exception as error:
         raise _refused(error) from None
 

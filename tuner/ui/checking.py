@@ -9,7 +9,7 @@ from tuner import gpu, limited, runs
 from tuner.errors import TunerError
 from tuner.limited import Limits
 from tuner.models import device
-from tuner.models.fetch import is_shipped
+from tuner.models.fetch import is_at_hand, is_shipped
 from tuner.planning import pace
 from tuner.recipe import Recipe
 from tuner.runs import Run
@@ -56,19 +56,8 @@ def columns(rows: Entered | None, example: str = "", visitor: Visitor = ANYBODY)
 
 
 def is_local(requested: Recipe) -> bool:
-    """Whether base model and rows can be read without downloading anything."""
-    from huggingface_hub import try_to_load_from_cache
-
-    model, source = requested.model, requested.data.source
-    if "/" in source:
-        return False
-    try:
-        cached = is_shipped(model.name) or isinstance(
-            try_to_load_from_cache(model.name, "config.json", revision=model.revision), str
-        )
-    except ValueError:  # not a valid name on the Hub, which checking the recipe reports
-        cached = True
-    return cached
+    """Whether base model and rows are here for any visitor, so that nothing need be downloaded."""
+    return "/" not in requested.data.source and is_at_hand(requested.model)
 
 
 def check(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> dict:
@@ -100,7 +89,7 @@ def write_run(requested: Recipe, rows: Entered | None = None, visitor: Visitor =
 
 def read_prompts(run: Run, conversations: list[list[dict]], visitor: Visitor = ANYBODY) -> None:
     """Try whether the run's base can read these conversations. Raises TunerError if it can't."""
-    _job("read_prompts", str(run.path.absolute()), conversations, visitor=visitor)
+    _job("read_prompts", str(run.path.absolute()), conversations, visitor.token or False, visitor=visitor)
 
 
 def _job(name: str, *arguments: Any, visitor: Visitor = ANYBODY) -> Any:

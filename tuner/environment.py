@@ -1,0 +1,58 @@
+"""What the environment of a process that works for the page may hold: what libraries need, and no secrets.
+
+A Space's owner may have secrets of any name, so there is a list of what is kept and none of what is dropped. The page
+itself keeps what its sign-in needs, but not the owner's own login at the Hub.
+"""
+
+import os
+import re
+
+# Settings of libraries, by the beginnings of their names.
+KEPT_FAMILIES = (
+    "TUNER_", "SPACES_", "SPACE_", "LC_", "PYTHON", "CUDA_", "NVIDIA_", "CUBLAS_", "CUDNN_", "NCCL_", "OMP_", "GOMP_",
+    "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "BNB_", "ATEN_",
+    "BITSANDBYTES_", "MALLOC_", "HF_HUB_", "HF_DATASETS_", "HF_XET_", "TRANSFORMERS_", "ACCELERATE_", "TOKENIZERS_",
+)  # fmt: skip
+KEPT = {
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "TMPDIR", "TEMP", "TMP", "HOSTNAME",
+    "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "HF_HOME", "HF_ENDPOINT", "XDG_CACHE_HOME", "TQDM_DISABLE",
+    "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE", "SYSTEMROOT",
+}  # fmt: skip
+# One of these words in a name says that its value is a secret, whatever its family.
+SECRET = re.compile(
+    r"(?:^|_)(?:TOKEN|SECRET|KEY|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|AUTH|DSN|COOKIE)(?:S|\d*)(?:_|$)"
+)
+NOT_SECRET = {"TUNER_MAX_TOKENS", "HF_HUB_DISABLE_IMPLICIT_TOKEN"}
+# The owner's login: variables that hold it, and those that tell where it is or how to get it.
+LOGIN = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HF_OIDC_ID_TOKEN")
+# huggingface_hub reads these when it is imported. The first does not cover `token=True`, nor a library that asks for
+# the token itself: those find none.
+NO_LOGIN = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": os.devnull}
+
+
+def is_kept(name: str) -> bool:
+    """Whether a process that works for the page may have the variable of this name."""
+    upper = name.upper()  # http_proxy and its like are written either way
+    if name in NO_LOGIN or upper in KEPT or name in NOT_SECRET:
+        return True
+    return upper.startswith(KEPT_FAMILIES) and not SECRET.search(upper)
+
+
+def for_child() -> dict[str, str]:
+    """The environment for a process that works for the page: no secrets, and nobody's login at the Hub."""
+    return {name: value for name, value in os.environ.items() if is_kept(name)} | NO_LOGIN
+
+
+def drop_secrets() -> None:
+    """Take out of this process's environment what `for_child` leaves out."""
+    for name in [name for name in os.environ if not is_kept(name)]:
+        del os.environ[name]
+    os.environ |= NO_LOGIN
+
+
+def drop_login() -> None:
+    """Forget the owner's login at the Hub. The page calls it before anything imports huggingface_hub."""
+    for name in LOGIN:
+        os.environ.pop(name, None)
+    os.environ |= NO_LOGIN
