@@ -15,19 +15,18 @@ ROWS = (EXAMPLES / "corporate.jsonl").read_bytes()
 
 # One process that asks as several people: a line of JSON for each question, with a folder's name or the problems.
 ASK = """
-import json, sys
+import json, os, sys
 from huggingface_hub import constants
 from tuner.data import sources
 from tuner.errors import TunerError
 from tuner.models import fetch
-from tuner.planning import forecast, plan
 from tuner.recipe import Data, Model, Recipe
 from tuner.ui import actions
 from tuner.ui.visitor import Visitor
 
 def check(name, token, **given):
     recipe = Recipe().with_settings({"model.name": name, "budget.steps": 2, **given})
-    return actions.check(recipe, visitor=Visitor(token=token or None)).plan["revision"]
+    return actions.check(recipe, visitor=Visitor(token=token or None))["revision"]
 
 ASKS = {
     "fetch": lambda name, token, **given: fetch.fetch_model(Model(name=name, **given), token=token).name,
@@ -35,7 +34,8 @@ ASKS = {
     "local": lambda name, token: actions.is_local(Recipe().with_settings({"model.name": name})),
     "rows": lambda name, token: len(sources.read(Data(source=name), local=False, token=token).rows),
     "offline": lambda name, token: setattr(constants, "HF_HUB_OFFLINE", True),
-    "most": lambda name, token: setattr(forecast, "MAX_PARAMETERS", int(name)),
+    # Before the process starts that checks.
+    "most": lambda name, token: os.environ.update(TUNER_MAX_BILLION_PARAMETERS=str(int(name) / 1e9)),
 }
 for line in sys.stdin:
     verb, name, token, given = json.loads(line)
