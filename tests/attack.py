@@ -48,11 +48,12 @@ ENDLESS = {*INSIDE, "handler", "http-recipe", "http-name", "http-file", "http-pa
 FROZEN = 1.0  # seconds
 HUNG = 60  # seconds
 MOST_MEMORY = 3 * 2**30  # bytes, of the app and its children together, and of each process without HTTP
+FIFO = r"/[^\s'\"]*/fifo\b"  # which the attack itself named
 CANARY = "canary-7f3a9"  # in files that nobody may see
 TRACEBACK = re.compile(r"Traceback \(most recent|File \"[^\"]+\", line \d+")
 RAW = re.compile(
     r"\b[A-Z]\w+(?:Error|Exception)\b(?=[:(\\'\"])|object has no attribute|'?NoneType'? |object is not |<gradio\.|0x7[0-9a-f]{8,}|"
-    r"list index out|indices must be|unhashable|positional argument|unexpected keyword|validation error for|"
+    r"list index out|indices must be|unhashable type|positional argument|unexpected keyword|validation error for|"
     r"An event handler \(|invalid literal|unsupported operand|could not convert|codec can't|Internal Server Error"
 )
 UNEXPECTED = re.compile(r"unexpected(?:ly)? went wrong|failed unexpectedly|Something unexpected")
@@ -77,7 +78,7 @@ class Tally:
     def judge(self, case: Case, answer: Answer, traceback: str = "") -> None:
         """Look at an answer."""
         self.tried[case.family] += 1
-        text = answer.text.replace(str(self.folder / "uploads"), "")
+        text = re.sub(FIFO, "FIFO", answer.text.replace(str(self.folder / "uploads"), ""))
         given = repr(case.given) if len(repr(case.given)) < 50_000 else ""
         shown = [secret for secret in self.secrets if secret in text and secret not in given]
         if TRACEBACK.search(text):
@@ -90,7 +91,7 @@ class Tally:
             self.add("raw error shown", case, _around(text, raw[0]))
         if case.expect:
             self.planted[case.expect] += 1
-            if answer.outcome not in (case.expect, "fault"):
+            if answer.outcome not in (case.expect, "fault", "none"):
                 self.add(f"wrongly {answer.outcome}ed".replace("refuseed", "refused"), case, text)
 
 

@@ -7,6 +7,7 @@ are mutations of rows, of which only what no answer may contain is known.
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,7 @@ NAMES = [
     *("~root/.ssh/id_rsa", "$HOME/x", "${HOME}", "{0.__class__}", "%s%s%n", "-rf", "--help", "*", "[a]", "a:b", "a@b"),
     *("ex\x00ample", "ex\x1bample", "\ud800/\udfff", "🎚/🎚", "con/aux", "<script>alert(1)</script>", "' OR 1=1 --", "a b/c d"),
 ]
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,90}(/[\w.-]{1,90})?", re.ASCII)
 CALLS_OF_A_RUN = ("status", "stop", "delete", "resume", "merge", "chat", "open")
 NAMED_IN_A_RECIPE = ("model.name", "model.revision", "data.source", "data.config", "data.split", "data.heldout_split")
 
@@ -82,7 +84,7 @@ def _names() -> list[Row]:
             rows.append((f"{place} {shown}", REFUSE, "check", given))
         for call in CALLS_OF_A_RUN:
             rows.append((f"{call} of run {shown}", REFUSE, call, {"run": name}))
-        rows.append((f"push to {shown}", REFUSE if name.strip() == name else None, "push", {"repository": name}))
+        rows.append((f"push to {shown}", None if REPOSITORY.fullmatch(name.strip()) else REFUSE, "push", {"repository": name}))
     rows.append(("the owner's private model", REFUSE, "check", {"recipe": recipe_with("model.name", "owner/private")}))
     private = {"recipe": recipe_with("data.source", "owner/private-rows"), "rows": ""}
     rows.append(("the owner's private dataset", REFUSE, "check", private))
@@ -180,6 +182,8 @@ DOCUMENTS = {
     "no budget": "budget: {}\n",
 }
 
+TAKEN = {"no base64"}  # Python leaves out what is not base64, and an empty name is one
+
 
 def _recipes() -> list[Row]:
     def row(about: str, expect: str | None, text: str) -> Row:
@@ -199,7 +203,7 @@ def _recipes() -> list[Row]:
     for part in PARTS:
         for key in ("__class__", "__init__", "model_config", "model_fields", "x" * 3000, "''", "nam", "<b>"):
             rows.append(row(f"{part}.{key[:20]}", REFUSE, f"{part}:\n  {key}: 1\n"))
-    rows += [row(about, REFUSE, text) for about, text in DOCUMENTS.items()]
+    rows += [row(about, None if about in TAKEN else REFUSE, text) for about, text in DOCUMENTS.items()]
     twice = "budget: {steps: 2}\nbudget: {steps: 3}\n"
     rows += [row("a setting twice", None, twice), row("a mark before the text", None, "\ufeff" + GOOD)]
     methods = ("lora", "qlora", "rslora", "dora", "ia3", "vera", "bitfit", "prompt_tuning", "bottleneck")

@@ -91,7 +91,7 @@ class Inside:
         started = time.process_time()
         try:
             answer = call(given)
-            refused = isinstance(answer, dict) and "problems" in answer
+            refused = isinstance(answer, dict) and bool(answer.get("problems"))
             outcome, text = (REFUSE if refused else ACCEPT), json.dumps(answer, default=str)
         except Exception as error:
             known = type(error).__name__ in ("TunerError", "Error")

@@ -1,6 +1,7 @@
 """What the attack sends over HTTP: every endpoint and every handler of the page with wrong inputs, paths to files,
 uploads, requests that are no HTTP, foreign pages, and the recipes and files that are also tried without HTTP."""
 
+import contextlib
 import http.client
 import json
 import random
@@ -175,7 +176,8 @@ class Attacker:
 
         def join(number: int) -> None:
             for i in range(given["count"] // 20):
-                self.post("/gradio_api/queue/join", body | {"session_hash": f"{session}-{number}-{i}"})
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    self.post("/gradio_api/queue/join", body | {"session_hash": f"{session}-{number}-{i}"})
 
         crowd = [threading.Thread(target=join, args=(number,)) for number in range(20)]
         for one in crowd:
@@ -187,7 +189,9 @@ class Attacker:
 
 def _answered(status: int, said: bytes) -> Answer:
     text = said.decode("utf-8", "replace")
-    return Answer(FAULT if status >= 500 and status != 503 else ACCEPT if status < 400 else REFUSE, text, status)
+    # Gradio answers 500 with a sentence, too; without one it is its own fault.
+    fault = status >= 500 and status != 503 and '"error":' not in text
+    return Answer(FAULT if fault else ACCEPT if status < 400 else REFUSE, text, status)
 
 
 def _judged(messages: list[dict]) -> Answer:
@@ -199,7 +203,7 @@ def _judged(messages: list[dict]) -> Answer:
         return Answer(FAULT, text)
     if not last.get("success", True):
         return Answer(REFUSE, text)
-    return Answer(REFUSE if '"problems":' in text or '"problems\\"' in text else ACCEPT, text)
+    return Answer(REFUSE if '"problems": ["' in text else ACCEPT, text)
 
 
 def spoiled(rng: random.Random, values: list) -> list:
