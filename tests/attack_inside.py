@@ -44,8 +44,10 @@ class Inside:
         """A recipe with pasted rows; what is accepted must read back as the same recipe."""
         answer = self.api.check(given["recipe"].replace("HERE", str(self.folder)), None, rows_given(given), self.visitor)
         if "plan" in answer:
-            read = self.actions.Recipe.from_yaml(given["recipe"])
-            assert self.actions.Recipe.from_yaml(read.to_yaml()) == read, "the recipe does not read back"
+            from tuner.recipe import Recipe
+
+            read = Recipe.from_yaml(given["recipe"])
+            assert Recipe.from_yaml(read.to_yaml()) == read, "the recipe does not read back"
         return answer
 
     def file(self, given: dict) -> Any:
