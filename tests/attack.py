@@ -4,9 +4,9 @@
     python tests/attack.py --only recipe/17,http-file/900 --seed 3
 
 It starts a Hub double, the real app and processes that do cases without HTTP, tries malformed recipes, names, files,
-models and requests, and looks at every answer. Meanwhile another visitor keeps asking for something cheap. A violation is
-a traceback, a server's path or a raw error in an answer; a wait of the other visitor or a second of the page's own process
-above the limit; memory above the limit; a planted case that was wrongly accepted or refused; a change of another's run.
+models and requests, and looks at every answer. Meanwhile another visitor keeps asking for something cheap. Violations:
+a traceback, server's path or a raw error in an answer; a wait of the other visitor, or time of the page's own process,
+above the limit; memory above the limit; a planted case wrongly accepted or refused; a change of another's run.
 """
 
 import argparse
@@ -42,9 +42,30 @@ from served import ROOT, serve
 
 # Shares of the cases. Without HTTP first, then over HTTP.
 INSIDE = {"recipe": 0.24, "name": 0.2, "file": 0.09, "pasted": 0.03, "model": 0.05}
-OUTSIDE = {"handler": 0.12, "endpoint": 0.06, "request": 0.05, "path": 0.05, "upload": 0.014, "wire": 0.007, "origin": 0.01,
-           "link": 0.009, "http-recipe": 0.02, "http-name": 0.02, "http-file": 0.02, "http-pasted": 0.01, "http-model": 0.02}  # fmt: skip
-ENDLESS = {*INSIDE, "handler", "http-recipe", "http-name", "http-file", "http-pasted", "http-model"}  # behind their tables
+OUTSIDE = {
+    "handler": 0.12,
+    "endpoint": 0.06,
+    "request": 0.05,
+    "path": 0.05,
+    "upload": 0.014,
+    "wire": 0.007,
+    "origin": 0.01,
+    "link": 0.009,
+    "http-recipe": 0.02,
+    "http-name": 0.02,
+    "http-file": 0.02,
+    "http-pasted": 0.01,
+    "http-model": 0.02,
+}
+ENDLESS = {
+    *INSIDE,
+    "handler",
+    "http-recipe",
+    "http-name",
+    "http-file",
+    "http-pasted",
+    "http-model",
+}  # behind their tables
 FROZEN = 1.0  # seconds
 HUNG = 60  # seconds
 MOST_MEMORY = 3 * 2**30  # bytes, of the app and its children together, and of each process without HTTP
@@ -52,7 +73,8 @@ FIFO = r"/[^\s'\"]*/fifo\b"  # which the attack itself named
 CANARY = "canary-7f3a9"  # in files that nobody may see
 TRACEBACK = re.compile(r"Traceback \(most recent|File \"[^\"]+\", line \d+")
 RAW = re.compile(
-    r"\b[A-Z]\w+(?:Error|Exception)\b(?=[:(\\'\"])|object has no attribute|'?NoneType'? |object is not |<gradio\.|0x7[0-9a-f]{8,}|"
+    r"\b[A-Z]\w+(?:Error|Exception)\b(?=[:(\\'\"])|object has no attribute|'?NoneType'? |object is not |"
+    r"<gradio\.|<class '|0x7[0-9a-f]{8,}|"
     r"list index out|indices must be|unhashable type|positional argument|unexpected keyword|validation error for|"
     r"An event handler \(|invalid literal|unsupported operand|could not convert|codec can't|Internal Server Error"
 )
@@ -84,7 +106,9 @@ class Tally:
         if TRACEBACK.search(text):
             self.add("traceback shown", case, text)
         elif shown:
-            self.add("server path shown" if shown[0].startswith("/") else "secret shown", case, _around(text, shown[0]))
+            self.add(
+                "server path shown" if shown[0].startswith("/") else "secret shown", case, _around(text, shown[0])
+            )
         elif answer.outcome == "fault" or UNEXPECTED.search(text):
             self.add("unexpected error", case, traceback.strip().rpartition("\n")[2] + " " + text)
         elif (raw := RAW.search(text)) and answer.outcome != ACCEPT and raw[0] not in given:
@@ -107,12 +131,16 @@ def chosen(shares: dict[str, float], count: int, seed: int) -> list[Case]:
     """The cases of these families: all of a table if there is room, else a sample of it that has all its good ones."""
     cases = []
     for family, share in shares.items():
-        make, rows = (attack_cases.make, attack_cases.rows_of) if family in INSIDE else (attack_http.make, attack_http.rows_of)
+        make, rows = (
+            (attack_cases.make, attack_cases.rows_of) if family in INSIDE else (attack_http.make, attack_http.rows_of)
+        )
         quota, table = max(2, round(count * share)), 0 if family == "handler" else len(rows(family))
         numbers: list[int] = list(range(max(table, quota) if family in ENDLESS else table))
         if quota < len(numbers):
             good = [i for i in range(table) if rows(family)[i][1] == ACCEPT]
-            others = random.Random(f"{seed}/{family}").sample(sorted(set(numbers) - set(good)), max(0, quota - len(good)))
+            others = random.Random(f"{seed}/{family}").sample(
+                sorted(set(numbers) - set(good)), max(0, quota - len(good))
+            )
             numbers = sorted([*good, *others])
         cases += [make(family, number, seed) for number in numbers]
     return cases
@@ -139,10 +167,11 @@ class Worker:
         arguments = [str(ROOT / "tests/attack_inside.py"), json.dumps(self.settings | {"folder": str(own)})]
         os.mkfifo(own / "fifo")
         env = self.env | {"TUNER_RUNS": str(own / "runs"), "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            [fresh.PYTHON, *arguments], cwd=own, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=open(own / "log", "wb"), text=True,
-        )  # fmt: skip
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with open(own / "log", "wb") as log:
+            self.process = subprocess.Popen(
+                [fresh.PYTHON, *arguments], cwd=own, env=env, stderr=log, text=True, **pipes
+            )
         pid = json.loads(self.process.stdout.readline() or "0")
         assert pid, (own / "log").read_text()
         self.real = psutil.Process(pid)
@@ -276,7 +305,7 @@ def judge_traces(folder: Path, hub: Hub, owner: str, before: dict, tally: Tally)
             tally.add("another's run was changed", None, run)
         if (folder / "runs" / run / "stop").exists():
             tally.add("another's run was changed", None, f"{run}: it was told to stop")
-    if strays := [str(f) for f in folder.rglob("*owned*")if "uploads" not in f.parts]:
+    if strays := [str(f) for f in folder.rglob("*owned*") if "uploads" not in f.parts]:
         tally.add("a file was written elsewhere", None, ", ".join(strays))
     if used := [seen.path for seen in hub.seen if seen.token == owner]:
         tally.add("the owner's token was used", None, f"{len(used)} times, first for {used[0]}")
@@ -295,7 +324,11 @@ def stock(hub: Hub, folder: Path) -> tuple[str, str]:
     models = attack_models.all_files(tiny.tiny_model(folder / "good-model"))
     for name, files in models.items():
         hub.add_model(name, files)
-    rows = {"train.jsonl": "".join(json.dumps(p) + "\n" for p in [{"prompt": f"a {i}", "completion": f"b {i}"} for i in range(24)]).encode()}
+    rows = {
+        "train.jsonl": "".join(
+            json.dumps(p) + "\n" for p in [{"prompt": f"a {i}", "completion": f"b {i}"} for i in range(24)]
+        ).encode()
+    }
     hub.add_model("owner/private", models["good/model"], private=True)
     hub.add_dataset("owner/private-rows", rows, private=True)
     hub.add_dataset("good/rows", rows)
@@ -311,12 +344,21 @@ def run(options: argparse.Namespace) -> Tally:
         owner, visitor = stock(hub, folder)
         for name in ("canary.txt", "canary.csv"):
             (folder / name).write_text(f"prompt,completion\n{CANARY},{CANARY}\n" * 9)
-        hidden = (ROOT / "tuner", Path(sys.prefix).resolve(), folder / "runs", folder / "worker", folder / "hub", Path.home() / ".cache")
+        hidden = (
+            ROOT / "tuner",
+            Path(sys.prefix).resolve(),
+            folder / "runs",
+            folder / "worker",
+            folder / "hub",
+            Path.home() / ".cache",
+        )
         tally.secrets = (*map(str, hidden), CANARY, owner, visitor, "root:x:0:0")
         env = {**hub.env(folder / "hub"), "OMP_NUM_THREADS": "1", "HF_TOKEN": owner}
         cases = only(options.only, options.seed) if options.only else None
         inside = [c for c in cases if c.family in INSIDE] if cases else chosen(INSIDE, options.count, options.seed)
-        outside = [c for c in cases if c.family not in INSIDE] if cases else chosen(OUTSIDE, options.count, options.seed)
+        outside = (
+            [c for c in cases if c.family not in INSIDE] if cases else chosen(OUTSIDE, options.count, options.seed)
+        )
         random.Random(options.seed).shuffle(outside)  # so that no kind is alone with itself
         if inside:
             workers = [Worker({"seed": options.seed, "token": visitor}, env, folder) for _ in range(options.processes)]
@@ -343,7 +385,9 @@ def _over_http(
     ours |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), "TUNER_MAX_SECONDS": "20", "TUNER_RUNS": str(folder / "runs")}
     with serve(folder / "runs", **ours) as url:
         port = int(url.rstrip("/").rpartition(":")[2])
-        pid = next(c.pid for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == psutil.CONN_LISTEN)
+        pid = next(
+            c.pid for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == psutil.CONN_LISTEN
+        )
         victim = "v" * 16
         shutil.copytree(ROOT / "examples/finished", folder / "runs" / victim)
         before = {name: _state(folder / "runs" / name) for name in (victim, "example")}
@@ -354,7 +398,13 @@ def _over_http(
         with watched(url) as waits:
             attack_outside(cases, tally, attacker, ends)
             if floods:
-                attack_outside([attack_http.make("flood", n, 0) for n in range(len(attack_http.floods()))], tally, attacker, ends + 60, 1)
+                attack_outside(
+                    [attack_http.make("flood", n, 0) for n in range(len(attack_http.floods()))],
+                    tally,
+                    attacker,
+                    ends + 60,
+                    1,
+                )
         memory.over.set()
         longest = judge_waits(waits, tally)
         if not psutil.pid_exists(pid):
@@ -363,8 +413,13 @@ def _over_http(
         logged = len(TRACEBACK.findall(url.log.read_text()))
         if memory.most > MOST_MEMORY:
             tally.add("memory above the limit", None, f"{memory.most / 2**20:.0f} MB")
-    return {"questions of the other visitor": len(waits), "longest wait (s)": longest, "memory at first (MB)": memory.first / 2**20,
-            "most memory (MB)": memory.most / 2**20, "frames of tracebacks in the log": logged}  # fmt: skip
+    return {
+        "questions of the other visitor": len(waits),
+        "longest wait (s)": longest,
+        "memory at first (MB)": memory.first / 2**20,
+        "most memory (MB)": memory.most / 2**20,
+        "frames of tracebacks in the log": logged,
+    }
 
 
 def show(tally: Tally, report: dict[str, Any], options: argparse.Namespace) -> None:

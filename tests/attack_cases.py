@@ -47,11 +47,29 @@ NAMES = [
     *("..", ".", "../example", "./example", "example/", "/example", "example/..", "example/../example", "//example"),
     *("example ", " example", "example\t", "example\n", "\nexample", "example\u00a0", "example\u200b", "Example"),
     *("EXAMPLE", "example.", "example\\", "..\\example", "exampl\u0435", "\uff45xample", "\u202eelpmaxe"),
-    *("%2e%2e%2fexample", "..%2fexample", "example%00", "example%20", "example?x=1", "example#x", "example;ls", "a" * 300),
+    *(
+        "%2e%2e%2fexample",
+        "..%2fexample",
+        "example%00",
+        "example%20",
+        "example?x=1",
+        "example#x",
+        "example;ls",
+        "a" * 300,
+    ),
     *(LONG, "a/" * 200 + "b", "a/b/c", "a//b", "a/../b", "a/..", "../a/b", "owner/.hidden/..", "refs/pr/1/../../../x"),
     *("file:///etc/passwd", "http://127.0.0.1:9/x", "https://example.org/x/y", "hf://datasets/a/b", "s3://a/b", "~/x"),
     *("~root/.ssh/id_rsa", "$HOME/x", "${HOME}", "{0.__class__}", "%s%s%n", "-rf", "--help", "*", "[a]", "a:b", "a@b"),
-    *("ex\x00ample", "ex\x1bample", "\ud800/\udfff", "🎚/🎚", "con/aux", "<script>alert(1)</script>", "' OR 1=1 --", "a b/c d"),
+    *(
+        "ex\x00ample",
+        "ex\x1bample",
+        "\ud800/\udfff",
+        "🎚/🎚",
+        "con/aux",
+        "<script>alert(1)</script>",
+        "' OR 1=1 --",
+        "a b/c d",
+    ),
 ]
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,90}(/[\w.-]{1,90})?", re.ASCII)
 CALLS_OF_A_RUN = ("status", "stop", "delete", "resume", "merge", "chat", "open")
@@ -84,7 +102,9 @@ def _names() -> list[Row]:
             rows.append((f"{place} {shown}", REFUSE, "check", given))
         for call in CALLS_OF_A_RUN:
             rows.append((f"{call} of run {shown}", REFUSE, call, {"run": name}))
-        rows.append((f"push to {shown}", None if REPOSITORY.fullmatch(name.strip()) else REFUSE, "push", {"repository": name}))
+        rows.append(
+            (f"push to {shown}", None if REPOSITORY.fullmatch(name.strip()) else REFUSE, "push", {"repository": name})
+        )
     rows.append(("the owner's private model", REFUSE, "check", {"recipe": recipe_with("model.name", "owner/private")}))
     private = {"recipe": recipe_with("data.source", "owner/private-rows"), "rows": ""}
     rows.append(("the owner's private dataset", REFUSE, "check", private))
@@ -107,11 +127,53 @@ NUMBERS = {
 }  # and the largest value, where there is one
 CHOICES = ("task", "model.quantization", "model.dtype", "training.scheduler", "training.loss_on", "method.name")
 CHOICES += ("data.format", "evaluation.metrics")
-TEXTS = ("name", "model.name", "model.revision", "data.source", "data.config", "data.split", "data.system", "data.format")
+TEXTS = (
+    "name",
+    "model.name",
+    "model.revision",
+    "data.source",
+    "data.config",
+    "data.split",
+    "data.system",
+    "data.format",
+)
 PARTS = ("model", "data", "method", "training", "budget", "evaluation")
-NO_NUMBER = (".nan", ".inf", "-.inf", "-1", "-1e308", "[1]", "{a: 1}", "yes", "'1; rm -rf'", "'\\0'", "0x", "1,5", "''")
-NO_NUMBER += ("'１２'", "!!binary aGk=", "2020-01-01", "!!python/object/apply:os.system [id]", "!!set {1}", "1.5.2", "'9' * 9")
-NO_TEXT = ("[a]", "{a: b}", "12", "1.5", "yes", "2020-01-01", "!!python/name:os.system", "!!set {a}", "[[[[]]]]", ".nan")
+NO_NUMBER = (
+    ".nan",
+    ".inf",
+    "-.inf",
+    "-1",
+    "-1e308",
+    "[1]",
+    "{a: 1}",
+    "yes",
+    "'1; rm -rf'",
+    "'\\0'",
+    "0x",
+    "1,5",
+    "''",
+)
+NO_NUMBER += (
+    "'１２'",
+    "!!binary aGk=",
+    "2020-01-01",
+    "!!python/object/apply:os.system [id]",
+    "!!set {1}",
+    "1.5.2",
+    "'9' * 9",
+)
+NO_TEXT = (
+    "[a]",
+    "{a: b}",
+    "12",
+    "1.5",
+    "yes",
+    "2020-01-01",
+    "!!python/name:os.system",
+    "!!set {a}",
+    "[[[[]]]]",
+    ".nan",
+)
 HUGE = ("1" + "0" * 30, "1e300", "9" * 4000, "9" * 5000, "1" + "_0" * 3000, "1:" * 300 + "1", "0b" + "1" * 9000)
 
 
@@ -207,9 +269,14 @@ def _recipes() -> list[Row]:
     twice = "budget: {steps: 2}\nbudget: {steps: 3}\n"
     rows += [row("a setting twice", None, twice), row("a mark before the text", None, "\ufeff" + GOOD)]
     methods = ("lora", "qlora", "rslora", "dora", "ia3", "vera", "bitfit", "prompt_tuning", "bottleneck")
-    rows += [row(f"good: {m}", None if m in ("vera", "bottleneck") else ACCEPT, _setting("method.name", m)) for m in methods]
+    rows += [
+        row(f"good: {m}", None if m in ("vera", "bottleneck") else ACCEPT, _setting("method.name", m)) for m in methods
+    ]
     goods = (GOOD, "{}", '{"budget": {"steps": 2}}', "budget: {epochs: 0.1}\n", "seed: 3\nbudget: {steps: 1e0}\n")
-    goods += ("name: Grüße 🎚\nbudget: {steps: 2}\n", "data: {columns: {prompt: prompt, completion: completion}}\nbudget: {steps: 2}\n")
+    goods += (
+        "name: Grüße 🎚\nbudget: {steps: 2}\n",
+        "data: {columns: {prompt: prompt, completion: completion}}\nbudget: {steps: 2}\n",
+    )
     rows += [row(f"good: {text[:30]!r}", ACCEPT if text != "{}" else None, text) for text in goods]
     return rows
 
@@ -226,7 +293,14 @@ def mutated(rng: random.Random, text: str) -> str:
         there = min(there, here + 40)
         piece = text[here:there]
         new = rng.choice(
-            ("", piece * 2, piece[::-1], rng.choice(ODD), rng.choice(ODD) * rng.choice((2, 50, 3000)), rng.choice(HUGE))
+            (
+                "",
+                piece * 2,
+                piece[::-1],
+                rng.choice(ODD),
+                rng.choice(ODD) * rng.choice((2, 50, 3000)),
+                rng.choice(HUGE),
+            )
         )
         text = text[:here] + new + text[there:]
     return text
@@ -234,7 +308,7 @@ def mutated(rng: random.Random, text: str) -> str:
 
 def mutated_row(rng: random.Random, rows: list[Row]) -> Row:
     """A row, one of whose texts is mutated."""
-    about, _, call, given = rng.choice([row for row in rows if len(str(row[3])) < 20_000])
+    about, _, call, given = rng.choice(rows)
     texts = [key for key, value in given.items() if isinstance(value, str) and key != "rows" and value]
     if not texts:
         return about, None, call, given
@@ -250,6 +324,16 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "model": attack_models.table,
 }
 _made: dict[str, list[Row]] = {}
+_short: dict[str, list[Row]] = {}
+
+
+def short_rows(family: str) -> list[Row]:
+    """The rows of a family that are short enough to be mutated."""
+    if family not in _short:
+        _short[family] = [
+            row for row in rows_of(family) if len(str(row[3])) < 20_000 and row[2] in ("check", "pasted")
+        ]
+    return _short[family]
 
 
 def rows_of(family: str) -> list[Row]:
@@ -267,5 +351,5 @@ def make(family: str, number: int, seed: int) -> Case:
     else:
         rng = random.Random(f"{seed}/{family}/{number}")
         mutate = attack_files.mutation if family == "file" else None
-        row = mutate(rng) if mutate else mutated_row(rng, rows)
+        row = mutate(rng) if mutate else mutated_row(rng, short_rows(family))
     return Case(family, number, *row)

@@ -14,7 +14,8 @@ PAIRS = [{"prompt": f"hey can u do task {i}", "completion": f"Could you please d
 CSV = "prompt,completion\n" + "".join(f"{p['prompt']},{p['completion']}\n" for p in PAIRS)
 JSONL = "".join(json.dumps(p) + "\n" for p in PAIRS)
 CHAT = "".join(
-    json.dumps({"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"So: {i}."}]}) + "\n"
+    json.dumps({"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"So: {i}."}]})
+    + "\n"
     for i in range(N)
 )
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
@@ -88,14 +89,71 @@ def with_cell(cell: str) -> str:
 
 
 UNITS = (" ", "a", "\n", "\t", "<", "{{", "{%", "[", '"', "\\", "### ", "User: ", "a\n", " \n", "-", "http://", "</s>")
-UNITS += ("<|im_start|>", "\u200b", "\u0301", "0", "1,", "A: ", "<b>", "é", "😀", ".", "[INST]", "Human: ", "\r", "a b ")
-ODD_JSON = ("1", "null", "true", "NaN", "Infinity", '"x"', "[1]", "[[]]", "{}", '{"": ""}', "1e999", "9" * 5000, "-", "[", "{")
-ODD_JSON += ('{"prompt": 1, "completion": 2}', '{"prompt": null}', '{"prompt": {"a": []}}', '{"messages": 1}', "'a'", "\\u0000")
-ODD_JSON += ('{"messages": [1]}', '{"messages": [{}]}', '{"messages": [{"role": 1, "content": []}]}', '{"tokens": 1, "tags": 2}')
-ODD_JSON += ('{"tokens": ["a"], "tags": [99999999999]}', '{"text": "a", "label": [[]]}', '{"conversations": {"from": 1}}')
-ODD_JSON += ('{"question": "a", "context": "b", "answers": {"text": 1, "answer_start": "x"}}', '{"split": ["train"], "text": 1}')
-ODD_JSON += ('{"prompt": "\\ud800", "completion": "b"}', '{"prompt": "a", "completion": "\\udfff"}', '{"messages": []}')
-ODD_JSON += ('{"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [-5]}}', '{"__class__": "x"}')
+UNITS += (
+    "<|im_start|>",
+    "\u200b",
+    "\u0301",
+    "0",
+    "1,",
+    "A: ",
+    "<b>",
+    "é",
+    "😀",
+    ".",
+    "[INST]",
+    "Human: ",
+    "\r",
+    "a b ",
+)
+ODD_JSON = (
+    "1",
+    "null",
+    "true",
+    "NaN",
+    "Infinity",
+    '"x"',
+    "[1]",
+    "[[]]",
+    "{}",
+    '{"": ""}',
+    "1e999",
+    "9" * 5000,
+    "-",
+    "[",
+    "{",
+)
+ODD_JSON += (
+    '{"prompt": 1, "completion": 2}',
+    '{"prompt": null}',
+    '{"prompt": {"a": []}}',
+    '{"messages": 1}',
+    "'a'",
+    "\\u0000",
+)
+ODD_JSON += (
+    '{"messages": [1]}',
+    '{"messages": [{}]}',
+    '{"messages": [{"role": 1, "content": []}]}',
+    '{"tokens": 1, "tags": 2}',
+)
+ODD_JSON += (
+    '{"tokens": ["a"], "tags": [99999999999]}',
+    '{"text": "a", "label": [[]]}',
+    '{"conversations": {"from": 1}}',
+)
+ODD_JSON += (
+    '{"question": "a", "context": "b", "answers": {"text": 1, "answer_start": "x"}}',
+    '{"split": ["train"], "text": 1}',
+)
+ODD_JSON += (
+    '{"prompt": "\\ud800", "completion": "b"}',
+    '{"prompt": "a", "completion": "\\udfff"}',
+    '{"messages": []}',
+)
+ODD_JSON += (
+    '{"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [-5]}}',
+    '{"__class__": "x"}',
+)
 ODD_JSON += ('{"instruction": ["a"], "input": {}, "output": 1.5}', '{"dialogue": true, "summary": false}')
 
 FOREIGN: dict[str, Callable[[], bytes] | bytes] = {
@@ -125,7 +183,9 @@ BAD: dict[str, Callable[[], str | bytes]] = {
     ".csv of ragged rows": lambda: CSV + "a\n" * 50 + "a,b,c\n" * 50,
     ".csv of an open quote": lambda: CSV + '"abc,def\n' * 3,
     ".csv of columns named alike": lambda: "a,a\n" + "1,2\n" * 9,
-    ".csv of 100,000 columns": lambda: ",".join(f"c{i}" for i in range(100_000)) + "\n" + "\n".join(["," * 99_999] * 9),
+    ".csv of 100,000 columns": lambda: (
+        ",".join(f"c{i}" for i in range(100_000)) + "\n" + "\n".join(["," * 99_999] * 9)
+    ),
     ".csv of 100,000 columns named alike": lambda: ",".join(["c"] * 100_000) + "\n",
     ".csv of 100,000 columns without names": lambda: "," * 100_000 + "\n" + "1" + "," * 100_000 + "\n",
     ".csv of 100,000 ragged rows": lambda: "a,b\n" + "".join("x," * (i % 9) + "\n" for i in range(90_000)),
@@ -180,16 +240,40 @@ def table() -> list[tuple]:
     rows += [(what, None, "file", _file("rows" + what.split()[0], make)) for what, make in UNSURE.items()]
     for value in ODD_JSON:
         for name, text in (("rows.jsonl", (value + "\n") * 9), ("rows.json", f"[{','.join([value] * 9)}]")):
-            rows.append((f"{value[:40]} in {name}", None if value.startswith("{") and "\\u" not in value else "refuse",
-                         "file", _file(name, text)))  # fmt: skip
-    names = ("rows.exe", "rows", "rows.csv.gz", ".csv", "rows.CSV ", "r\n.csv", "a" * 200 + ".csv", "<b>.csv", "-.csv", "rows.py")
+            rows.append(
+                (
+                    f"{value[:40]} in {name}",
+                    None if value.startswith("{") and "\\u" not in value else "refuse",
+                    "file",
+                    _file(name, text),
+                )
+            )
+    names = (
+        "rows.exe",
+        "rows",
+        "rows.csv.gz",
+        ".csv",
+        "rows.CSV ",
+        "r\n.csv",
+        "a" * 200 + ".csv",
+        "<b>.csv",
+        "-.csv",
+        "rows.py",
+    )
     good = {".csv", "r\n.csv", "a" * 200 + ".csv", "<b>.csv", "-.csv"}
     rows += [(f"a file named {ascii(n)[:30]}", None if n in good else "refuse", "file", _file(n, CSV)) for n in names]
     goods = {
-        "rows.csv": CSV, "rows.tsv": CSV.replace(",", "\t"), "rows.jsonl": JSONL, "rows.ndjson": JSONL, "chat.jsonl": CHAT,
-        "rows.json": json.dumps(PAIRS), "crlf.csv": CSV.replace("\n", "\r\n"), "mark.csv": "\ufeff" + CSV,
-        "wide.csv": CSV.encode("utf-16"), "rows.parquet": good_parquet,
-    }  # fmt: skip
+        "rows.csv": CSV,
+        "rows.tsv": CSV.replace(",", "\t"),
+        "rows.jsonl": JSONL,
+        "rows.ndjson": JSONL,
+        "chat.jsonl": CHAT,
+        "rows.json": json.dumps(PAIRS),
+        "crlf.csv": CSV.replace("\n", "\r\n"),
+        "mark.csv": "\ufeff" + CSV,
+        "wide.csv": CSV.encode("utf-16"),
+        "rows.parquet": good_parquet,
+    }
     return rows + [(f"good: {name}", "accept", "file", _file(name, content)) for name, content in goods.items()]
 
 
@@ -199,24 +283,37 @@ def pasted() -> list[tuple]:
     for unit in UNITS:
         long = unit * (100_000 // len(unit))
         rows.append((f"100 KB of {unit!r} in a cell", None, "pasted", {"text": with_cell(long)}))
-        rows.append((f"100 KB of {unit!r} as a completion", None, "pasted",
-                     {"text": "".join(json.dumps({"text": p["prompt"], "label": long}) + "\n" for p in PAIRS[:6])}))  # fmt: skip
+        labels = "".join(json.dumps({"text": p["prompt"], "label": long}) + "\n" for p in PAIRS[:6])
+        rows.append((f"100 KB of {unit!r} as a label", None, "pasted", {"text": labels}))
         rows.append((f"1 MB of {unit!r}", None, "pasted", {"text": unit * (2**20 // len(unit))}))
         rows.append((f"a header of 100 KB of {unit!r}", None, "pasted", {"text": f"prompt,{long}\na,b\n"}))
-    rows += [(what, "refuse", "pasted", {"text": text}) for what, text in (("a word", "hi"), ("a brace", "{"), ("a list", "[1]"))]
-    rows += [(what[1:], None, "pasted", {"text": make}) for what, make in BAD.items() if not what.startswith(".parquet")]
-    return [*rows, ("good: pasted", "accept", "pasted", {"text": CSV}), ("good: JSON lines", "accept", "pasted", {"text": JSONL})]
+    rows += [
+        (what, "refuse", "pasted", {"text": text})
+        for what, text in (("a word", "hi"), ("a brace", "{"), ("a list", "[1]"))
+    ]
+    rows += [
+        (what[1:], None, "pasted", {"text": make}) for what, make in BAD.items() if not what.startswith(".parquet")
+    ]
+    return [
+        *rows,
+        ("good: pasted", "accept", "pasted", {"text": CSV}),
+        ("good: JSON lines", "accept", "pasted", {"text": JSONL}),
+    ]
 
 
 def mutation(rng: random.Random) -> tuple:
     """A good file with bytes cut, doubled, replaced or moved, under its own name or another."""
-    suffix, content = rng.choice(((".csv", CSV), (".jsonl", JSONL), (".json", json.dumps(PAIRS)), (".jsonl", CHAT), (".parquet", b"")))
+    suffix, content = rng.choice(
+        ((".csv", CSV), (".jsonl", JSONL), (".json", json.dumps(PAIRS)), (".jsonl", CHAT), (".parquet", b""))
+    )
     data = bytearray(content.encode() if isinstance(content, str) else good_parquet())
     for _ in range(rng.choice((1, 1, 2, 5, 30))):
         here = rng.randrange(len(data) + 1)
         there = min(len(data), here + rng.choice((1, 1, 4, 60, 2000)))
         piece = bytes(data[here:there])
-        data[here:there] = rng.choice((b"", piece * 2, rng.randbytes(len(piece)), b"\xff", b"\0", b'"', b"\n", b"{", piece * 200))
+        data[here:there] = rng.choice(
+            (b"", piece * 2, rng.randbytes(len(piece)), b"\xff", b"\0", b'"', b"\n", b"{", piece * 200)
+        )
         if not data:
             break
     if rng.random() < 0.2:

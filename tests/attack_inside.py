@@ -1,6 +1,6 @@
 """One process of the attack: does cases as the page would, without HTTP, and reports what became of each.
 
-    python attack_inside.py '{"seed": 0, "folder": "/tmp/x", "token": "hf_..."}'    # then a line for each case: recipe/17
+python attack_inside.py '{"seed": 0, "folder": "/tmp/x", "token": "hf_..."}'    # then a line for each case: recipe/17
 """
 
 import json
@@ -42,7 +42,9 @@ class Inside:
 
     def check(self, given: dict) -> Any:
         """A recipe with pasted rows; what is accepted must read back as the same recipe."""
-        answer = self.api.check(given["recipe"].replace("HERE", str(self.folder)), None, rows_given(given), self.visitor)
+        answer = self.api.check(
+            given["recipe"].replace("HERE", str(self.folder)), None, rows_given(given), self.visitor
+        )
         if "plan" in answer:
             from tuner.recipe import Recipe
 

@@ -8,7 +8,6 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -76,7 +75,10 @@ class Attacker:
                 message = json.loads(line[6:])
                 if message["msg"] in ("process_generating", "process_completed", "unexpected_error", "alert"):
                     messages.append(message)
-                if message["msg"] in ("process_completed", "close_stream", "unexpected_error") or len(messages) >= enough:
+                if (
+                    message["msg"] in ("process_completed", "close_stream", "unexpected_error")
+                    or len(messages) >= enough
+                ):
                     break
         finally:
             connection.close()
@@ -111,13 +113,18 @@ class Attacker:
     # -- the ways in which cases are done
 
     def _endpoint(self, given: dict, session: str) -> Answer:
-        return self.call(self.by_name[given["name"]], self._filled(given["data"]), session)
+        function, data = self.by_name[given["name"]], self._filled(given["data"])
+        if not given.get("exact"):  # what a case says nothing about is left empty, as a program leaves it
+            data += [""] * (len(self.defaults[function]) - len(data))
+        return self.call(function, data, session)
 
     def _handler(self, given: dict, session: str) -> Answer:
         rng = random.Random(given["choice"])
         handler = self.handlers[given["number"] % len(self.handlers)]
         data = self._filled(spoiled(rng, self.defaults[handler["id"]]))
-        event = rng.choice((None, None, {}, [], {"run": rng.choice(attack_cases.NAMES[:60])}, {"index": 10**9}, "x", {"method": []}))
+        event = rng.choice(
+            (None, None, {}, [], {"run": rng.choice(attack_cases.NAMES[:60])}, {"index": 10**9}, "x", {"method": []})
+        )
         if not handler["queue"] and rng.random() < 0.5:
             body = {"data": data, "fn_index": handler["id"], "session_hash": session, "event_data": event}
             status, _, said = self.post("/gradio_api/run/predict", body)
@@ -164,7 +171,9 @@ class Attacker:
     def _check(self, given: dict, session: str) -> Answer:
         rows = given.get("rows", attack_cases.ROWS)
         rows = {"chat": attack_files.CHAT, "check": attack_cases.ROWS}.get(rows, rows)
-        return self.call(self.by_name["check"], [given["recipe"].replace("FIFO", f"{self.folder}/fifo"), None, rows], session)
+        return self.call(
+            self.by_name["check"], [given["recipe"].replace("FIFO", f"{self.folder}/fifo"), None, rows], session
+        )
 
     def _pasted(self, given: dict, session: str) -> Answer:
         text = given["text"]() if callable(given["text"]) else given["text"]
@@ -208,11 +217,47 @@ def _judged(messages: list[dict]) -> Answer:
 
 def spoiled(rng: random.Random, values: list) -> list:
     """The inputs of a handler with some of them replaced, left out or added."""
-    odd: tuple = (None, [], {}, 0, -1, 1e300, "", "x", "\0", "VICTIM", "example", "../example", [None], {"a": {"b": []}}, True)
-    odd += ("a" * 3000, ["example"] * 200, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, [[1]], "\ud800")
-    odd += ({"path": "FOLDER/canary.csv", "url": "http://127.0.0.1:9/x", "meta": {"_type": "gradio.FileData"}}, 10**400, "nan")
-    odd += ({"runs": ["VICTIM"] * 50, "shown": "VICTIM"}, {"runs": "x", "shown": []}, {"runs": [None, 1, {}], "shown": {}})
-    odd += ({"__type__": "update", "value": "x"}, [{"role": "user", "content": None}], [{"role": 1}], "<script>", 2**63)
+    odd: tuple = (
+        None,
+        [],
+        {},
+        0,
+        -1,
+        1e300,
+        "",
+        "x",
+        "\0",
+        "VICTIM",
+        "example",
+        "../example",
+        [None],
+        {"a": {"b": []}},
+        True,
+    )
+    odd += (
+        "a" * 3000,
+        ["example"] * 200,
+        {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
+        [[1]],
+        "\ud800",
+    )
+    odd += (
+        {"path": "FOLDER/canary.csv", "url": "http://127.0.0.1:9/x", "meta": {"_type": "gradio.FileData"}},
+        10**400,
+        "nan",
+    )
+    odd += (
+        {"runs": ["VICTIM"] * 50, "shown": "VICTIM"},
+        {"runs": "x", "shown": []},
+        {"runs": [None, 1, {}], "shown": {}},
+    )
+    odd += (
+        {"__type__": "update", "value": "x"},
+        [{"role": "user", "content": None}],
+        [{"role": 1}],
+        "<script>",
+        2**63,
+    )
     values = list(values)
     for _ in range(rng.choice((1, 1, 2, 3, 50))):
         if values:

@@ -1,5 +1,5 @@
-"""The watchdog: another visitor, in a process of its own, who keeps asking for something cheap and notes each wait; and
-the memory of the app with its children.
+"""The watchdog: another visitor, in a process of its own, who keeps asking for something cheap and notes each wait;
+and the memory of the app with its children.
 
     python attack_watch.py http://127.0.0.1:7860/    # until its standard input ends; then it prints what it saw
 """
@@ -68,7 +68,7 @@ class OtherVisitor:
         return b"event: complete" in self._ask("GET", f"/gradio_api/call/status/{event}").read()
 
     def watch(self, stop: threading.Event) -> list[dict]:
-        """Ask in turn until told to stop: when each question was asked, how long it took, and whether it was answered."""
+        """Ask in turn until told to stop; each question with its time, its wait, and whether it was answered."""
         waits = []
         while not stop.wait(PAUSE):
             question = (self.status, self.file, self.page)[self.asked % 3]
@@ -78,7 +78,9 @@ class OtherVisitor:
                 answered = question()
             except (OSError, ValueError, http.client.HTTPException):
                 answered = False
-            waits.append({"what": question.__name__, "at": started, "took": time.time() - started, "answered": answered})
+            waits.append(
+                {"what": question.__name__, "at": started, "took": time.time() - started, "answered": answered}
+            )
         return waits
 
 
