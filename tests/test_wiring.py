@@ -13,7 +13,7 @@ from wires import BuiltPage
 
 from tuner.data import parse
 from tuner.planning import forecast
-from tuner.ui import actions, api, chooser, form, page, run_queue, runs_tab, train_tab
+from tuner.ui import actions, api, chooser, door, form, page, run_queue, runs_tab, train_tab
 from tuner.ui.visitor import GIVEN, Visitor
 from tuner.ui.wiring import NOBODY
 
@@ -229,7 +229,7 @@ def test_the_page_starts_with_these_controls_shown_and_enabled(built):
     assert (states["play.run"]["multiselect"], states["play.run"]["max_choices"]) == (True, 3)
     assert states["mine.link"]["buttons"] == ["copy"]
     assert built.train.browser.default_value == NOBODY
-    assert all(c.get_config()["render_markdown"] is False for c in built.play.columns)
+    assert all(column.value == [] for column in built.play.columns)
 
 
 def test_sampling_starts_greedy_and_has_its_bounds(built):
@@ -402,7 +402,8 @@ def test_the_server_starts_with_its_limits_and_opens_to_others_on_a_space_alone(
         "run_history": False,
         "mcp_server": False,
         "max_file_size": parse.MAX_FILE_BYTES + 2**20,
-        "show_error": True,
+        "app_kwargs": door.APP,
+        "ssr_mode": False,
         "max_threads": 200,
     }
     assert page.CSS.is_file()

@@ -11,6 +11,7 @@ from tuner.data import parse
 from tuner.errors import TunerError
 from tuner.planning import forecast
 from tuner.ui import actions, api, ownership, playground_tab, runs_tab, train_tab
+from tuner.ui.blocks import Page
 from tuner.ui.visitor import Visitor, for_visitor, with_secret
 from tuner.ui.wiring import NOBODY, PRIVATE, remembered, with_run
 
@@ -90,7 +91,7 @@ def about() -> str:
 def build() -> gr.Blocks:
     """The whole page with its named endpoints."""
     actions.install_example()
-    with gr.Blocks(title="Tuner", fill_width=True, analytics_enabled=False, delete_cache=CLEAN) as page:
+    with Page(title="Tuner", fill_width=True, analytics_enabled=False, delete_cache=CLEAN) as page:
         api.build()  # first, so that no tab's handler takes an endpoint's name
         browser = gr.BrowserState(NOBODY, storage_key="tuner", secret=KEPT_SECRET)
         gr.HTML(HEADER)

@@ -12,7 +12,7 @@ from tuner.methods.registry import METHODS
 from tuner.methods.spec import PRECISIONS
 from tuner.runs import Run
 from tuner.tasks import DEFAULT_TASK, TASKS
-from tuner.ui import actions, elements, render
+from tuner.ui import actions, conversation, elements, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
@@ -51,20 +51,7 @@ def _conversation(tab: SimpleNamespace) -> None:
     tab.problem = gr.HTML(elem_id="chat-problem")
     with gr.Row(elem_classes="t-columns"):
         tab.columns = [
-            gr.Chatbot(
-                label=title,
-                visible=bool(title),
-                elem_id=f"chat-{number}",
-                min_width=240,
-                height=None,
-                min_height=200,
-                max_height=460,
-                render_markdown=False,  # what the model writes is shown as it is
-                buttons=["copy"],
-                feedback_options=None,
-                placeholder="",
-            )
-            for number, title in enumerate([*TITLES.values(), ""])
+            conversation.build(title, f"chat-{number}") for number, title in enumerate([*TITLES.values(), ""])
         ]
     tab.reference = gr.HTML()
     with gr.Row(elem_classes="t-ask"):

@@ -1,0 +1,221 @@
+"""The door of the page's server: which requests come in, and what every answer tells the browser.
+
+A page of another site can send requests with a visitor's cookie, and Gradio would let it read the answers. Here only
+the page itself changes something, and programs, which carry no cookie. What the page shows can load nothing from
+elsewhere. The door stands before all of Gradio, its CORS headers included:
+
+    page.build().launch(app_kwargs=door.APP)
+"""
+
+import ipaddress
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tuner.data.parse import MAX_FILE_BYTES
+
+log = logging.getLogger(__name__)
+
+API = "/gradio_api/"
+UPLOAD = API + "upload"
+# An upload's form adds some bytes to its file, and a file just over the limit gets Gradio's own message.
+MAX_UPLOAD_BYTES = MAX_FILE_BYTES + 2 * 2**20
+MAX_BODY_BYTES = 8 * 2**20  # pasted rows, above all; parsing this takes some 0.1 s in which nobody else is served
+
+READS = {"GET", "HEAD", "OPTIONS"}
+# What the page and programs post to; Gradio has more, such as tools of its own development mode.
+POSTS = tuple(API + name for name in ("queue/join", "call/", "run/", "api/", "upload", "cancel", "reset"))
+# Reads that change something, or fetch what a stranger names.
+REFUSED_READS = tuple(API + name for name in ("deep_link", "proxy=", "file=http:", "file=https:", "file/http"))
+CHANGES = ("/logout",)
+
+# Gradio repeats a request's headers in its answer to a Range, and tells all visitors the address that this one names.
+DROPPED = (b"range", b"x-gradio-server")
+
+# Environment variables which say that the page is meant to be reached by other names than this machine's own.
+PUBLIC = ("SPACE_ID", "GRADIO_SERVER_NAME", "GRADIO_SHARE", "GRADIO_ROOT_PATH")
+
+SELF = {
+    "default-src": "'self'",
+    # Gradio's page has inline scripts, its HTML component compiles its templates, and its styles stand in elements.
+    "script-src": "'self' 'unsafe-inline' 'unsafe-eval'",
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "media-src": "'self' data: blob:",
+    "worker-src": "'self' blob:",
+    "frame-src": "'none'",
+    "object-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+}
+EMBEDDING = "'self' https://huggingface.co" if "SPACE_ID" in os.environ else "'self'"
+POLICY = "; ".join(f"{name} {sources}" for name, sources in {**SELF, "frame-ancestors": EMBEDDING}.items())
+# A visitor's file, opened by itself, runs nothing and loads nothing.
+FILE_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # a run's id is in its address
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+ELSEWHERE = "This request comes from another site, so it was refused. Open Tuner at its own address and try again."
+RENAMED = (
+    "This machine serves Tuner to itself only, and the address names another one. Open http://127.0.0.1 with the "
+    "same port, or set GRADIO_SERVER_NAME to serve it to others."
+)
+CLOSED = "Tuner does not offer this. See its page, or its endpoints at /gradio_api/info."
+TOO_LARGE = "This request is larger than {limit:g} MB. Upload large rows as a file of up to {file:g} MB."
+UNREADABLE = "This request can't be read. What the endpoints take is described at /gradio_api/info."
+FAILED = "Tuner can't answer this request. If its page sent it, reload the page; nothing you trained is lost."
+
+
+class Door:
+    """Middleware that refuses other sites' requests and bounds all of them; each answer gets our headers."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if not _is_dropped(name, value)]
+            answer = _refusal(scope) or self.app
+            try:
+                await answer(scope, _bounded(scope, receive), _with_headers(scope, send))
+            except HTTPException:
+                pass  # a stream's, which has told its reader
+            except Exception as error:  # answered; from here it would only break the caller's next request
+                log.error("%s %s failed: %r", scope["method"], scope["path"], error)
+        else:
+            await send({"type": "websocket.close", "code": 1008})  # the page uses none
+
+
+def _refusal(scope: Scope) -> JSONResponse | None:
+    headers, path = Headers(scope=scope), scope["path"]
+    if not _is_ours(headers):
+        return _refuse(421, RENAMED)
+    if _is_foreign(scope, headers) and not _only_opens(scope, headers):
+        return _refuse(403, ELSEWHERE)
+    if path.startswith(REFUSED_READS) or (scope["method"] not in READS and not path.startswith(POSTS)):
+        return _refuse(404, CLOSED)
+    if int(headers.get("content-length", "0")) > _limit(scope):
+        return _refuse(413, _too_large(scope))
+    return None
+
+
+def _refuse(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"detail": sentence, "error": sentence}, status)
+
+
+def _is_dropped(name: bytes, value: bytes) -> bool:
+    spaces = os.environ.get("SPACE_HOST", "")
+    return name in DROPPED or (name == b"x-forwarded-host" and spaces != "" and value.decode("latin-1") not in spaces)
+
+
+def _is_ours(headers: Headers) -> bool:
+    """Whether the host is a name of this machine; a name of elsewhere that leads here would make its site our own."""
+    if any(os.environ.get(name) for name in PUBLIC):
+        return True
+    name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_foreign(scope: Scope, headers: Headers) -> bool:
+    """Whether a page of another origin sent this. Browsers say so in headers that no page can change."""
+    # A page can't add this header to a request to another origin unless that one permits it; we never do. A browser
+    # adds a remembered password by itself, though.
+    if headers.get("authorization", "").lower().startswith("bearer "):
+        return False
+    origin = headers.get("origin")
+    if origin is not None and origin.lower() not in _own_origins(scope, headers):
+        return True
+    return headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+
+
+def _own_origins(scope: Scope, headers: Headers) -> set[str]:
+    scheme = _first(headers, "x-forwarded-proto") or scope["scheme"]
+    hosts = [headers.get("host", ""), _first(headers, "x-forwarded-host")]
+    spaces = os.environ.get("SPACE_HOST", "").split(",")
+    origins = [f"{scheme}://{host}" for host in hosts] + [f"https://{host.strip()}" for host in spaces]
+    default = {"http": ":80", "https": ":443"}.get(scheme, "")
+    return {origin.lower().removesuffix(default) for origin in origins}
+
+
+def _first(headers: Headers, name: str) -> str:
+    return headers.get(name, "").split(",")[0].strip()
+
+
+def _only_opens(scope: Scope, headers: Headers) -> bool:
+    """Whether this opens a page, as a link does; the site that has the link can't read it."""
+    navigates = headers.get("sec-fetch-mode", "") == "navigate" and scope["method"] in ("GET", "HEAD")
+    return navigates and not scope["path"].startswith((API, *CHANGES))
+
+
+def _limit(scope: Scope) -> int:
+    return MAX_UPLOAD_BYTES if scope["path"].startswith(UPLOAD) else MAX_BODY_BYTES
+
+
+def _too_large(scope: Scope) -> str:
+    return TOO_LARGE.format(limit=_limit(scope) / 2**20, file=MAX_FILE_BYTES / 2**20)
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    """The request's body, up to the limit; not every request names its length."""
+    received = 0
+
+    async def bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > _limit(scope):
+            raise HTTPException(413, _too_large(scope))
+        return message
+
+    return bounded
+
+
+def _with_headers(scope: Scope, send: Send) -> Send:
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name in [name for name in headers if name.startswith("access-control-")]:
+                del headers[name]
+            headers.update(HEADERS)
+            if scope["path"].startswith(API + "file"):
+                headers["Content-Security-Policy"] = FILE_POLICY
+        await send(message)
+
+    return with_headers
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    # Middleware that is given to Gradio would stand behind Gradio's own, which answers other sites' preflights.
+    app.middleware_stack = Door(app.middleware_stack)
+    yield
+
+
+def _explain(request: Request, error: Exception) -> JSONResponse:
+    return _refuse(422, UNREADABLE) if isinstance(error, RequestValidationError) else _refuse(500, FAILED)
+
+
+APP = {"lifespan": _lifespan, "exception_handlers": {Exception: _explain, RequestValidationError: _explain}}
