@@ -10,7 +10,7 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorte
 # The rooms in the order in which a run passes through them: each may import from earlier ones only.
 ROOMS = [
     {"tuner", "errors", "words"},
-    {"events", "heartbeat", "hub_errors", "recipe", "tasks"},
+    {"events", "heartbeat", "hub_errors", "recipe", "recipe_yaml", "tasks"},
     {"metrics"},
     {"runs", "runs_cleanup"},
     {"data"},
