@@ -10,7 +10,18 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorte
 # The rooms in the order in which a run passes through them: each may import from earlier ones only.
 ROOMS = [
     {"tuner", "errors", "words"},
-    {"environment", "events", "heartbeat", "hub_errors", "limited", "limited_process", "names", "recipe", "tasks"},
+    {
+        "environment",
+        "events",
+        "heartbeat",
+        "hub_errors",
+        "limited",
+        "limited_process",
+        "names",
+        "recipe",
+        "recipe_yaml",
+        "tasks",
+    },
     {"metrics"},
     {"runs", "runs_cleanup"},
     {"data"},

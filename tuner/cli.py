@@ -108,7 +108,7 @@ def _recipe(options: Options) -> "Recipe":
             raise TunerError(f"--set {pair}: '=' is missing. Give a setting and its value, such as budget.steps=100.")
         try:
             settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # such as a date with a thirteenth month
             raise TunerError(f"--set {pair}: the value is not valid YAML. Check its brackets and quotes.") from None
     return Recipe.load(options.recipe).with_settings(settings)
 

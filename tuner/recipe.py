@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticKnownError
 
 from tuner.errors import TunerError
+from tuner.recipe_yaml import MOST_CHARACTERS, read_yaml
 from tuner.tasks import TASKS
+from tuner.words import BROKEN, count
 
 EXAMPLES = Path(__file__).resolve().parent / "examples"  # as installed
 if not EXAMPLES.is_dir():
@@ -43,8 +46,14 @@ EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", re.ASCII)
 # Numbers are not strict, because YAML 1.1 reads "3e-3" as text; pydantic's lax mode makes a number of it.
 NUMBER = BeforeValidator(_number)  # behind the bounds, or pydantic leaves them out of the schema
 WHOLE = BeforeValidator(_whole_number)
-Positive = Annotated[float, Field(gt=0), NUMBER]
-Count = Annotated[int, Field(ge=1), WHOLE]
+ENDLESS = 2**31  # no run gets as far
+Positive = Annotated[float, Field(gt=0, lt=ENDLESS), NUMBER]
+Count = Annotated[int, Field(ge=1, lt=ENDLESS), WHOLE]
+# So that a recipe which was accepted can be read back (recipe_yaml.MOST_CHARACTERS).
+Name = Annotated[str, Field(max_length=8000)]
+Names = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=500)]
+Columns = Annotated[dict[Annotated[str, Field(max_length=200)], Name], Field(max_length=8)]
+Prompt = Annotated[str, Field(max_length=30_000)]
 
 
 class Part(BaseModel):
@@ -56,10 +65,10 @@ class Part(BaseModel):
 class Model(Part):
     """The base model."""
 
-    name: str = Field(
+    name: Name = Field(
         "tiny-office", min_length=1, description="a model on the Hub, such as Qwen/Qwen3-0.6B, or a shipped one"
     )
-    revision: str | None = Field(None, description="branch, tag or commit on the Hub; the latest if left out")
+    revision: Name | None = Field(None, description="branch, tag or commit on the Hub; the latest if left out")
     quantization: Literal["nf4", "int8", "none"] = Field(
         "nf4", title="Precision", description="of the base's frozen weights: 4-bit saves memory, 16-bit is exact"
     )
@@ -71,12 +80,12 @@ class Model(Part):
 class Data(Part):
     """The rows to learn from, and those held out."""
 
-    source: str = Field(
+    source: Name = Field(
         "corporate.jsonl", min_length=1, description="a file, a shipped example or a dataset on the Hub"
     )
-    config: str | None = Field(None, title="Configuration", description="the Hub dataset's configuration or subset")
-    split: str | None = Field(None, description="split to train on; train if there is one")
-    heldout_split: str | None = Field(
+    config: Name | None = Field(None, title="Configuration", description="the Hub dataset's configuration or subset")
+    split: Name | None = Field(None, description="split to train on; train if there is one")
+    heldout_split: Name | None = Field(
         None, title="Held-out split", description="split to score on; validation or test if there is one"
     )
     heldout: Annotated[float, Field(gt=0, lt=1), NUMBER] | Count = Field(
@@ -84,11 +93,11 @@ class Data(Part):
         title="Held-out rows",
         description="share (below 1) or number of rows to score on, if there is no held-out split",
     )
-    format: str = Field("auto", description="how the rows are written; recognized from their columns if auto")
-    columns: dict[str, str] = Field(default_factory=dict, description="part of the format -> its column")
-    system: str | None = Field(None, title="System prompt", description="for rows that have none of their own")
+    format: Name = Field("auto", description="how the rows are written; recognized from their columns if auto")
+    columns: Columns = Field(default_factory=dict, description="part of the format -> its column")
+    system: Prompt | None = Field(None, title="System prompt", description="for rows that have none of their own")
     max_rows: Count | None = Field(None, description="most rows to use, drawn with the seed; all if left out")
-    max_length: Auto | Annotated[int, Field(ge=8), WHOLE] = Field(
+    max_length: Auto | Annotated[int, Field(ge=8, lt=ENDLESS), WHOLE] = Field(
         "auto", description="in tokens; longer rows are cut, conversations at the beginning of their prompt"
     )
 
@@ -96,7 +105,7 @@ class Data(Part):
 class Method(Part):
     """How the model is adapted. A setting that is left out gets the method's own default."""
 
-    name: str = Field("lora", description="the fine-tuning method")
+    name: Name = Field("lora", description="the fine-tuning method")
     rank: Auto | Annotated[int, Field(ge=1, le=1024), WHOLE] = Field(
         "auto", description="rank of the low-rank update; higher learns more and needs more memory"
     )
@@ -104,7 +113,7 @@ class Method(Part):
     dropout: Auto | Annotated[float, Field(ge=0, lt=1), NUMBER] = Field(
         "auto", description="share of the adapter's inputs dropped in training; 0 if auto"
     )
-    target_modules: Auto | Literal["all-linear"] | list[str] = Field(
+    target_modules: Auto | Literal["all-linear"] | Names = Field(
         "auto", description="layers that get an adapter: all-linear, or their names"
     )
     virtual_tokens: Auto | Annotated[int, Field(ge=1, le=512), WHOLE] = Field(
@@ -125,13 +134,13 @@ class Training(Part):
         "auto", description="peak learning rate of AdamW"
     )
     batch_size: Auto | Annotated[int, Field(ge=1, le=1024), WHOLE] = Field("auto", description="rows per step")
-    warmup_steps: Annotated[int, Field(ge=0), WHOLE] = Field(
+    warmup_steps: Annotated[int, Field(ge=0, lt=ENDLESS), WHOLE] = Field(
         10, title="Warm-up steps", description="steps over which the learning rate rises from 0"
     )
     scheduler: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how the learning rate falls after warm-up"
     )
-    weight_decay: Annotated[float, Field(ge=0), NUMBER] = Field(0.0, description="AdamW's weight decay")
+    weight_decay: Annotated[float, Field(ge=0, lt=ENDLESS), NUMBER] = Field(0.0, description="AdamW's weight decay")
     max_grad_norm: Positive = Field(1.0, description="norm to which gradients are clipped")
     loss_on: Literal["completion", "all"] = Field(
         "completion", description="learn from the completions only, or from all tokens"
@@ -164,10 +173,12 @@ class Evaluation(Part):
         64, description="held-out rows that base and adapter answer"
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=2048), WHOLE] = Field(64, description="longest answer in tokens")
-    metrics: Auto | str | list[str] = Field(
+    metrics: Auto | Name | Names = Field(
         "auto", description="how answers are scored; the first metric decides whether it helped"
     )
-    loss_every: Annotated[int, Field(ge=0), WHOLE] = Field(50, description="steps between held-out losses; 0 for none")
+    loss_every: Annotated[int, Field(ge=0, lt=ENDLESS), WHOLE] = Field(
+        50, description="steps between held-out losses; 0 for none"
+    )
 
 
 class Recipe(Part):
@@ -200,23 +211,18 @@ class Recipe(Part):
     @classmethod
     def from_yaml(cls, text: str, name: str = "the recipe") -> "Recipe":
         """A recipe from YAML text. Raises TunerError with every problem."""
-        try:
-            settings = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-            raise TunerError(f"{name} is not valid YAML{where}: {problem}. Fix it there.") from None
-        return cls.parse(settings, name)
+        return cls.parse(read_yaml(text, name), name)
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
         """A recipe from a file, or from a shipped example by name (`corporate`). Raises TunerError."""
         file = find(path)
         try:
-            return cls.from_yaml(file.read_text(encoding="utf-8"), file.name)
+            with open(file, encoding="utf-8") as opened:
+                text = opened.read(MOST_CHARACTERS + 1)
         except UnicodeDecodeError:
             raise TunerError(f"{file.name} is not UTF-8 text. Give a recipe in YAML.") from None
+        return cls.from_yaml(text, file.name)
 
     def to_yaml(self) -> str:
         """YAML that reads back as the same recipe, with every default written out."""
@@ -261,23 +267,29 @@ def _sentences(errors: list[dict]) -> list[str]:
         )
         by_place.setdefault(place, []).append(error)
     # Of a union's branches, the literal ("auto") says least about what is wrong.
-    return [
-        _sentence(place, min(es, key=lambda e: e["type"] == "literal_error"), es) for place, es in by_place.items()
+    listed = [
+        _sentence(place, min(es, key=lambda e: e["type"] == "literal_error"), es)
+        for place, es in islice(by_place.items(), LISTED)
     ]
+    rest = len(by_place) - len(listed)
+    return [*listed, f"And {count(rest, 'more problem')}."] if rest else listed
 
 
+LISTED = 20  # problems; the rest is only counted
 _UNKNOWN = {"extra_forbidden", "invalid_key"}
 
 
 def _sentence(place: str, error: dict, branches: list[dict]) -> str:
-    given = json.dumps(error["input"], default=str)[:80]
+    given = _shown(error["input"])
     otherwise = (
         "auto" if any("auto" in str(e.get("ctx", {}).get("expected", "")) for e in branches) else "leave it out"
     )
     reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
     reason = reason.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    if error["type"] == "string_unicode":
+        return f"{place}: {given} has {BROKEN}. Write it again."
     if error["type"] in _UNKNOWN:
-        return f"'{place}' is not a setting. {_near(place)}"
+        return f"'{place[:80]}' is not a setting. {_near(place)}"
     if error["type"].startswith(("int_", "float_")):
         whole = "whole " if error["type"].startswith("int_") else ""
         return f"{place}: {given} is not a {whole}number. Give a {whole}number, or {otherwise}."
@@ -286,6 +298,14 @@ def _sentence(place: str, error: dict, branches: list[dict]) -> str:
     if error["type"] == "model_type":
         return f"{place}: {given} can't be used. Put its settings under it, one per line."
     return f"{place}: {given} can't be used: {reason}."
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value as JSON."""
+    try:
+        return json.dumps(value, default=str)[:80]
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _near(place: str) -> str:

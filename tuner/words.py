@@ -1,4 +1,14 @@
-"""Numbers with their nouns, and a sentence that page and terminal share."""
+"""Numbers with their nouns, sentences that page and terminal share, and whether a text is whole characters."""
+
+import re
+
+BROKEN = "half a character (a surrogate without its pair)"
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def is_broken(text: str) -> bool:
+    """Whether a text has half a character, which neither a file nor a tokenizer accepts."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def count(number: float, noun: str) -> str:

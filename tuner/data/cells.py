@@ -10,6 +10,8 @@ import re
 from itertools import pairwise
 from typing import Any
 
+from tuner.words import BROKEN, is_broken
+
 FILL_IN = "Fill it in, or drop the row."
 # Names that OpenAI, ShareGPT and others give to the roles of a conversation.
 SPEAKERS = {"system": "system", "developer": "system", "user": "user", "human": "user"}
@@ -27,9 +29,19 @@ def read_text(cell: Any, column: str) -> str:
     if isinstance(cell, (list, dict, tuple, bytes)):
         kind = {dict: "an object", bytes: "binary data"}.get(type(cell), "a list")
         raise RowError(f'{kind} in "{column}" where text belongs', "Write it as one text, or map another column.")
-    if not str(cell).strip():
+    if isinstance(cell, float) and math.isinf(cell):  # JSON's 1e400
+        raise RowError(f'a number in "{column}" that is too large', "Write it as text, in quotes.")
+    text = str(cell)
+    if not text.strip():
         raise RowError(f'an empty "{column}"', FILL_IN)
-    return str(cell)
+    return whole_characters(text, column)
+
+
+def whole_characters(text: str, column: str) -> str:
+    """The text, unless it has half a character. Raises RowError."""
+    if is_broken(text):
+        raise RowError(f'{BROKEN} in "{column}"', "Write the text again, or drop the row.")
+    return text
 
 
 def read_optional(cell: Any, column: str) -> str:
@@ -50,14 +62,29 @@ def read_words(cell: Any, column: str) -> list[str]:
     """A list of words, its JSON, or a text with spaces between the words; numbers become text. Raises RowError."""
     words = from_json(cell)
     if not isinstance(words, list):
-        words = read_text(cell, column).split()
-        if re.match(r"\[\s*['\"]|\[\S[^]]*\s[^]]*\]$", str(cell).strip()):  # as Python or NumPy prints a list
+        text = read_text(cell, column)
+        words = text.split()
+        if _is_printed_list(text.strip()):
             raise RowError(f'a list in "{column}" that is not JSON', 'Write it as ["Ada", "wrote"], in double quotes.')
     if not words:
         raise RowError(f'an empty list in "{column}"', FILL_IN)
     part = f"words of {column}"
-    texts = [word if isinstance(word, str) and word.strip() else read_label(word, part) for word in words]
+    texts = [
+        whole_characters(word, part) if isinstance(word, str) and word.strip() else read_label(word, part)
+        for word in words
+    ]
     return ["".join(text.split()) for text in texts]  # as one word, or the numbers of later words would be off
+
+
+def _is_printed_list(text: str) -> bool:
+    """Whether it is a list as Python or NumPy prints it: ['Ada', 'wrote'] or [7 8]."""
+    if text[:1] != "[":
+        return False
+    if text[1:].lstrip()[:1] in ("'", '"'):
+        return True
+    inside = text[1:-1]
+    is_one_list = text[-1] == "]" and "]" not in inside[1:]
+    return is_one_list and not inside[:1].isspace() and re.search(r"\s", inside) is not None
 
 
 def read_answers(cell: Any, column: str) -> tuple[str, int]:
@@ -100,7 +127,7 @@ def read_turns(cell: Any, column: str) -> list[dict]:
             content = _joined_parts(content, column)
         if not isinstance(content, str) or not content.strip():
             raise RowError(f'an empty {SPEAKERS[role]} message in "{column}"', FILL_IN)
-        messages.append({"role": SPEAKERS[role], "content": content})
+        messages.append({"role": SPEAKERS[role], "content": whole_characters(content, column)})
     _check_order([message["role"] for message in messages], column)
     return messages
 

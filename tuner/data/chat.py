@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from tuner.data.tokens import IGNORE_INDEX, Encoded
 from tuner.errors import TunerError
+from tuner.words import BROKEN, is_broken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+EARLIER = 100  # answers of a conversation that are learned from beside its last; each costs two renderings
 # For tokenizers without a chat template, as in many base models: a line per message, an end token after an answer.
 PLAIN = (
     "{{ bos }}{% for message in messages %}{{ message['content'] }}"
@@ -25,7 +27,14 @@ PLAIN = (
 
 def render_prompt(messages: list[dict], tokenizer: "PreTrainedTokenizerBase") -> str:
     """The text that the model answers, from `messages`; to be tokenized without adding special tokens."""
+    check_characters(messages)
     return _template([messages], tokenizer, prompt=True)[0]
+
+
+def check_characters(messages: list[dict]) -> None:
+    """Raise TunerError if a message has half a character."""
+    if any(is_broken(message["content"]) for message in messages):
+        raise TunerError(f"The message has {BROKEN}. Write it again.")
 
 
 def stop_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
@@ -55,6 +64,9 @@ def _template(conversations: list[list[dict]], tokenizer, prompt: bool) -> list[
             f"The model's chat template refuses these messages ({error}). Many templates allow no system prompt, or "
             "require user and assistant to alternate: change data.system or the rows, or choose another model."
         ) from None
+    except Exception as error:  # templates are programs, and may fail in any way
+        reason = (str(error).strip().partition("\n")[0] or type(error).__name__)[:120].rstrip(".")
+        raise TunerError(f"The model's chat template is broken ({reason}). Choose another model.") from None
 
 
 def _bos(tokenizer) -> str:
@@ -65,8 +77,8 @@ def _bos(tokenizer) -> str:
 def _end_mark(tokenizer) -> str:
     """What the template writes after an answer, such as <|im_end|>; "" if it writes nothing. Raises TunerError."""
     turns = [{"role": "user", "content": "7391"}, {"role": "assistant", "content": "8462"}]
-    _, answer, rest = _template([turns], tokenizer, prompt=False)[0].rpartition("8462")
-    if not answer:
+    question, answer, rest = _template([turns], tokenizer, prompt=False)[0].rpartition("8462")
+    if not answer or "7391" not in question:
         raise TunerError("The model's chat template leaves out plain text (pictures only?). Choose another model.")
     # Up to the first whitespace: Phi's writes <|end|>, a line break and, after the last answer only, an end token.
     return rest.split()[0] if rest.strip() else ""
@@ -87,21 +99,20 @@ def _render(rows: list[dict], tokenizer, loss_on: str) -> Iterator[_Rendered]:
     mark, bos, eos = _end_mark(tokenizer) if chats else "", _bos(tokenizer), tokenizer.eos_token or ""
     wholes = _template(chats, tokenizer, prompt=False)
     prompts = _template([chat[:-1] for chat in chats], tokenizer, prompt=True)
-    rendered = zip(wholes, prompts, _earlier_answers(chats, tokenizer), strict=True)
+    rendered = zip(chats, wholes, prompts, strict=True)
     for row in rows:
         if "text" in row:
             text = bos + row["text"] + eos
             yield _Rendered(text, [(0, len(text))], 0)
             continue
-        whole, prompt, earlier = next(rendered)
-        if not whole.startswith(prompt):
+        chat, whole, prompt = next(rendered)
+        if whole.startswith(prompt):
+            trained = _earlier_answers(chat, whole, mark, tokenizer)
+        else:
             # DeepSeek's, for one, opens a thought in the prompt and removes it once the answer is there.
-            whole, earlier = prompt + row["messages"][-1]["content"] + mark, []
+            whole, trained = prompt + row["messages"][-1]["content"] + mark, []
         text = _until(mark, whole) if mark else whole.removesuffix(eos) + eos
-        # Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those, so they are
-        # not learned from.
-        same = [(a, b) for a, b in earlier if whole.startswith(_until(mark, b)) and b.startswith(a)]
-        trained = [*((len(a), len(_until(mark, b))) for a, b in same), (len(prompt), len(text))]
+        trained.append((len(prompt), len(text)))
         yield _Rendered(text, [(0, len(text))] if loss_on == "all" else trained, len(prompt))
 
 
@@ -110,15 +121,20 @@ def _until(mark: str, text: str) -> str:
     return text[: text.rindex(mark) + len(mark)] if mark else text
 
 
-def _earlier_answers(chats: list[list[dict]], tokenizer) -> list[list[tuple[str, str]]]:
-    """For each conversation the answers before its last: the text before the answer, and the text up to its end."""
-    turns = [(n, i) for n, chat in enumerate(chats) for i in range(len(chat) - 1) if chat[i]["role"] == "assistant"]
-    befores = _template([chats[n][:i] for n, i in turns], tokenizer, prompt=True)
-    afters = _template([chats[n][: i + 1] for n, i in turns], tokenizer, prompt=False)
-    answers = [[] for _ in chats]
-    for (n, _), before, after in zip(turns, befores, afters, strict=True):
-        answers[n].append((before, after))
-    return answers
+def _earlier_answers(chat: list[dict], whole: str, mark: str, tokenizer) -> list[tuple[int, int]]:
+    """The spans of the EARLIER answers before the last one.
+
+    Some templates, such as Qwen3's, rewrite earlier answers. Generation never writes those, so they are not learned
+    from.
+    """
+    spans = []
+    for index in [i for i, message in enumerate(chat[:-1]) if message["role"] == "assistant"][-EARLIER:]:
+        before = _template([chat[:index]], tokenizer, prompt=True)[0]
+        after = _template([chat[: index + 1]], tokenizer, prompt=False)[0]
+        end = _until(mark, after)
+        if whole.startswith(end) and after.startswith(before):
+            spans.append((len(before), len(end)))
+    return spans
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tuner.data.chat import encode_chats
-from tuner.data.tokens import IGNORE_INDEX, Encoded, Tokenized, token_pieces
+from tuner.data.chat import check_characters, encode_chats
+from tuner.data.tokens import IGNORE_INDEX, Encoded, Tokenized, strangers_code, token_pieces
 from tuner.errors import TunerError
 from tuner.tasks import TASKS
 
@@ -40,6 +40,7 @@ def labels_of(task: str, rows: list[dict]) -> tuple[str, ...]:
 
 def source(messages: list[dict]) -> str:
     """What an encoder reads of a conversation: the texts of all messages, each on a new line."""
+    check_characters(messages)
     return "\n".join(message["content"] for message in messages)
 
 
@@ -56,8 +57,11 @@ def tokenize(
     numbers = {label: i for i, label in enumerate(labels)}
     encoded, lengths, cut = [], [], 0
     for start in range(0, len(rows), CHUNK):
-        part = encode(rows[start : start + CHUNK], tokenizer, max_length, loss_on, numbers)
-        encoded, lengths, cut = encoded + part[0], lengths + part[1], cut + part[2]
+        with strangers_code("The model's tokenizer can't read these rows"):
+            part = encode(rows[start : start + CHUNK], tokenizer, max_length, loss_on, numbers)
+        encoded += part[0]
+        lengths += part[1]
+        cut += part[2]
     # Plain text has no answer to lose.
     if encoded and cut == len(encoded) and any(map(heldout_prompt, rows)):
         raise TunerError(

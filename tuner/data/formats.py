@@ -20,7 +20,8 @@ from tuner.data.cells import (
     read_turns,
     read_words,
 )
-from tuner.data.parse import Problems, Table
+from tuner.data.parse import Table
+from tuner.data.problems import Problems
 from tuner.errors import TunerError
 from tuner.tasks import CONVERSATION, LABELED_TEXT, QUESTION_CONTEXT, TAGGED_TOKENS, TEXT
 

@@ -13,18 +13,23 @@ import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
+from tuner.data.problems import QUOTED, Problems, and_join
 from tuner.errors import TunerError
+from tuner.words import BROKEN, is_broken
 
 MAX_FILE_BYTES = int(os.environ.get("TUNER_MAX_FILE_MB", 50)) * 2**20
 MAX_ROWS = int(os.environ.get("TUNER_MAX_ROWS", 100_000))
+MAX_COLUMNS = 2000
+MAX_CELLS = 5_000_000  # each takes about 100 bytes of memory, however short its text
+MAX_NAME = 500  # characters of a column's name
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 HELDOUT_SPLITS = ("validation", "valid", "val", "dev", "heldout", "held-out", "held_out", "eval", "test")
 SPLITS = ("train", "training", *HELDOUT_SPLITS)
-NAMED = 5  # rows, or kinds of problems, to list; the rest is only counted
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
@@ -45,48 +50,13 @@ class Table:
         """A row's number, its line if lines are counted, and what it is a row of."""
         if self.joined:
             split = self.splits[index]
-            return index - self.splits.index(split) + 1, None, f'split "{split}" of {self.name}'
+            return index - self._firsts[split] + 1, None, f'split "{split}" of {self.name}'
         return index + 1, self.lines[index] if self.lines else None, self.name
 
-
-class Problems:
-    """What is wrong with rows, in few sentences: each kind of problem once, with the first of its rows."""
-
-    def __init__(self) -> None:
-        self.kinds: dict[tuple[str, str, str], list[tuple[int, int | None]]] = {}
-
-    def add(self, place: tuple[int, int | None, str], what: str, remedy: str) -> None:
-        """Add a problem: `what` continues "Row 17 has", `remedy` is a sentence of its own."""
-        row, line, name = place
-        self.kinds.setdefault((name, what, remedy), []).append((row, line))
-
-    def sentences(self) -> list[str]:
-        """A sentence for each of the first kinds, and one for the rest."""
-        listed = [_sentence(*kind, rows) for kind, rows in itertools.islice(self.kinds.items(), NAMED)]
-        rest = sum(len(rows) for rows in itertools.islice(self.kinds.values(), NAMED, None))
-        return listed + ([f"And {rest} more {'problem' if rest == 1 else 'problems'} of other kinds."] if rest else [])
-
-    def check(self) -> None:
-        """Raise TunerError if there are any."""
-        if self.kinds:
-            raise TunerError(*self.sentences())
-
-
-def _sentence(name: str, what: str, remedy: str, rows: list[tuple[int, int | None]]) -> str:
-    numbers = [str(row) if line in (None, row) else f"{row} (line {line})" for row, line in rows[:NAMED]]
-    if len(rows) == 1:
-        return f"Row {numbers[0]} of {name} has {what}. {remedy}"
-    listed = ", ".join(numbers) + f" and {len(rows) - NAMED:,} more" if len(rows) > NAMED else _and(numbers)
-    return f"Rows {listed} of {name} have {what}. {remedy}"
-
-
-def _and(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
-
-
-def quoted(names: Iterable[str]) -> str:
-    """Names in quotes, with "and" before the last; "none" if there are none."""
-    return _and([f'"{name}"' for name in names]) or "none"
+    @cached_property
+    def _firsts(self) -> dict[str, int]:
+        """The index of each split's first row."""
+        return {split: index for index, split in reversed(list(enumerate(self.splits)))}
 
 
 def decode(raw: bytes, name: str) -> str:
@@ -172,17 +142,20 @@ def _csv(text: str, name: str, max_rows: int | None, delimiter: str | None, firs
     csv.field_size_limit(MAX_FILE_BYTES)
     delimiter = delimiter or _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    mark = "tabs" if delimiter == "\t" else f"'{delimiter}'"
     numbered, notes, problems, rows, lines = _records(reader, name, first_line), [], Problems(), [], []
     _, header = next(numbered, (0, []))
     columns = [cell.strip() or f"column {i}" for i, cell in enumerate(header, 1)]
-    _no_doubles(columns, name)
+    check_columns(columns, name)
+    named = ", ".join(columns)[:80]
     for number, (line, cells) in enumerate(_limited(numbered, name, max_rows, notes), 1):
         if len(cells) != len(columns):
             cell = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-            short, mark = len(cells) < len(columns), "tabs" if delimiter == "\t" else f"'{delimiter}'"
-            remedy = "Add the missing cells." if short else f"Put quotes around text that contains {mark}."
-            what = f"{cell} where the header names {len(columns)} ({', '.join(columns)[:80]})"
+            is_short = len(cells) < len(columns)
+            remedy = "Add the missing cells." if is_short else f"Put quotes around text that contains {mark}."
+            what = f"{cell} where the header names {len(columns)} ({named})"
             problems.add((number, line, name), what, remedy)
+        check_cells(number, columns, name)
         rows.append(dict(zip(columns, cells, strict=False)))
         lines.append(line)
     problems.check()
@@ -216,17 +189,54 @@ def _delimiter(text: str) -> str:
     return best[2]
 
 
-def _no_doubles(columns: list[str], name: str) -> None:
-    doubles = [column for column in dict.fromkeys(columns) if columns.count(column) > 1]
-    if doubles:
-        where = _and([str(i) for i, column in enumerate(columns, 1) if column == doubles[0]])
+def check_columns(columns: list[str], name: str) -> None:
+    """Raise TunerError if there are too many columns, or if their names can't be names."""
+    if len(columns) > MAX_COLUMNS:
+        raise TunerError(
+            f"{name} has {len(columns):,} columns, and the limit is {MAX_COLUMNS:,}. Keep those with the texts."
+        )
+    for number, column in enumerate(columns, 1):
+        if len(column) > MAX_NAME:
+            raise TunerError(
+                f"{name}: the name of column {number} has {len(column):,} characters ({column[:40]} ...), which looks "
+                "like a row. Put a header with the names of the columns in the first line."
+            )
+        if is_broken(column):
+            raise TunerError(f"{name}: the name of column {number} has {BROKEN}. Rename the column.")
+    counts = Counter(columns)
+    if doubles := [column for column in counts if counts[column] > 1]:
+        places = [str(i) for i, column in enumerate(columns, 1) if column == doubles[0]]
+        where = and_join(places) if len(places) <= QUOTED else f"{', '.join(places[:QUOTED])} and more"
         raise TunerError(f'{name} has several columns named "{doubles[0]}" (columns {where}). Rename all but one.')
+
+
+def check_cells(rows: int, columns: list[str], name: str) -> None:
+    """Raise TunerError if so many rows have too many cells together."""
+    if rows * len(columns) > MAX_CELLS:
+        raise TunerError(
+            f"{name} has more than {MAX_CELLS:,} cells ({len(columns):,} columns). Keep the columns with the texts, "
+            "or give a sample of its rows."
+        )
 
 
 _ROW = 'Write each row as an object: {"column": "text", ...}.'
 
 
+def _unreadable(error: Exception) -> str:
+    """What Python's JSON reader can't read, though it may be valid JSON."""
+    if isinstance(error, RecursionError):
+        return "lists or objects that are nested too deeply"
+    return "a whole number of more than 4,300 digits"
+
+
+def _check_brackets(text: str, name: str) -> None:
+    # An empty list is 2 characters of JSON, and 56 bytes of memory.
+    if text.count("[") + text.count("{") > MAX_CELLS:
+        raise TunerError(f"{name} has more than {MAX_CELLS:,} lists and objects. Give a sample of its rows.")
+
+
 def _json(text: str, name: str, max_rows: int | None) -> Table:
+    _check_brackets(text, name)
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -234,7 +244,7 @@ def _json(text: str, name: str, max_rows: int | None) -> Table:
             f"{name} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}. Fix it there."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise TunerError(f"{name} is JSON that can't be read ({error}). Give a list of plain rows.") from None
+        raise TunerError(f"{name} has {_unreadable(error)}. Give a list of plain rows.") from None
     splits = None
     if isinstance(value, dict):
         lists = {key: rows for key, rows in value.items() if isinstance(rows, list)}
@@ -260,6 +270,7 @@ def _json(text: str, name: str, max_rows: int | None) -> Table:
 
 
 def _jsonl(text: str, name: str, max_rows: int | None) -> Table:
+    _check_brackets(text, name)
     # Not str.splitlines: it also cuts at U+2028 and the like, which may be inside a JSON string.
     numbered = ((line, content) for line, content in enumerate(text.split("\n"), 1) if content.strip())
     notes, problems, rows, lines = [], Problems(), [], []
@@ -267,8 +278,9 @@ def _jsonl(text: str, name: str, max_rows: int | None) -> Table:
         try:
             row = json.loads(content)
         except (ValueError, RecursionError) as error:
-            column = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
-            problems.add((number, None, name), f"broken JSON in line {line}{column}", "Fix or drop that line.")
+            is_broken_json = isinstance(error, json.JSONDecodeError)
+            why = f"at column {error.colno}: {error.msg}" if is_broken_json else f"({_unreadable(error)})"
+            problems.add((number, None, name), f"broken JSON in line {line} {why}", "Fix or drop that line.")
             continue
         if not isinstance(row, dict):
             problems.add((number, line, name), f"{_kind(row)} where a row belongs", _ROW)
@@ -288,34 +300,12 @@ def keys(rows: list[dict]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def parquet(path: Path, name: str, max_rows: int | None) -> Table:
-    """The rows of a Parquet file. Raises TunerError."""
-    import pyarrow
-    import pyarrow.parquet
-
-    notes, rows, size = [], [], 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            columns = file.schema_arrow.names
-            _no_doubles(columns, name)
-            if file.metadata.num_rows > MAX_ROWS and max_rows is None:
-                raise TunerError(too_many(name, f"{file.metadata.num_rows:,} rows, more than"))
-            # In small batches, because a few kilobytes of Parquet can expand to any number of gigabytes.
-            for batch in file.iter_batches(batch_size=256):
-                size += batch.nbytes
-                if size > 4 * MAX_FILE_BYTES:
-                    raise TunerError(f"{name} expands to more than {size >> 20} MB. Give a sample of its rows.")
-                rows += batch.to_pylist()
-                if len(rows) > MAX_ROWS:
-                    notes.append(f"Only the first {MAX_ROWS:,} rows of {name} were read.")
-                    break
-    except (pyarrow.ArrowException, OSError) as error:
-        raise TunerError(f"{name} is a damaged Parquet file ({str(error)[:120]}). Save it again.") from None
-    return make(name, columns, rows[:MAX_ROWS], notes=tuple(notes))
-
-
 def make(name: str, columns: list[str], rows: list[dict], splits: list[str] | None = None, **facts) -> Table:
-    """A Table; a column "split" with names of splits gives each row's split. Raises TunerError if it has no rows."""
+    """A Table; a column "split" with names of splits gives each row's split.
+
+    Raises TunerError if it has no rows, or columns that can't be used.
+    """
+    check_columns(columns, name)
     if not rows:
         raise TunerError(f"{name} has {'a header but ' if columns else ''}no rows. Give at least 4 rows.")
     if splits is None and all(row.get("split") in SPLITS for row in rows):

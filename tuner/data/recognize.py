@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from tuner import recipe
 from tuner.data.formats import FORMATS, USUAL, Format, FormatRow
-from tuner.data.parse import Table, quoted
+from tuner.data.parse import Table
+from tuner.data.problems import quoted
 from tuner.errors import TunerError
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import hub_errors, names, recipe
-from tuner.data import parse
-from tuner.data.parse import HELDOUT_SPLITS, SUFFIXES, Table, quoted
+from tuner.data import parquet, parse
+from tuner.data.parse import HELDOUT_SPLITS, SUFFIXES, Table
+from tuner.data.problems import quoted
 from tuner.errors import TunerError
+from tuner.words import BROKEN, is_broken
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo
@@ -89,7 +91,7 @@ def read_file(path: str | Path, name: str | None = None, max_rows: int | None = 
                     "Give a sample of its rows, or put it on the Hub as a dataset and set data.max_rows."
                 )
             if start.startswith(b"PAR1"):
-                table = parse.parquet(path, name, max_rows)
+                table = parquet.read_parquet(path, name, max_rows)
                 _name_classes(table.rows, _parquet_features(path), name)
                 return table
             foreign = next((kind for magic, kind in _FOREIGN.items() if start.startswith(magic)), None)
@@ -111,6 +113,9 @@ def read_pasted(text: str, max_rows: int | None = None) -> Table:
         raise TunerError("Nothing was pasted. Paste a header and at least 4 rows, or JSON lines.")
     if len(text) > parse.MAX_FILE_BYTES:
         raise TunerError(f"The pasted text is longer than {parse.MAX_FILE_BYTES >> 20} MB. Paste a sample of it.")
+    if is_broken(text):
+        line = next(number for number, line in enumerate(text.split("\n"), 1) if is_broken(line))
+        raise TunerError(f"Line {line} of the pasted text has {BROKEN}. Copy that line again.")
     text = text.strip("\r\n\ufeff")
     first = text.partition("\n")[0].rstrip("\r").split("\t")
     # Two columns are pasted from a spreadsheet without their header as often as with it, and headers are single words.

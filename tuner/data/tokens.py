@@ -1,6 +1,8 @@
 """Tokenized rows: token ids with their labels, and what a person should know about them."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from tuner.words import count
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
 IGNORE_INDEX = -100  # the label that the loss leaves out
 # Rows as tokens and labels, how many tokens each had before it was cut, and how many answers lost their end.
 Encoded = tuple[list[dict], list[int], int]
@@ -69,16 +72,35 @@ class Tokenized:
         )
 
 
+@contextmanager
+def strangers_code(problem: str) -> Iterator[None]:
+    """Run rules of somebody's tokenizer or template, which may fail in any way. Raises TunerError, with `problem`."""
+    try:
+        yield
+    except TunerError:
+        raise
+    except BaseException as error:
+        # The Rust library's panics are no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        log.info("%s", problem, exc_info=error)
+        reason = (str(error).strip().partition("\n")[0] or type(error).__name__)[:120].rstrip(".")
+        raise TunerError(f"{problem} ({reason}). Choose another model.") from None
+
+
 def token_pieces(ids: list[int], learned: list[bool], tokenizer: "PreTrainedTokenizerBase") -> list[dict]:
     """Tokens as pieces of text: whether each is learned from ("trained"), and whether it is special tokens."""
-    special, pieces, end, before = set(tokenizer.all_special_ids), [], 0, ""
+    special, pieces, begin, end = set(tokenizer.all_special_ids), [], 0, 0
     kinds = [(is_learned, token in special) for token, is_learned in zip(ids, learned, strict=True)]
     for (trained, is_special), group in groupby(kinds):
-        end += len(list(group))
-        # Decoded from the row's start each time, because tokenizers drop the space before a text's first word.
-        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        start, end = end, end + len(list(group))
+        # Decoded with the piece before, because tokenizers drop the space before a text's first word.
+        before, text = (
+            tokenizer.decode(ids[begin:last], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            for last in (start, end)
+        )
         pieces.append({"text": text[len(before) :], "trained": trained, "special": is_special})
-        before = text
+        begin = start
     return pieces
 
 

@@ -1,13 +1,15 @@
 """What a base model is, read from its configuration without its weights: its task, sizes and layers."""
 
-import json
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import recipe
+from tuner.data.tokens import strangers_code
 from tuner.errors import TunerError
+from tuner.models import bounds
 from tuner.models.weights import stored_sizes
 from tuner.tasks import DEFAULT_TASK, TASKS, TaskRow
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
+MIN_CONTEXT = 8  # tokens, as data.max_length
 # Families that number their positions as RoBERTa does.
 PADDED_POSITIONS = (
     "roberta",
@@ -73,15 +77,7 @@ def load_config(folder: Path, name: str) -> "PretrainedConfig":
     """The model's configuration. Raises TunerError if it is broken, or if Tuner can't train such a model."""
     from transformers import AutoConfig
 
-    try:
-        is_valid = isinstance(json.loads((folder / "config.json").read_text(encoding="utf-8")), dict)
-    except (ValueError, OSError):
-        is_valid = False
-    if not is_valid:
-        raise TunerError(
-            f"'{name}' can't be loaded: its config.json is not a valid JSON object. Download or copy it again, or "
-            "choose another model."
-        )
+    bounds.check_config(bounds.read_json(folder / "config.json", name), name)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
@@ -90,13 +86,21 @@ def load_config(folder: Path, name: str) -> "PretrainedConfig":
             f"transformers can't load '{name}': its architecture {reason}. Choose another model."
         ) from None
     except Exception as error:  # each architecture checks its own values
-        reason = str(error).strip().rpartition("\n")[2].strip().rstrip(".")
-        raise TunerError(
-            f"'{name}' can't be loaded: its config.json has values that can't be right ({reason}). Correct them, or "
-            "choose another model."
-        ) from None
+        raise _impossible(folder, name, error) from None
     _check_quantization(config, name)
     return config
+
+
+def _impossible(folder: Path, name: str, error: Exception) -> TunerError:
+    log.info("%s has a configuration that fails", name, exc_info=error)
+    reason = (
+        str(error).strip().rpartition("\n")[2].strip().rstrip(".").replace(str(folder), name)[:200]
+        or type(error).__name__
+    )
+    return TunerError(
+        f"'{name}' can't be loaded: its config.json has values that can't be right ({reason}). Correct them, or "
+        "choose another model."
+    )
 
 
 def _check_quantization(config: "PretrainedConfig", name: str) -> None:
@@ -144,6 +148,18 @@ def _configure(base: Base) -> "PretrainedConfig":
 @lru_cache(maxsize=8)
 def shape_of(base: Base) -> Shape:
     """The model's shape, from its configuration alone. Raises TunerError as `load_config` does."""
+    try:
+        shape = _shape(base)
+    except TunerError:
+        raise
+    except Exception as error:  # each architecture fails in its own way
+        raise _impossible(base.folder, base.model.name, error) from None
+    if shape.context < MIN_CONTEXT:
+        raise _impossible(base.folder, base.model.name, ValueError(f"it reads {shape.context} tokens"))
+    return shape
+
+
+def _shape(base: Base) -> Shape:
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -201,7 +217,7 @@ def on_meta(
     import transformers
 
     config = config or _configure(base)
-    with torch.device("meta"):
+    with torch.device("meta"), bounds.modules_counted(base.model.name):
         return getattr(transformers, base.row.auto_class).from_config(config, **({"dtype": dtype} if dtype else {}))
 
 
@@ -217,16 +233,20 @@ def _positions(text: "PretrainedConfig") -> int | None:
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer, with a padding token. Raises TunerError if transformers can't load one."""
+    """The tokenizer, with a padding token. Raises TunerError if transformers can't load it, or if it does not work."""
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError):
-        raise TunerError(
-            "The base model has no tokenizer that transformers can load without custom code. Choose a model that "
-            "has one (tokenizer.json and tokenizer_config.json)."
-        ) from None
+    bounds.check_tokenizer(folder)
+    with strangers_code("The base model's tokenizer does not work"):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (ValueError, KeyError, OSError):
+            raise TunerError(
+                "The base model has no tokenizer that transformers can load without custom code. Choose a model that "
+                "has one (tokenizer.json and tokenizer_config.json)."
+            ) from None
+        if not tokenizer("a")["input_ids"]:
+            raise TunerError("The base model's tokenizer makes no tokens of text. Choose another model.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -6,8 +6,12 @@ import re
 from pathlib import Path
 
 from tuner.errors import TunerError
+from tuner.models.bounds import check_size
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_HEADER_BYTES = 16 * 2**20  # 100,000 tensors; safetensors itself would read 100 MB
+MAX_SHARDS = 1000
+SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 BLOCK = re.compile(r"\w+\.\d+(?=\.)")  # such as layers.3
 
 
@@ -23,6 +27,10 @@ def stored_sizes(folder: Path, name: str) -> dict[str, int]:
                 "model."
             )
         try:
+            with open(file, "rb") as stored:
+                header = int.from_bytes(stored.read(8), "little")
+            if header > MAX_HEADER_BYTES:
+                raise _damaged(file, name)
             with safe_open(file, "np") as stored:
                 for key in stored.keys():  # noqa: SIM118
                     sizes[key] = math.prod(stored.get_slice(key).get_shape())
@@ -64,11 +72,15 @@ def _files(folder: Path, name: str) -> list[Path]:
         return [folder / WHOLE]
     if not (folder / INDEX).is_file():
         return sorted(folder.glob("*.safetensors"))
+    check_size(folder / INDEX, name)
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return [folder / file for file in sorted(set(index["weight_map"].values()))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise _damaged(folder / INDEX, name) from None
+        files = sorted(set(index["weight_map"].values()))
+        if len(files) <= MAX_SHARDS and all(map(SHARD.fullmatch, files)):  # a name, never a path
+            return [folder / file for file in files]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise _damaged(folder / INDEX, name)
 
 
 def _damaged(file: Path, name: str) -> TunerError:

@@ -3,7 +3,7 @@
 import difflib
 import logging
 
-from tuner.data.parse import quoted
+from tuner.data.problems import quoted
 from tuner.methods import spec
 from tuner.methods.registry import METHODS, resolve
 from tuner.methods.target import matches

@@ -1,0 +1,143 @@
+"""What the files of a model may ask for: looked at before anything is parsed, built or allocated for them.
+
+Anybody can put a model on the Hub whose few hundred bytes of config.json ask for millions of layers.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import TunerError
+
+# Megabytes of a file, by the end of its name; twice what any known model needs, or more.
+MAX_FILE_MB = {
+    "config.json": 4,
+    "model.safetensors.index.json": 32,
+    "chat_template.jinja": 1,
+    "tokenizer_config.json": 16,
+    ".json": 80,  # tokenizer.json, vocab.json and the like
+    ".model": 80,
+    ".txt": 80,
+}
+# Things that are built one by one: how their settings are named, the most there may be, and what to call them.
+MAX_COUNTS = (
+    (re.compile(r"layers?$|blocks$|depths?$|hidden_groups$|inner_group_num$"), 256, "layers"),
+    (re.compile(r"experts?$"), 1024, "experts"),
+    (re.compile(r"labels$|classes$"), 10_000, "labels"),
+    (re.compile(r"position_embeddings$|positions$"), 2**24, "positions"),
+)
+MAX_VALUES = 100_000  # values in a configuration, most of which are labels
+MAX_RULE = 10_000  # characters of a rule by which a tokenizer prepares texts
+MAX_MODULES = 40_000  # parts of a model; each takes about 0.2 ms to build
+
+
+def check_size(file: Path, name: str) -> None:
+    """Raise TunerError if one of the model's files is too large to be read; missing ones are not."""
+    limit = next((mb for end, mb in MAX_FILE_MB.items() if file.name.endswith(end)), None)
+    if limit is not None and file.is_file() and (size := file.stat().st_size) > limit * 2**20:
+        raise TunerError(
+            f"'{name}' can't be loaded: {file.name} has {size >> 20:,} MB, and the limit is {limit} MB. "
+            "Choose another model."
+        )
+
+
+def read_json(file: Path, name: str) -> dict:
+    """The JSON object in one of the model's files. Raises TunerError if there is none, or if it is too large."""
+    check_size(file, name)
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise TunerError(
+            f"'{name}' can't be loaded: its {file.name} is not a valid JSON object. Download or copy it again, or "
+            "choose another model."
+        )
+    return value
+
+
+def check_config(settings: dict, name: str) -> None:
+    """Raise TunerError if a configuration asks for more than any model has."""
+    for seen, (key, value) in enumerate(_walk(settings)):
+        if seen == MAX_VALUES:
+            raise _excessive(name, f"it has more than {MAX_VALUES:,} values")
+        if isinstance(value, int):
+            _check_count(key, value, name)
+    if not all(isinstance(item, str) for item in settings.get("architectures") or []):
+        raise _excessive(name, "architectures is not a list of names")
+
+
+def _walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """All values in plain nested settings, with the names of their settings."""
+    unseen = [("", value)]
+    while unseen:
+        key, value = unseen.pop()
+        if isinstance(value, dict):
+            unseen += value.items()
+        elif isinstance(value, list):
+            unseen += [(key, inner) for inner in value]
+        else:
+            yield key, value
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise TunerError if the files of a tokenizer are too large, or if its rules make too much of a text."""
+    for file in folder.glob("*"):
+        check_size(file, "the base model")
+    rules = folder / "tokenizer.json"
+    if rules.is_file():
+        status = rules.stat()
+        _check_rules(rules, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=64)
+def _check_rules(file: Path, changed: tuple[int, int]) -> None:
+    """Raise TunerError if a rule for preparing texts is longer than any known one; it may add that much to each word."""
+    settings = read_json(file, "the base model")
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        for key, value in _walk(settings.get(part)):
+            if isinstance(value, str) and len(value) > MAX_RULE and key != "precompiled_charsmap":
+                raise TunerError(
+                    f"The base model's tokenizer does not work: its {part} has a rule of {len(value):,} characters. "
+                    "Choose another model."
+                )
+
+
+def _check_count(key: str, count: int, name: str) -> None:
+    if not -(2**63) <= count < 2**63:
+        raise _excessive(name, f"{key[:80]} has more digits than a number of 64 bits")
+    for pattern, most, things in MAX_COUNTS:
+        if pattern.search(key) and not 0 <= count <= most:
+            raise _excessive(name, f"{key[:80]} is {count:,}, and the limit is {most:,} {things}")
+
+
+def _excessive(name: str, reason: str) -> TunerError:
+    return TunerError(
+        f"'{name}' can't be loaded: its config.json has values that can't be right ({reason}). Correct them, or "
+        "choose another model."
+    )
+
+
+@contextmanager
+def modules_counted(name: str) -> Iterator[None]:
+    """Raise TunerError when a model that this thread builds gets too many parts, whatever its settings are called."""
+    from torch.nn.modules import module
+
+    thread, count = threading.get_ident(), 0
+
+    def registered(*_: object) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > MAX_MODULES:
+            raise _excessive(name, f"it describes more than {MAX_MODULES:,} modules")
+
+    handle = module.register_module_module_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
