@@ -9,9 +9,9 @@ for bars in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
 
 from tuner import gpu  # noqa: E402, F401  first, because on ZeroGPU `spaces` must be imported before torch
 from tuner.data.parse import MAX_FILE_BYTES  # noqa: E402
-from tuner.ui import page  # noqa: E402
+from tuner.ui import api, page  # noqa: E402
 
-WAITING = 100  # requests that may queue
+WAITING = 200  # requests that may queue
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
         mcp_server=False,
         max_file_size=MAX_FILE_BYTES + 2**20,  # so that a file just over the limit gets our own message
         show_error=True,
-        max_threads=2 * WAITING,  # each visitor who follows a run holds one
+        max_threads=api.FOLLOWING["concurrency_limit"] + WAITING,  # requests answered at once; most hold no thread
     )
 
 

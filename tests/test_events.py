@@ -214,7 +214,7 @@ def test_no_more_runs_are_kept_open_than_the_limit(tmp_path, monkeypatch):
 
 
 def test_threads_that_share_a_run_miss_nothing_and_count_nothing_twice(path):
-    writer, log, total = EventLog(path), EventLog(path), 400
+    writer, log, total = EventLog(path), EventLog(path), 300
     seen: list[list[int]] = []
 
     def look() -> None:

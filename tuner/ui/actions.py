@@ -38,7 +38,7 @@ EXAMPLE = "example"  # the id of the shipped, finished run
 PREVIEWED = 3  # rows
 BASE, ADAPTER, MERGED = "base", "adapter", "merged"
 MOST_COMPARED = 3  # runs whose adapters answer side by side with the base
-MOST_OPEN = 64  # runs kept open, so that a look at one reads only what is new
+MOST_OPEN = 1000  # runs kept open, so that a look at one reads only what is new
 _open: OrderedDict[Path, tuple[tuple[int, int], Run]] = OrderedDict()  # folder -> its recipe file's identity, the run
 _opening = threading.Lock()
 # Type, minimum and maximum of what a visitor may set; 0.01 because a top-p of 0 leaves no token.
@@ -67,6 +67,11 @@ def open_run(run: str) -> Run:
         while len(_open) > MOST_OPEN:
             _open.popitem(last=False)
         return _open[path][1]
+
+
+def folder_of(run: str) -> Path:
+    """Where the run with this id would be."""
+    return (runs.RUNS / (run or "")).absolute()
 
 
 def own_run(run: str, visitor: Visitor = ANYBODY) -> Run:
@@ -156,14 +161,17 @@ def preview(requested: Recipe, table: Table | None = None, visitor: Visitor = AN
 
 
 def prepare(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> Run:
-    """Create a run for the visitor and queue it for training. Raises TunerError with all problems."""
+    """Create a run for the visitor, whom run_queue.bounds have admitted, and queue it for training.
+
+    Raises TunerError with all problems.
+    """
     from tuner.planning import plan
 
     gpu.import_core()
     if deleted := runs_cleanup.make_room(keep=frozenset({EXAMPLE, *run_queue.queue.held()})):
         log.info("deleted %s old runs to make room", len(deleted))
     run = plan.prepare(requested, table, local=False)
-    run_queue.start(run, visitor.session, {"event": "queued", "signed_in": visitor.account is not None})
+    run_queue.start(run, visitor, {"event": "queued", "signed_in": visitor.account is not None})
     return run
 
 
@@ -178,14 +186,15 @@ def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
         )
     if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is already in training or waiting for its turn.")
-    run_queue.start(opened, visitor.session, {"event": "queued"})
+    with run_queue.bounds.admit(visitor):
+        run_queue.start(opened, visitor, {"event": "queued"})
     return opened
 
 
 def watch(run: str, visitor: Visitor = ANYBODY) -> Run:
     """The run, for somebody who watches it: as long as somebody does, its next window starts automatically."""
     opened = open_run(run)
-    run_queue.start_next_window(opened, visitor.session)
+    run_queue.start_next_window(opened, visitor)
     return opened
 
 

@@ -9,10 +9,9 @@ import gradio as gr
 
 from tuner import gpu
 from tuner.errors import TunerError
-from tuner.methods.files import CONFIG
 from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
-from tuner.ui import actions, chooser, elements, form, plan_card, progress, render, run_queue
+from tuner.ui import actions, chooser, elements, form, looks, plan_card, progress, render, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
 from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE
@@ -29,6 +28,7 @@ TO_URL = """(id) => {
 def build(browser: gr.BrowserState) -> SimpleNamespace:
     """The tab's inputs and outputs; `browser` remembers the visitor's runs and the one shown."""
     tab = SimpleNamespace(browser=browser, shown=gr.Textbox(visible=False), timer=gr.Timer(1, active=False))
+    tab.seen = gr.Textbox(visible=False)  # the mark of the panel that the last tick sent
     with gr.Row(elem_classes="t-train"):
         with gr.Column(scale=6, min_width=320, elem_classes="t-choices"):
             tab.form = form.build(actions.starting_recipe().model_copy(update={"name": None}))
@@ -147,7 +147,7 @@ def _wire_run(tab: SimpleNamespace) -> None:
     begun.then(for_visitor(prepare), everything, outputs, concurrency_limit=4, **PRIVATE)
     tab.resume.click(for_visitor(resume), tab.shown, tab.panel, **PRIVATE)
     tab.stop.click(for_visitor(_stop), tab.shown, tab.panel, queue=False, **PRIVATE)
-    tab.timer.tick(for_visitor(_tick), tab.shown, tab.panel, queue=False, **PRIVATE)
+    tab.timer.tick(for_visitor(_tick), [tab.shown, tab.seen], [*tab.panel, tab.seen], queue=False, **PRIVATE)
     tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
     left = tab.again.click(_leave, tab.browser, outputs, queue=False, **PRIVATE)
     tab.check_again(left)
@@ -231,8 +231,9 @@ def _prepare(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> li
     """A new run of the visitor's, or the problems in place of the plan."""
     browser = data[tab.browser] or NOBODY
     try:
-        requested, table = form.read(tab.form, data)
-        run = actions.prepare(requested, table, visitor)
+        with run_queue.bounds.admit(visitor):
+            requested, table = form.read(tab.form, data)
+            run = actions.prepare(requested, table, visitor)
     except Exception as error:
         return [gr.skip(), gr.skip(), elements.problems(problems_of(error)), *panel("")[1:]]
     return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]
@@ -247,11 +248,17 @@ def resume(run: str, visitor: Visitor = ANYBODY) -> list:
     return panel(run)
 
 
-def _tick(run: str, visitor: Visitor = ANYBODY) -> list:
-    if run:
+def _tick(run: str, seen: str = "", visitor: Visitor = ANYBODY) -> list:
+    """The panel and its mark for somebody who watches; nothing if this page has been sent that already."""
+    look = looks.at(run, looks.MOMENT) if run else None
+    if look and look.phase in ("continuing", "waiting") and not run_queue.queue.holds(run):
         with suppress(TunerError):  # shown in the card
             actions.watch(run, visitor)
-    return panel(run)
+        look = looks.at(run)
+    values, seconds = panel(run, look), looks.seconds_between(visitor.session)
+    values[1] = gr.Timer(seconds, active=bool(look and look.is_live))
+    mark = "-".join([look.mark if look else "", str(seconds), *(f"{button['visible']:d}" for button in values[2:])])
+    return [gr.skip()] * (len(values) + 1) if mark == seen else [*values, mark]
 
 
 def _stop(run: str, visitor: Visitor = ANYBODY) -> list:
@@ -264,23 +271,16 @@ def _leave(browser: dict | None) -> list:
     return ["", {**(browser or NOBODY), "shown": ""}, *panel("")]
 
 
-def panel(run: str) -> list:
+def panel(run: str, look: looks.Look | None = None) -> list:
     """A run's card, timer and buttons; without a run, those of the plan."""
     if not run:
         hidden = gr.update(visible=False)
         ready = gr.update(visible=True, interactive=True)
         return [gr.skip(), gr.Timer(active=False), ready, hidden, hidden, hidden, hidden, hidden]
-    try:
-        opened = actions.open_run(run)
-        now = run_queue.look(opened)
-        card, phase = render.run_card(opened, now), now.phase
-        has_adapter = (opened.adapter / CONFIG).is_file()
-    except Exception as error:
-        card, phase, has_adapter = elements.problems(problems_of(error)), "gone", False
-    # Between a worker's death and its event, the folder alone would say that the run has ended.
-    live = phase in progress.LIVE or run_queue.queue.holds(run)
+    look = look or looks.at(run)
+    phase, has_adapter, live = look.phase, look.has_adapter, look.is_live
     return [
-        card,
+        look.card,
         gr.Timer(active=live),
         gr.update(visible=False),
         gr.update(visible=phase in ("waiting", "training", "scoring", "continuing")),
