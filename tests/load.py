@@ -9,7 +9,7 @@ async with Crowd(url) as crowd:
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -62,9 +62,9 @@ class Crowd:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.client.aclose()
 
-    async def resume(self, runs: Sequence[str]) -> None:
-        """A caller of /resume for each run, who follows it until the crowd leaves; returns when all have a place."""
-        callers = [asyncio.create_task(self._follow(run, number)) for number, run in enumerate(runs)]
+    async def resume(self, runs: Mapping[str, str]) -> None:
+        """A caller of /resume for each run with its secret, who follows it; returns when all have a place."""
+        callers = [asyncio.create_task(self._follow(*run, number)) for number, run in enumerate(runs.items())]
         self.tasks += callers
         while len(self.places) + len(self.refused) < len(runs):
             for caller in callers:
@@ -72,9 +72,9 @@ class Crowd:
                     caller.result()
             await asyncio.sleep(0.1)
 
-    async def _follow(self, run: str, number: int) -> None:
+    async def _follow(self, run: str, secret: str, number: int) -> None:
         headers = {"X-Forwarded-For": f"203.0.{number // SHARING}.9"}
-        answer = await self.client.post(f"{self.url}call/resume", json={"data": [run]}, headers=headers)
+        answer = await self.client.post(f"{self.url}call/resume", json={"data": [run, secret]}, headers=headers)
         answer.raise_for_status()
         address = f"{self.url}call/resume/{answer.json()['event_id']}"
         async with self.client.stream("GET", address, headers=headers) as lines:

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import gradio as gr
 import pytest
@@ -369,7 +370,7 @@ def test_merging_gives_the_merge_check_and_needs_no_run_of_ones_own(mine, models
     assert "There is no run" in problems(api.merge, "gone")[0]
 
 
-@pytest.mark.parametrize(("token", "given"), [(" hf_x \n", "hf_x"), ("", None), (None, None), ("  ", None)])
+@pytest.mark.parametrize(("token", "given"), [(" hf_x \n", "hf_x"), ("", None), ("  ", None)])
 @pytest.mark.parametrize("private", [True, False])
 def test_a_push_passes_on_what_it_is_given(mine, monkeypatch, token, given, private):
     asked = []
@@ -379,9 +380,15 @@ def test_a_push_passes_on_what_it_is_given(mine, monkeypatch, token, given, priv
         return "https://hub/ann/x"
 
     monkeypatch.setattr("tuner.hub.push.push", push)
-    assert api.push("mine", "ann/x", token, private) == "https://hub/ann/x"
-    assert actions.push("mine", None, token, private) == "https://hub/ann/x"
-    assert asked == [("mine", "ann/x", given, private), ("mine", "", given, private)]
+    signed_in = replace(ANN, token="hf_own")
+    for visitor in (ANN, signed_in):
+        assert api.push("mine", "ann/x", token, private, visitor=visitor) == "https://hub/ann/x"
+    assert actions.push("mine", None, private, signed_in) == "https://hub/ann/x"
+    assert asked == [
+        ("mine", "ann/x", given, private),
+        ("mine", "ann/x", given or "hf_own", private),
+        ("mine", "", "hf_own", private),
+    ]
 
 
 def test_a_run_is_summed_up_in_plain_values(root):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from conftest import small_recipe
+from visitors_runs import request_of
 
 from tuner import runs, runs_cleanup
 from tuner.planning import forecast, plan
@@ -69,7 +70,7 @@ def prepared(tabs) -> list:
     form = tabs.train.form
     data = {component: component.value for component in form.inputs}
     data |= {tabs.train.shown: "", tabs.train.browser: NOBODY}
-    return train_tab._prepare(tabs.train, data, "ann")
+    return train_tab._prepare(tabs.train, data, VISITOR)
 
 
 def aged(name: str) -> Run:
@@ -139,7 +140,7 @@ def test_a_run_in_training_or_in_line_is_not_deleted(mine, tabs):
     with mine.training():
         with pytest.raises(gr.Error, match="in training"):
             api.delete("mine")
-        assert "in training" in delete.fn("mine", browser)[-2]
+        assert "in training" in delete.fn("mine", browser, *request_of(VISITOR))[-2]
     run_queue.queue.join("mine", "ann")
     try:
         with pytest.raises(gr.Error, match="in training"):
@@ -147,7 +148,7 @@ def test_a_run_in_training_or_in_line_is_not_deleted(mine, tabs):
     finally:
         run_queue.queue.leave("mine")
     assert mine.path.exists()
-    left, *_ = delete.fn("mine", browser)
+    left, *_ = delete.fn("mine", browser, *request_of(VISITOR))
     assert left["runs"] == []
     assert not mine.path.exists()
 
@@ -166,7 +167,7 @@ def test_private_or_public_goes_from_the_page_to_the_hub(private, mine, tabs, hu
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
     click, tab = handler(tabs.page, tabs.mine.push), tabs.mine
     given = {tab.selected: "mine", tab.repository: "alice/x", tab.private: private, tab.token: hub.user("alice")}
-    told, token = click.fn(*(given[component] for component in click.inputs))
+    told, token = click.fn(*(given[component] for component in click.inputs), *request_of(VISITOR))
     assert "alice/x" in told
     assert token == ""
     assert hub.repo("alice/x").private == hub.repo("alice/x-base").private == private
@@ -176,15 +177,16 @@ def test_private_or_public_goes_from_the_page_to_the_hub(private, mine, tabs, hu
 def test_a_push_that_is_refused_says_so_and_keeps_the_token_that_was_typed(mine, tabs):
     click, tab = handler(tabs.page, tabs.mine.push), tabs.mine
     given = {tab.selected: "mine", tab.repository: "no name!", tab.private: True, tab.token: "hf_x"}
-    told, token = click.fn(*(given[component] for component in click.inputs))
+    told, token = click.fn(*(given[component] for component in click.inputs), *request_of(VISITOR))
     assert "no name!" in told
     assert "Pushed" not in told
     assert token != ""
 
 
-def test_who_has_not_signed_in_is_not_pushed_for_with_anothers_token(mine, hub):
-    told, _ = runs_tab._push_signed_in("mine", "alice/x", True, hub.user("alice"), None)
-    assert "Sign in" in told
+def test_who_has_not_signed_in_is_not_pushed_for_with_anothers_token(mine, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.user("alice"))
+    told, _ = runs_tab._push("mine", "alice/x", True, "", VISITOR)
+    assert "There is no token" in told
     assert not hub.seen
 
 
@@ -274,9 +276,9 @@ def test_what_is_not_on_this_machine_is_downloaded_only_when_the_visitor_says_so
     monkeypatch.setattr(actions, "is_local", lambda requested: False)
     check, fetch = train_tab.checkers(tabs.train)
     data = {component: component.value for component in tabs.train.form.inputs} | {tabs.train.shown: ""}
-    *_, (card, _, button) = check(data, VISITOR)
+    *_, (card, _, button) = check(data, *request_of(VISITOR))
     assert "per epoch" not in card
     assert button["visible"]
-    *_, (card, _, button) = fetch(data, VISITOR)
+    *_, (card, _, button) = fetch(data, *request_of(VISITOR))
     assert "per epoch" in card
     assert not button["visible"]

@@ -23,13 +23,12 @@ from tuner.models.weights import check_fit, stored_sizes
 from tuner.planning import plan
 from tuner.runs import Run
 from tuner.ui import api
+from tuner.ui.visitor import Visitor
 
 # One process for many commands: a line of JSON for each, with its exit status, output and errors.
 COMMANDS = """
 import contextlib, io, json, sys
 from tuner.cli import main
-from tuner.ui.visitor import Visitor
-from tuner.ui.visitor import Visitor
 for command in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -392,7 +391,7 @@ def test_a_visitor_names_no_folder_and_learns_nothing_of_this_machines_files(pro
                     plan.check(recipe.Recipe.from_yaml(text), base=folder, local=False)
                 (problem,) = api.check(text, None, rows)["problems"]
                 with pytest.raises(gr.Error) as refused:
-                    next(api.train(text, None, rows, request=visitor))
+                    next(api.train(text, None, rows, visitor=visitor))
             assert str(caught.value) == problem == refused.value.message
             refusals.append(problem)
         assert refusals[0] == refusals[1], name

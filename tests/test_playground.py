@@ -240,7 +240,7 @@ def test_models_that_do_not_chat_see_each_text_on_its_own_and_say_when_they_find
     before = turns("earlier", "positive")
     lineup = Lineup({"adapter": actions.open_run("labels")}, {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(actions, "lineup", lambda chosen: lineup)
+        patch.setattr(actions, "lineup", lambda chosen, visitor: lineup)
         *_, last, final = playground_tab._answer(["labels"], "now", "Be brief.", 0, 1, 7, 0, before, before, [], [])
     assert models.asked[0][2] == {"base": turns("now"), "adapter": turns("now")}
     assert [column[-1]["content"] for column in last[:2]] == ["", ""]

@@ -2,12 +2,13 @@
 
 import shutil
 from contextlib import ExitStack
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from conftest import in_order, plain
-from visitors_runs import VISITOR, copied, with_events
+from visitors_runs import VISITOR, copied, request_of, with_events
 
 from tuner import gpu
 from tuner.errors import TunerError
@@ -53,12 +54,12 @@ def test_a_complete_form_gets_its_plan_and_its_recipe(tab, data, planned, monkey
     asked = []
     monkeypatch.setattr(gpu, "quota", lambda token: asked.append(token) or {"left": 4000, "resets_in": 1})
     data[tab.form.settings["name"]] = "my run"
-    ((card, yaml, fetch),) = train_tab._check(tab, data, False, "hf_x")
+    ((card, yaml, fetch),) = train_tab._check(tab, data, False, Visitor(VISITOR, token="hf_x"))
     assert in_order(plain(card), "What will happen", "my run", "Your GPU time", "A full check.")
     assert Recipe.from_yaml(yaml).name == "my run"
     assert (fetch, asked) == (HIDDEN, ["hf_x"])
-    ((requested, table),) = planned
-    assert (requested.name, table) == ("my run", None)
+    ((requested, table, visitor),) = planned
+    assert (requested.name, table, visitor.token) == ("my run", None, "hf_x")
 
 
 def test_the_shipped_runs_plan_is_shown_while_the_estimate_is_being_made(tab, data, planned):
@@ -101,7 +102,7 @@ def test_what_is_missing_here_is_downloaded_when_it_is_asked_for(tab, data, plan
     given = {tab.form.where: "paste", tab.form.pasted: "prompt,completion\n" + "a,b\n" * 8}
     ((card, *_),) = train_tab._check(tab, data | given, False, ANN)  # the base is fetched for rows that are here
     assert "A full check." in card
-    assert [table and table.columns for _, table in planned] == [None, ["prompt", "completion"]]
+    assert [table and table.columns for _, table, _ in planned] == [None, ["prompt", "completion"]]
 
 
 def test_a_plan_that_cant_be_made_says_why(tab, data, monkeypatch):
@@ -116,12 +117,12 @@ def test_a_plan_that_cant_be_made_says_why(tab, data, monkeypatch):
     assert fetch == HIDDEN
 
 
-def test_checking_knows_who_is_signed_in_and_downloading_is_asked_for_by_its_own_button(tab, data, monkeypatch):
+def test_checking_knows_its_visitor_and_downloading_is_asked_for_by_its_own_button(tab, data, monkeypatch):
     asked = []
     monkeypatch.setattr(train_tab, "_check", lambda *given: asked.append(given) or iter([["card", "yaml", "fetch"]]))
     check, fetch = train_tab.checkers(tab)
     for handler in (check, fetch):
-        assert list(handler(data, ANN)) == [["card", "yaml", "fetch"]]
+        assert list(handler(data, *request_of(ANN))) == [["card", "yaml", "fetch"]]
     assert [given[:2] for given in asked] == [(tab, data)] * 2
     assert [given[2:] for given in asked] == [(False, ANN), (True, ANN)]
 
@@ -379,12 +380,13 @@ def test_a_push_links_to_what_was_pushed_and_forgets_the_token(monkeypatch):
     told, token = runs_tab._push("mine", "ann/x", False, "hf_x")
     assert in_order(plain(told), "Pushed:", "https://hub/ann/x")
     assert token == ""
-    told, token = runs_tab._push_signed_in("mine", "ann/x", True, "typed", SimpleNamespace(token="hf_own"))
-    assert asked == [("mine", "ann/x", "hf_x", False), ("mine", "ann/x", "hf_own", True)]
+    signed_in = replace(ANN, token="hf_own")
+    runs_tab._push("mine", "ann/x", True, "", signed_in)
+    assert [(*given[:3], given[3].token) for given in asked] == [
+        ("mine", "ann/x", False, "hf_x"),
+        ("mine", "ann/x", True, "hf_own"),
+    ]
     told, token = runs_tab._push("mine", "full", True, "hf_x")
     assert in_order(plain(told), "The adapter was not pushed", "The Hub is full.")
-    assert token == SKIP
-    told, token = runs_tab._push_signed_in("mine", "ann/x", True, "typed", None)
-    assert in_order(plain(told), "The adapter was not pushed", "Sign in with Hugging Face first")
     assert token == SKIP
     assert len(asked) == 3

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from conftest import ROOT, in_order
-from visitors_runs import copied
+from visitors_runs import copied, request_of
 from wires import BuiltPage
 
 from tuner.data import parse
 from tuner.planning import forecast
 from tuner.ui import actions, api, chooser, form, page, run_queue, runs_tab, train_tab
-from tuner.ui.visitor import Visitor
+from tuner.ui.visitor import GIVEN, Visitor
 from tuner.ui.wiring import NOBODY
 
 pytest_plugins = ["page_fixtures"]
@@ -30,8 +30,8 @@ data.format.change or form.where.change or form.file.change or form.example.chan
 <lambda>(form train.shown) -> form.roles [4, newest]
 form.preview_fold.expand: <lambda>() -> form.is_previewed [at once]
 form.preview_fold.collapse: <lambda>() -> form.is_previewed [at once]
-after form.preview_fold.expand: <lambda>(form form.is_previewed train.shown) -> form.preview [4 check]
-after any input: <lambda>(form form.is_previewed train.shown) -> form.preview [4 check]
+after form.preview_fold.expand: preview(form form.is_previewed train.shown) -> form.preview [4 check]
+after any input: preview(form form.is_previewed train.shown) -> form.preview [4 check]
 train.apply.click: <lambda>(train.yaml) -> form.fill train.yaml_problem [default]
 after train.apply.click: check(form train.shown) -> train.card train.yaml train.fetch [4 check]
 method.name.change: <lambda>(method.name) -> form.explained method.rank method.alpha method.dropout \
@@ -89,8 +89,6 @@ My runs.select: refresh(train.browser mine.selected) -> mine.list [default]
 page.load: arrive(train.browser) -> train.shown train.browser train.panel form.fill [default]
 after page.load: check(form train.shown) -> train.card train.yaml train.fetch [4 check]
 """
-# These are other functions where visitors can sign in.
-SIGNED_IN = {": check(": ": check_signed_in(", ": prepare(": ": prepare_signed_in(", ": _push(": ": _push_signed_in("}
 LOGIN = "mine.login.click: None(mine.login) ->  [at once]"
 ROWS_GIVEN = {"recipe": inspect.Parameter.empty, "file": None, "rows": ""}
 NEEDED = inspect.Parameter.empty
@@ -107,7 +105,7 @@ ENDPOINTS = {
     "delete": ({"run": NEEDED}, 4),
     "chat": ({"run": NEEDED, "message": NEEDED, "history": None, "system": "", **SAMPLED}, "1 models"),
     "merge": ({"run": NEEDED}, "1 models"),
-    "push": ({"run": NEEDED, "repository": NEEDED, "token": NEEDED, "private": True}, 4),
+    "push": ({"run": NEEDED, "repository": NEEDED, "token": "", "private": True}, 4),
 }
 BUTTONS = {
     "train.train": "Train", "train.stop": "Stop", "train.resume": "Resume", "train.chat": "Chat with it",
@@ -189,11 +187,8 @@ def test_each_control_is_wired_to_its_handler_with_its_inputs_and_outputs(built)
     assert sorted(built.wires()) == sorted(WIRES.strip().split("\n"))
 
 
-def test_where_visitors_can_sign_in_checking_training_and_pushing_know_who_they_are(signed_in):
-    wires = WIRES.strip()
-    for plain, known in SIGNED_IN.items():
-        wires = wires.replace(plain, known)
-    assert sorted(signed_in.wires()) == sorted([LOGIN, *wires.split("\n")])
+def test_where_visitors_can_sign_in_they_find_a_button_for_it_and_type_no_token(signed_in):
+    assert sorted(signed_in.wires()) == sorted([LOGIN, *WIRES.strip().split("\n")])
     assert state(signed_in, "mine.token")["visible"] is False
 
 
@@ -202,10 +197,10 @@ def test_every_endpoint_is_public_with_its_parameters_and_its_limit(built):
     for handler in built.blocks.fns.values():
         if handler.api_visibility == "public":
             parameters = inspect.signature(handler.fn).parameters
-            given = {name: p.default for name, p in parameters.items() if name != "request"}
+            given = {name: p.default for name, p in parameters.items() if name not in GIVEN}
             limit = built.limits(handler)
             found[handler.api_name] = (given, int(limit) if limit.isdigit() else limit)
-            assert handler.fn is getattr(api, handler.api_name)
+            assert handler.fn.__module__ == api.__name__
             if given == ROWS_GIVEN:  # these have components of their own, whose order is that of the parameters
                 assert [c.label for c in handler.inputs] == ["Recipe (YAML)", "File of rows", "Pasted rows"]
                 assert [type(c) for c in handler.inputs] == [gr.Textbox, gr.File, gr.Textbox]
@@ -283,21 +278,20 @@ def test_the_handlers_pass_on_what_the_page_holds(built, signed_in, mine, monkey
     monkeypatch.setattr(train_tab, "_survey", lambda *given: iter(given))
     monkeypatch.setattr(form, "show_columns", lambda *given: given)
     for trigger in ("after any input", "after form.preview_fold.expand"):
-        assert built.function(trigger)("data") == ("_preview", train, "data")
+        assert built.function(trigger, "preview")("data", *request_of(ann)) == ("_preview", train, "data", ann)
     assert built.function("train.apply.click")("text") == ("_apply", train, "text")
     assert list(built.function("after form.methods_fold.expand")("data")) == [train, "data"]
     assert built.function("data.format.change")("data") == (train.form, "data")
     assert built.function("method.name.change")("ia3") == form.show_method(train.form, "ia3")
-    assert built.function("after train.train.click")("data", ann) == ("_prepare", train, "data", "ann")
-    prepare = signed_in.function("after train.train.click")
-    for token, known in ((None, False), (SimpleNamespace(token="hf_x"), True)):
-        assert prepare("data", ann, token) == ("_prepare", signed_in.train, "data", "ann", known)
+    for page_of, visitor in ((built, ann), (signed_in, ann), (signed_in, Visitor("ann", "", "ann-on-hub", "hf_x"))):
+        prepare = page_of.function("after train.train.click")
+        assert prepare("data", *request_of(visitor)) == ("_prepare", page_of.train, "data", visitor)
     choose = built.function("play.run.change")
     column = [{"role": "user", "content": "again"}]
-    changed = choose(["mine"], [], "", column)
+    changed = choose(["mine"], [], "", column, *request_of(ann))
     assert (changed[built.play.shown], changed[built.play.prompt]["value"]) == (["mine"], "again")
-    assert choose(["mine"], ["mine"], "", column) == {built.play.problem: ""}
-    assert choose(None, ["mine"], "typed", None)[built.play.shown] == []
+    assert choose(["mine"], ["mine"], "", column, *request_of(ann)) == {built.play.problem: ""}
+    assert choose(None, ["mine"], "typed", None, *request_of(ann))[built.play.shown] == []
 
 
 def test_the_buttons_of_a_run_lead_to_the_playground_to_the_push_and_back_to_training(built, mine):
@@ -321,8 +315,8 @@ def test_resuming_in_the_list_of_runs_queues_the_run_and_opens_it(built, mine, m
     resumed = []
     monkeypatch.setattr(actions, "resume", lambda *given: resumed.append(given))
     to_resume = built.function("mine.resume.click")
-    tabs, shown, browser, *_ = to_resume("mine", {"runs": ["mine"], "shown": ""}, Visitor("ann"))
-    assert resumed == [("mine", "ann")]
+    tabs, shown, browser, *_ = to_resume("mine", {"runs": ["mine"], "shown": ""}, *request_of(Visitor("ann")))
+    assert resumed == [("mine", Visitor("ann"))]
     assert (tabs.selected, shown, browser["shown"]) == ("train", "mine", "mine")
 
 

@@ -5,9 +5,11 @@ page_fixtures.py has the fixtures.
 
 import shutil
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 from tuner import recipe, runs
 from tuner.runs import Run
+from tuner.ui.visitor import Visitor
 
 VISITOR = "ann"  # the session of the browser
 CHECK = {
@@ -27,6 +29,13 @@ def copied(run_id: str, /, task: str | None = None, **settings) -> Run:
     if task:
         run.write_json("plan.json", run.plan | {"task": task})
     return run
+
+
+def request_of(visitor: Visitor) -> tuple:
+    """What Gradio adds to the inputs of a handler: the request, the sign-in's token, and the profile."""
+    request = SimpleNamespace(session_hash=visitor.session, client=SimpleNamespace(host=visitor.address))
+    profile = SimpleNamespace(username=visitor.account) if visitor.account else None
+    return request, SimpleNamespace(token=visitor.token) if visitor.token else None, profile
 
 
 def with_events(run: Run, *events: dict) -> Run:

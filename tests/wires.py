@@ -59,9 +59,10 @@ class BuiltPage:
             elif isinstance(value, gr.blocks.Block):
                 self.names.setdefault(value._id, f"{prefix}{name}")
 
-    def function(self, trigger: str) -> Callable:
-        """The function that a trigger such as "play.send.click" calls."""
-        return next(f.fn for f in self._handlers() if trigger in self._triggers(f).split(" or "))
+    def function(self, trigger: str, name: str = "") -> Callable:
+        """The function, of this name if one is given, that a trigger such as "play.send.click" calls."""
+        called = [f for f in self._handlers() if trigger in self._triggers(f).split(" or ")]
+        return next(f.fn for f in called if name in ("", f.name))
 
     def wires(self) -> Iterator[str]:
         """A line for each of the page's own handlers: trigger: function(inputs) -> outputs [how it is run]."""

@@ -1,7 +1,7 @@
 """What a visitor can do, as plain functions called by the tabs and the named endpoints alike.
 
-A run's id can't be guessed: whoever has it may see, stop and push the run. Nothing here makes HTML, and nothing heavy
-is imported before it is needed.
+A run's id can't be guessed: whoever has it may look at the run and chat with it, and its owner may change it. Nothing
+here makes HTML, and nothing heavy is imported before it is needed.
 """
 
 import logging
@@ -26,7 +26,8 @@ from tuner.methods.spec import MethodRow
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
-from tuner.ui import progress, run_queue
+from tuner.ui import ownership, progress, run_queue
+from tuner.ui.ownership import EXAMPLE
 from tuner.ui.visitor import ANYBODY, Visitor
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXAMPLE = "example"  # the id of the shipped, finished run
 PREVIEWED = 3  # rows
 BASE, ADAPTER, MERGED = "base", "adapter", "merged"
 MOST_COMPARED = 3  # runs whose adapters answer side by side with the base
@@ -69,16 +69,11 @@ def open_run(run: str) -> Run:
         return _open[path][1]
 
 
-def folder_of(run: str) -> Path:
-    """Where the run with this id would be."""
-    return (runs.RUNS / (run or "")).absolute()
-
-
 def own_run(run: str, visitor: Visitor = ANYBODY) -> Run:
-    """The run with this id, to be changed; the shipped example can't be. Raises TunerError."""
-    if run == EXAMPLE:
-        raise TunerError("The example run belongs to everybody and can't be changed. Train a run of your own.")
-    return open_run(run)
+    """The visitor's run with this id, to be changed; the shipped example can't be. Raises TunerError."""
+    opened = open_run(run)
+    ownership.check_owner(opened, visitor)
+    return opened
 
 
 def install_example() -> None:
@@ -160,8 +155,8 @@ def preview(requested: Recipe, table: Table | None = None, visitor: Visitor = AN
     }
 
 
-def prepare(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> Run:
-    """Create a run for the visitor, whom run_queue.bounds have admitted, and queue it for training.
+def prepare(requested: Recipe, table: Table | None = None, visitor: Visitor = ANYBODY) -> tuple[Run, str]:
+    """Create a run for the visitor, whom run_queue.bounds have admitted, and queue it; returns it with its secret.
 
     Raises TunerError with all problems.
     """
@@ -171,8 +166,9 @@ def prepare(requested: Recipe, table: Table | None = None, visitor: Visitor = AN
     if deleted := runs_cleanup.make_room(keep=frozenset({EXAMPLE, *run_queue.queue.held()})):
         log.info("deleted %s old runs to make room", len(deleted))
     run = plan.prepare(requested, table, local=False)
+    secret = ownership.claim(run, visitor)
     run_queue.start(run, visitor, {"event": "queued", "signed_in": visitor.account is not None})
-    return run
+    return run, secret
 
 
 def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
@@ -192,9 +188,10 @@ def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
 
 
 def watch(run: str, visitor: Visitor = ANYBODY) -> Run:
-    """The run, for somebody who watches it: as long as somebody does, its next window starts automatically."""
+    """The run, for somebody who watches it: as long as its owner does, its next window starts automatically."""
     opened = open_run(run)
-    run_queue.start_next_window(opened, visitor)
+    if ownership.is_owner(opened, visitor):
+        run_queue.start_next_window(opened, visitor)
     return opened
 
 
@@ -220,7 +217,7 @@ def delete(run: str, visitor: Visitor = ANYBODY) -> None:
 
 def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
     """Merge the run's adapter into the 16-bit base; returns the merge check. Raises TunerError."""
-    opened = open_run(run)
+    opened = open_run(run) if run == EXAMPLE else own_run(run, visitor)
     gpu.import_core()
     return gpu.merge(opened)
 
@@ -246,7 +243,8 @@ class Lineup:
 def lineup(ids: list[str], visitor: Visitor = ANYBODY) -> Lineup:
     """Base, adapter and merged model of one run, or the base and the adapter of each of several. Raises TunerError.
 
-    One run's variants are "adapter" and, if it can be merged, "merged"; those of several are the runs' ids.
+    One run's variants are "adapter" and "merged"; those of several are the runs' ids. A merged model is among them if
+    the run can be merged and the visitor may do that, or if it is merged already.
     """
     chosen = {run.id: run for run in map(open_run, ids)}
     if not chosen:
@@ -255,7 +253,8 @@ def lineup(ids: list[str], visitor: Visitor = ANYBODY) -> Lineup:
         raise TunerError(f"{len(chosen)} runs are too many to compare side by side. Choose at most {MOST_COMPARED}.")
     if len(chosen) == 1:
         (run,) = chosen.values()
-        return Lineup({ADAPTER: run}, {MERGED: run} if can_merge(run) else {})
+        has_merged = can_merge(run) and (is_merged(run) or ownership.is_shared(run, visitor))
+        return Lineup({ADAPTER: run}, {MERGED: run} if has_merged else {})
     gpu.import_core()
     from tuner.inference.variants import common_base
 
@@ -273,6 +272,11 @@ def can_merge(run: Run) -> bool:
     from tuner.inference import merge
 
     return merge.is_mergeable(run)
+
+
+def is_merged(run: Run) -> bool:
+    """Whether the run is merged already."""
+    return run.merged.is_dir() and (run.path / "merge_check.json").is_file()
 
 
 def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float) -> Iterator[dict[str, str]]:
@@ -310,7 +314,8 @@ def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY) -
     """Push the adapter with its model card to the visitor's repository; returns its address. Raises TunerError."""
     from tuner.hub import push
 
-    return push.push(open_run(run), repository or "", token=visitor.token, private=private)
+    opened = open_run(run) if run == EXAMPLE else own_run(run, visitor)
+    return push.push(opened, repository or "", token=visitor.token, private=private)
 
 
 def summary(run: Run) -> dict:

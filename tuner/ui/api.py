@@ -1,7 +1,7 @@
 """The named endpoints: everything that the page can do, for gradio_client and other programs.
 
 job = Client(URL).submit(recipe="budget: {steps: 40}", rows="prompt,completion\\n...", api_name="/train")
-for event in job: ...    # the first one names the run
+for event in job: ...    # the first one names the run and its secret
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tuner.runs import Run
 from tuner.ui import actions, progress, run_queue
 from tuner.ui.bounds import MOST_RUNS
 from tuner.ui.problems import problems_of
-from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_token
+from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
 from tuner.ui.wiring import MODELS
 
 # Callers who follow a run, waiting or in training: as many as there may be runs, and some to be refused in a sentence.
@@ -103,9 +103,11 @@ def preview(recipe: str, file: str | None = None, rows: str = "", visitor: Visit
 async def train(
     recipe: str, file: str | None = None, rows: str = "", visitor: Visitor = ANYBODY
 ) -> AsyncIterator[dict]:
-    """Train a recipe and stream its events; the first event names the run.
+    """Train a recipe and stream its events; the first event names the run and its secret.
 
-    A window continues even if nobody listens any more. On ZeroGPU, the next window starts only while somebody does.
+    Whoever has the run's id may look at it and chat with it. Keep the secret: it lets you resume, stop, delete, merge
+    and push the run. A window continues even if nobody listens any more. On ZeroGPU, the next window starts only while
+    somebody does.
 
     Args:
         recipe: Settings in YAML; a setting that is left out has its default.
@@ -113,34 +115,37 @@ async def train(
         rows: Pasted rows, instead of data.source or a file.
 
     Returns:
-        {"event": "run", "run": id, "plan": {...}}, then each step with its loss, the end and the evaluation.
+        {"event": "run", "run": id, "secret": text, "plan": {...}}, then each step with its loss, the end and the
+        evaluation.
     """
 
-    def prepare() -> Run:
+    def prepare() -> tuple[Run, str]:
         with run_queue.bounds.admit(visitor):
             return actions.prepare(*_requested(recipe, file, rows), visitor)
 
-    run = await _prepared(prepare)
-    yield {"event": "run", "run": run.id, "plan": run.plan}
+    run, secret = await _prepared(prepare)
+    yield {"event": "run", "run": run.id, "secret": secret, "plan": run.plan}
     async for event in run_queue.follow(run, visitor, run.reader(), _listener()):
         yield event
 
 
-async def resume(run: str, visitor: Visitor = ANYBODY) -> AsyncIterator[dict]:
+async def resume(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> AsyncIterator[dict]:
     """Resume a run that was stopped or interrupted, and stream its events.
 
     Args:
         run: The run's id.
+        secret: The run's secret, which /train gave you.
     """
+    owner = with_secret(visitor, run, secret)
 
     def prepare() -> tuple[Run, EventReader]:
-        reader = actions.own_run(run, visitor).reader()
+        reader = actions.own_run(run, owner).reader()
         reader.skip()  # what happened before
-        return actions.resume(run, visitor), reader
+        return actions.resume(run, owner), reader
 
     opened, reader = await _prepared(prepare)
     yield {"event": "run", "run": opened.id, "plan": opened.plan}
-    async for event in run_queue.follow(opened, visitor, reader, _listener()):
+    async for event in run_queue.follow(opened, owner, reader, _listener()):
         yield event
 
 
@@ -187,14 +192,15 @@ def status(run: str) -> dict:
         raise _refused(error) from None
 
 
-def stop(run: str, visitor: Visitor = ANYBODY) -> str:
+def stop(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> str:
     """Stop a run after its current step; what was learned is kept, and /resume continues it.
 
     Args:
         run: The run's id.
+        secret: The run's secret, which /train gave you.
     """
     try:
-        return actions.stop(run, visitor)
+        return actions.stop(run, with_secret(visitor, run, secret))
     except Exception as error:
         raise _refused(error) from None
 
@@ -208,14 +214,15 @@ def runs(runs: list[str]) -> list[dict]:
     return actions.summaries(runs)
 
 
-def delete(run: str, visitor: Visitor = ANYBODY) -> str:
+def delete(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> str:
     """Delete a run for good.
 
     Args:
         run: The run's id.
+        secret: The run's secret, which /train gave you.
     """
     try:
-        actions.delete(run, visitor)
+        actions.delete(run, with_secret(visitor, run, secret))
     except Exception as error:
         raise _refused(error) from None
     return "deleted"
@@ -230,6 +237,7 @@ def chat(
     top_p: float = 1.0,
     max_new_tokens: int = 96,
     seed: int = 0,
+    secret: str = "",
     visitor: Visitor = ANYBODY,
 ) -> Iterator[dict]:
     """Answer a message with several models side by side, streamed as the answers grow.
@@ -246,15 +254,17 @@ def chat(
         top_p: Sample only from the likeliest tokens that together have this probability.
         max_new_tokens: The longest answer, in tokens.
         seed: The same seed gives the same answers.
+        secret: The run's secret, which /train gave you; with it, a run that is not merged yet is merged first.
 
     Returns:
-        {"base": text, "adapter": text, "merged": text}, without "merged" if the run can't be merged; for several
-        runs {"base": text, id: text, ...}.
+        {"base": text, "adapter": text, "merged": text}, without "merged" if the run can't be merged, or is not
+        merged yet and not yours; for several runs {"base": text, id: text, ...}.
     """
     start = [{"role": "system", "content": system}] if system else []
     turn = {"role": "user", "content": message}
     try:
-        lineup = actions.lineup([name for name in map(str.strip, run.split(",")) if name], visitor)
+        ids = [name for name in map(str.strip, run.split(",")) if name]
+        lineup = actions.lineup(ids, with_secret(visitor, ids[0] if ids else "", secret))
         if system and not lineup.task.chats:
             raise TunerError(f"system: models for {lineup.task.title} have no system prompt. Leave it out.")
         conversations = {v: [*start, *(history or {}).get(v, []), turn] for v in lineup.variants}
@@ -264,23 +274,31 @@ def chat(
         raise _refused(error) from None
 
 
-def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
+def merge(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> dict:
     """Merge the adapter into the 16-bit base and compare the merged model with the adapter.
 
     Args:
         run: The run's id.
+        secret: The run's secret, which /train gave you.
 
     Returns:
         top1_agreement and max_logit_difference compared with the adapter on the 16-bit base; the same names with
         _quantized compare with the adapter on the base as it was trained.
     """
     try:
-        return actions.merge(run, visitor)
+        return actions.merge(run, with_secret(visitor, run, secret))
     except Exception as error:
         raise _refused(error) from None
 
 
-def push(run: str, repository: str, token: str = "", private: bool = True, visitor: Visitor = ANYBODY) -> str:
+def push(
+    run: str,
+    repository: str,
+    token: str = "",
+    private: bool = True,
+    secret: str = "",
+    visitor: Visitor = ANYBODY,
+) -> str:
     """Push the adapter with its tokenizer and model card to your repository; returns its address.
 
     Args:
@@ -288,8 +306,9 @@ def push(run: str, repository: str, token: str = "", private: bool = True, visit
         repository: owner/name, or a name.
         token: A Hub token with write access, used once and not stored; without it, your sign-in is used.
         private: Whether only you can see the repository.
+        secret: The run's secret, which /train gave you.
     """
     try:
-        return actions.push(run, repository, private, with_token(visitor, token))
+        return actions.push(run, repository, private, with_secret(with_token(visitor, token), run, secret))
     except Exception as error:
         raise _refused(error) from None

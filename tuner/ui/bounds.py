@@ -20,7 +20,8 @@ class Bounds:
     """Counts the runs that are being prepared, wait or train, and refuses those beyond the bounds."""
 
     def __init__(self):
-        self._runs: dict[object, Visitor] = {}  # a run's id, or a mark for one that is being prepared -> whose it is
+        # A run's id, or a mark for one that is being prepared -> whose it is. No more of a visitor is kept than that.
+        self._runs: dict[object, dict[str, str | None]] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -28,8 +29,8 @@ class Bounds:
         """Count one more run for the visitor while it is prepared. Raises TunerError if it is one too many."""
         mark = object()
         with self._lock:
-            _check(visitor, list(self._runs.values()))
-            self._runs[mark] = visitor
+            _check(_whose(visitor), list(self._runs.values()))
+            self._runs[mark] = _whose(visitor)
         try:
             yield
         finally:
@@ -38,7 +39,7 @@ class Bounds:
     def hold(self, run: str, visitor: Visitor) -> None:
         """Count this run until it is released."""
         with self._lock:
-            self._runs[run] = visitor
+            self._runs[run] = _whose(visitor)
 
     def release(self, run: object) -> None:
         """Count the run no longer."""
@@ -46,10 +47,13 @@ class Bounds:
             self._runs.pop(run, None)
 
 
-def _check(visitor: Visitor, held: list[Visitor]) -> None:
+def _whose(visitor: Visitor) -> dict[str, str | None]:
+    return {what: getattr(visitor, what) for what in MOST}
+
+
+def _check(mine: dict[str, str | None], held: list[dict[str, str | None]]) -> None:
     for what, (most, whose) in MOST.items():
-        mine = getattr(visitor, what)
-        if mine and sum(getattr(other, what) == mine for other in held) >= most:
+        if mine[what] and sum(other[what] == mine[what] for other in held) >= most:
             raise TunerError(
                 f"{whose} {most} runs that wait or train, which is the most. Wait until one has ended, or stop one."
             )

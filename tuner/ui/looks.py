@@ -8,7 +8,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tuner import runs
 from tuner.methods.files import CONFIG
+from tuner.runs import Run
 from tuner.ui import actions, elements, progress, render, run_queue
 from tuner.ui.problems import problems_of
 
@@ -47,9 +49,10 @@ _lock = threading.Lock()
 
 def at(run: str, moment: float = 0.0) -> Look:
     """The run as it is now, or was this many seconds ago at most; what is wrong with it stands in the card."""
+    folder = (runs.RUNS / run).absolute()
     with _lock:
-        watched = _watched.setdefault(actions.folder_of(run), _Watched())
-        _watched.move_to_end(actions.folder_of(run))
+        watched = _watched.setdefault(folder, _Watched())
+        _watched.move_to_end(folder)
         while len(_watched) > MOST_LOOKS:
             _watched.popitem(last=False)
     with watched.lock:
@@ -79,7 +82,7 @@ def _look(run: str, watched: _Watched) -> Look:
         return Look("gone", elements.problems(problems_of(error)))
 
 
-def _scored(run) -> tuple | None:
+def _scored(run: Run) -> tuple | None:
     try:
         status = (run.path / "evaluation.json").stat()
     except OSError:

@@ -1,16 +1,18 @@
 """The page: a header, the tabs, and the buttons that lead from one tab to another."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 
 from tuner.data import parse
+from tuner.errors import TunerError
 from tuner.planning import forecast
-from tuner.ui import actions, api, playground_tab, runs_tab, train_tab
-from tuner.ui.visitor import Visitor, for_visitor
-from tuner.ui.wiring import NOBODY, PRIVATE
+from tuner.ui import actions, api, ownership, playground_tab, runs_tab, train_tab
+from tuner.ui.visitor import Visitor, for_visitor, with_secret
+from tuner.ui.wiring import NOBODY, PRIVATE, remembered, with_run
 
 CSS = Path(__file__).with_name("style.css")
 HEADER = """<div class="t-header"><h1>Tuner</h1>
@@ -20,11 +22,24 @@ ABOUT = """<div class="t-about"><h2>About</h2>
 model's weights frozen. Then base model and adapter both answer held-out rows, which training never saw. The difference
 between their scores, with its uncertainty, is the result. Everything about a run is in one folder: recipe, events,
 adapter, scores. The same runs work in a terminal: <code>python -m tuner --help</code>.</p>
-<p>A run's id can't be guessed, and the list of your runs is stored in this browser. Uploaded rows are used for your
-run only, and the upload is deleted after a day; tokens are never stored. When the disk is full, the oldest finished
-runs are deleted.</p>
+<p>A run's id can't be guessed, and the list of your runs is stored in this browser. Whoever has a run's link can look
+at the run and chat with it; to change it takes this browser, or the owner's link. Uploaded rows are used for your run
+only, and the upload is deleted after a day; tokens are never stored. When the disk is full, the oldest finished runs
+are deleted.</p>
 <p>Limits of this page: files of up to {megabytes:g} MB with {rows:,} rows and {tokens:,.0f} tokens, base models of up
 to {billions:g} billion parameters, and runs of up to {minutes:g} minutes.</p></div>"""
+# The run and the secret of the address, for _opened. What follows the # reaches no server's log, and it must not stay
+# in the address bar, from where people copy links.
+OPENED = """(kept) => {
+    const url = new URL(window.location);
+    const secret = new URLSearchParams(url.hash.slice(1)).get('secret') || '';
+    if (secret) {
+        url.hash = '';
+        window.history.replaceState(window.history.state, '', url);
+    }
+    window.onhashchange = () => window.location.hash.startsWith('#secret=') && window.location.reload();
+    return {...kept, opened: {run: url.searchParams.get('run') || '', secret}};
+}"""
 CLEAN = (3600, 86400)  # once an hour, delete uploads that are a day old
 KEPT_SECRET = "tuner"  # fixed, because a new secret at each start would make the browsers' lists unreadable
 
@@ -89,16 +104,27 @@ def build() -> gr.Blocks:
         gr.HTML(about())
         _link_tabs(tabs, train, playground, mine, browser)
         playground_tab_item.select(playground_tab.update_runs, [browser, playground.run], playground.run, **PRIVATE)
-        runs_tab_item.select(runs_tab.refresh, [browser, mine.selected], mine.outputs, **PRIVATE)
+        runs_tab_item.select(for_visitor(runs_tab.refresh), [browser, mine.selected], mine.outputs, **PRIVATE)
 
-        def arrive(kept: dict | None, request: gr.Request) -> list:
-            # The run named in the link, or the one that this browser showed last.
-            shown = request.query_params.get("run") or (kept or {}).get("shown", "")
-            return train_tab.show(train, shown, kept)
+        def arrive(kept: dict | None, visitor: Visitor) -> list:
+            run, kept = _opened(kept, visitor)
+            return train_tab.show(train, run, kept, visitor)
 
-        arrived = page.load(arrive, browser, train_tab.show_outputs(train), **PRIVATE)
+        outputs = train_tab.show_outputs(train)
+        arrived = page.load(for_visitor(arrive), browser, outputs, js=OPENED, **PRIVATE)
         train.check_again(arrived)
     return page
+
+
+def _opened(kept: dict | None, visitor: Visitor) -> tuple[str, dict]:
+    """The run of the address, or else the one shown last; and the browser's list, with that run if it is its own."""
+    opened = kept.get("opened") if isinstance(kept, dict) else None
+    run, secret = (str(opened.get(name) or "") for name in ("run", "secret")) if isinstance(opened, dict) else ("", "")
+    kept = remembered(kept)
+    with suppress(TunerError):
+        if run and ownership.is_owner(actions.open_run(run), with_secret(visitor, run, secret)):
+            kept = with_run(kept, run, secret)
+    return run or kept["shown"], kept
 
 
 def _link_tabs(
@@ -109,19 +135,19 @@ def _link_tabs(
     def to_playground(run: str, kept: dict) -> list:
         return [gr.Tabs(selected="playground"), playground_tab.update_runs(kept, run)]
 
-    def to_push(run: str, kept: dict) -> list:
-        return [gr.Tabs(selected="runs"), gr.update(open=True), *runs_tab.refresh(kept, run)]
+    def to_push(run: str, kept: dict, visitor: Visitor) -> list:
+        return [gr.Tabs(selected="runs"), gr.update(open=True), *runs_tab.refresh(kept, run, visitor)]
 
-    def to_train(run: str, kept: dict) -> list:
-        return [gr.Tabs(selected="train"), *train_tab.show(train, run, kept)]
+    def to_train(run: str, kept: dict, visitor: Visitor) -> list:
+        return [gr.Tabs(selected="train"), *train_tab.show(train, run, kept, visitor)]
 
     def to_resume(run: str, kept: dict, visitor: Visitor) -> list:
-        train_tab.resume(run, visitor)
-        return to_train(run, kept)
+        train_tab.resume(run, kept, visitor)
+        return to_train(run, kept, visitor)
 
     train.chat.click(to_playground, [train.shown, browser], [tabs, playground.run], **PRIVATE)
-    train.push.click(to_push, [train.shown, browser], [tabs, mine.push_fold, *mine.outputs], **PRIVATE)
+    train.push.click(for_visitor(to_push), [train.shown, browser], [tabs, mine.push_fold, *mine.outputs], **PRIVATE)
     mine.chat.click(to_playground, [mine.selected, browser], [tabs, playground.run], **PRIVATE)
     back = {"inputs": [mine.selected, browser], "outputs": [tabs, *train_tab.show_outputs(train)], **PRIVATE}
-    mine.open.click(to_train, **back)
+    mine.open.click(for_visitor(to_train), **back)
     mine.resume.click(for_visitor(to_resume), **back)

@@ -16,7 +16,7 @@ from tuner.ui import actions, elements, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
-from tuner.ui.wiring import MODELS, PRIVATE
+from tuner.ui.wiring import MODELS, PRIVATE, remembered, with_list
 
 TITLES = {BASE: "Base model", ADAPTER: "Adapter", MERGED: "Merged model"}
 COLUMNS = 1 + actions.MOST_COMPARED
@@ -118,18 +118,26 @@ def _wire(tab: SimpleNamespace) -> None:
     answers = []
     for start in (tab.send.click, tab.prompt.submit):
         begun = start(_begin, [tab.prompt, tab.run], [*busy, tab.problem], queue=False, **PRIVATE)
-        given = [tab.run, tab.pending, *sampling, *tab.columns]
+        given = [tab.run, tab.browser, tab.pending, *sampling, *tab.columns]
         answers.append(begun.then(for_visitor(_answer), given, answered, **MODELS, **PRIVATE))
         answers[-1].then(_end, [tab.pending, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
     stopped = tab.stop.click(None, None, None, cancels=answers, api_visibility="private")
     stopped.then(_end, [tab.pending, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
 
-    def choose(chosen: list[str] | None, shown: list[str], prompt: str, first: list | None, visitor: Visitor) -> dict:
-        return choose_runs(tab, chosen or [], shown, prompt, first, visitor)
+    def choose(
+        chosen: list[str] | None,
+        kept: dict | None,
+        shown: list[str],
+        prompt: str,
+        first: list | None,
+        visitor: Visitor,
+    ) -> dict:
+        return choose_runs(tab, chosen or [], shown, prompt, first, with_list(visitor, kept))
 
     outputs = [tab.shown, tab.examples, tab.check, tab.check_fold, tab.system, tab.sampling_fold]
     outputs += [tab.prompt, tab.reference, tab.problem, *tab.columns]
-    tab.run.change(for_visitor(choose), [tab.run, tab.shown, tab.prompt, tab.columns[0]], outputs, **PRIVATE)
+    given = [tab.run, tab.browser, tab.shown, tab.prompt, tab.columns[0]]
+    tab.run.change(for_visitor(choose), given, outputs, **PRIVATE)
     tab.clear.click(lambda: "", None, tab.problem, queue=False, **PRIVATE)
     tab.examples.select(_use_example, tab.shown, [tab.prompt, tab.reference], queue=False, **PRIVATE)
     # Before the columns are emptied, the answer being written into them is cancelled.
@@ -138,10 +146,10 @@ def _wire(tab: SimpleNamespace) -> None:
     ended.then(_empty, None, [*tab.columns, *busy[1:]], queue=False, **PRIVATE)
 
 
-def choices(browser: dict | None) -> list[tuple[str, str]]:
-    """The visitor's runs that have an adapter, and the example, as (title, id)."""
+def choices(ids: list[str]) -> list[tuple[str, str]]:
+    """Those of the runs that have an adapter, and the example, as (title, id)."""
     offered = []
-    for row in actions.summaries((browser or {}).get("runs", [])):
+    for row in actions.summaries(ids):
         if not row["problems"] and (actions.open_run(row["run"]).adapter / CONFIG).is_file():
             status = "" if row["status"] == "finished" else f", {row['status']}"
             base = f"{Path(row['model']).name}, {PRECISIONS[row['quantization']]}"
@@ -156,14 +164,13 @@ def _title(row: dict) -> str:
     return f"{name} · {which}" if name == rows else f"{name} · {rows} {which}"
 
 
-def update_runs(browser: dict | None, chosen: str | list[str] | None = None) -> dict:
+def update_runs(kept: dict | None, chosen: str | list[str] | None = None) -> dict:
     """An update of the runs' dropdown: the chosen runs that still exist, or else the first run."""
     chosen = [chosen] if isinstance(chosen, str) else chosen or []
     # A run opened by its link is not in the browser's list.
-    offered = choices({"runs": [*(browser or {}).get("runs", []), *chosen]})
+    offered = choices([*remembered(kept)["runs"], *chosen])
     ids = [id for _, id in offered]
-    kept = [id for id in chosen if id in ids]
-    return gr.update(choices=offered, value=kept or ids[:1])
+    return gr.update(choices=offered, value=[id for id in chosen if id in ids] or ids[:1])
 
 
 def choose_runs(
@@ -219,6 +226,8 @@ def _merge_check(lineup: actions.Lineup | None) -> str:
     run = lineup.adapters[ADAPTER]
     if lineup.merged:
         return render.merge_check(run.read_json("merge_check.json"))
+    if actions.can_merge(run):
+        return elements.note("This run is not merged yet, and only its owner can merge it.")
     method = METHODS[run.recipe.method.name].title
     return elements.note(f"{method} can't be merged into this base model, so only base model and adapter answer.")
 
@@ -270,7 +279,16 @@ def _idle() -> list:
 
 
 def _answer(
-    chosen: list[str], prompt: str, system: str, temperature, top_p, length, seed, *columns, visitor: Visitor = ANYBODY
+    chosen: list[str],
+    kept: dict | None,
+    prompt: str,
+    system: str,
+    temperature,
+    top_p,
+    length,
+    seed,
+    *columns,
+    visitor: Visitor = ANYBODY,
 ) -> Iterator[list]:
     """The conversations as they grow, the problem if there is one, and the merge check."""
     if not prompt:
@@ -279,7 +297,7 @@ def _answer(
     before = [plain(column) for column in columns]
     sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": length, "seed": seed or 0}
     try:
-        lineup = actions.lineup(chosen, visitor)
+        lineup = actions.lineup(chosen, with_list(visitor, kept))
         unused = [gr.skip()] * (COLUMNS - len(lineup.variants))
         questions = [[*turns, {"role": "user", "content": prompt}] for turns in before[: len(lineup.variants)]]
         yield [*questions, *unused, elements.note(_preparing(lineup)), gr.skip()]

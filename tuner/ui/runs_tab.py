@@ -5,19 +5,21 @@ from types import SimpleNamespace
 import gradio as gr
 
 from tuner.errors import TunerError
-from tuner.ui import actions, elements, progress, render
+from tuner.ui import actions, elements, ownership, progress, render
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_token
-from tuner.ui.wiring import NOBODY, PRIVATE
+from tuner.ui.wiring import PRIVATE, remembered, with_list
 
 CLICKED = """element.addEventListener('click', (event) => {
     const row = event.target.closest('[data-run]');
     if (row) trigger('click', {run: row.dataset.run});
 });"""
-LINK = """(id) => {
+# The owner's secret is in the part of the address that a browser keeps to itself; page.py takes it from there.
+LINKS = """(id, kept) => {
     const url = new URL(window.location.origin + window.location.pathname);
     url.searchParams.set('run', id);
-    return url.href;
+    const secret = ((kept || {}).runs || {})[id];
+    return [url.href, secret ? url.href + '#secret=' + secret : ''];
 }"""
 
 
@@ -25,8 +27,8 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
     """The tab's inputs and outputs; a push uses the visitor's sign-in with OAuth, else a token that is typed in."""
     tab = SimpleNamespace(browser=browser, selected=gr.Textbox(visible=False))
     gr.HTML(
-        '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can see the run. '
-        f"{render.disk_note()}</p>"
+        '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can look at the run and '
+        f"chat with it. {render.disk_note()}</p>"
     )
     tab.rows = gr.HTML(js_on_load=CLICKED, elem_id="runs")
     with gr.Column(visible=False, elem_id="run-actions") as tab.actions:
@@ -36,9 +38,24 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
             tab.resume = gr.Button("Resume", size="md", min_width=100, visible=False)
             tab.delete = gr.Button("Delete", size="md", variant="stop", min_width=100, elem_id="delete-run")
         tab.sure = gr.Button("Delete for good", size="md", variant="stop", visible=False, elem_id="delete-sure")
-        tab.link = gr.Textbox(label="Private link to this run", interactive=False, buttons=["copy"])
+        with gr.Row():
+            tab.link = gr.Textbox(
+                label="Private link to this run",
+                info="for looking and chatting",
+                interactive=False,
+                buttons=["copy"],
+                min_width=280,
+            )
+            tab.owner_link = gr.Textbox(
+                label="Owner's link",
+                info="for yourself in another browser: who has it can also resume, stop, delete and push the run",
+                interactive=False,
+                buttons=["copy"],
+                min_width=280,
+                elem_id="owner-link",
+            )
         tab.problem = gr.HTML()
-        with gr.Accordion("Push the adapter to the Hub", open=False) as tab.push_fold:
+        with gr.Column() as tab.pushing, gr.Accordion("Push the adapter to the Hub", open=False) as tab.push_fold:
             _push_form(tab, has_oauth)
     _wire(tab)
     return tab
@@ -71,51 +88,60 @@ def _push_form(tab: SimpleNamespace, has_oauth: bool) -> None:
 
 def _wire(tab: SimpleNamespace) -> None:
     # The outputs of `refresh`, in its order.
-    tab.outputs = [tab.selected, tab.rows, tab.actions, tab.resume, tab.delete, tab.sure, tab.problem, tab.pushed]
-    tab.rows.click(_select, tab.browser, tab.outputs, queue=False, **PRIVATE)
-    tab.selected.change(None, tab.selected, tab.link, js=LINK, api_visibility="private")
+    tab.outputs = [tab.selected, tab.rows, tab.actions, tab.resume, tab.delete, tab.owner_link, tab.pushing]
+    tab.outputs += [tab.sure, tab.problem, tab.pushed]
+    tab.rows.click(for_visitor(_select), tab.browser, tab.outputs, queue=False, **PRIVATE)
+    links = [tab.link, tab.owner_link]
+    tab.selected.change(None, [tab.selected, tab.browser], links, js=LINKS, api_visibility="private")
     tab.delete.click(lambda: gr.update(visible=True), None, tab.sure, queue=False, **PRIVATE)
     tab.sure.click(
         for_visitor(_delete), [tab.selected, tab.browser], [tab.browser, *tab.outputs], queue=False, **PRIVATE
     )
-    push = {"inputs": [tab.selected, tab.repository, tab.private, tab.token], "outputs": [tab.pushed, tab.token]}
+    given = [tab.selected, tab.browser, tab.repository, tab.private, tab.token]
+    push = {"inputs": given, "outputs": [tab.pushed, tab.token]}
     tab.push.click(for_visitor(_push), **push, concurrency_limit=4, api_visibility="private")
 
 
-def refresh(browser: dict | None, selected: str = "") -> list:
-    """The list of runs, and the buttons for the selected one, as they are now."""
-    rows = actions.summaries((browser or {}).get("runs", []))
+def refresh(kept: dict | None, selected: str = "", visitor: Visitor = ANYBODY) -> list:
+    """The list of runs, and what the visitor can do with the selected one, as they are now."""
+    listed, visitor = remembered(kept)["runs"], with_list(visitor, kept)
+    rows = actions.summaries(list(listed))
     row = next((r for r in rows if r["run"] == selected), None)
-    phase = progress.read(actions.open_run(selected)).phase if row and not row["problems"] else ""
+    run = actions.open_run(selected) if row else None
+    is_own, is_shared = (run and may(run, visitor) for may in (ownership.is_owner, ownership.is_shared))
+    phase = progress.read(run).phase if run and not row["problems"] else ""
     return [
         selected if row else "",
         render.runs_list(rows, selected, actions.EXAMPLE),
         gr.update(visible=bool(row)),
-        gr.update(visible=phase in progress.RESUMABLE),
-        gr.update(visible=selected != actions.EXAMPLE),
+        gr.update(visible=bool(is_own and phase in progress.RESUMABLE)),
+        gr.update(visible=bool(is_own)),
+        gr.update(visible=bool(is_own and listed.get(selected))),
+        gr.update(visible=bool(is_shared)),
         gr.update(visible=False),
-        "",
+        "" if not row or is_shared else elements.note(ownership.LINK_ONLY),
         "",
     ]
 
 
-def _select(browser: dict | None, event: gr.EventData) -> list:
-    return refresh(browser, getattr(event, "run", "") or "")
+def _select(kept: dict | None, event: gr.EventData, visitor: Visitor) -> list:
+    return refresh(kept, getattr(event, "run", "") or "", visitor)
 
 
-def _delete(run: str, browser: dict | None, visitor: Visitor = ANYBODY) -> list:
-    browser = browser or NOBODY
+def _delete(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
     try:
-        actions.delete(run, visitor)
+        actions.delete(run, with_list(visitor, kept))
     except TunerError as error:
-        return [gr.skip(), *refresh(browser, run)[:-2], elements.problems(list(error.problems)), ""]
-    remaining = {**browser, "runs": [r for r in browser["runs"] if r != run]}
+        return [gr.skip(), *refresh(kept, run, visitor)[:-2], elements.problems(list(error.problems)), ""]
+    kept = remembered(kept)
+    remaining = {**kept, "runs": {id: secret for id, secret in kept["runs"].items() if id != run}}
     return [remaining, *refresh(remaining)]
 
 
-def _push(run: str, repository: str, private: bool, token: str, visitor: Visitor = ANYBODY) -> list:
+def _push(run: str, kept: dict | None, repository: str, private: bool, token: str, visitor: Visitor = ANYBODY) -> list:
     """The repository's link, or the problems; the token's input is emptied once the token was used."""
+    visitor = with_token(with_list(visitor, kept), token)
     try:
-        return [render.push_link(actions.push(run, repository, private, with_token(visitor, token))), ""]
+        return [render.push_link(actions.push(run, repository, private, visitor)), ""]
     except Exception as error:
         return [elements.problems(problems_of(error), "The adapter was not pushed"), gr.skip()]

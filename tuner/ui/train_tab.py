@@ -11,10 +11,10 @@ from tuner import gpu
 from tuner.errors import TunerError
 from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
-from tuner.ui import actions, chooser, elements, form, looks, plan_card, progress, render, run_queue
+from tuner.ui import actions, chooser, elements, form, looks, ownership, plan_card, progress, render, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
-from tuner.ui.wiring import CHECKS, NOBODY, PRIVATE
+from tuner.ui.wiring import CHECKS, PRIVATE, remembered, with_list, with_run
 
 MOST_VISITORS = 1000  # whose newest check of the form is remembered
 _checking: OrderedDict[str, object] = OrderedDict()  # visitor -> the newest check
@@ -145,9 +145,10 @@ def _wire_run(tab: SimpleNamespace) -> None:
 
     begun = tab.train.click(_begin, None, [tab.card, tab.train], queue=False, **PRIVATE)
     begun.then(for_visitor(prepare), everything, outputs, concurrency_limit=4, **PRIVATE)
-    tab.resume.click(for_visitor(resume), tab.shown, tab.panel, **PRIVATE)
-    tab.stop.click(for_visitor(_stop), tab.shown, tab.panel, queue=False, **PRIVATE)
-    tab.timer.tick(for_visitor(_tick), [tab.shown, tab.seen], [*tab.panel, tab.seen], queue=False, **PRIVATE)
+    run = [tab.shown, tab.browser]
+    tab.resume.click(for_visitor(resume), run, tab.panel, **PRIVATE)
+    tab.stop.click(for_visitor(_stop), run, tab.panel, queue=False, **PRIVATE)
+    tab.timer.tick(for_visitor(_tick), [*run, tab.seen], [*tab.panel, tab.seen], queue=False, **PRIVATE)
     tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
     left = tab.again.click(_leave, tab.browser, outputs, queue=False, **PRIVATE)
     tab.check_again(left)
@@ -229,81 +230,87 @@ def _apply(tab: SimpleNamespace, text: str) -> list:
 
 def _prepare(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> list:
     """A new run of the visitor's, or the problems in place of the plan."""
-    browser = data[tab.browser] or NOBODY
     try:
         with run_queue.bounds.admit(visitor):
             requested, table = form.read(tab.form, data)
-            run = actions.prepare(requested, table, visitor)
+            run, secret = actions.prepare(requested, table, visitor)
     except Exception as error:
         return [gr.skip(), gr.skip(), elements.problems(problems_of(error)), *panel("")[1:]]
-    return [run.id, {"runs": [run.id, *browser["runs"]], "shown": run.id}, *panel(run.id)]
+    kept = with_run(data[tab.browser], run.id, secret)
+    return [run.id, kept, *panel(run.id, with_list(visitor, kept))]
 
 
-def resume(run: str, visitor: Visitor = ANYBODY) -> list:
+def resume(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
     """Queue the run again; returns its panel."""
+    visitor = with_list(visitor, kept)
     try:
         actions.resume(run, visitor)
     except Exception as error:
-        return [elements.problems(problems_of(error)), *panel(run)[1:]]
-    return panel(run)
+        return [elements.problems(problems_of(error)), *panel(run, visitor)[1:]]
+    return panel(run, visitor)
 
 
-def _tick(run: str, seen: str = "", visitor: Visitor = ANYBODY) -> list:
+def _tick(run: str, kept: dict | None, seen: str = "", visitor: Visitor = ANYBODY) -> list:
     """The panel and its mark for somebody who watches; nothing if this page has been sent that already."""
-    look = looks.at(run, looks.MOMENT) if run else None
+    visitor, look = with_list(visitor, kept), looks.at(run, looks.MOMENT) if run else None
     if look and look.phase in ("continuing", "waiting") and not run_queue.queue.holds(run):
         with suppress(TunerError):  # shown in the card
             actions.watch(run, visitor)
         look = looks.at(run)
-    values, seconds = panel(run, look), looks.seconds_between(visitor.session)
+    values, seconds = panel(run, visitor, look), looks.seconds_between(visitor.session)
     values[1] = gr.Timer(seconds, active=bool(look and look.is_live))
     mark = "-".join([look.mark if look else "", str(seconds), *(f"{button['visible']:d}" for button in values[2:])])
     return [gr.skip()] * (len(values) + 1) if mark == seen else [*values, mark]
 
 
-def _stop(run: str, visitor: Visitor = ANYBODY) -> list:
+def _stop(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
+    visitor = with_list(visitor, kept)
     with suppress(TunerError):  # it has ended meanwhile, as the card shows
         actions.stop(run, visitor)
-    return panel(run)
+    return panel(run, visitor)
 
 
-def _leave(browser: dict | None) -> list:
-    return ["", {**(browser or NOBODY), "shown": ""}, *panel("")]
+def _leave(kept: dict | None) -> list:
+    return ["", {**remembered(kept), "shown": ""}, *panel("")]
 
 
-def panel(run: str, look: looks.Look | None = None) -> list:
-    """A run's card, timer and buttons; without a run, those of the plan."""
+def panel(run: str, visitor: Visitor = ANYBODY, look: looks.Look | None = None) -> list:
+    """A run's card, timer and the buttons that the visitor may use; without a run, those of the plan."""
     if not run:
         hidden = gr.update(visible=False)
         ready = gr.update(visible=True, interactive=True)
         return [gr.skip(), gr.Timer(active=False), ready, hidden, hidden, hidden, hidden, hidden]
     look = look or looks.at(run)
     phase, has_adapter, live = look.phase, look.has_adapter, look.is_live
+    is_own = is_shared = False
+    with suppress(TunerError):  # it is gone
+        opened = actions.open_run(run)
+        is_own, is_shared = ownership.is_owner(opened, visitor), ownership.is_shared(opened, visitor)
     return [
-        look.card,
+        look.card if is_shared or phase == "gone" else elements.note(ownership.LINK_ONLY) + look.card,
         gr.Timer(active=live),
         gr.update(visible=False),
-        gr.update(visible=phase in ("waiting", "training", "scoring", "continuing")),
-        gr.update(visible=phase in progress.RESUMABLE and not live),
+        gr.update(visible=is_own and phase in ("waiting", "training", "scoring", "continuing")),
+        gr.update(visible=is_own and phase in progress.RESUMABLE and not live),
         gr.update(visible=has_adapter and not live),
-        gr.update(visible=has_adapter and not live),
+        gr.update(visible=is_shared and has_adapter and not live),
         gr.update(visible=not live),
     ]
 
 
-def show(tab: SimpleNamespace, run: str, browser: dict | None) -> list:
+def show(tab: SimpleNamespace, run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
     """Values of shown, browser, panel and form for a visitor who returns or opens a run."""
-    browser = {**NOBODY, **(browser or {})}
+    kept, visitor = remembered(kept), with_list(visitor, kept)
     try:
         opened = actions.open_run(run) if run else None
     except TunerError:
         opened = None
     if not opened:
-        return ["", {**browser, "shown": ""}, *panel(""), *[gr.skip()] * len(form.fill_outputs(tab.form))]
+        return ["", {**kept, "shown": ""}, *panel(""), *[gr.skip()] * len(form.fill_outputs(tab.form))]
     values = [gr.skip()] * len(form.fill_outputs(tab.form))
     with suppress(TunerError):  # a recipe of another version; the card still shows what happened
         values = form.fill(tab.form, opened.recipe)
-    return [run, {**browser, "shown": run}, *panel(run), *values]
+    return [run, {**kept, "shown": run}, *panel(run, visitor), *values]
 
 
 def show_outputs(tab: SimpleNamespace) -> list:

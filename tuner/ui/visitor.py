@@ -4,7 +4,7 @@ import functools
 import inspect
 import ipaddress
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import Parameter
 
@@ -19,6 +19,7 @@ class Visitor:
     address: str = ""  # on the network; everybody in one classroom may share it
     account: str | None = None  # the name on the Hub
     token: str | None = field(default=None, repr=False)  # the visitor's own, for the Hub; it is stored nowhere
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # of the visitor's runs, by id
 
 
 ANYBODY = Visitor()
@@ -27,6 +28,11 @@ ANYBODY = Visitor()
 def with_token(visitor: Visitor, typed: str) -> Visitor:
     """The visitor with a token that was typed in; the sign-in's stays if none was."""
     return replace(visitor, token=typed.strip() or visitor.token)
+
+
+def with_secret(visitor: Visitor, run: str, secret: str) -> Visitor:
+    """The visitor with the secret of one run."""
+    return replace(visitor, secrets={str(run): str(secret)})
 
 
 # What Gradio passes to a handler that asks for it by type.

@@ -1,6 +1,10 @@
 """What the tabs' event handlers share: who may call them, and how many run at once."""
 
+from dataclasses import replace
+from typing import Any
+
 from tuner.models.device import ZERO
+from tuner.ui.visitor import Visitor
 
 # For the page only; programs use the named endpoints.
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
@@ -8,5 +12,31 @@ CHECKS = {"concurrency_limit": 4, "concurrency_id": "check"}
 # Base and adapter share one model that switches adapters row by row, so it gives one answer at a time. On ZeroGPU each
 # job has a worker of its own.
 MODELS = {"concurrency_limit": 8 if ZERO else 1, "concurrency_id": "models"}
-# What a new visitor's browser remembers: the visitor's runs, and the one last shown.
-NOBODY = {"runs": [], "shown": ""}
+MOST_RUNS = 500  # in a browser's list
+# What a new visitor's browser remembers: the visitor's runs, newest first, with their secrets; and the one last shown.
+NOBODY = {"runs": {}, "shown": ""}
+
+
+def remembered(kept: Any) -> dict:
+    """What a browser remembers, in the form of NOBODY; anybody can send anything, and older pages kept no secrets."""
+    kept = kept if isinstance(kept, dict) else {}
+    runs, shown = kept.get("runs"), kept.get("shown")
+    if isinstance(runs, list):
+        runs = dict.fromkeys([run for run in runs if isinstance(run, str)], "")
+    listed = list(runs.items())[:MOST_RUNS] if isinstance(runs, dict) else []
+    return {
+        "runs": {run: secret if isinstance(secret, str) else "" for run, secret in listed},
+        "shown": shown if isinstance(shown, str) else "",
+    }
+
+
+def with_run(kept: Any, run: str, secret: str) -> dict:
+    """What the browser remembers once this run is its newest and shown."""
+    runs = remembered(kept)["runs"]
+    newest = {run: secret or runs.pop(run, "")}
+    return {"runs": newest | {id: runs[id] for id in runs if id != run}, "shown": run}
+
+
+def with_list(visitor: Visitor, kept: Any) -> Visitor:
+    """The visitor with the secrets of the runs that the browser remembers."""
+    return replace(visitor, secrets=remembered(kept)["runs"])

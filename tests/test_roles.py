@@ -1,0 +1,282 @@
+"""What a link lets one do: every endpoint and handler of the page over HTTP, as owner, as link holder, as stranger.
+
+Anybody can call any handler with any values; that the page shows no button for it protects nothing.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from html import unescape
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from hub_double import Hub
+from visitors_runs import Gpu, copied, with_events
+from wires import BuiltPage
+
+from tuner import gpu, runs
+from tuner.ui import ownership, run_queue
+from tuner.ui.visitor import ANYBODY
+
+START = {"event": "start", "step": 0, "steps": 9}
+CLOSED = {"event": "end", "reason": "window", "step": 4}
+WITHDRAWN = {"event": "withdrawn"}
+FINISHED, CONTINUING, STOPPED = (), (START, CLOSED), (START, CLOSED, WITHDRAWN)
+NAME = "zebra-quilt"  # the run's, which is seen by whoever sees the run
+WRONG = "wrong-secret"
+
+# What each needs: nothing of a run, the run's id (to look, or to chat), or the owner's secret (to change the run); and
+# what has happened to the run before.
+NOTHING, LOOK, CHAT, CHANGE = "nothing", "look", "chat", "change"
+ENDPOINTS = {
+    "check": NOTHING,
+    "preview": NOTHING,
+    "train": NOTHING,
+    "status": LOOK,
+    "runs": LOOK,
+    "chat": CHAT,
+    "resume": (CHANGE, STOPPED),
+    "stop": (CHANGE, CONTINUING),
+    "delete": CHANGE,
+    "merge": CHANGE,
+    "push": CHANGE,
+}
+HANDLERS = {
+    "form.where.change: show_source": NOTHING,
+    "form.kind.input: _relabel": NOTHING,
+    "form.example.input: show_example": NOTHING,
+    "any input: check": NOTHING,
+    "train.fetch.click: check": NOTHING,
+    "after the rows change: <lambda>": NOTHING,
+    "form.preview_fold.expand: <lambda>": NOTHING,
+    "form.preview_fold.collapse: <lambda>": NOTHING,
+    "after form.preview_fold.expand: preview": NOTHING,
+    "after any input: preview": NOTHING,
+    "train.apply.click: <lambda>": NOTHING,
+    "after train.apply.click: check": NOTHING,
+    "method.name.change: <lambda>": NOTHING,
+    "form.methods.click: _choose": NOTHING,
+    "form.methods_fold.expand: <lambda>": NOTHING,
+    "form.methods_fold.collapse: <lambda>": NOTHING,
+    "after form.methods_fold.expand: fill": NOTHING,
+    "after any input: fill": NOTHING,
+    "train.train.click: _begin": NOTHING,
+    "after train.train.click: prepare": NOTHING,
+    "train.resume.click: resume": (CHANGE, STOPPED),
+    "train.stop.click: _stop": (CHANGE, CONTINUING),
+    "train.timer.tick: _tick": (CHANGE, CONTINUING),
+    "train.again.click: _leave": NOTHING,
+    "after train.again.click: check": NOTHING,
+    "train.chat.click: to_playground": LOOK,
+    "train.push.click: to_push": LOOK,
+    "play.send.click: _begin": NOTHING,
+    "play.prompt.submit: _begin": NOTHING,
+    "after play.send.click: _answer": CHAT,
+    "after play.prompt.submit: _answer": CHAT,
+    "after after play.send.click: _end": NOTHING,
+    "after after play.prompt.submit: _end": NOTHING,
+    "after play.stop.click: _end": NOTHING,
+    "play.run.change: choose": LOOK,
+    "play.clear.click: <lambda>": NOTHING,
+    "play.examples.select: _use_example": LOOK,
+    "after play.shown.change or play.clear.click or play.examples.select: _empty": NOTHING,
+    "mine.rows.click: _select": LOOK,
+    "mine.delete.click: <lambda>": NOTHING,
+    "mine.sure.click: _delete": CHANGE,
+    "mine.push.click: _push": CHANGE,
+    "mine.chat.click: to_playground": LOOK,
+    "mine.open.click: to_train": LOOK,
+    "mine.resume.click: to_resume": (CHANGE, STOPPED),
+    "Playground.select: update_runs": LOOK,
+    "My runs.select: refresh": LOOK,
+    "page.load: arrive": LOOK,
+    "after page.load: check": NOTHING,
+}
+# What must have been called in the same session: only then does Gradio know of the choices and of a gr.State.
+OFFER = "mine.chat.click: to_playground"
+BEFORE = {
+    "after play.send.click: _answer": (OFFER, "play.send.click: _begin"),
+    "after play.prompt.submit: _answer": (OFFER, "play.prompt.submit: _begin"),
+    "play.run.change: choose": (OFFER,),
+    "Playground.select: update_runs": (OFFER,),
+    "play.examples.select: _use_example": (OFFER, "play.run.change: choose"),
+}
+ROWS_CHANGE = "data.format.change or form.where.change or form.file.change or form.example.change or form.pasted.blur"
+
+
+class Visit:
+    """Somebody who calls handlers and endpoints of a served page, and what they know: an id, and a secret or not."""
+
+    def __init__(self, served: SimpleNamespace, run: str, secret: str):
+        self.served, self.run, self.secret, self.session = served, run, secret, uuid.uuid4().hex
+        self.kept = {"runs": {self.run: self.secret}, "shown": self.run}
+
+    def call(self, name: str) -> str:
+        """What the handler answers, as text."""
+        handler = self.served.handlers[name]
+        names = self.served.built.names
+        body = {
+            "data": [self._value(names[c._id], c) for c in handler.inputs],
+            "fn_index": handler._id,
+            "session_hash": self.session,
+            "event_data": {"run": self.run, "index": 0, "value": ""},
+        }
+        self.served.http.post("queue/join", json=body).raise_for_status()
+        with self.served.http.stream("GET", "queue/data", params={"session_hash": self.session}) as stream:
+            for line in stream.iter_lines():
+                if "process_completed" in line:
+                    return line.removeprefix("data: ")
+
+    def _value(self, name: str, component) -> object:
+        known = {
+            "train.shown": self.run,
+            "mine.selected": self.run,
+            "train.browser": self.kept | {"opened": {"run": self.run, "secret": self.secret}},
+            "play.run": [self.run],
+            "play.prompt": "hello",
+            "mine.repository": "alice/x",
+            "mine.token": self.served.token,
+            "mine.private": True,
+            "evaluation.rows": 0,  # so that nothing is planned
+        }
+        return known.get(name, getattr(component, "value", None))
+
+    def endpoint(self, name: str) -> str:
+        """What the endpoint answers first, as text."""
+        given = {"secret": self.secret} if ENDPOINTS[name] not in (NOTHING, LOOK) else {}
+        given |= {
+            "push": {"repository": "alice/x", "token": self.served.token},
+            "chat": {"message": "hello"},
+            "runs": {"runs": [self.run]},
+        }.get(name, {})
+        given |= {} if name == "runs" else {"run": self.run}
+        job = self.served.client.submit(**given, api_name=f"/{name}")
+        try:
+            return json.dumps(next(iter(job)) if name in ("resume", "chat") else job.result(30))
+        except (AppError, StopIteration):
+            return str(job.exception(30))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """The real page behind a real server; no GPU and no Hub but our own."""
+    hub = Hub()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "RUNS", tmp_path_factory.mktemp("roles"))
+        for name, value in {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
+            patch.setattr(f"huggingface_hub.constants.{name}", value)
+        built = BuiltPage(has_oauth=False)
+        _, url, _ = built.blocks.queue().launch(prevent_thread_lock=True, quiet=True, show_error=True)
+        handlers = {
+            f"{built._triggers(f)}: {f.name}".replace(ROWS_CHANGE, "after the rows change"): f
+            for f in built._handlers()
+            if f.fn
+        }
+        client = Client(url, verbose=False)
+        with httpx.Client(base_url=f"{url}gradio_api/", timeout=30) as http:
+            yield SimpleNamespace(
+                built=built, http=http, handlers=handlers, client=client, hub=hub, token=hub.user("alice")
+            )
+        built.blocks.close(verbose=False)
+    hub.close()
+
+
+@pytest.fixture
+def world(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[tuple], SimpleNamespace]]:
+    """Makes the run `mine`, to which this has happened; others train at all places, so a run that is started waits."""
+    models = Gpu()
+    for name in ("chat", "merge", "import_core"):
+        monkeypatch.setattr(gpu, name, getattr(models, name))
+    with ExitStack() as stack:
+        for number in range(run_queue.queue.places):
+            run_queue.queue.join(f"other{number}", f"visitor{number}")
+            assert stack.enter_context(run_queue.queue.turn(f"other{number}"))
+
+        def made(events: tuple) -> SimpleNamespace:
+            run = copied(f"run-{uuid.uuid4().hex[:9]}", name=NAME)
+            rows = run.data / "heldout.jsonl"
+            rows.write_text(rows.read_text().replace("psst", NAME))
+            if events:
+                with_events(run, *events)
+            return SimpleNamespace(run=run, secret=ownership.claim(run, ANYBODY), models=models)
+
+        yield made
+        for run in runs.list_runs():
+            run_queue.queue.holds(run.id) and run_queue.withdraw(run)
+
+
+def trace(served: SimpleNamespace, world: SimpleNamespace) -> tuple:
+    """All that changes if a run is changed, or if anything is spent on it."""
+    files = {f: f.read_bytes() for f in world.run.path.rglob("*") if f.is_file() and not f.name.startswith("lock")}
+    return files, run_queue.queue.holds(world.run.id), world.models.merges[:], len(served.hub.seen)
+
+
+def right(row: str | tuple) -> tuple[str, tuple]:
+    """A row's right, and what has happened to the run."""
+    return row if isinstance(row, tuple) else (row, FINISHED)
+
+
+def test_every_endpoint_and_every_handler_is_in_the_table(served):
+    assert {f.api_name for f in served.built.blocks.fns.values() if f.api_visibility != "private"} == set(ENDPOINTS)
+    assert set(served.handlers) == set(HANDLERS)
+
+
+def taking_a_run(table: dict) -> list[str]:
+    """The rows that are given a run's id."""
+    return [name for name, row in table.items() if right(row)[0] != NOTHING]
+
+
+@pytest.mark.parametrize("name", [*taking_a_run(ENDPOINTS), *taking_a_run(HANDLERS)])
+def test_who_may_do_what(served, world, name):
+    needed, events = right((ENDPOINTS | HANDLERS)[name])
+    world = world(events)
+    for role, secret in (("stranger", WRONG), ("link holder", WRONG), ("owner", world.secret)):
+        visit = Visit(served, "a-guess" if role == "stranger" else world.run.id, secret)
+        for earlier in BEFORE.get(name, ()):
+            visit.call(earlier)
+        before = trace(served, world)
+        answer = visit.endpoint(name) if name in ENDPOINTS else unescape(visit.call(name))
+        changed = trace(served, world) != before
+        assert role == "owner" or world.secret not in answer
+        if needed == CHANGE:
+            assert changed == (role == "owner"), (role, answer)
+            assert (ownership.LINK_ONLY in answer) == (role == "link holder"), (role, answer)
+        elif needed == LOOK:
+            assert not changed
+            assert (NAME in answer) == (role != "stranger"), (role, answer)
+        else:
+            assert len(world.models.asked) == ("stranger", "link holder", "owner").index(role), answer
+            assert world.models.merges == ([world.run.id] if role == "owner" else [])
+
+
+def test_fifty_wrong_secrets_cost_nothing_and_tell_nothing(served, world):
+    world = world(CONTINUING)
+    others = ownership.claim(copied("another"), ANYBODY)
+    wrong = [
+        others,
+        "",
+        None,
+        7,
+        {},
+        [],
+        "x" * 10_000,
+        "\ud800",
+        world.secret[:-1],
+        world.secret + "x",
+        world.secret.upper(),
+    ]
+    wrong += [f"guess {number}" for number in range(50 - len(wrong))]
+    before, began = trace(served, world), time.monotonic()
+    answers = set()
+    for secret in wrong:
+        visit = Visit(served, world.run.id, secret)
+        answers.add(unescape(json.loads(visit.call("train.stop.click: _stop"))["output"]["data"][0]))
+    assert len(answers) == 1
+    assert ownership.LINK_ONLY in answers.pop()
+    assert trace(served, world) == before
+    assert time.monotonic() - began < 5
