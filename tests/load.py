@@ -42,7 +42,7 @@ class Crowd:
 
     def __init__(self, url: str):
         self.url = f"{url}gradio_api/"
-        self.client = httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None))
+        self.client = httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None, keepalive_expiry=1))
         self.tasks: list[asyncio.Task] = []
         self.refused: list[str] = []
         self.places: dict[str, int] = {}  # as they were shown, by run
