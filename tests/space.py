@@ -195,12 +195,13 @@ def test_a_run_goes_the_whole_way_through_a_forked_worker(name, message, space, 
     page.values[tick["inputs"][0]] = run["run"]
     page.fire(None, "tick")
     assert 'data-phase="finished"' in page.values[page.find(elem_id="card")]
-    ask = {"run": run["run"], "message": message, "max_new_tokens": 8}
+    own = {"run": run["run"], "secret": run["secret"]}
+    ask = {**own, "message": message, "max_new_tokens": 8}
     *_, answers = streamed(visitor.submit(**ask, api_name="/chat"))
     assert list(answers) == ["base", "adapter", "merged"]
-    assert visitor.predict(run=run["run"], api_name="/merge")["top1_agreement"] >= 0.99
+    assert visitor.predict(**own, api_name="/merge")["top1_agreement"] >= 0.99
     push = {"repository": f"reader/{name}", "token": hub.user("reader"), "api_name": "/push"}
-    assert visitor.predict(run=run["run"], **push) == f"{hub.url}/reader/{name}"
+    assert visitor.predict(**own, **push) == f"{hub.url}/reader/{name}"
     pushed = hub.repo(f"reader/{name}").files
     assert {"adapter_model.safetensors", "adapter_config.json", "README.md"} <= pushed.keys()
     say(f"{name}: trained in {run['plan']['settings']['dtype']}, scored, shown, merged, chatted with and pushed")

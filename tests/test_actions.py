@@ -10,7 +10,7 @@ from dataclasses import replace
 import gradio as gr
 import pytest
 from conftest import SMALL
-from visitors_runs import CHECK, VISITOR, copied, with_events
+from visitors_runs import ANN, CHECK, VISITOR, copied, with_events
 
 from tuner import recipe
 from tuner.data import parse
@@ -25,7 +25,6 @@ from tuner.ui import actions, api, run_queue
 from tuner.ui.visitor import Visitor
 
 pytest_plugins = ["page_fixtures"]
-ANN = Visitor(VISITOR)
 ROWS = "prompt,completion\n" + "".join(f"hey {'so ' * i}{i},Hello {i}.\n" for i in range(12))
 START = {"event": "start", "step": 0, "steps": 9}
 PAUSED = {"event": "end", "reason": "window", "step": 4}
@@ -186,7 +185,7 @@ def test_a_prepared_run_is_queued_for_its_visitor_and_reads_no_path(mine, starte
     given = []
     monkeypatch.setattr(plan, "prepare", lambda *args, **settings: given.append((*args, settings)) or mine)
     requested, table = Recipe(seed=3), Table("rows.csv", ["a"], [{"a": "x"}])
-    assert actions.prepare(requested, table, Visitor(VISITOR, account="ann" if signed_in else None)) is mine
+    assert actions.prepare(requested, table, Visitor(VISITOR, account="ann" if signed_in else None))[0] is mine
     assert given == [(requested, table, {"local": False})]
     assert models.imports == 1
     assert started == [("mine", VISITOR, {"event": "queued", "signed_in": signed_in})]
@@ -221,66 +220,66 @@ def test_who_watches_a_run_starts_its_next_window(mine, started):
 def test_stopping_withdraws_a_run_that_waits_and_asks_one_that_has_begun(mine):
     with_events(mine, START, {"event": "end", "reason": "stopped"})
     nothing = ["Run mine is not in training, so there is nothing to stop."]
-    assert problems(actions.stop, "mine") == problems(api.stop, "mine") == nothing
+    assert problems(actions.stop, "mine", visitor=ANN) == problems(api.stop, "mine", visitor=ANN) == nothing
     assert not mine.is_asked_to_stop
     with waiting("mine"):
-        assert actions.stop("mine") == "withdrawn"
+        assert actions.stop("mine", visitor=ANN) == "withdrawn"
         assert not run_queue.queue.holds("mine")
     assert mine.last_event()["event"] == "withdrawn"
     assert not mine.is_asked_to_stop
     with mine.training():
-        assert api.stop("mine") == "stopping"
+        assert api.stop("mine", visitor=ANN) == "stopping"
         assert mine.is_asked_to_stop
     run_queue.queue.join("mine", VISITOR)
     with run_queue.queue.turn("mine"):  # it has its place, and its process is starting
-        assert actions.stop("mine") == "stopping"
+        assert actions.stop("mine", visitor=ANN) == "stopping"
         assert mine.is_asked_to_stop
     with_events(mine, START, PAUSED)
-    assert actions.stop("mine") == "withdrawn"  # from its next window
+    assert actions.stop("mine", visitor=ANN) == "withdrawn"  # from its next window
     copied("example")
-    assert "belongs to everybody" in problems(api.stop, "example")[0]
+    assert "belongs to everybody" in problems(api.stop, "example", visitor=ANN)[0]
 
 
 def test_a_run_is_deleted_unless_it_trains_or_waits_or_is_the_example(mine):
     busy = ["Run mine is in training or waiting for its turn. Stop it first, then delete it."]
     with waiting("mine"):
-        assert problems(api.delete, "mine") == busy
+        assert problems(api.delete, "mine", visitor=ANN) == busy
     with mine.training():
-        assert problems(api.delete, "mine") == busy
-    assert api.delete("mine") == "deleted"
+        assert problems(api.delete, "mine", visitor=ANN) == busy
+    assert api.delete("mine", visitor=ANN) == "deleted"
     assert not mine.path.exists()
     example = copied("example")
-    assert "belongs to everybody" in problems(api.delete, "example")[0]
+    assert "belongs to everybody" in problems(api.delete, "example", visitor=ANN)[0]
     assert example.path.exists()
 
 
 def test_one_run_stands_beside_its_base_with_its_adapter_and_its_merged_model(mine):
     for ids in (["mine"], ["mine", "mine"]):
-        lineup = actions.lineup(ids)
+        lineup = actions.lineup(ids, ANN)
         assert lineup.variants == ["base", "adapter", "merged"]
         assert (lineup.adapters["adapter"].id, lineup.merged["merged"].id) == ("mine", "mine")
         assert lineup.task is TASKS["generation"]
     copied("soft", "seq2seq", method__name="prefix_tuning")
-    assert actions.lineup(["soft"]).variants == ["base", "adapter"]
-    assert actions.lineup(["soft"]).task is TASKS["seq2seq"]
-    assert problems(actions.lineup, []) == ["No run is chosen. Choose one, or train one first."]
+    assert actions.lineup(["soft"], ANN).variants == ["base", "adapter"]
+    assert actions.lineup(["soft"], ANN).task is TASKS["seq2seq"]
+    assert problems(actions.lineup, [], ANN) == ["No run is chosen. Choose one, or train one first."]
     for name in ("b", "c", "d"):
         copied(name)
-    assert problems(actions.lineup, ["mine", "b", "c", "d"]) == [
+    assert problems(actions.lineup, ["mine", "b", "c", "d"], ANN) == [
         "4 runs are too many to compare side by side. Choose at most 3."
     ]
-    assert "There is no run 'gone'" in problems(actions.lineup, ["mine", "gone"])[0]
+    assert "There is no run 'gone'" in problems(actions.lineup, ["mine", "gone"], ANN)[0]
 
 
 def test_several_runs_stand_beside_their_base_in_the_order_in_which_they_are_named(mine, models, monkeypatch):
     copied("b", seed=1)
     monkeypatch.setattr("tuner.models.load.load_base", None)  # on ZeroGPU this process has no device to load to
-    lineup = actions.lineup(["b", "mine", "b"])
+    lineup = actions.lineup(["b", "mine", "b"], ANN)
     assert lineup.variants == ["base", "b", "mine"]
     assert models.imports == 1
     assert {variant: run.id for variant, run in lineup.adapters.items()} == {"b": "b", "mine": "mine"}
     copied("exact", model__quantization="none")
-    assert "different bases" in problems(actions.lineup, ["mine", "exact"])[0]
+    assert "different bases" in problems(actions.lineup, ["mine", "exact"], ANN)[0]
 
 
 def test_whether_a_run_can_be_merged_is_known_from_its_method_and_else_from_its_model(root, models, monkeypatch):
@@ -323,7 +322,7 @@ def test_the_endpoint_asks_each_model_with_its_own_history(mine, models):
         "base": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
         "merged": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}],
     }
-    told = list(api.chat(" mine ,", "more?", history, "Be brief.", *SAMPLING.values()))
+    told = list(api.chat(" mine ,", "more?", history, "Be brief.", *SAMPLING.values(), visitor=ANN))
     assert told[-1] == {v: f"Good day from {v}" for v in ("base", "adapter", "merged")}
     assert len(told) == 2
     ((adapters, merged, conversations, sampling),) = models.asked
@@ -337,7 +336,7 @@ def test_the_endpoint_asks_each_model_with_its_own_history(mine, models):
         "merged": [system, *history["merged"], turn],
     }
     assert sampling == SAMPLING
-    list(api.chat("mine", "hi"))
+    list(api.chat("mine", "hi", visitor=ANN))
     _, _, conversations, sampling = models.asked[-1]
     assert conversations["adapter"] == [{"role": "user", "content": "hi"}]
     assert sampling == {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 96, "seed": 0}
@@ -346,28 +345,28 @@ def test_the_endpoint_asks_each_model_with_its_own_history(mine, models):
 def test_the_endpoint_refuses_what_no_model_can_be_asked(mine, models):
     no_texts = [{"role": "user", "content": 3}, {"role": "user"}, {"content": "x"}]
     for turn in [{"role": "oracle", "content": "x"}, *no_texts, "x", ["user", "x"]]:
-        (said,) = problems(api.chat, "mine", "hi", {"adapter": [turn]})
+        (said,) = problems(api.chat, "mine", "hi", {"adapter": [turn]}, visitor=ANN)
         assert said.startswith('history: a turn is not {"role": "user" or "assistant", "content": text}.')
     for role in ("system", "user", "assistant"):
-        next(api.chat("mine", "hi", {"base": [{"role": role, "content": "x"}]}))
+        next(api.chat("mine", "hi", {"base": [{"role": role, "content": "x"}]}, visitor=ANN))
     asked = len(models.asked)
-    assert len(problems(api.chat, "mine", "hi", temperature=6, seed=-1)) == 2
+    assert len(problems(api.chat, "mine", "hi", temperature=6, seed=-1, visitor=ANN)) == 2
     copied("labels", "classification", method__name="prefix_tuning")
-    assert problems(api.chat, "labels", "hi", system="Be brief.") == [
+    assert problems(api.chat, "labels", "hi", system="Be brief.", visitor=ANN) == [
         "system: models for text classification have no system prompt. Leave it out."
     ]
     assert len(models.asked) == asked
-    assert "No run is chosen" in problems(api.chat, " , ", "hi")[0]
-    next(api.chat("labels", "hi"))
+    assert "No run is chosen" in problems(api.chat, " , ", "hi", visitor=ANN)[0]
+    next(api.chat("labels", "hi", visitor=ANN))
     assert (models.asked[-1][1], models.merges) == ({}, ["mine"] * 3)
 
 
 def test_merging_gives_the_merge_check_and_needs_no_run_of_ones_own(mine, models):
-    assert api.merge("mine") == CHECK
+    assert api.merge("mine", visitor=ANN) == CHECK
     copied("example")
-    assert api.merge("example") == CHECK
+    assert api.merge("example", visitor=ANN) == CHECK
     assert models.merges == ["mine", "example"]
-    assert "There is no run" in problems(api.merge, "gone")[0]
+    assert "There is no run" in problems(api.merge, "gone", visitor=ANN)[0]
 
 
 @pytest.mark.parametrize(("token", "given"), [(" hf_x \n", "hf_x"), ("", None), ("  ", None)])
@@ -478,9 +477,9 @@ def followed(monkeypatch) -> list[tuple]:
 def test_training_names_the_run_and_then_streams_all_but_the_heartbeats(mine, followed, monkeypatch):
     with_events(mine, {"event": "queued"}, START)
     given = []
-    monkeypatch.setattr(actions, "prepare", lambda *args: given.append(args) or mine)
+    monkeypatch.setattr(actions, "prepare", lambda *args: given.append(args) or (mine, "secret"))
     first, *rest = api.train("{seed: 3, data: {max_rows: 5}}", None, ROWS, visitor=ANN)
-    assert first == {"event": "run", "run": "mine", "plan": mine.plan}
+    assert first == {"event": "run", "run": "mine", "secret": "secret", "plan": mine.plan}
     assert rest == [EVENTS[0], *EVENTS[2:]]
     ((requested, table, visitor),) = given
     assert (requested.seed, visitor, table.columns) == (3, ANN, ["prompt", "completion"])

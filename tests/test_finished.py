@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 from conftest import in_order, plain
 from rich.console import Console
+from visitors_runs import ANN
 
 from tuner import runs, terminal
 from tuner.cli import main
@@ -17,7 +18,7 @@ from tuner.errors import TunerError
 from tuner.experiments import compare
 from tuner.hub.card import card
 from tuner.metrics import rouge_l
-from tuner.ui import actions, api, playground_tab, render, runs_tab, train_tab
+from tuner.ui import actions, api, ownership, playground_tab, render, runs_tab, train_tab
 
 LENGTH = 16  # tokens, as the run was scored
 
@@ -26,7 +27,9 @@ LENGTH = 16  # tokens, as the run was scored
 def mine(finished, tmp_path, monkeypatch):
     """A copy of the finished run among this visitor's runs."""
     monkeypatch.setattr(runs, "RUNS", tmp_path)
-    return runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
+    run = runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
+    ownership.claim(run, ANN)
+    return run
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def test_the_scores_are_those_of_the_answers_and_show_that_the_run_helped(scores
 
 def test_in_the_playground_and_the_terminal_each_answers_as_it_did_when_it_was_scored(mine, scores, capsys):
     first = scores["examples"][0]
-    *_, answers = api.chat("mine", first["prompt"], max_new_tokens=LENGTH)
+    *_, answers = api.chat("mine", first["prompt"], max_new_tokens=LENGTH, visitor=ANN)
     assert (answers["base"], answers["adapter"]) == (first["base"], first["adapter"])
     # The merged model stands on the 16-bit base, so a word may differ.
     assert rouge_l(first["adapter"], answers["merged"]) > rouge_l(first["base"], answers["merged"])
@@ -58,12 +61,12 @@ def test_in_the_playground_and_the_terminal_each_answers_as_it_did_when_it_was_s
     assert {variant: told[variant] for variant in answers} == answers
 
     empty = [[]] * playground_tab.COLUMNS
-    *_, columns = playground_tab._answer(["mine"], first["prompt"], "", 0, 1, LENGTH, 0, *empty)
+    *_, columns = playground_tab._answer(["mine"], None, first["prompt"], "", 0, 1, LENGTH, 0, *empty, visitor=ANN)
     shown = [column[-1]["content"] for column in columns[:3]]
     assert shown == [answers[variant] for variant in ("base", "adapter", "merged")]
     with gr.Blocks():
         tab = playground_tab.build(gr.BrowserState())
-    picked = playground_tab.choose_runs(tab, ["mine"], [], "", [])
+    picked = playground_tab.choose_runs(tab, ["mine"], [], "", [], ANN)
     titles = [picked[column]["label"] for column in tab.columns[:3]]
     assert all(re.search(v, title, re.IGNORECASE) for v, title in zip(answers, titles, strict=True))
 
@@ -75,7 +78,7 @@ def test_a_conversation_in_the_terminal_keeps_each_models_own_turns(mine, scores
     one, two = map(json.loads, capsys.readouterr().out.splitlines())
     asked = {"role": "user", "content": first["prompt"]}
     history = {v: [asked, {"role": "assistant", "content": one[v]}] for v in ("base", "adapter", "merged")}
-    *_, expected = api.chat("mine", "thx", history=history, max_new_tokens=LENGTH)
+    *_, expected = api.chat("mine", "thx", history=history, max_new_tokens=LENGTH, visitor=ANN)
     assert {v: two[v] for v in expected} == expected
     assert len(set(expected.values())) > 1
 
@@ -229,20 +232,21 @@ def test_the_merge_check_tells_the_merges_share_from_quantizations():
 )
 def test_the_page_lists_a_damaged_run_beside_the_others_and_says_what_is_wrong(name, text, use, mine, finished):
     broken = runs.Run(shutil.copytree(finished.path, mine.path.parent / "broken"))
+    ownership.claim(broken, ANN)
     (broken.path / name).write_text(text)
     rows = api.runs(["broken", "mine", "gone"])
     assert [(row["run"], row["status"]) for row in rows][:2] == [("broken", "damaged"), ("mine", "finished")]
     visitor = {"runs": ["broken", "mine"], "shown": ""}
     _, listed, *_ = runs_tab.refresh(visitor, "broken")
     assert in_order(plain(listed), "Run broken", name, "damaged", "finished")
-    assert "mine" in [run for _, run in playground_tab.choices(visitor)]
+    assert "mine" in [run for _, run in playground_tab.choices(visitor["runs"])]
     if text != "{}":  # the card needs no setting of the plan
         assert in_order(plain(train_tab.panel("broken")[0]), "Run broken", name, "damaged")
     with pytest.raises(gr.Error, match=f"Run broken: its {name} is"):
         use("broken")
     with pytest.raises(TunerError, match=f"Run broken: its {name} is"):
-        actions.resume("broken", "visitor")
-    api.delete("broken")
+        actions.resume("broken", ANN)
+    api.delete("broken", visitor=ANN)
     assert not broken.path.exists()
 
 

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from conftest import small_recipe
-from visitors_runs import request_of
+from visitors_runs import ANN, request_of
 
 from tuner import runs, runs_cleanup
 from tuner.planning import forecast, plan
 from tuner.runs import Run, create
-from tuner.ui import actions, api, page, playground_tab, progress, render, run_queue, runs_tab, train_tab
-from tuner.ui.visitor import Visitor
+from tuner.ui import actions, api, ownership, page, playground_tab, progress, render, run_queue, runs_tab, train_tab
+from tuner.ui.visitor import ANYBODY
 from tuner.ui.wiring import NOBODY
 
-VISITOR = Visitor("ann")
+VISITOR = ANN
 ROWS = "prompt,completion\n" + "".join(f"hey can u do task {i},Could you please do task {i}?\n" for i in range(24))
 SMALL = "method: {rank: 4}\nbudget: {steps: 2}\n"
 DAY = 86400
@@ -33,7 +33,9 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture
 def mine(finished, root) -> Run:
     """A copy of the finished run among this visitor's runs."""
-    return Run(shutil.copytree(finished.path, root / "mine"))
+    run = Run(shutil.copytree(finished.path, root / "mine"))
+    ownership.claim(run, ANN)
+    return run
 
 
 @pytest.fixture
@@ -139,17 +141,17 @@ def test_a_run_in_training_or_in_line_is_not_deleted(mine, tabs):
     delete = handler(tabs.page, tabs.mine.sure)
     with mine.training():
         with pytest.raises(gr.Error, match="in training"):
-            api.delete("mine")
+            api.delete("mine", visitor=ANN)
         assert "in training" in delete.fn("mine", browser, *request_of(VISITOR))[-2]
     run_queue.queue.join("mine", "ann")
     try:
         with pytest.raises(gr.Error, match="in training"):
-            api.delete("mine")
+            api.delete("mine", visitor=ANN)
     finally:
         run_queue.queue.leave("mine")
     assert mine.path.exists()
     left, *_ = delete.fn("mine", browser, *request_of(VISITOR))
-    assert left["runs"] == []
+    assert left["runs"] == {}
     assert not mine.path.exists()
 
 
@@ -166,7 +168,13 @@ def test_a_finished_run_or_one_in_training_is_not_begun_again(mine):
 def test_private_or_public_goes_from_the_page_to_the_hub(private, mine, tabs, hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
     click, tab = handler(tabs.page, tabs.mine.push), tabs.mine
-    given = {tab.selected: "mine", tab.repository: "alice/x", tab.private: private, tab.token: hub.user("alice")}
+    given = {
+        tab.selected: "mine",
+        tab.browser: None,
+        tab.repository: "alice/x",
+        tab.private: private,
+        tab.token: hub.user("alice"),
+    }
     told, token = click.fn(*(given[component] for component in click.inputs), *request_of(VISITOR))
     assert "alice/x" in told
     assert token == ""
@@ -176,7 +184,7 @@ def test_private_or_public_goes_from_the_page_to_the_hub(private, mine, tabs, hu
 
 def test_a_push_that_is_refused_says_so_and_keeps_the_token_that_was_typed(mine, tabs):
     click, tab = handler(tabs.page, tabs.mine.push), tabs.mine
-    given = {tab.selected: "mine", tab.repository: "no name!", tab.private: True, tab.token: "hf_x"}
+    given = {tab.selected: "mine", tab.browser: None, tab.repository: "no name!", tab.private: True, tab.token: "hf_x"}
     told, token = click.fn(*(given[component] for component in click.inputs), *request_of(VISITOR))
     assert "no name!" in told
     assert "Pushed" not in told
@@ -185,7 +193,7 @@ def test_a_push_that_is_refused_says_so_and_keeps_the_token_that_was_typed(mine,
 
 def test_who_has_not_signed_in_is_not_pushed_for_with_anothers_token(mine, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", hub.user("alice"))
-    told, _ = runs_tab._push("mine", "alice/x", True, "", VISITOR)
+    told, _ = runs_tab._push("mine", None, "alice/x", True, "", VISITOR)
     assert "There is no token" in told
     assert not hub.seen
 
@@ -209,7 +217,7 @@ def test_a_run_offers_what_can_be_done_with_it_now(phase, mine):
     with ExitStack() as stack:
         if phase == "training":
             stack.enter_context(mine.training())
-        card, timer, *buttons = train_tab.panel("mine")
+        card, timer, *buttons = train_tab.panel("mine", ANN)
     assert f'data-phase="{phase}"' in card
     assert timer.active == (phase == "training")
     assert {name for name, button in zip(BUTTONS, buttons, strict=True) if button["visible"]} == wanted
@@ -244,7 +252,7 @@ def test_progress_says_what_is_done_of_what_there_is():
 
 def test_a_run_offered_for_chatting_has_an_adapter_and_names_its_base(mine, root):
     create(small_recipe(), path=root / "untrained")
-    ((title, run),) = playground_tab.choices({"runs": ["mine", "untrained", "gone"]})
+    ((title, run),) = playground_tab.choices(["mine", "untrained", "gone"])
     assert run == "mine"
     assert "tiny-office" in title
 
@@ -258,7 +266,7 @@ def test_an_old_problem_is_not_shown_while_the_run_waits_to_be_resumed(root):
 
 
 def test_the_second_question_before_a_run_is_deleted_is_put_anew_for_each_run(mine, tabs):
-    values = dict(zip(tabs.mine.outputs, runs_tab.refresh({"runs": ["mine"]}, "mine"), strict=True))
+    values = dict(zip(tabs.mine.outputs, runs_tab.refresh({"runs": ["mine"]}, "mine", ANN), strict=True))
     assert values[tabs.mine.delete]["visible"]
     assert values[tabs.mine.sure]["visible"] is False
 
@@ -267,8 +275,9 @@ def test_a_link_opens_its_own_run_and_not_the_one_that_was_shown_last(mine, root
     shutil.copytree(mine.path, root / "other")
     built = page.build()
     arrive = next(f for f in built.fns.values() if (built._id, "load") in f.targets)
-    for query, kept, shown in (({"run": "mine"}, "other", "mine"), ({}, "other", "other"), ({}, "", "")):
-        values = arrive.fn({"runs": [], "shown": kept}, SimpleNamespace(query_params=query))
+    for run, kept, shown in (("mine", "other", "mine"), ("", "other", "other"), ("", "", "")):
+        opened = {"run": run, "secret": ""}
+        values = arrive.fn({"runs": {}, "shown": kept, "opened": opened}, *request_of(ANYBODY))
         assert (values[0], values[1]["shown"]) == (shown, shown)
 
 

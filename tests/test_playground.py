@@ -1,12 +1,13 @@
 """The playground: which runs it offers, what a choice of runs changes, and what each column sends and shows."""
 
 import json
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from conftest import in_order, plain
-from visitors_runs import CHECK, copied, with_events
+from visitors_runs import ANN, CHECK, copied, with_events
 
 from tuner.errors import TunerError
 from tuner.runs import create
@@ -30,6 +31,16 @@ def turns(*texts: str) -> list[dict]:
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
+def choose(tab, *given) -> dict:
+    """What changes when the runs' owner chooses."""
+    return playground_tab.choose_runs(tab, *given, visitor=ANN)
+
+
+def answers(chosen: list[str], *given) -> Iterator[list]:
+    """What the runs' owner sees while the models answer."""
+    return playground_tab._answer(chosen, None, *given, visitor=ANN)
+
+
 def hidden(update: dict) -> bool:
     return update["visible"] is False
 
@@ -41,12 +52,12 @@ def test_runs_are_offered_in_the_visitors_order_with_rows_base_and_status(mine, 
     copied("broken").write_text("recipe.yaml", "method: [")
     create(mine.recipe, path=root / "untrained")
     visitor = {"runs": ["stopped", "gone", "broken", "qwerty", "untrained"]}
-    assert playground_tab.choices(visitor) == [
+    assert playground_tab.choices(visitor["runs"]) == [
         ("short · corporate stop on tiny-office, 4-bit (NF4), stopped", "stopped"),
         ("qlora · corporate qwer on big, 8-bit", "qwerty"),
         ("corporate · example on tiny-office, 4-bit (NF4)", "example"),
     ]
-    assert [run for _, run in playground_tab.choices(None)] == ["example"]
+    assert [run for _, run in playground_tab.choices([])] == ["example"]
 
 
 def test_the_chosen_runs_that_exist_stay_chosen_and_else_the_first_is(mine):
@@ -67,7 +78,7 @@ def test_the_chosen_runs_that_exist_stay_chosen_and_else_the_first_is(mine):
 
 
 def test_one_run_is_shown_with_its_adapter_and_merged_model(tab, mine):
-    changed = playground_tab.choose_runs(tab, ["mine"], [], "", None)
+    changed = choose(tab, ["mine"], [], "", None)
     assert changed[tab.shown] == ["mine"]
     titles = ["Base model", "Adapter", "Merged model"]
     for column, title in zip(tab.columns, titles):
@@ -82,12 +93,12 @@ def test_one_run_is_shown_with_its_adapter_and_merged_model(tab, mine):
     assert (changed[tab.reference], changed[tab.problem]) == ("", "")
     assert "value" not in changed[tab.prompt]
     mine.write_json("merge_check.json", CHECK)
-    assert "99.0%" in playground_tab.choose_runs(tab, ["mine"], [], "", None)[tab.check]
+    assert "99.0%" in choose(tab, ["mine"], [], "", None)[tab.check]
 
 
 def test_a_run_that_cant_be_merged_has_no_merged_column_and_says_why(tab, root):
     copied("soft", method__name="prefix_tuning")
-    changed = playground_tab.choose_runs(tab, ["soft"], ["other"], "", None)
+    changed = choose(tab, ["soft"], ["other"], "", None)
     assert [column["visible"] for column in map(changed.get, tab.columns)] == [True, True, False, False]
     assert "Prefix tuning can't be merged into this base model" in plain(changed[tab.check])
     assert changed[tab.check_fold]["visible"] is True
@@ -97,7 +108,7 @@ def test_several_runs_are_shown_by_their_names_in_the_order_they_were_chosen(tab
     rows = [{"messages": turns("earlier", "an answer", f"last {i}"), "reference": "x"} for i in range(2)]
     other = copied("other", name="second", seed=4)
     other.write_text("data/heldout.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    changed = playground_tab.choose_runs(tab, ["other", "mine"], ["other"], "", None)
+    changed = choose(tab, ["other", "mine"], ["other"], "", None)
     assert changed[tab.examples]["samples"] == [["last 0"], ["last 1"]]
     labels = [changed[column].get("label") for column in tab.columns]
     assert labels == ["Base model", "second · corporate othe", "corporate · mine", None]
@@ -106,14 +117,14 @@ def test_several_runs_are_shown_by_their_names_in_the_order_they_were_chosen(tab
     assert hidden(changed[tab.check_fold])
     # The held-out rows are those of the first run, so the reference that is shown stays while that run does.
     assert changed[tab.reference] == SKIP
-    assert playground_tab.choose_runs(tab, ["mine", "other"], ["other"], "", None)[tab.reference] == ""
+    assert choose(tab, ["mine", "other"], ["other"], "", None)[tab.reference] == ""
     copied("third", seed=5)
-    three = playground_tab.choose_runs(tab, ["mine", "other", "third"], ["mine"], "", None)
+    three = choose(tab, ["mine", "other", "third"], ["mine"], "", None)
     assert [three[column]["visible"] for column in tab.columns] == [True] * 4
 
 
 def test_without_a_choice_the_columns_of_one_run_are_shown_and_it_says_what_to_do(tab, mine):
-    changed = playground_tab.choose_runs(tab, [], ["mine"], "", None)
+    changed = choose(tab, [], ["mine"], "", None)
     assert changed[tab.shown] == []
     assert plain(changed[tab.problem]).strip() == "Choose a run. If there is none yet, train one first."
     assert changed[tab.examples]["samples"] == []
@@ -121,13 +132,13 @@ def test_without_a_choice_the_columns_of_one_run_are_shown_and_it_says_what_to_d
     assert hidden(changed[tab.check_fold])
     assert changed[tab.system]["visible"] is True
     # An empty choice is no choice that is shown already.
-    assert tab.shown in playground_tab.choose_runs(tab, [], [], "", None)
+    assert tab.shown in choose(tab, [], [], "", None)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_shows_the_controls_that_it_uses(tab, root, task):
     copied("run", task)
-    changed = playground_tab.choose_runs(tab, ["run"], [], "", None)
+    changed = choose(tab, ["run"], [], "", None)
     assert changed[tab.system]["visible"] == TASKS[task].chats
     assert changed[tab.sampling_fold]["visible"] == TASKS[task].generates
     assert changed[tab.prompt]["placeholder"] == TASKS[task].placeholder
@@ -144,13 +155,13 @@ def test_the_last_prompt_comes_back_for_another_choice_of_runs_but_not_over_a_ty
         ([], "", None),
         (None, "", None),
     ):
-        changed = playground_tab.choose_runs(tab, ["mine"], [], prompt, first)
+        changed = choose(tab, ["mine"], [], prompt, first)
         assert changed[tab.prompt].get("value") == value
 
 
 def test_a_choice_that_changes_nothing_leaves_the_conversation(tab, mine):
-    assert playground_tab.choose_runs(tab, ["mine"], ["mine"], "", None) == {tab.problem: ""}
-    changed = playground_tab.choose_runs(tab, ["gone"], ["mine"], "", None)
+    assert choose(tab, ["mine"], ["mine"], "", None) == {tab.problem: ""}
+    changed = choose(tab, ["gone"], ["mine"], "", None)
     assert list(changed) == [tab.problem]
     assert "There is no run 'gone'" in plain(changed[tab.problem])
 
@@ -202,7 +213,7 @@ def test_each_column_goes_on_with_its_own_conversation_and_shows_its_own_answers
     before = [turns("hello", f"hi from {number}") for number in range(3)]
     given = [*before, turns("not", "shown")]
     # temperature, top-p, length, seed
-    updates = list(playground_tab._answer(["mine"], "more?", "Be brief.", 0.5, 0.25, 7, 3, *given))
+    updates = list(answers(["mine"], "more?", "Be brief.", 0.5, 0.25, 7, 3, *given))
     ((adapters, merged, conversations, sampling),) = models.asked
     assert {variant: run.id for variant, run in adapters.items()} == {"adapter": "mine"}
     assert merged == {"merged": mine.merged}
@@ -222,42 +233,42 @@ def test_each_column_goes_on_with_its_own_conversation_and_shows_its_own_answers
             assert update[number] == [*before[number], {"role": "user", "content": "more?"}, answer]
         assert update[3:5] == [SKIP, ""]
         assert in_order(update[5], "99.0%", "0.125", "87.5%", "2.5")
-    *_, again = [next(playground_tab._answer(["mine"], "x", None, 0, 1, 7, None, *[[]] * 4))]
+    *_, again = [next(answers(["mine"], "x", None, 0, 1, 7, None, *[[]] * 4))]
     assert plain(again[4]).strip() == "Loading the models …"
 
 
 def test_without_a_system_prompt_and_a_seed_there_are_no_empty_ones(mine, models):
     for system in ("", "  ", None):
-        list(playground_tab._answer(["mine"], "x", system, 0, 1, 7, None, *[None] * 4))
+        list(answers(["mine"], "x", system, 0, 1, 7, None, *[None] * 4))
         _, _, conversations, sampling = models.asked.pop()
         assert conversations["adapter"] == turns("x")
         assert sampling["seed"] == 0
 
 
 def test_models_that_do_not_chat_see_each_text_on_its_own_and_say_when_they_find_nothing(root, models):
-    copied("labels", "classification", method__name="bitfit", model__name="tiny-reader")
+    copied("labels", "classification", method__name="prompt_tuning", method__rank="auto", model__name="tiny-reader")
     models.parts = [""]
     before = turns("earlier", "positive")
     lineup = Lineup({"adapter": actions.open_run("labels")}, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(actions, "lineup", lambda chosen, visitor: lineup)
-        *_, last, final = playground_tab._answer(["labels"], "now", "Be brief.", 0, 1, 7, 0, before, before, [], [])
+        *_, last, final = answers(["labels"], "now", "Be brief.", 0, 1, 7, 0, before, before, [], [])
     assert models.asked[0][2] == {"base": turns("now"), "adapter": turns("now")}
     assert [column[-1]["content"] for column in last[:2]] == ["", ""]
     for column in final[:2]:
         assert column == [*before, *turns("now", "(nothing)")]
     assert final[2:5] == [SKIP, SKIP, ""]
-    assert "BitFit can't be merged" in plain(final[5])
+    assert "Prompt tuning can't be merged" in plain(final[5])
 
 
 def test_an_answer_that_fails_leaves_the_earlier_turns_and_names_the_problem(mine, models):
     models.fails = TunerError("The GPU was taken away.")
     before = turns("hello", "hi")
-    *_, last = playground_tab._answer(["mine"], "x", "", 0, 1, 7, 0, before, before, [*before, *turns("open")], [])
+    *_, last = answers(["mine"], "x", "", 0, 1, 7, 0, before, before, [*before, *turns("open")], [])
     assert last[:4] == [before, before, before, []]
     assert "The GPU was taken away." in plain(last[4])
     assert last[5] == SKIP
-    assert list(playground_tab._answer(["mine"], "", "", 0, 1, 7, 0, before, [], [], [])) == [[SKIP] * 6]
+    assert list(answers(["mine"], "", "", 0, 1, 7, 0, before, [], [], [])) == [[SKIP] * 6]
 
 
 def test_turns_are_read_in_every_form_that_gradio_gives_them():

@@ -265,7 +265,6 @@ def test_fifty_wrong_secrets_cost_nothing_and_tell_nothing(served, world):
         {},
         [],
         "x" * 10_000,
-        "\ud800",
         world.secret[:-1],
         world.secret + "x",
         world.secret.upper(),

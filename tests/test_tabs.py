@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from conftest import in_order, plain
-from visitors_runs import VISITOR, copied, request_of, with_events
+from visitors_runs import ANN, VISITOR, copied, request_of, with_events
 
 from tuner import gpu
 from tuner.errors import TunerError
@@ -22,7 +22,7 @@ from tuner.ui.wiring import NOBODY
 pytest_plugins = ["page_fixtures"]
 SKIP = gr.skip()
 HIDDEN = gr.update(visible=False)
-ANN = Visitor(VISITOR)
+KEPT = {"runs": {"mine": "secret"}, "shown": "mine"}
 START = {"event": "start", "step": 0, "steps": 9}
 CLOSED = {"event": "end", "reason": "window", "step": 4}
 
@@ -202,15 +202,15 @@ def test_a_recipe_that_is_pasted_fills_the_form_or_says_what_is_wrong(tab):
 
 def test_a_prepared_run_is_shown_first_in_the_list_and_refused_rows_are_a_problem(tab, data, mine, monkeypatch):
     given = []
-    monkeypatch.setattr(actions, "prepare", lambda *args: given.append(args) or mine)
+    monkeypatch.setattr(actions, "prepare", lambda *args: given.append(args) or (mine, "secret"))
     data |= {tab.browser: {"runs": ["old"], "shown": "old"}, tab.form.settings["seed"]: 4}
     shown, browser, card, *_ = train_tab._prepare(tab, data, ANN)
-    assert (shown, browser) == ("mine", {"runs": ["mine", "old"], "shown": "mine"})
+    assert (shown, browser) == ("mine", {"runs": {"mine": "secret", "old": ""}, "shown": "mine"})
     assert "t-verdict" in card
     ((requested, table, visitor),) = given
     assert (requested.seed, table, visitor) == (4, None, ANN)
     pasted = {tab.form.where: "paste", tab.form.pasted: "ask,reply\n" + "a,b\n" * 8, tab.browser: None}
-    assert train_tab._prepare(tab, data | pasted, ANN)[1] == {"runs": ["mine"], "shown": "mine"}
+    assert train_tab._prepare(tab, data | pasted, ANN)[1] == {"runs": {"mine": "secret"}, "shown": "mine"}
     assert given[1][1].columns == ["ask", "reply"]
     shown, browser, card, timer, train, *others = train_tab._prepare(tab, data | {tab.form.where: "file"}, ANN)
     assert (shown, browser, timer.active) == (SKIP, SKIP, False)
@@ -251,7 +251,7 @@ def test_a_panel_offers_what_can_be_done_in_each_phase(mine, phase, has_adapter)
         offered = offered - {"chat", "push"}
     with ExitStack() as stack:
         stack.enter_context(mine.training()) if held else None
-        card, timer, *buttons = train_tab.panel("mine")
+        card, timer, *buttons = train_tab.panel("mine", ANN)
     assert f'data-phase="{phase}"' in card
     assert timer.active is live
     assert {name for name, button in zip(BUTTONS, buttons, strict=True) if button["visible"]} == offered
@@ -261,7 +261,7 @@ def test_a_run_in_the_queue_is_live_though_its_folder_says_that_it_ended(mine):
     with_events(mine, START, {"event": "end", "reason": "stopped"})
     run_queue.queue.join("mine", VISITOR)
     with run_queue.queue.turn("mine"):
-        _, timer, *buttons = train_tab.panel("mine")
+        _, timer, *buttons = train_tab.panel("mine", ANN)
     assert timer.active is True
     assert not any(button["visible"] for button in buttons)
 
@@ -280,28 +280,29 @@ def test_resuming_watching_and_stopping_act_and_then_show_the_panel(mine, monkey
     for name in ("resume", "watch", "stop"):
         monkeypatch.setattr(actions, name, lambda *given, name=name: done.append((name, *given)))
     for act, given in (
-        (train_tab.resume, ("mine", ANN)),
-        (train_tab._tick, ("mine", ANN)),
-        (train_tab._stop, ("mine", ANN)),
+        (train_tab.resume, ("mine", KEPT, ANN)),
+        (train_tab._tick, ("mine", KEPT, ANN)),
+        (train_tab._stop, ("mine", KEPT, ANN)),
     ):
         card, *_ = act(*given)
         assert 'data-phase="finished"' in card
-    assert done == [("resume", "mine", ANN), ("watch", "mine", ANN), ("stop", "mine", ANN)]
-    assert train_tab._tick("", ANN)[0] == SKIP
+    holding = replace(ANN, secrets={"mine": "secret"})
+    assert done == [("resume", "mine", holding), ("watch", "mine", holding), ("stop", "mine", holding)]
+    assert train_tab._tick("", KEPT, ANN)[0] == SKIP
     assert len(done) == 3
 
 
 def test_what_cant_be_resumed_says_why_and_what_has_ended_meanwhile_is_shown_as_it_is(mine):
-    card, _, *buttons = train_tab.resume("mine", ANN)
+    card, _, *buttons = train_tab.resume("mine", None, ANN)
     assert "has finished, so there is nothing to resume" in plain(card)
     assert [button["visible"] for button in buttons] == [False, False, False, True, True, True]
-    assert 'data-phase="finished"' in train_tab._stop("mine")[0]
-    for act, given in ((train_tab._stop, ("gone",)), (train_tab._tick, ("gone", ANN))):
+    assert 'data-phase="finished"' in train_tab._stop("mine", None, ANN)[0]
+    for act, given in ((train_tab._stop, ("gone", None)), (train_tab._tick, ("gone", None, ANN))):
         assert "There is no run 'gone'" in plain(act(*given)[0])
 
 
 def test_leaving_a_run_keeps_the_list_and_shows_the_plan():
-    for browser, runs in (({"runs": ["a", "b"], "shown": "a"}, ["a", "b"]), (None, [])):
+    for browser, runs in (({"runs": ["a", "b"], "shown": "a"}, {"a": "", "b": ""}), (None, {})):
         shown, kept, *panel = train_tab._leave(browser)
         assert (shown, kept) == ("", {"runs": runs, "shown": ""})
         assert panel[2] == gr.update(visible=True, interactive=True)
@@ -310,20 +311,20 @@ def test_leaving_a_run_keeps_the_list_and_shows_the_plan():
 def test_a_run_is_shown_with_its_recipe_in_the_form(tab, mine):
     mine.write_text("recipe.yaml", mine.recipe.with_settings({"seed": 8}).to_yaml())
     browser = {"runs": ["x"], "shown": "x"}
-    values = dict(zip(train_tab.show_outputs(tab), train_tab.show(tab, "mine", browser), strict=True))
+    values = dict(zip(train_tab.show_outputs(tab), train_tab.show(tab, "mine", browser, ANN), strict=True))
     assert values[tab.shown] == "mine"
-    assert values[tab.browser] == {"runs": ["x"], "shown": "mine"}
+    assert values[tab.browser] == {"runs": {"x": ""}, "shown": "mine"}
     assert values[tab.form.settings["seed"]]["value"] == 8
     assert "t-verdict" in values[tab.card]
     assert values[tab.again]["visible"] is True
     for run in ("gone", ""):
         values = dict(zip(train_tab.show_outputs(tab), train_tab.show(tab, run, browser), strict=True))
-        assert (values[tab.shown], values[tab.browser]) == ("", {"runs": ["x"], "shown": ""})
+        assert (values[tab.shown], values[tab.browser]) == ("", {"runs": {"x": ""}, "shown": ""})
         assert values[tab.form.settings["seed"]] == SKIP
         assert values[tab.train]["visible"] is True
     mine.write_text("recipe.yaml", "method: [")
     values = dict(zip(train_tab.show_outputs(tab), train_tab.show(tab, "mine", None), strict=True))
-    assert (values[tab.shown], values[tab.browser]) == ("mine", {"runs": [], "shown": "mine"})
+    assert (values[tab.shown], values[tab.browser]) == ("mine", {"runs": {}, "shown": "mine"})
     assert "recipe.yaml is damaged" in plain(values[tab.card])
     assert values[tab.form.settings["seed"]] == SKIP
 
@@ -336,17 +337,20 @@ def test_the_list_offers_what_can_be_done_with_the_selected_run(mine, selected, 
     with_events(copied("open"), START, CLOSED, {"event": "withdrawn"})
     copied("broken").write_text("plan.json", "{")
     copied("example")
-    visitor = {"runs": ["mine", "open", "broken"], "shown": ""}
-    now, listed, offered, resumed, deleted, sure, problem, pushed = runs_tab.refresh(visitor, selected)
+    visitor = {"runs": {"mine": "secret", "open": "", "broken": ""}, "shown": ""}
+    now, listed, offered, resumed, deleted, linked, pushing, sure, problem, pushed = runs_tab.refresh(
+        visitor, selected, ANN
+    )
     assert (now, sure, problem, pushed) == (selected, HIDDEN, "", "")
     assert listed.count("data-run") == 4
     assert f'data-run="{selected}" aria-pressed="true"' in listed
     assert listed.count("included example") == 1
     assert [update["visible"] for update in (offered, resumed, deleted)] == [True, resume, delete]
-    chosen = runs_tab._select(visitor, SimpleNamespace(run=selected))
+    assert (linked["visible"], pushing["visible"]) == (selected == "mine", True)
+    chosen = runs_tab._select(visitor, SimpleNamespace(run=selected), ANN)
     assert chosen[0] == selected
     for event in (SimpleNamespace(run=None), SimpleNamespace()):
-        nothing, _, offered, *_ = runs_tab._select(visitor, event)
+        nothing, _, offered, *_ = runs_tab._select(visitor, event, ANN)
         assert (nothing, offered) == ("", HIDDEN)
     assert runs_tab.refresh({"runs": []}, "mine")[0] == ""  # it is not in this browser's list
     assert runs_tab.refresh(None)[0] == ""
@@ -355,14 +359,14 @@ def test_the_list_offers_what_can_be_done_with_the_selected_run(mine, selected, 
 def test_a_deleted_run_leaves_the_list_and_the_others_stay(mine):
     copied("other")
     visitor = {"runs": ["other", "mine"], "shown": "other"}
-    browser, selected, listed, offered, *_ = runs_tab._delete("mine", visitor)
-    assert browser == {"runs": ["other"], "shown": "other"}
+    browser, selected, listed, offered, *_ = runs_tab._delete("mine", visitor, ANN)
+    assert browser == {"runs": {"other": ""}, "shown": "other"}
     assert (selected, offered) == ("", HIDDEN)
     assert "other" in listed
     assert 'data-run="mine"' not in listed
     assert not mine.path.exists()
     with Run(mine.path.parent / "other").training():
-        browser, selected, _, offered, *_, problem, pushed = runs_tab._delete("other", visitor | {"shown": ""})
+        browser, selected, _, offered, *_, problem, pushed = runs_tab._delete("other", visitor | {"shown": ""}, ANN)
     assert (browser, selected, offered["visible"], pushed) == (SKIP, "other", True, "")
     assert "in training" in plain(problem)
 
@@ -377,16 +381,16 @@ def test_a_push_links_to_what_was_pushed_and_forgets_the_token(monkeypatch):
         return "https://hub/ann/x"
 
     monkeypatch.setattr(actions, "push", push)
-    told, token = runs_tab._push("mine", "ann/x", False, "hf_x")
+    told, token = runs_tab._push("mine", None, "ann/x", False, "hf_x")
     assert in_order(plain(told), "Pushed:", "https://hub/ann/x")
     assert token == ""
     signed_in = replace(ANN, token="hf_own")
-    runs_tab._push("mine", "ann/x", True, "", signed_in)
+    runs_tab._push("mine", None, "ann/x", True, "", signed_in)
     assert [(*given[:3], given[3].token) for given in asked] == [
         ("mine", "ann/x", False, "hf_x"),
         ("mine", "ann/x", True, "hf_own"),
     ]
-    told, token = runs_tab._push("mine", "full", True, "hf_x")
+    told, token = runs_tab._push("mine", None, "full", True, "hf_x")
     assert in_order(plain(told), "The adapter was not pushed", "The Hub is full.")
     assert token == SKIP
     assert len(asked) == 3

@@ -141,7 +141,7 @@ def test_the_example_run_is_everybodys_and_nobody_changes_it(tmp_path, monkeypat
     for _ in range(2):
         actions.install_example()
     assert [r["run"] for r in actions.summaries([])] == ["example"]
-    for change in (actions.stop, actions.delete, lambda run: actions.resume(run, "somebody")):
+    for change in (actions.stop, actions.delete, lambda run: actions.resume(run)):
         with pytest.raises(TunerError, match="belongs to everybody"):
             change("example")
         with pytest.raises(TunerError, match="no run ' example '"):
@@ -200,15 +200,15 @@ def test_a_run_is_trained_and_scored(client, finished):
 
 
 def test_chat_streams_three_variants_and_merges(client, finished):
-    run, _ = finished
-    ask = {"run": run, "message": "hey can u do task 3", "max_new_tokens": 6}
+    run, (first, *_) = finished
+    ask = {"run": run, "message": "hey can u do task 3", "max_new_tokens": 6, "secret": first["secret"]}
     answers = list(client.submit(**ask, api_name="/chat"))
     assert len(answers) > 1
     assert all(set(a) == {"base", "adapter", "merged"} for a in answers)
     assert all(answers[-1].values())
     again = list(client.submit(**ask, api_name="/chat"))
     assert again[-1] == answers[-1]
-    check = client.predict(run=run, api_name="/merge")
+    check = client.predict(run=run, secret=first["secret"], api_name="/merge")
     assert check["top1_agreement"] >= 0.99
     assert 0 < check["top1_agreement_quantized"] <= 1
 
@@ -292,44 +292,47 @@ def test_two_visitors_train_at_once_and_a_stopped_run_goes_on(url, runs):
     first, second = Client(url, verbose=False), Client(url, verbose=False)
     long = first.submit(recipe=SHORT % 5000, rows=ROWS, api_name="/train")
     short = second.submit(recipe=SHORT % 5000, rows=ROWS.replace("task", "job"), api_name="/train")
-    ids = [until(lambda job=job: job.outputs())[0]["run"] for job in (long, short)]
+    begun = [until(lambda job=job: job.outputs())[0] for job in (long, short)]
+    ids, own = [event["run"] for event in begun], [{"run": e["run"], "secret": e["secret"]} for e in begun]
     assert ids[0] != ids[1]
     until(lambda: all(first.predict(run=id, api_name="/status")["phase"] == "training" for id in ids))
     until(lambda: all(first.predict(run=id, api_name="/status")["step"] >= 2 for id in ids))
     with pytest.raises(Exception, match="in training"):
-        first.predict(run=ids[0], api_name="/delete")
+        first.predict(**own[0], api_name="/delete")
     assert (runs / ids[0] / "recipe.yaml").is_file()
-    for visitor, id in zip((first, second), ids, strict=True):
-        assert visitor.predict(run=id, api_name="/stop") == "stopping"
+    for visitor, run in zip((first, second), own, strict=True):
+        assert visitor.predict(**run, api_name="/stop") == "stopping"
     stopped = [list(job)[-1] for job in (long, short)]
     assert [e["reason"] for e in stopped] == ["stopped", "stopped"]
     kept = stopped[0]["step"]
     assert (runs / ids[0] / "adapter" / "adapter_model.safetensors").is_file()
 
-    resumed = first.submit(run=ids[0], api_name="/resume")
+    resumed = first.submit(**own[0], api_name="/resume")
     until(lambda: any(e["event"] == "step" for e in resumed.outputs()))
-    first.predict(run=ids[0], api_name="/stop")
+    first.predict(**own[0], api_name="/stop")
     steps = [e["step"] for e in resumed if e["event"] == "step"]
     assert steps[0] == kept + 1
 
-    assert second.predict(run=ids[1], api_name="/delete") == "deleted"
+    assert second.predict(**own[1], api_name="/delete") == "deleted"
     assert not (runs / ids[1]).exists()
 
 
 def test_a_push_takes_the_visitors_token_and_keeps_it_nowhere(client, finished, hub, runs):
-    run, _ = finished
+    run, (first, *_) = finished
+    own = {"run": run, "secret": first["secret"]}
     with pytest.raises(Exception, match="token"):
-        client.predict(run=run, repository="alice/office", token="", api_name="/push")
+        client.predict(**own, repository="alice/office", token="", api_name="/push")
     token = hub.user("alice")
-    address = client.predict(run=run, repository="alice/office", token=token, api_name="/push")
+    address = client.predict(**own, repository="alice/office", token=token, api_name="/push")
     assert address.endswith("alice/office")
     pushed = hub.repo("alice/office")
     assert pushed.private
     assert {"README.md", "adapter_model.safetensors", "tokenizer.json"} <= set(pushed.files)
-    client.predict(run=run, repository="alice/shared", token=token, private=False, api_name="/push")
+    client.predict(**own, repository="alice/shared", token=token, private=False, api_name="/push")
     assert not hub.repo("alice/shared").private
-    kept = [f for f in runs.parent.rglob("*") if f.is_file() and token.encode() in f.read_bytes()]
-    assert kept == []
+    # Nor the run's secret, of which the run keeps a hash.
+    texts = [f.read_bytes() for f in runs.parent.rglob("*") if f.is_file()]
+    assert not [text for text in texts for known in (token, first["secret"]) if known.encode() in text]
 
 
 def test_an_unknown_base_model_is_a_sentence(client):

@@ -150,21 +150,22 @@ def test_a_run_is_stopped_while_it_waits_and_goes_on_later(url, runs):
     client = Client(url, verbose=False)
     long = RECIPE.replace("steps: 6", "steps: 400")
     jobs = [client.submit(recipe=long, rows=None, file=None, api_name="/train") for _ in range(3)]
-    ids = [next(iter(job))["run"] for job in jobs]
+    secrets = {begun["run"]: begun["secret"] for begun in (next(iter(job)) for job in jobs)}
+    ids = list(secrets)
     # Of three that came together, whoever was prepared last waits.
     (waiting,) = [run for run in ids if client.predict(run, api_name="/status")["phase"] == "waiting"]
     assert client.predict(waiting, api_name="/status")["place"] == 1
-    assert client.predict(waiting, api_name="/stop") == "withdrawn"
+    assert client.predict(waiting, secrets[waiting], api_name="/stop") == "withdrawn"
     assert client.predict(waiting, api_name="/status")["phase"] == "prepared"
     for run in set(ids) - {waiting}:
         requested = time.monotonic()
-        client.predict(run, api_name="/stop")
+        client.predict(run, secrets[run], api_name="/stop")
         while client.predict(run, api_name="/status")["status"] == "training":
             assert time.monotonic() - requested < 2
         assert client.predict(run, api_name="/status")["phase"] == "stopped"
-    events = client.submit(waiting, api_name="/resume")
+    events = client.submit(waiting, secrets[waiting], api_name="/resume")
     assert next(e for e in events if e["event"] == "step")
-    client.predict(waiting, api_name="/stop")
+    client.predict(waiting, secrets[waiting], api_name="/stop")
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from conftest import ROOT, in_order
-from visitors_runs import copied, request_of
+from visitors_runs import ANN, copied, request_of
 from wires import BuiltPage
 
 from tuner.data import parse
@@ -43,9 +43,9 @@ after form.methods_fold.expand: fill(form form.is_surveyed) -> form.methods [4 c
 after any input: fill(form form.is_surveyed) -> form.methods [4 check]
 train.train.click: _begin() -> train.card train.train [at once]
 after train.train.click: prepare(form train.browser train.shown) -> train.shown train.browser train.panel [4]
-train.resume.click: resume(train.shown) -> train.panel [default]
-train.stop.click: _stop(train.shown) -> train.panel [at once]
-train.timer.tick: _tick(train.shown) -> train.panel [at once]
+train.resume.click: resume(train.shown train.browser) -> train.panel [default]
+train.stop.click: _stop(train.shown train.browser) -> train.panel [at once]
+train.timer.tick: _tick(train.shown train.browser) -> train.panel [at once]
 train.shown.change: None(train.shown) ->  [at once]
 train.again.click: _leave(train.browser) -> train.shown train.browser train.panel [at once]
 after train.again.click: check(form train.shown) -> train.card train.yaml train.fetch [4 check]
@@ -53,10 +53,10 @@ train.chat.click: to_playground(train.shown train.browser) -> tabs play.run [def
 train.push.click: to_push(train.shown train.browser) -> tabs mine.push_fold mine.list [default]
 play.send.click: _begin(play.prompt play.run) -> play.prompt play.pending play.send play.stop play.problem [at once]
 play.prompt.submit: _begin(play.prompt play.run) -> play.prompt play.pending play.send play.stop play.problem [at once]
-after play.send.click: _answer(play.run play.pending play.system play.temperature play.top_p play.length play.seed \
-play.columns) -> play.columns play.problem play.check [1 models]
-after play.prompt.submit: _answer(play.run play.pending play.system play.temperature play.top_p play.length \
-play.seed play.columns) -> play.columns play.problem play.check [1 models]
+after play.send.click: _answer(play.run train.browser play.pending play.system play.temperature \
+play.top_p play.length play.seed play.columns) -> play.columns play.problem play.check [1 models]
+after play.prompt.submit: _answer(play.run train.browser play.pending play.system play.temperature play.top_p \
+play.length play.seed play.columns) -> play.columns play.problem play.check [1 models]
 after after play.send.click: _end(play.pending play.prompt play.problem) -> play.prompt play.pending play.send \
 play.stop play.problem [at once]
 after after play.prompt.submit: _end(play.pending play.prompt play.problem) -> play.prompt play.pending play.send \
@@ -65,8 +65,9 @@ play.stop.click: None() ->  [at once]
 play.stop.click: None() ->  [cancels after play.send.click, after play.prompt.submit]
 after play.stop.click: _end(play.pending play.prompt play.problem) -> play.prompt play.pending play.send play.stop \
 play.problem [at once]
-play.run.change: choose(play.run play.shown play.prompt play.columns0) -> play.shown play.examples play.check \
-play.check_fold play.system play.sampling_fold play.prompt play.reference play.problem play.columns [default, newest]
+play.run.change: choose(play.run train.browser play.shown play.prompt play.columns0) -> play.shown play.examples \
+play.check play.check_fold play.system play.sampling_fold play.prompt play.reference \
+play.problem play.columns [default, newest]
 play.clear.click: <lambda>() -> play.problem [at once]
 play.examples.select: _use_example(play.shown) -> play.prompt play.reference [at once]
 play.shown.change or play.clear.click or play.examples.select: None() ->  [at once]
@@ -75,10 +76,11 @@ play.shown.change or play.clear.click or play.examples.select: None() ->  \
 after play.shown.change or play.clear.click or play.examples.select: _empty() -> play.columns play.pending \
 play.send play.stop [at once]
 mine.rows.click: _select(train.browser) -> mine.list [at once]
-mine.selected.change: None(mine.selected) -> mine.link [at once]
+mine.selected.change: None(mine.selected train.browser) -> mine.link mine.owner_link [at once]
 mine.delete.click: <lambda>() -> mine.sure [at once]
 mine.sure.click: _delete(mine.selected train.browser) -> train.browser mine.list [at once]
-mine.push.click: _push(mine.selected mine.repository mine.private mine.token) -> mine.pushed mine.token [4]
+mine.push.click: _push(mine.selected train.browser mine.repository mine.private mine.token) -> mine.pushed \
+mine.token [4]
 mine.chat.click: to_playground(mine.selected train.browser) -> tabs play.run [default]
 mine.open.click: to_train(mine.selected train.browser) -> tabs train.shown train.browser train.panel form.fill \
 [default]
@@ -92,20 +94,21 @@ after page.load: check(form train.shown) -> train.card train.yaml train.fetch [4
 LOGIN = "mine.login.click: None(mine.login) ->  [at once]"
 ROWS_GIVEN = {"recipe": inspect.Parameter.empty, "file": None, "rows": ""}
 NEEDED = inspect.Parameter.empty
+OWNER = {"secret": ""}
 SAMPLED = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 96, "seed": 0}
 # Each endpoint's parameters with their defaults, and how many calls of it run at once.
 ENDPOINTS = {
     "check": (ROWS_GIVEN, 4),
     "preview": (ROWS_GIVEN, 4),
     "train": (ROWS_GIVEN, 100),
-    "resume": ({"run": NEEDED}, 100),
+    "resume": ({"run": NEEDED, **OWNER}, 100),
     "status": ({"run": NEEDED}, 4),
-    "stop": ({"run": NEEDED}, 4),
+    "stop": ({"run": NEEDED, **OWNER}, 4),
     "runs": ({"runs": NEEDED}, 4),
-    "delete": ({"run": NEEDED}, 4),
-    "chat": ({"run": NEEDED, "message": NEEDED, "history": None, "system": "", **SAMPLED}, "1 models"),
-    "merge": ({"run": NEEDED}, "1 models"),
-    "push": ({"run": NEEDED, "repository": NEEDED, "token": "", "private": True}, 4),
+    "delete": ({"run": NEEDED, **OWNER}, 4),
+    "chat": ({"run": NEEDED, "message": NEEDED, "history": None, "system": "", **SAMPLED, **OWNER}, "1 models"),
+    "merge": ({"run": NEEDED, **OWNER}, "1 models"),
+    "push": ({"run": NEEDED, "repository": NEEDED, "token": "", "private": True, **OWNER}, 4),
 }
 BUTTONS = {
     "train.train": "Train", "train.stop": "Stop", "train.resume": "Resume", "train.chat": "Chat with it",
@@ -129,7 +132,7 @@ LABELS = {
     "play.temperature": "Temperature", "play.top_p": "Top-p", "play.length": "Max new tokens", "play.seed": "Seed",
     "play.system": "System prompt", "play.prompt": "Prompt",
     "mine.repository": "Repository", "mine.private": "Private", "mine.token": "Hub token with write access",
-    "mine.link": "Private link to this run",
+    "mine.link": "Private link to this run", "mine.owner_link": "Owner's link",
 }  # fmt: skip
 
 FOLDS = {
@@ -212,7 +215,7 @@ def test_every_endpoint_is_public_with_its_parameters_and_its_limit(built):
 def test_the_page_starts_with_these_controls_shown_and_enabled(built):
     states = {name: state(built, name) for number, name in built.names.items() if name != "page"}
     assert {name for name, s in states.items() if s.get("visible") is False} == HIDDEN
-    assert {name for name, s in states.items() if s.get("interactive") is False} == {"mine.link"}
+    assert {name for name, s in states.items() if s.get("interactive") is False} == {"mine.link", "mine.owner_link"}
     assert {name: s["value"] for name, s in states.items() if s["name"] == "button"} == BUTTONS
     assert {name: states[name]["label"] for name in LABELS} == LABELS
     folds = [block.get_config() for block in built.blocks.blocks.values() if isinstance(block, gr.Accordion)]
@@ -268,7 +271,7 @@ def test_what_is_clicked_in_a_list_and_the_run_in_an_address_have_one_name_in_pa
         assert f"trigger('click', {{{name}: row.dataset.{name}}})" in script
     assert "!row.disabled" in chooser.CLICKED
     assert "searchParams.set('run', id) : url.searchParams.delete('run')" in train_tab.TO_URL
-    assert "searchParams.set('run', id)" in runs_tab.LINK
+    assert "searchParams.set('run', id)" in runs_tab.LINKS
 
 
 def test_the_handlers_pass_on_what_the_page_holds(built, signed_in, mine, monkeypatch):
@@ -288,10 +291,10 @@ def test_the_handlers_pass_on_what_the_page_holds(built, signed_in, mine, monkey
         assert prepare("data", *request_of(visitor)) == ("_prepare", page_of.train, "data", visitor)
     choose = built.function("play.run.change")
     column = [{"role": "user", "content": "again"}]
-    changed = choose(["mine"], [], "", column, *request_of(ann))
+    changed = choose(["mine"], None, [], "", column, *request_of(ann))
     assert (changed[built.play.shown], changed[built.play.prompt]["value"]) == (["mine"], "again")
-    assert choose(["mine"], ["mine"], "", column, *request_of(ann)) == {built.play.problem: ""}
-    assert choose(None, ["mine"], "typed", None, *request_of(ann))[built.play.shown] == []
+    assert choose(["mine"], None, ["mine"], "", column, *request_of(ann)) == {built.play.problem: ""}
+    assert choose(None, None, ["mine"], "typed", None, *request_of(ann))[built.play.shown] == []
 
 
 def test_the_buttons_of_a_run_lead_to_the_playground_to_the_push_and_back_to_training(built, mine):
@@ -301,11 +304,15 @@ def test_the_buttons_of_a_run_lead_to_the_playground_to_the_push_and_back_to_tra
         tabs, run = built.function(f"{button}.click")("other", kept)
         assert tabs.selected == "playground"
         assert (run["value"], [id for _, id in run["choices"]]) == (["other"], ["mine", "other"])
-    tabs, fold, selected, listed, *_ = built.function("train.push.click")("other", kept)
+    tabs, fold, selected, listed, *_ = built.function("train.push.click")("other", kept, *request_of(ANN))
     assert (tabs.selected, fold["open"], selected) == ("runs", True, "other")
     assert in_order(listed, 'data-run="mine" aria-pressed="false"', 'data-run="other" aria-pressed="true"')
-    tabs, *values = built.function("mine.open.click")("other", kept)
-    assert (tabs.selected, values[0], values[1]) == ("train", "other", kept | {"shown": "other"})
+    tabs, *values = built.function("mine.open.click")("other", kept, *request_of(ANN))
+    assert (tabs.selected, values[0], values[1]) == (
+        "train",
+        "other",
+        {"runs": {"mine": "", "other": ""}, "shown": "other"},
+    )
     filled = dict(zip(built.groups["form.fill"], values[2 + len(built.train.panel) :], strict=True))
     assert filled[built.train.form.settings["seed"]]["value"] == 5
     assert (filled[built.train.form.kind]["value"], filled[built.train.form.amount]["value"]) == ("epochs", 7)
@@ -316,24 +323,23 @@ def test_resuming_in_the_list_of_runs_queues_the_run_and_opens_it(built, mine, m
     monkeypatch.setattr(actions, "resume", lambda *given: resumed.append(given))
     to_resume = built.function("mine.resume.click")
     tabs, shown, browser, *_ = to_resume("mine", {"runs": ["mine"], "shown": ""}, *request_of(Visitor("ann")))
-    assert resumed == [("mine", Visitor("ann"))]
+    assert resumed == [("mine", Visitor("ann", secrets={"mine": ""}))]
     assert (tabs.selected, shown, browser["shown"]) == ("train", "mine", "mine")
 
 
 @pytest.mark.parametrize(
-    ("query", "kept", "shown"),
+    ("run", "kept", "shown"),
     [
-        ({"run": "mine"}, {"runs": ["a"], "shown": "other"}, "mine"),
-        ({}, {"runs": ["mine"], "shown": "mine"}, "mine"),
-        ({"run": "gone"}, {"runs": ["mine"], "shown": "mine"}, ""),
-        ({}, None, ""),
+        ("mine", {"runs": ["a"], "shown": "other"}, "mine"),
+        ("", {"runs": ["mine"], "shown": "mine"}, "mine"),
+        ("gone", {"runs": ["mine"], "shown": "mine"}, ""),
+        ("", {}, ""),
     ],
 )
-def test_who_arrives_sees_the_run_of_the_link_or_the_one_shown_last_and_keeps_the_list(
-    built, mine, query, kept, shown
-):
-    values = built.function("page.load")(kept, SimpleNamespace(query_params=query))
-    assert values[:2] == [shown, {"runs": (kept or NOBODY)["runs"], "shown": shown}]
+def test_who_arrives_sees_the_run_of_the_link_or_the_one_shown_last_and_keeps_the_list(built, mine, run, kept, shown):
+    opened = {"run": run, "secret": ""}
+    values = built.function("page.load")(kept | {"opened": opened}, *request_of(Visitor("bob")))
+    assert values[:2] == [shown, {"runs": dict.fromkeys(kept.get("runs", []), ""), "shown": shown}]
     assert ("t-verdict" in str(values[2])) == bool(shown)
 
 

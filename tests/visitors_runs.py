@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 from tuner import recipe, runs
 from tuner.runs import Run
+from tuner.ui import ownership
 from tuner.ui.visitor import Visitor
 
 VISITOR = "ann"  # the session of the browser
+ANN = Visitor(VISITOR, account="ann")  # who owns the copied runs
 CHECK = {
     "tokens": 321,
     "top1_agreement": 0.99,
@@ -22,12 +24,13 @@ CHECK = {
 
 
 def copied(run_id: str, /, task: str | None = None, **settings) -> Run:
-    """A copy of the shipped finished run with other settings ("__" is the dot), and perhaps of another task."""
+    """Ann's copy of the shipped finished run with other settings ("__" is the dot), and perhaps of another task."""
     run = Run(shutil.copytree(recipe.EXAMPLES / "finished", runs.RUNS / run_id))
     changes = {key.replace("__", "."): value for key, value in settings.items()}
     run.write_text("recipe.yaml", run.recipe.with_settings(changes).to_yaml())
     if task:
         run.write_json("plan.json", run.plan | {"task": task})
+    ownership.claim(run, ANN)
     return run
 
 
