@@ -14,9 +14,9 @@ environment.drop_login()  # before anything imports huggingface_hub: visitors ha
 
 from tuner import gpu  # noqa: E402, F401  first, because on ZeroGPU `spaces` must be imported before torch
 from tuner.data.parse import MAX_FILE_BYTES  # noqa: E402
-from tuner.ui import checking, door, page  # noqa: E402
+from tuner.ui import api, checking, door, page  # noqa: E402
 
-WAITING = 100  # requests that may queue
+WAITING = 200  # requests that may queue
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         max_file_size=MAX_FILE_BYTES + 2**20,  # so that a file just over the limit gets our own message
         app_kwargs=door.APP,
         ssr_mode=False,  # or Node would serve the page, and the door would not see it
-        max_threads=2 * WAITING,  # each visitor who follows a run holds one
+        max_threads=api.FOLLOWING["concurrency_limit"] + WAITING,  # requests answered at once; most hold no thread
     )
 
 

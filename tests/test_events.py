@@ -93,9 +93,11 @@ def long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[runs.R
 
 
 def test_a_tick_reads_only_what_is_new(long_run, monkeypatch):
+    monkeypatch.setattr("tuner.ui.looks.MOMENT", 0)  # each tick looks anew
+
     def tick() -> Counter:
         with bytes_read(monkeypatch) as (counts, opened):
-            train_tab._tick("long", Visitor("ann"))
+            train_tab._tick("long", None, "", Visitor("ann"))
         files = {name: counts[name] for name in ("events.jsonl", "recipe.yaml", "plan.json") if opened[name]}
         print(f"\na tick read {files}")
         return files
@@ -214,7 +216,7 @@ def test_no_more_runs_are_kept_open_than_the_limit(tmp_path, monkeypatch):
 
 
 def test_threads_that_share_a_run_miss_nothing_and_count_nothing_twice(path):
-    writer, log, total = EventLog(path), EventLog(path), 400
+    writer, log, total = EventLog(path), EventLog(path), 300
     seen: list[list[int]] = []
 
     def look() -> None:

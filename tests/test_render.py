@@ -303,7 +303,7 @@ def test_a_runs_card_says_what_was_done_though_more_was_planned(mine):
     html = render.run_card(mine, Progress("finished", 40, 300, seconds=63.0, **drawn))
     assert in_order(plain(html), "corporate, 40 steps in 1 min 03 s", "ask 0", "ask 1", "1 min 03 s", "training time")
     assert "ask 2" not in html
-    assert "Loss over 2 of 300 steps" in html
+    assert "Loss over 40 of 300 steps" in html
     live = render.run_card(mine, Progress("training", 40, 300, seconds=63.0, **drawn))
     assert html.count("<circle") == live.count("<circle") == 3
 

@@ -1,10 +1,12 @@
 """The queue for the places to train in, and the thread that takes each run through its turn."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from contextvars import ContextVar
+from types import SimpleNamespace
 
 import pytest
 from conftest import small_recipe
@@ -15,54 +17,33 @@ from tuner.events import EventReader
 from tuner.runs import Run
 from tuner.ui import run_queue
 from tuner.ui.run_queue import RunQueue
+from tuner.ui.visitor import Visitor
 
 SECONDS = 20  # to wait for a thread that should be done at once
 VISITOR = ContextVar("visitor")
+ANN = Visitor("ann")
 
 
-class Watched(RunQueue):
-    """A queue that tells when a thread has begun to wait for its turn."""
-
-    def __init__(self, places: int):
-        super().__init__(places)
-        self.asked: dict[str, threading.Event] = {}
-
-    def _is_next(self, run: str) -> bool:
-        self.asked.setdefault(run, threading.Event()).set()
-        return super()._is_next(run)
-
-
-class Waiter(threading.Thread):
-    """A thread that takes a run's turn: `served` is what it got, `done` ends the turn."""
-
-    def __init__(self, queue: Watched, run: str):
-        super().__init__(daemon=True)
-        self.queue, self.run_id, self.served, self.ended = queue, run, None, False
-        self.through, self.done = threading.Event(), threading.Event()
-        queue.asked[run] = threading.Event()
-        self.start()
-        # It holds the queue's lock from here until it waits, so whatever is done to the queue comes later.
-        assert queue.asked[run].wait(SECONDS)
-
-    def run(self) -> None:
-        """Take the turn."""
-        with self.queue.turn(self.run_id) as self.served:
-            self.through.set()
-            self.done.wait(SECONDS)
-        self.ended = True
-
-    def result(self) -> bool:
-        """Whether the turn was served, as soon as it is known."""
-        assert self.through.wait(SECONDS)
-        return self.served
-
-
-def line(places: int, *joined: str) -> Watched:
+def line(places: int, *joined: str) -> RunQueue:
     """A queue that these runs have joined; a run's first letter is its visitor."""
-    queue = Watched(places)
+    queue = RunQueue(places)
     for run in joined:
         assert queue.join(run, run[0])
     return queue
+
+
+class Turns:
+    """Begins the turns of runs in a queue, one step at a time: `begun` are those that were given a place, in order."""
+
+    def __init__(self, queue: RunQueue, *runs: str):
+        self.queue, self.begun = queue, []
+        for run in runs:
+            assert queue.when_served(run, lambda run=run: self.begun.append(run))
+
+    def end(self, run: str) -> bool:
+        """Whether the run holds a place, which it then gives back."""
+        with self.queue.turn(run) as served:
+            return served
 
 
 @pytest.mark.parametrize(
@@ -108,39 +89,66 @@ def test_a_run_is_in_the_queue_once_and_leaves_it_once():
 
 def test_as_many_train_at_once_as_there_are_places_and_a_place_given_back_goes_to_the_next():
     queue = line(2, "a", "b", "c", "d")
-    last, third, second = (Waiter(queue, run) for run in "dcb")
-    first = Waiter(queue, "a")  # which lets the second take its turn as well
-    assert first.result()
-    assert second.result()
-    assert (queue.place("c"), queue.place("d")) == (1, 2)
-    assert not third.through.is_set()
-    first.done.set()
-    assert third.result()
-    assert (queue.place("d"), last.through.is_set()) == (1, False)
-    third.done.set()
-    second.done.set()
-    assert last.result()
-    last.done.set()
-    for waiter in (first, second, third, last):
-        waiter.join(SECONDS)
+    turns = Turns(queue, *"dcba")
+    assert turns.begun == ["d", "c"]  # they were ready before the others
+    assert (queue.place("a"), queue.place("b")) == (1, 2)
+    assert turns.end("d")
+    assert turns.begun == ["d", "c", "a"]
+    assert queue.place("b") == 1
+    assert turns.end("c")
+    assert all(map(turns.end, "ab"))
+    assert turns.begun == ["d", "c", "a", "b"]
     assert queue.held() == []
 
 
-def test_who_leaves_the_queue_waits_no_longer_and_lets_the_next_one_through():
-    queue = line(2, "a", "b", "c")
-    with queue.turn("a"):
-        # There is a place left, for b, which has not taken its turn yet.
-        third = Waiter(queue, "c")
-        assert queue.leave("b")
-        assert third.result()
-        queue.join("d", "d")
-        fourth = Waiter(queue, "d")
-        assert queue.leave("d")
-        assert not fourth.result()
-        for waiter in (third, fourth):
-            waiter.done.set()
-            waiter.join(SECONDS)
-            assert waiter.ended
+def test_who_leaves_the_queue_is_not_served_and_lets_the_next_one_through():
+    queue = line(1, "a", "b", "c")
+    turns = Turns(queue, *"abc")
+    assert turns.begun == ["a"]
+    assert queue.leave("b")
+    assert not queue.when_served("b", lambda: turns.begun.append("b"))
+    assert turns.end("a")
+    assert turns.begun == ["a", "c"]
+    assert not turns.end("b")
+    assert turns.end("c")
+
+
+def test_a_run_that_is_not_ready_keeps_its_place_in_the_queue_and_holds_nobody_up():
+    queue = line(1, "a", "b")
+    turns = Turns(queue, "b")
+    assert turns.begun == ["b"]
+    assert queue.place("a") == 1
+    assert queue.when_served("a", lambda: turns.begun.append("a"))
+    assert turns.begun == ["b"]
+    assert turns.end("b")
+    assert turns.begun == ["b", "a"]
+
+
+def test_only_the_one_that_is_served_is_called_and_a_waiting_run_has_no_thread(monkeypatch):
+    ordered = []
+    in_order = RunQueue._in_order
+    monkeypatch.setattr(RunQueue, "_in_order", lambda queue: ordered.append(1) or in_order(queue))
+    names = [f"{number}" for number in range(1000)]
+    queue, before = line(1, "first"), threading.active_count()
+    assert all(queue.join(name, name) for name in names)
+    turns = Turns(queue, "first", *names)
+    assert threading.active_count() == before
+    assert len(ordered) == 1  # each of a thousand that join a full queue costs next to nothing
+    assert turns.end("first")
+    assert turns.begun == ["first", "0"]
+    assert [queue.place(name) for name in names[1:]] == list(range(1, 1000))
+    assert len(ordered) <= 4  # all places are counted at once, when the queue has changed
+
+
+def test_the_wait_is_known_once_a_turn_has_ended(monkeypatch):
+    seconds = iter((0.0, 60.0, 60.0, 90.0))
+    monkeypatch.setattr(run_queue.time, "monotonic", lambda: next(seconds))
+    queue = line(2, "a", "b")
+    assert queue.seconds_to_wait(4) is None
+    for run in "ab":
+        with queue.turn(run):
+            pass
+    assert queue.seconds_to_wait(4) == 90.0  # places of 45 s on average, two at a time
 
 
 def test_a_turn_that_breaks_gives_its_place_back():
@@ -205,7 +213,7 @@ def until(true: Callable[[], bool]) -> None:
 def take_turn(run: Run) -> list[str]:
     """Queue the run and wait for the end of its turn; what was logged meanwhile."""
     before = len(run.events())
-    run_queue.start(run, "ann", {"event": "queued"})
+    run_queue.start(run, ANN, {"event": "queued"})
     until(lambda: not run_queue.queue.holds(run.id))
     return [event["event"] for event in run.events()[before:]]
 
@@ -214,11 +222,11 @@ def test_a_run_is_trained_once_in_its_turn_for_the_visitor_who_asked(run, queue,
     training.may_end.clear()
     VISITOR.set("ann's request")
     before = set(threading.enumerate())
-    run_queue.start(run, "ann", {"event": "queued", "signed_in": True})
-    run_queue.start(run, "ann", {"event": "queued"})  # which is queued already
+    run_queue.start(run, ANN, {"event": "queued", "signed_in": True})
+    run_queue.start(run, ANN, {"event": "queued"})  # which is queued already
     until(lambda: training.trained)
     assert all(thread.daemon for thread in set(threading.enumerate()) - before)  # so that the app can be ended
-    run_queue.start(run, "ann", {"event": "queued"})
+    run_queue.start(run, ANN, {"event": "queued"})
     queue.join("another of ann's", "ann")
     queue.join("bob's", "bob")
     assert queue.place("bob's") == 1
@@ -233,7 +241,7 @@ def test_a_run_is_trained_once_in_its_turn_for_the_visitor_who_asked(run, queue,
 def test_a_run_that_left_the_queue_is_not_trained(run, queue, training):
     queue.join("other", "bob")
     with queue.turn("other"):
-        run_queue.start(run, "ann")
+        run_queue.start(run, ANN)
         assert run_queue.withdraw(run)
     queue.join("last", "bob")
     with queue.turn("last"):
@@ -265,7 +273,7 @@ def test_a_run_that_was_deleted_while_it_waited_leaves_nothing_behind(run, queue
     broken, before = [], set(threading.enumerate())
     monkeypatch.setattr(threading, "excepthook", broken.append)
     training.may_end.clear()
-    run_queue.start(run, "ann")
+    run_queue.start(run, ANN)
     until(lambda: training.trained)
     run.path.rename(tmp_path / "deleted")
     training.may_end.set()
@@ -305,11 +313,11 @@ def test_a_run_whose_window_closed_or_that_lost_its_turn_is_queued_again_or_give
         run.append(entry)
     queue.join(run.id, "ann")
     with queue.turn(run.id):
-        assert not run_queue.start_next_window(run, "ann")
+        assert not run_queue.start_next_window(run, ANN)
         assert len(run.events()) == len(log)
     queue.join("other", "bob")
     with queue.turn("other"):
-        assert run_queue.start_next_window(run, "ann") == waits
+        assert run_queue.start_next_window(run, ANN) == waits
         assert queue.holds(run.id) == waits
         assert [e["event"] for e in run.events()[len(log) :]] == ["continued"] * waits
         queue.join("another of ann's", "ann")
@@ -326,7 +334,7 @@ def test_a_run_whose_window_closed_or_that_lost_its_turn_is_queued_again_or_give
 
 
 def test_only_a_run_that_stands_in_the_queue_is_shown_as_waiting(run, queue):
-    assert not run_queue.start_next_window(run, "ann")
+    assert not run_queue.start_next_window(run, ANN)
     run.append(STOPPED)
     assert run_queue.look(run).phase == "stopped"
     queue.join(run.id, "ann")
@@ -339,29 +347,45 @@ def test_only_a_run_that_stands_in_the_queue_is_shown_as_waiting(run, queue):
     assert not queue.holds(run.id)
 
 
+class Follower:
+    """Somebody who follows a run, event by event."""
+
+    def __init__(self, run: Run, **settings):
+        self.events = run_queue.follow(run, ANN, settings.pop("reader", None) or run.reader(), **settings)
+        self.loop = asyncio.new_event_loop()
+
+    def next(self) -> dict | None:
+        """The next event; None at the end."""
+        return self.loop.run_until_complete(asyncio.wait_for(anext(self.events, None), SECONDS))
+
+    def rest(self) -> Iterator[dict]:
+        """All further events."""
+        while event := self.next():
+            yield event
+
+
 def test_who_follows_a_run_reads_its_events_its_place_and_each_of_its_windows(run, queue, training):
     training.may_end.clear()
     training.events = [{"event": "start", "step": 0}, WINDOW_OVER]
     for name in ("other", "earlier"):
         queue.join(name, name)
-    heartbeat, seen = {"event": "heartbeat"}, []
+    seen = []
     with queue.turn("other"):
-        run_queue.start(run, "ann", QUEUED)
-        following = run_queue.follow(run, "ann", run.reader())
-        assert next(following)["event"] == "queued"
-        assert [next(following) for _ in range(3)] == [{"event": "waiting", "place": 2}, heartbeat, heartbeat]
+        run_queue.start(run, ANN, QUEUED)
+        follower = Follower(run)
+        assert follower.next()["event"] == "queued"
+        assert follower.next() == {"event": "waiting", "place": 2, "seconds": None}
         queue.leave("earlier")
-        assert [next(following) for _ in range(3)] == [{"event": "waiting", "place": 1}, heartbeat, heartbeat]
+        assert follower.next() == {"event": "waiting", "place": 1, "seconds": None}
     until(lambda: training.trained)
-    assert [next(following)["event"] for _ in range(3)] == ["starting", "heartbeat", "heartbeat"]
+    assert follower.next()["event"] == "starting"
     training.may_end.set()
-    for event in following:
-        if event != heartbeat:
-            seen.append(event["event"])
+    for event in follower.rest():
+        seen.append(event["event"])
         if len(training.trained) == 2:
             training.events = [STOPPED]
     window = ["start", "end", "continued", "starting"]
-    assert seen[:4] == window
+    assert [kind for kind in seen if kind != "waiting"][:4] == window
     assert seen[-1] == "end"
     assert len(training.trained) >= 2
     assert run.events()[-1]["reason"] == "stopped"
@@ -373,19 +397,21 @@ def test_who_follows_a_run_is_told_its_place_for_each_window_and_keeps_the_turn_
 ):
     training.may_end.clear()
     training.events = [{"event": "start", "step": 0}, WINDOW_OVER]
-    following = run_queue.follow(run, "ann", run.reader())
+    follower = Follower(run)
     queue.join("other", "bob")
     with queue.turn("other"):
-        run_queue.start(run, "ann", QUEUED)
-        assert [next(following)["event"] for _ in range(3)] == ["queued", "waiting", "heartbeat"]
+        run_queue.start(run, ANN, QUEUED)
+        assert [follower.next()["event"] for _ in range(2)] == ["queued", "waiting"]
     until(lambda: training.trained and queue.place(run.id) is None)
-    assert [next(following)["event"] for _ in range(2)] == ["starting", "heartbeat"]
+    assert follower.next()["event"] == "starting"
     training.may_end.set()
     until(lambda: not queue.holds(run.id))
     queue.join("other", "bob")
     with queue.turn("other"):
-        assert [next(following)["event"] for _ in range(3)] == ["start", "end", "continued"]
-        assert next(following) == {"event": "waiting", "place": 1}
+        assert [follower.next()["event"] for _ in range(3)] == ["start", "end", "continued"]
+        told = follower.next()
+        assert (told["event"], told["place"]) == ("waiting", 1)
+        assert told["seconds"] > 0
         queue.join("another of ann's", "ann")
         queue.join("carl's", "carl")
         assert queue.place("carl's") == 2
@@ -404,5 +430,53 @@ def test_what_a_run_logs_just_before_it_gives_its_place_back_is_still_read(run, 
             return events
 
     queue.join(run.id, "ann")
-    seen = [event["event"] for event in run_queue.follow(run, "ann", Reader(run.log.path))]
-    assert seen == ["heartbeat", "end"]
+    follower = Follower(run, reader=Reader(run.log.path))
+    assert [event["event"] for event in follower.rest()] == ["end"]
+
+
+def test_who_follows_a_waiting_run_reads_its_log_once_and_looks_more_seldom_the_further_behind_it_is(
+    run, queue, monkeypatch
+):
+    class Reader(EventReader):
+        """Counts its looks at the disk."""
+
+        looks = 0
+
+        def read(self) -> list[dict]:
+            Reader.looks += 1
+            return super().read()
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 40:
+            queue.leave("earlier0")
+
+    pauses: list[float] = []
+    monkeypatch.setattr(run_queue, "POLL", 0.2)
+    monkeypatch.setattr(run_queue, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
+    for number in range(30):
+        queue.join(f"earlier{number}", f"{number}")
+    queue.join(run.id, "ann")
+    follower = Follower(run, reader=Reader(run.log.path))
+    assert [follower.next()["place"] for _ in range(2)] == [31, 30]
+    assert Reader.looks == 1
+    assert pauses == [31 / 5 * 0.2] * 40
+    for number in range(1, 30):
+        queue.leave(f"earlier{number}")
+    assert follower.next()["place"] == 1
+    follower.loop.run_until_complete(follower.events.aclose())
+    assert Reader.looks == 1
+
+
+def test_who_no_longer_listens_neither_follows_nor_starts_the_next_window(run, queue, training):
+    listens = [True, False]
+    run.append({"event": "start", "step": 0})
+    run.append(WINDOW_OVER)
+    queue.join(run.id, "ann")
+    follower = Follower(run, is_listening=lambda: listens.pop(0))
+    kinds = [event["event"] for event in follower.rest()]
+    assert kinds == ["start", "end", "waiting"]
+    assert training.trained == []
+    queue.leave(run.id)
+    assert list(Follower(run, is_listening=lambda: False).rest()) == []
+    assert training.trained == []

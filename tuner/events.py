@@ -23,6 +23,8 @@ class Fold(Protocol):
 
 FoldType = TypeVar("FoldType", bound=Fold)
 
+LAST_LINE = 2**20  # bytes, in which the last line that is whole must end
+
 
 class EventReader:
     """Reads a log piece by piece; belongs to one thread."""
@@ -53,6 +55,18 @@ class EventReader:
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
         return [event for line in whole.splitlines() if (event := _parse(line))]
+
+    def skip(self) -> None:
+        """Pass over the events that there are, without reading them."""
+        try:
+            with open(self.path, "rb") as file:
+                status = os.fstat(file.fileno())
+                file.seek(max(0, status.st_size - LAST_LINE))
+                start, last = file.tell(), file.read()
+        except OSError:
+            return
+        self._file = status.st_ino
+        self._offset = start + last.rfind(b"\n") + 1
 
     @staticmethod
     def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -36,6 +36,23 @@ _warm = False  # whether this worker has done a job
 _broken: tuple[str, ...] | None = None  # the sentence, once the GPU is lost to this process
 
 
+class Windows:
+    """A fold of a run's events: how its windows began and ended."""
+
+    def __init__(self):
+        self.start_up: float | None = None  # the longest, in seconds
+        self.deaths = 0  # workers that died since the run last learned or answered something
+
+    def add(self, event: dict) -> None:
+        """Take the next event into account."""
+        if (start_up := event.get("start_up")) is not None:
+            self.start_up = max(start_up, self.start_up or 0.0)
+        if event["event"] in ("checkpoint", "answered", "end", "queued"):
+            self.deaths = 0
+        elif event["event"] == "died":
+            self.deaths += 1
+
+
 def train(run: Run, slot: int = 0) -> Iterator[dict]:
     """One window of training, or of the scoring after it; yields the run's events. Raises TunerError.
 
@@ -45,14 +62,14 @@ def train(run: Run, slot: int = 0) -> Iterator[dict]:
     it paused, too, unless DEATHS workers were killed before anything was learned.
     """
     reader = run.reader()
-    reader.read()  # what happened before this window
+    reader.skip()  # what happened before this window
     try:
         for _ in _in_a_window(run) if ZERO else _in_a_process(run, slot):
             yield from reader.read()
             yield {"event": "heartbeat"}
     except Died:
         run.append({"event": "died"})
-        if _deaths(run) >= DEATHS:
+        if run.log.fold(Windows).deaths >= DEATHS:
             raise TunerError(
                 f"Training of run {run.id} was killed {DEATHS} times before it learned anything new. The base model "
                 "probably needs more memory than is available: choose a smaller one, set Precision to 4-bit, or use "
@@ -131,8 +148,8 @@ def seconds_needed(run: Run) -> float:
     if ended and ended["event"] in TOO_SHORT:
         return WINDOW
     # A later window may have had the base loaded already, but the next one's worker may be new.
-    started = [event["start_up"] for event in run.events() if "start_up" in event]
-    start_up = max(started, default=forecast["start_up"])
+    started = run.log.fold(Windows).start_up
+    start_up = forecast["start_up"] if started is None else started
     if run.is_trained:
         return BESIDE + start_up + forecast["scoring"]
     last, budget = run.last_event("step"), run.plan["seconds"]
@@ -216,16 +233,6 @@ def _in_a_process(run: Run, slot: int) -> Iterator[None]:
         raise TunerError(
             f"Training of run {run.id} could not start. Whoever runs this app can find the reason in its train.log."
         )
-
-
-def _deaths(run: Run) -> int:
-    """Workers that died since the run last learned or answered something."""
-    count = 0
-    for event in reversed(run.events()):
-        if event["event"] in ("checkpoint", "answered", "end", "queued"):
-            break
-        count += event["event"] == "died"
-    return count
 
 
 def _through(job: str, run: Run, seconds: float, *arguments) -> Iterator:

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 BASE, ADAPTER, MERGED = "base", "adapter", "merged"
 MOST_COMPARED = 3  # runs whose adapters answer side by side with the base
-MOST_OPEN = 64  # runs kept open, so that a look at one reads only what is new
+MOST_OPEN = 1000  # runs kept open, so that a look at one reads only what is new
 _open: OrderedDict[Path, tuple[tuple[int, int], Run]] = OrderedDict()  # folder -> its recipe file's identity, the run
 _opening = threading.Lock()
 # Type, minimum and maximum of what a visitor may set; 0.01 because a top-p of 0 leaves no token.
@@ -100,7 +100,7 @@ def known_plan(requested: Recipe) -> dict | None:
 
 
 def prepare(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> tuple[Run, str]:
-    """Create a run for the visitor and queue it for training; returns it with its secret.
+    """Create a run for the visitor, whom run_queue.bounds have admitted, and queue it; returns it with its secret.
 
     Raises TunerError with all problems.
     """
@@ -108,7 +108,7 @@ def prepare(requested: Recipe, rows: Entered | None = None, visitor: Visitor = A
         log.info("deleted %s old runs to make room", len(deleted))
     run = checking.write_run(requested, rows, visitor)
     secret = ownership.claim(run, visitor)
-    run_queue.start(run, visitor.session, {"event": "queued", "signed_in": visitor.account is not None})
+    run_queue.start(run, visitor, {"event": "queued", "signed_in": visitor.account is not None})
     return run, secret
 
 
@@ -123,8 +123,9 @@ def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
         )
     if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is already in training or waiting for its turn.")
-    _fetch_base(opened, visitor)
-    run_queue.start(opened, visitor.session, {"event": "queued"})
+    with run_queue.bounds.admit(visitor):
+        _fetch_base(opened, visitor)
+        run_queue.start(opened, visitor, {"event": "queued"})
     return opened
 
 
@@ -139,7 +140,7 @@ def watch(run: str, visitor: Visitor = ANYBODY) -> Run:
     """The run, for somebody who watches it: as long as its owner does, its next window starts automatically."""
     opened = open_run(run)
     if ownership.is_owner(opened, visitor):
-        run_queue.start_next_window(opened, visitor.session)
+        run_queue.start_next_window(opened, visitor)
     return opened
 
 

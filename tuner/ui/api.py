@@ -4,9 +4,15 @@ job = Client(URL).submit(recipe="budget: {steps: 40}", rows="prompt,completion\\
 for event in job: ...    # the first one names the run and its secret
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import TypeVar
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from tuner.errors import TunerError
 from tuner.events import EventReader
@@ -14,11 +20,18 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, progress, run_queue
 from tuner.ui.actions import Entered
+from tuner.ui.bounds import MOST_RUNS
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
 from tuner.ui.wiring import CHECKS, MODELS
 
-FOLLOWING = {"concurrency_limit": 100}  # callers who follow a run, waiting or in training
+# Callers who follow a run, waiting or in training: as many as there may be runs, and some to be refused in a sentence.
+FOLLOWING = {"concurrency_limit": MOST_RUNS + 200, "concurrency_id": "follow"}
+# They hold no thread; only those whose runs are being prepared do.
+_preparing = ThreadPoolExecutor(4, "prepare")
+
+
+T = TypeVar("T")
 
 
 def build() -> None:
@@ -85,7 +98,9 @@ def preview(recipe: str, file: str | None = None, rows: str = "", visitor: Visit
         return {"problems": problems_of(error)}
 
 
-def train(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor = ANYBODY) -> Iterator[dict]:
+async def train(
+    recipe: str, file: str | None = None, rows: str = "", visitor: Visitor = ANYBODY
+) -> AsyncIterator[dict]:
     """Train a recipe and stream its events; the first event names the run and its secret.
 
     Whoever has the run's id may look at it and chat with it. Keep the secret: it lets you resume, stop, delete, merge
@@ -101,36 +116,50 @@ def train(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor
         {"event": "run", "run": id, "secret": text, "plan": {...}}, then each step with its loss, the end and the
         evaluation.
     """
-    try:
-        run, secret = actions.prepare(*_requested(recipe, file, rows, visitor))
-    except Exception as error:
-        raise _refused(error) from None
+
+    def prepare() -> tuple[Run, str]:
+        with run_queue.bounds.admit(visitor):
+            return actions.prepare(*_requested(recipe, file, rows, visitor))
+
+    run, secret = await _prepared(prepare)
     yield {"event": "run", "run": run.id, "secret": secret, "plan": run.plan}
-    yield from _events(run, visitor, run.reader())
+    async for event in run_queue.follow(run, visitor, run.reader(), _listener()):
+        yield event
 
 
-def resume(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> Iterator[dict]:
+async def resume(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> AsyncIterator[dict]:
     """Resume a run that was stopped or interrupted, and stream its events.
 
     Args:
         run: The run's id.
         secret: The run's secret, which /train gave you.
     """
+    owner = with_secret(visitor, run, secret)
+
+    def prepare() -> tuple[Run, EventReader]:
+        reader = actions.own_run(run, owner).reader()
+        reader.skip()  # what happened before
+        return actions.resume(run, owner), reader
+
+    opened, reader = await _prepared(prepare)
+    yield {"event": "run", "run": opened.id, "plan": opened.plan}
+    async for event in run_queue.follow(opened, owner, reader, _listener()):
+        yield event
+
+
+async def _prepared(prepare: Callable[[], T]) -> T:
+    """What `prepare` returns. It runs in a thread, which knows the request that ZeroGPU charges."""
     try:
-        visitor = with_secret(visitor, run, secret)
-        reader = actions.own_run(run, visitor).reader()
-        reader.read()  # what happened before
-        opened = actions.resume(run, visitor)
+        return await asyncio.get_running_loop().run_in_executor(_preparing, partial(copy_context().run, prepare))
     except Exception as error:
         raise _refused(error) from None
-    yield {"event": "run", "run": opened.id, "plan": opened.plan}
-    yield from _events(opened, visitor, reader)
 
 
-def _events(run: Run, visitor: Visitor, reader: EventReader) -> Iterator[dict]:
-    for event in run_queue.follow(run, visitor.session, reader):
-        if event["event"] != "heartbeat":
-            yield event
+def _listener() -> Callable[[], bool]:
+    """Tells whether the caller of this endpoint still listens; otherwise Gradio notices only when a value is ready."""
+    page, event = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    listening = page and page._queue.event_ids_to_events.get(event)
+    return lambda: not listening or listening.alive
 
 
 def status(run: str) -> dict:

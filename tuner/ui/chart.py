@@ -16,8 +16,12 @@ SMOOTHING = 0.9
 Point = tuple[float, float]
 
 
-def loss_curve(losses: Sequence[Point], heldout: Sequence[Point], steps: int | None) -> str:
-    """Training loss (raw and smoothed) and held-out loss by step; the axis ends where the run will end."""
+def loss_curve(losses: Sequence[Point], heldout: Sequence[Point], steps: int | None, done: int | None = None) -> str:
+    """Training loss (raw and smoothed) and held-out loss by step; the axis ends where the run will end.
+
+    `done` is the number of steps done, where `losses` has fewer points.
+    """
+    done = done or len(losses)
     shown = [p for p in [*losses, *heldout] if math.isfinite(p[1])]
     last = max([steps or 1, *(x for x, _ in shown)])
     ticks = _ticks(0.0, max((y for _, y in shown), default=4.0))
@@ -32,8 +36,8 @@ def loss_curve(losses: Sequence[Point], heldout: Sequence[Point], steps: int | N
     few = _thinned(losses)
     marks = "".join(f'<circle class="heldout" r="3.5" cx="{p[0]}" cy="{p[1]}"/>' for p in _split(place, heldout))
     return (
-        f'<svg class="t-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" data-points="{len(losses)}" '
-        f'aria-label="Loss over {len(losses)} of {steps or "?"} steps">{grid}{below}'
+        f'<svg class="t-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" data-points="{done}" '
+        f'aria-label="Loss over {done} of {steps or "?"} steps">{grid}{below}'
         f"{_line('raw', few, place)}{_line('train', smoothed(few), place)}{_line('heldout', heldout, place)}"
         f'{marks}</svg><div class="t-legend"><span class="train">training loss</span>'
         '<span class="heldout">held-out loss</span></div>'

@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from tuner.runs import Run
+from tuner.ui.series import Series
 
 LIVE = ("waiting", "starting", "training", "scoring", "continuing")
 RESUMABLE = ("prepared", "paused", "stopped", "interrupted", "failed")
@@ -24,7 +25,7 @@ class Progress:
     phase: str  # one of LIVE or RESUMABLE, or finished
     step: int = 0
     steps: int | None = None
-    losses: list[tuple[float, float]] = field(default_factory=list)  # (step, loss)
+    losses: list[tuple[float, float]] = field(default_factory=list)  # (step, loss), as a Series keeps them
     heldout: list[tuple[float, float]] = field(default_factory=list)
     last: dict = field(default_factory=dict)  # the newest step's event
     scored: tuple[int, int] = (0, 0)  # held-out rows answered, and how many there are
@@ -43,21 +44,33 @@ class Curve:
     """A fold of the events: the steps that count. A window that starts at step s discards every step after s."""
 
     def __init__(self):
-        self.losses: list[tuple[float, float]] = []  # (step, loss)
-        self.heldout: list[tuple[float, float]] = []
+        self._losses = Series()
+        self._heldout = Series()
+        self.step = 0  # the newest that counts
         self.last: dict = {}  # the newest step's event
         self.planned: int | None = None  # steps
         self.failures: list[list[str]] = []  # problems of each failure since something was learned
         self._saved: deque[dict] = deque(maxlen=8)  # the steps at the latest checkpoints, where a window may start
 
+    @property
+    def losses(self) -> list[tuple[float, float]]:
+        """(step, loss), as a Series keeps them."""
+        return self._losses.points()
+
+    @property
+    def heldout(self) -> list[tuple[float, float]]:
+        """(step, held-out loss), as a Series keeps them."""
+        return self._heldout.points()
+
     def add(self, event: dict) -> None:
         """Take the next event into account."""
         kind = event["event"]
         if kind == "step":
-            self.losses.append((event["step"], event["loss"]))
-            self.last = event
+            if event["loss"] is not None:
+                self._losses.add(event["step"], event["loss"])
+            self.step, self.last = event["step"], event
         elif kind == "heldout" and event["loss"] is not None:
-            self.heldout.append((event["step"], event["loss"]))
+            self._heldout.add(event["step"], event["loss"])
         elif kind == "start":
             self._take_back(event["step"])
         elif kind == "checkpoint" and self.last:
@@ -70,8 +83,9 @@ class Curve:
             self.failures = [*self.failures[-1:], event.get("problems", [])]
 
     def _take_back(self, step: int) -> None:
-        self.losses = [point for point in self.losses if point[0] <= step]
-        self.heldout = [point for point in self.heldout if point[0] <= step]
+        self.step = min(self.step, step)
+        self._losses.take_back(step)
+        self._heldout.take_back(step)
         kept = [event for event in (*self._saved, self.last) if event and event["step"] <= step]
         self.last = max(kept, key=lambda event: event["step"], default={})
         self._saved = deque(kept, self._saved.maxlen)
@@ -98,10 +112,10 @@ def read(run: Run) -> Progress:
         error = run.last_event("error", "start", "queued") or {}
         return Progress(
             phase=_phase(run, training),
-            step=curve.losses[-1][0] if curve.losses else 0,
+            step=curve.step,
             steps=curve.last.get("steps") or curve.planned or run.plan.get("steps"),
-            losses=list(curve.losses),
-            heldout=list(curve.heldout),
+            losses=curve.losses,
+            heldout=curve.heldout,
             last=curve.last,
             scored=(scoring.get("row", 0), scoring.get("rows", 0)),
             problems=error.get("problems", []),

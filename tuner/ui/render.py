@@ -56,7 +56,7 @@ def run_card(run: Run, now: progress.Progress | None = None) -> str:
 
 
 def _progress(run: Run, now: progress.Progress) -> str:
-    title, sub = _status(now, run_queue.queue.place(run.id))
+    title, sub = _status(now, *place_and_wait(run.id))
     share = now.step / now.steps if now.steps else 0
     if now.phase == "scoring" and now.scored[1]:
         share = now.scored[0] / now.scored[1]
@@ -70,11 +70,22 @@ def _progress(run: Run, now: progress.Progress) -> str:
         + problems(now.problems, "It stopped early")
         + _numbers(now)
         + _rows_at_a_time(run)
-        + (chart.loss_curve(now.losses, now.heldout, now.steps if now.is_live else None) if now.losses else "")
+        + (_curve(now, now.steps if now.is_live else None) if now.losses else "")
     )
 
 
-def _status(now: progress.Progress, place: int | None) -> tuple[str, str]:
+def _curve(now: progress.Progress, steps: int | None) -> str:
+    return chart.loss_curve(now.losses, now.heldout, steps, now.step)
+
+
+def place_and_wait(run: str) -> tuple[int | None, str]:
+    """The run's place in the queue, and about how long it will wait there if that is known."""
+    place = run_queue.queue.place(run)
+    seconds = run_queue.queue.seconds_to_wait(place) if place else None
+    return place, duration(seconds) if seconds else ""
+
+
+def _status(now: progress.Progress, place: int | None, wait: str = "") -> tuple[str, str]:
     """Heading and sentence for the phase."""
     of = f" of {now.steps:,}" if now.steps else ""
     kept = "What was learned is kept." if now.step else ""
@@ -85,7 +96,7 @@ def _status(now: progress.Progress, place: int | None) -> tuple[str, str]:
     )
     return {
         "prepared": ("Ready to start", "Everything is prepared. Press Resume to train it."),
-        "waiting": ("Waiting for its turn", f"{_queue_place(place)} It starts automatically."),
+        "waiting": ("Waiting for its turn", f"{_queue_place(place, wait)} It starts automatically."),
         "continuing": ("Between windows", "This window's GPU time is used up. Requesting the next window."),
         "paused": ("Paused", f"{_so_far(now, of)} Its GPU window is over. Press Resume for the next one."),
         "starting": ("Starting", "Loading the base model."),
@@ -98,10 +109,11 @@ def _status(now: progress.Progress, place: int | None) -> tuple[str, str]:
     }[now.phase]
 
 
-def _queue_place(place: int | None) -> str:
+def _queue_place(place: int | None, wait: str) -> str:
     if not place:
         return "A place is free."
-    return "It is next." if place == 1 else f"{count(place - 1, 'run')} {'is' if place == 2 else 'are'} ahead of it."
+    ahead = "It is next." if place == 1 else f"{count(place - 1, 'run')} {'is' if place == 2 else 'are'} ahead of it."
+    return ahead + (f" The wait is about {wait}, judging by the latest runs." if wait else "")
 
 
 def _so_far(now: progress.Progress, of: str) -> str:
@@ -133,7 +145,7 @@ def _numbers(now: progress.Progress) -> str:
 
 def _result(run: Run, now: progress.Progress, scores: dict) -> str:
     trained = f"{plan_card.title(run.recipe)}, {count(now.step, 'step')} in {duration(now.seconds or 0)}"
-    details = chart.loss_curve(now.losses, now.heldout, now.steps) + _numbers(now)
+    details = _curve(now, now.steps) + _numbers(now)
     details += _estimate_and_actual(run, now) + _rows_at_a_time(run)
     return (
         verdict(scores)

@@ -1,12 +1,14 @@
-"""Who trains when: a fair queue for the places to train in, and a thread that takes each run through its turn.
+"""Who trains when: a fair queue for the places to train in, and a thread for each run that has a place.
 
 A turn is one window, which runs whether or not anybody watches. The next window starts only while somebody does.
 """
 
+import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
@@ -15,10 +17,13 @@ from tuner import gpu
 from tuner.events import EventReader
 from tuner.runs import Run
 from tuner.ui import progress
+from tuner.ui.bounds import Bounds
 from tuner.ui.problems import problems_of
+from tuner.ui.visitor import Visitor
 
 SLOTS = os.environ.get("TUNER_TRAINING_SLOTS")  # how many runs train at once, if the app is told
 POLL = 0.2  # seconds between looks at a run's events
+LONGEST_POLL = 2.0  # seconds between looks at the place of a run that is far from being served
 
 
 class RunQueue:
@@ -27,9 +32,13 @@ class RunQueue:
     def __init__(self, places: int | None = None):
         self._places = places
         self._waiting: dict[str, str] = {}  # run -> visitor, in order of arrival
+        self._begin: dict[str, Callable[[], None]] = {}  # waiting run -> what begins its turn
         self._training: dict[str, str] = {}
+        self._given: set[str] = set()  # runs that were given a place, and whose turn has not begun
         self._slots: dict[str, int] = {}  # run in training -> the number of its place, from 0
-        self._changed = threading.Condition()
+        self._order: dict[str, int] | None = {}  # waiting run -> its place in the queue; None: to be counted again
+        self._seconds: deque[float] = deque(maxlen=20)  # that the latest turns took
+        self._lock = threading.RLock()
 
     @property
     def places(self) -> int:
@@ -44,64 +53,94 @@ class RunQueue:
 
     def join(self, run: str, visitor: str) -> bool:
         """Join the queue; False if the run is in it already, or in training."""
-        with self._changed:
+        with self._lock:
             if self.holds(run):
                 return False
-            self._waiting[run] = visitor
+            self._waiting[run], self._order = visitor, None
             return True
+
+    def when_served(self, run: str, begin: Callable[[], None]) -> bool:
+        """Call `begin`, which must not wait, as soon as the run is given a place; False if it left the queue."""
+        with self._lock:
+            if run not in self._waiting:
+                return False
+            self._begin[run] = begin
+        self._serve()
+        return True
 
     def leave(self, run: str) -> bool:
         """Leave the queue; False if the run was not in it."""
-        with self._changed:
+        with self._lock:
+            self._begin.pop(run, None)
             left = self._waiting.pop(run, None) is not None
-            self._changed.notify_all()
-            return left
+            self._order = None
+        return left
 
     def holds(self, run: str) -> bool:
         """Whether the run is waiting or in training."""
-        with self._changed:
+        with self._lock:
             return run in self._waiting or run in self._training
 
     def held(self) -> list[str]:
         """The runs that are waiting or in training."""
-        with self._changed:
+        with self._lock:
             return [*self._waiting, *self._training]
 
     def place(self, run: str) -> int | None:
         """The run's place in the queue, 1 being next; None if it is not waiting."""
-        with self._changed:
-            order = self._order()
-            return order.index(run) + 1 if run in order else None
+        with self._lock:
+            if self._order is None:
+                self._order = {waiting: number for number, waiting in enumerate(self._in_order(), 1)}
+            return self._order.get(run)
 
-    def _order(self) -> list[str]:
+    def seconds_to_wait(self, place: int) -> float | None:
+        """About how long it takes until the run at this place is served; None if no turn has ended yet."""
+        with self._lock:
+            return place * sum(self._seconds) / len(self._seconds) / self.places if self._seconds else None
+
+    def _in_order(self) -> list[str]:
         """The waiting runs in the order in which they would be served if no others came."""
-        busy = list(self._training.values())
-        waiting, order = dict(self._waiting), []
-        while waiting:
-            run = min(waiting, key=lambda r: busy.count(waiting[r]))  # the first of the least busy
-            busy.append(waiting.pop(run))
-            order.append(run)
-        return order
+        # A visitor's next run is served as if those before it were in training.
+        busy, busy_before = Counter(self._training.values()), {}
+        for run, visitor in self._waiting.items():
+            busy_before[run] = busy[visitor]
+            busy[visitor] += 1
+        return sorted(self._waiting, key=busy_before.get)
+
+    def _serve(self) -> None:
+        """Give the free places to those who are next, and begin their turns."""
+        while True:
+            with self._lock:
+                if not self._begin or len(self._training) >= self.places:
+                    return
+                run = next(run for run in self._in_order() if run in self._begin)
+                begin = self._give_place(run)
+            begin()
+
+    def _give_place(self, run: str) -> Callable[[], None] | None:
+        self._training[run], self._order = self._waiting.pop(run), None
+        self._slots[run] = min(set(range(self.places)) - set(self._slots.values()))
+        self._given.add(run)
+        return self._begin.pop(run, None)
 
     @contextmanager
     def turn(self, run: str) -> Iterator[bool]:
-        """Wait for the run's turn, then hold a place; yields False if the run left the queue."""
-        with self._changed:
-            self._changed.wait_for(lambda: run not in self._waiting or self._is_next(run))
-            if is_served := run in self._waiting:
-                self._training[run] = self._waiting.pop(run)
-                self._slots[run] = min(set(range(self.places)) - set(self._slots.values()))
-                self._changed.notify_all()
+        """Hold the place given to the run, or a free one; yields False if there is none, or it left the queue."""
+        with self._lock:
+            if run in self._waiting and len(self._training) < self.places:
+                self._give_place(run)
+            is_served = run in self._given
+            self._given.discard(run)
+        began = time.monotonic()
         try:
             yield is_served
         finally:
-            with self._changed:
-                if is_served:
+            if is_served:
+                with self._lock:
                     del self._training[run], self._slots[run]
-                self._changed.notify_all()
-
-    def _is_next(self, run: str) -> bool:
-        return len(self._training) < self.places and self._order()[0] == run
+                    self._order = None
+                    self._seconds.append(time.monotonic() - began)
+                self._serve()
 
 
 def _count_places() -> int:
@@ -110,40 +149,53 @@ def _count_places() -> int:
 
 
 queue = RunQueue()
+bounds = Bounds()
 
 
-def start(run: Run, visitor: str, event: dict | None = None) -> None:
+def start(run: Run, visitor: Visitor, event: dict | None = None) -> None:
     """Queue the run for one window of training in the background, and log `event`; a run queued already is left alone.
 
     Called in an event's handler, whose request tells ZeroGPU whose quota to charge.
     """
-    if queue.join(run.id, visitor):
+    if not queue.join(run.id, visitor.account or visitor.session):
+        return
+    try:
         if event:
             run.append(event)
-        threading.Thread(target=copy_context().run, args=(_take_turn, run), daemon=True).start()
+    except OSError:
+        queue.leave(run.id)
+        raise
+    bounds.hold(run.id, visitor)
+    # A waiting run has no thread; the request's context is kept until the run is served.
+    turn = threading.Thread(target=copy_context().run, args=(_take_turn, run), daemon=True)
+    if not queue.when_served(run.id, turn.start):
+        bounds.release(run.id)
 
 
-def follow(run: Run, visitor: str, reader: EventReader) -> Iterator[dict]:
-    """Yield the reader's next events, changes of place in the queue, and heartbeats until the run has ended.
+async def follow(
+    run: Run, visitor: Visitor, reader: EventReader, is_listening: Callable[[], bool] = lambda: True
+) -> AsyncIterator[dict]:
+    """Yield the reader's next events and changes of place in the queue, until the run has ended or nobody listens.
 
-    While somebody follows, a run whose window closed continues in the next one.
+    While somebody follows, a run whose window closed continues in the next one. No thread is held meanwhile.
     """
     place = None
-    while True:
+    while is_listening():
         held = queue.holds(run.id)
-        yield from reader.read()
+        if not (place and queue.place(run.id)):  # while a run waits, nobody writes to its log
+            for event in await asyncio.to_thread(reader.read):
+                yield event
         if not held:
-            if not start_next_window(run, visitor):
+            if not await asyncio.to_thread(start_next_window, run, visitor):
                 return
             continue
-        if (now := queue.place(run.id)) != place and now:
-            yield {"event": "waiting", "place": now}
+        if (now := queue.place(run.id)) and now != place:
+            yield {"event": "waiting", "place": now, "seconds": queue.seconds_to_wait(now)}
         place = now
-        yield {"event": "heartbeat"}
-        time.sleep(POLL)
+        await asyncio.sleep(min(POLL * max(1, (now or 1) / 5), LONGEST_POLL))
 
 
-def start_next_window(run: Run, visitor: str) -> bool:
+def start_next_window(run: Run, visitor: Visitor) -> bool:
     """Queue the run again if it waits for its next window, or lost its turn when the app restarted; tells whether."""
     if queue.holds(run.id):
         return False
@@ -161,8 +213,10 @@ def look(run: Run) -> progress.Progress:
 
 def withdraw(run: Run) -> bool:
     """Give up the place in the queue or the next window; False if the run has neither."""
-    was_waiting = queue.leave(run.id) or progress.read(run).phase in ("continuing", "waiting")
+    was_waiting = queue.leave(run.id)
     if was_waiting:
+        bounds.release(run.id)
+    if was_waiting := was_waiting or progress.read(run).phase in ("continuing", "waiting"):
         run.append({"event": "withdrawn"})
     return was_waiting
 
@@ -178,6 +232,8 @@ def _take_turn(run: Run) -> None:
         except Exception as error:
             if run.path.exists():  # it may have been deleted while it waited
                 _log_error(run, error)
+        finally:
+            bounds.release(run.id)
 
 
 def _log_error(run: Run, error: Exception) -> None:

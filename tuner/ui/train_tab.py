@@ -9,8 +9,7 @@ import gradio as gr
 
 from tuner import gpu
 from tuner.errors import TunerError
-from tuner.methods.files import CONFIG
-from tuner.ui import actions, chooser, elements, form, ownership, plan_card, progress, render, run_queue
+from tuner.ui import actions, chooser, elements, form, looks, ownership, plan_card, progress, render, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
 from tuner.ui.wiring import CHECKS, PRIVATE, remembered, with_list, with_run
@@ -27,6 +26,7 @@ TO_URL = """(id) => {
 def build(browser: gr.BrowserState) -> SimpleNamespace:
     """The tab's inputs and outputs; `browser` remembers the visitor's runs and the one shown."""
     tab = SimpleNamespace(browser=browser, shown=gr.Textbox(visible=False), timer=gr.Timer(1, active=False))
+    tab.seen = gr.Textbox(visible=False)  # the mark of the panel that the last tick sent
     with gr.Row(elem_classes="t-train"):
         with gr.Column(scale=6, min_width=320, elem_classes="t-choices"):
             tab.form = form.build(actions.starting_recipe().model_copy(update={"name": None}))
@@ -154,7 +154,7 @@ def _wire_run(tab: SimpleNamespace) -> None:
     run = [tab.shown, tab.browser]
     tab.resume.click(for_visitor(resume), run, tab.panel, **PRIVATE)
     tab.stop.click(for_visitor(_stop), run, tab.panel, queue=False, **PRIVATE)
-    tab.timer.tick(for_visitor(_tick), run, tab.panel, queue=False, **PRIVATE)
+    tab.timer.tick(for_visitor(_tick), [*run, tab.seen], [*tab.panel, tab.seen], queue=False, **PRIVATE)
     tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
     left = tab.again.click(_leave, tab.browser, outputs, queue=False, **PRIVATE)
     tab.check_again(left)
@@ -236,8 +236,9 @@ def _apply(tab: SimpleNamespace, text: str, visitor: Visitor = ANYBODY) -> list:
 def _prepare(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> list:
     """A new run of the visitor's, or the problems in place of the plan."""
     try:
-        requested, rows = form.read(tab.form, data, visitor)
-        run, secret = actions.prepare(requested, rows, visitor)
+        with run_queue.bounds.admit(visitor):
+            requested, rows = form.read(tab.form, data, visitor)
+            run, secret = actions.prepare(requested, rows, visitor)
     except Exception as error:
         return [gr.skip(), gr.skip(), elements.problems(problems_of(error)), *panel("")[1:]]
     kept = with_run(data[tab.browser], run.id, secret)
@@ -254,12 +255,17 @@ def resume(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
     return panel(run, visitor)
 
 
-def _tick(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
-    visitor = with_list(visitor, kept)
-    if run:
+def _tick(run: str, kept: dict | None, seen: str = "", visitor: Visitor = ANYBODY) -> list:
+    """The panel and its mark for somebody who watches; nothing if this page has been sent that already."""
+    visitor, look = with_list(visitor, kept), looks.at(run, looks.MOMENT) if run else None
+    if look and look.phase in ("continuing", "waiting") and not run_queue.queue.holds(run):
         with suppress(TunerError):  # shown in the card
             actions.watch(run, visitor)
-    return panel(run, visitor)
+        look = looks.at(run)
+    values, seconds = panel(run, visitor, look), looks.seconds_between(visitor.session)
+    values[1] = gr.Timer(seconds, active=bool(look and look.is_live))
+    mark = "-".join([look.mark if look else "", str(seconds), *(f"{button['visible']:d}" for button in values[2:])])
+    return [gr.skip()] * (len(values) + 1) if mark == seen else [*values, mark]
 
 
 def _stop(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
@@ -273,25 +279,20 @@ def _leave(kept: dict | None) -> list:
     return ["", {**remembered(kept), "shown": ""}, *panel("")]
 
 
-def panel(run: str, visitor: Visitor = ANYBODY) -> list:
+def panel(run: str, visitor: Visitor = ANYBODY, look: looks.Look | None = None) -> list:
     """A run's card, timer and the buttons that the visitor may use; without a run, those of the plan."""
     if not run:
         hidden = gr.update(visible=False)
         ready = gr.update(visible=True, interactive=True)
         return [gr.skip(), gr.Timer(active=False), ready, hidden, hidden, hidden, hidden, hidden]
-    try:
+    look = look or looks.at(run)
+    phase, has_adapter, live = look.phase, look.has_adapter, look.is_live
+    is_own = is_shared = False
+    with suppress(TunerError):  # it is gone
         opened = actions.open_run(run)
-        now = run_queue.look(opened)
-        card, phase = render.run_card(opened, now), now.phase
-        has_adapter = (opened.adapter / CONFIG).is_file()
         is_own, is_shared = ownership.is_owner(opened, visitor), ownership.is_shared(opened, visitor)
-    except Exception as error:
-        card, phase, has_adapter = elements.problems(problems_of(error)), "gone", False
-        is_own = is_shared = False
-    # Between a worker's death and its event, the folder alone would say that the run has ended.
-    live = phase in progress.LIVE or run_queue.queue.holds(run)
     return [
-        card if is_shared or phase == "gone" else elements.note(ownership.LINK_ONLY) + card,
+        look.card if is_shared or phase == "gone" else elements.note(ownership.LINK_ONLY) + look.card,
         gr.Timer(active=live),
         gr.update(visible=False),
         gr.update(visible=is_own and phase in ("waiting", "training", "scoring", "continuing")),

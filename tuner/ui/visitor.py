@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import ipaddress
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import Parameter
@@ -56,6 +58,11 @@ def for_visitor(function: Callable) -> Callable:
             async for value in bound(values)():
                 yield value
 
+    elif inspect.iscoroutinefunction(function):
+
+        async def handler(*values):
+            return await bound(values)()
+
     elif inspect.isgeneratorfunction(function):
 
         def handler(*values) -> Iterator:
@@ -76,7 +83,28 @@ def for_visitor(function: Callable) -> Callable:
 def _visitor(request: gr.Request, signed_in: gr.OAuthToken | None, profile: gr.OAuthProfile | None) -> Visitor:
     return Visitor(
         session=request.session_hash or "",
-        address=getattr(request.client, "host", ""),
+        address=network_address(request),
         account=profile.username if profile else None,
         token=signed_in.token if signed_in else None,
     )
+
+
+def network_address(request: gr.Request) -> str:
+    """The address that the request came from, or its network of 64 bits where one visitor has all of that.
+
+    On a Space every request comes through the platform's proxies. Each appends the address that it was called from to
+    X-Forwarded-For, and only what the visitor wrote there stands before the visitor's own.
+    """
+    peer = getattr(request.client, "host", "") or ""
+    forwarded = request.headers.get("x-forwarded-for", "") if "SPACE_ID" in os.environ else ""
+    address = next(filter(_is_public, reversed([*forwarded.split(","), peer])), peer).strip()
+    return (
+        f"{ipaddress.ip_network((address, 64), strict=False)}" if ":" in address and _is_public(address) else address
+    )
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.strip()).is_global
+    except ValueError:
+        return False

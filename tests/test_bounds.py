@@ -1,0 +1,103 @@
+"""How many runs one visitor may have in line, and who a visitor is behind the platform's proxies."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from tuner.errors import TunerError
+from tuner.ui import bounds, visitor
+from tuner.ui.bounds import Bounds
+from tuner.ui.visitor import Visitor
+
+
+def fill(held: Bounds, number: int, **settings) -> None:
+    """Hold so many runs, each of a visitor with a session of its own unless the settings name one."""
+    first = len(held._runs)
+    for n in range(first, first + number):
+        held.hold(f"run{n}", Visitor(**{"session": f"session{n}", **settings}))
+
+
+def refusal(held: Bounds, who: Visitor) -> str:
+    """What the visitor is told; empty if admitted."""
+    try:
+        with held.admit(who):
+            return ""
+    except TunerError as error:
+        return " ".join(error.problems)
+
+
+@pytest.mark.parametrize(
+    ("whose", "most", "begins"),
+    [
+        ({"session": "ann"}, 4, "You have 4 runs that wait or train, which is the most."),
+        ({"account": "ann"}, 8, "Your account has 8 runs"),
+        ({"address": "203.0.113.5"}, 60, "Your network address, which others may share, has 60 runs"),
+    ],
+)
+def test_one_more_run_than_the_bound_is_refused_and_let_in_once_another_has_ended(whose, most, begins):
+    held, who = Bounds(), Visitor(**{"session": "here", **whose})
+    fill(held, 100)  # of others
+    fill(held, most - 1, **whose)
+    assert refusal(held, who) == ""
+    fill(held, 1, **whose)
+    assert refusal(held, who).startswith(begins)
+    assert refusal(held, who).endswith("Wait until one has ended, or stop one.")
+    assert refusal(held, Visitor("another")) == ""
+    held.release("run100")
+    assert refusal(held, who) == ""
+
+
+def test_nobody_is_counted_by_what_is_not_known_of_them():
+    held = Bounds()
+    fill(held, 200)  # without account and address
+    assert refusal(held, Visitor("here")) == ""
+    fill(held, 5, session="")
+    assert refusal(held, Visitor("")) == ""
+
+
+def test_a_thousand_runs_are_the_most_of_all(monkeypatch):
+    held = Bounds()
+    fill(held, bounds.MOST_RUNS - 1)
+    assert refusal(held, Visitor("here")) == ""
+    fill(held, 1)
+    assert refusal(held, Visitor("here")) == (
+        "1,000 runs are waiting, and more can't be accepted. Try again in a few minutes."
+    )
+
+
+def test_a_run_counts_while_it_is_prepared_so_that_many_requests_at_once_are_no_way_around():
+    held, ann = Bounds(), Visitor("ann")
+    fill(held, 2, session="ann")
+    with held.admit(ann), held.admit(ann):
+        assert refusal(held, ann).startswith("You have 4 runs")
+    assert refusal(held, ann) == ""
+    with pytest.raises(ZeroDivisionError), held.admit(ann):
+        raise ZeroDivisionError
+    assert refusal(held, ann) == ""
+
+
+ADDRESSES = [
+    # on a Space: who called, X-Forwarded-For -> whose address
+    (True, "10.16.1.2", "198.41.30.7", "198.41.30.7"),
+    (True, "10.16.1.2", "1.1.1.1, 198.41.30.7", "198.41.30.7"),  # the visitor wrote the first one
+    (True, "10.16.1.2", "1.1.1.1,198.41.30.7, 10.16.9.9", "198.41.30.7"),  # through two proxies
+    (True, "10.16.1.2", "nonsense, 10.1.1.1", "10.16.1.2"),
+    (True, "10.16.1.2", "", "10.16.1.2"),
+    (True, "198.41.30.7", "1.1.1.1", "198.41.30.7"),  # not through the platform's proxy
+    (True, "10.16.1.2", "2a01:4f8:1:2:aaaa::1", "2a01:4f8:1:2::/64"),
+    (True, "10.16.1.2", "2a01:4f8:1:2:bbbb::9", "2a01:4f8:1:2::/64"),  # the same visitor
+    (False, "192.168.1.9", "1.1.1.1", "192.168.1.9"),  # anybody could write that
+    (False, "2a01:4f8:1:2::9", "", "2a01:4f8:1:2::/64"),
+    (False, "testclient", "", "testclient"),
+    (False, None, "", ""),
+]
+
+
+@pytest.mark.parametrize(("on_space", "peer", "forwarded", "address"), ADDRESSES)
+def test_an_address_can_not_be_made_up(on_space, peer, forwarded, address, monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    if on_space:
+        monkeypatch.setenv("SPACE_ID", "alice/tuner")
+    headers = {"x-forwarded-for": forwarded} if forwarded else {}
+    client = SimpleNamespace(host=peer) if peer else None
+    assert visitor.network_address(SimpleNamespace(client=client, headers=headers)) == address
