@@ -12,7 +12,7 @@ ROOMS = [
     {"tuner", "errors", "words"},
     {"events", "heartbeat", "hub_errors", "recipe", "tasks"},
     {"metrics"},
-    {"runs", "runs_cleanup"},
+    {"runs", "runs_cleanup", "run_files", "run_lock"},
     {"data"},
     {"models"},
     {"methods"},

@@ -21,6 +21,7 @@ from tuner import gpu, recipe, runs, runs_cleanup
 from tuner.data import sources
 from tuner.data.parse import Table
 from tuner.errors import TunerError
+from tuner.hub.card import without_paths
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import MethodRow
 from tuner.recipe import Recipe
@@ -58,8 +59,7 @@ def starting_recipe() -> Recipe:
 def open_run(run: str) -> Run:
     """The run with this id, opened once; no path is followed. Raises TunerError."""
     opened = runs.open_run(run or "", local=False)
-    path, status = opened.path.absolute(), (opened.path / "recipe.yaml").stat()
-    identity = (status.st_ino, status.st_mtime_ns)  # another one if the run was deleted and created again
+    path, identity = opened.path.absolute(), opened.identity
     with _opening:
         if _open.get(path, (None,))[0] != identity:
             _open[path] = (identity, opened)
@@ -160,11 +160,17 @@ def prepare(requested: Recipe, table: Table | None = None, visitor: Visitor = AN
     from tuner.planning import plan
 
     gpu.import_core()
-    if deleted := runs_cleanup.make_room(keep=frozenset({EXAMPLE, *run_queue.queue.held()})):
+    if deleted := runs_cleanup.make_room(keep=_kept()):
         log.info("deleted %s old runs to make room", len(deleted))
     run = plan.prepare(requested, table, local=False)
+    runs_cleanup.make_room_for(run, _kept())
     run_queue.start(run, visitor.session, {"event": "queued", "signed_in": visitor.account is not None})
     return run
+
+
+def _kept() -> frozenset[str]:
+    """The runs that are not deleted to make room."""
+    return frozenset({EXAMPLE, *run_queue.queue.held()})
 
 
 def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
@@ -206,14 +212,20 @@ def delete(run: str, visitor: Visitor = ANYBODY) -> None:
     opened = own_run(run, visitor)
     if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is in training or waiting for its turn. Stop it first, then delete it.")
-    shutil.rmtree(opened.path)
+    opened.delete()
 
 
 def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
     """Merge the run's adapter into the 16-bit base; returns the merge check. Raises TunerError."""
     opened = open_run(run)
     gpu.import_core()
-    return gpu.merge(opened)
+    return _merge(opened)
+
+
+def _merge(run: Run) -> dict:
+    if not run.merged.is_dir():
+        runs_cleanup.make_room(keep=_kept() | {run.id}, needed=runs_cleanup.bytes_to_merge(run.plan))
+    return gpu.merge(run)
 
 
 @dataclass(frozen=True)
@@ -277,7 +289,7 @@ def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float
             )
     gpu.import_core()
     for run in lineup.merged.values():
-        gpu.merge(run)
+        _merge(run)
     merged = {variant: run.merged for variant, run in lineup.merged.items()}
     return gpu.chat(lineup.adapters, merged, conversations, **sampling)
 
@@ -309,7 +321,7 @@ def summary(run: Run) -> dict:
     if problems := run.damage:
         texts = dict.fromkeys(("model", "quantization", "data", "method"), "")
         return {"run": run.id, "name": None, "status": "damaged", **texts, "scores": None, "problems": problems}
-    settings, scores = run.recipe, run.read_json("evaluation.json")
+    settings, scores = without_paths(run), run.read_json("evaluation.json")
     return {
         "run": run.id,
         "name": settings.name,

@@ -11,6 +11,7 @@ import gradio as gr
 from tuner.data.parse import Table
 from tuner.errors import TunerError
 from tuner.events import EventReader
+from tuner.hub.card import without_paths
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, progress, run_queue
@@ -41,6 +42,11 @@ def build() -> None:
         (push, {}),
     ):
         gr.api(for_visitor(function), api_name=function.__name__, **{"concurrency_limit": 4, **limits})
+
+
+def _shown_plan(run: Run) -> dict:
+    """The plan without the folder of a model on this machine."""
+    return {key: value for key, value in run.plan.items() if key != "model_folder"}
 
 
 def _refused(error: Exception) -> gr.Error:
@@ -104,7 +110,7 @@ def train(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor
         run = actions.prepare(*_requested(recipe, file, rows), visitor)
     except Exception as error:
         raise _refused(error) from None
-    yield {"event": "run", "run": run.id, "plan": run.plan}
+    yield {"event": "run", "run": run.id, "plan": _shown_plan(run)}
     yield from _events(run, visitor, run.reader())
 
 
@@ -120,7 +126,7 @@ def resume(run: str, visitor: Visitor = ANYBODY) -> Iterator[dict]:
         opened = actions.resume(run, visitor)
     except Exception as error:
         raise _refused(error) from None
-    yield {"event": "run", "run": opened.id, "plan": opened.plan}
+    yield {"event": "run", "run": opened.id, "plan": _shown_plan(opened)}
     yield from _events(opened, visitor, reader)
 
 
@@ -151,8 +157,8 @@ def status(run: str) -> dict:
             "events": list(opened.log.fold(progress.Latest).events),
             "evaluation": opened.read_json("evaluation.json"),
             "merge_check": opened.read_json("merge_check.json"),
-            "plan": opened.plan,
-            "recipe": opened.recipe.to_yaml(),
+            "plan": _shown_plan(opened),
+            "recipe": without_paths(opened).to_yaml(),
         }
     except Exception as error:
         raise _refused(error) from None
