@@ -42,6 +42,7 @@ EVENTS = [
     {"event": "end", "step": 1037, "reason": "stopped", "seconds": 123.456},
 ]
 MERGED = {"tokens": 123, "top1_agreement": 0.9876, "top1_agreement_quantized": 0.8766}
+MERGED |= {"max_logit_difference": 0.125, "max_logit_difference_quantized": 2.5}
 HUB = {"model.name": "Qwen/Qwen3-0.6B", "data.source": "knkarthick/dialogsum", "data.config": "en"}
 
 

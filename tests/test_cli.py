@@ -12,6 +12,7 @@ from conftest import LEARNS, ROOT, SMALL, in_order
 
 from tuner import runs
 from tuner.cli import main
+from tuner.run_files import REPAIRS
 
 SETTINGS = [word for key, value in (SMALL | LEARNS).items() for word in ("--set", f"{key}={value}")]
 
@@ -233,7 +234,7 @@ def test_a_damaged_run_is_named_with_its_file_and_what_to_do(case, mine, capsys)
         assert main([*command.split(), str(mine.path), *(["--prompt", "yo"] if command == "chat" else [])]) == 2
         (problem,) = capsys.readouterr().err.splitlines()[-1:]
         assert in_order(problem, "tuner: Run mine", name)
-        assert in_order(problem, name, "tuner" if name in runs.REPAIRS else "Train")
+        assert in_order(problem, name, "tuner" if name in REPAIRS else "Train")
 
 
 @pytest.mark.parametrize("case", [case for case in DAMAGES if "plan" in case])

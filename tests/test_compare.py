@@ -105,6 +105,7 @@ def test_a_method_has_its_own_figures_in_the_table(finished, tmp_path, monkeypat
                 "metric": "answer_f1",
                 "base": {"answer_f1": 0.1, "answer_f1_low": 0.05, "loss": 3.0, "rougeL": 0.9},
                 "adapter": {"answer_f1": 0.3, "answer_f1_low": 0.2, "answer_f1_high": 0.4 * number, "loss": 2.0},
+                "gain": {"answer_f1": 0.2, "low": 0.1, "high": 0.3},
             },
         )
         shutil.rmtree(run.adapter)
@@ -126,7 +127,7 @@ def test_a_method_has_its_own_figures_in_the_table(finished, tmp_path, monkeypat
     row |= {"score": 0.3, "low": 0.2, "high": 0.8, "loss": 2.0, "trainable_parameters": 200, "adapter_bytes": 27}
     assert events[-1] == row | {"steps": 9, "seconds": 4.5}
     assert (events[0]["step"], events[2]["title"], events[2]["high"]) == (3, "(IA)³", 0.4)
-    scores = {"metric": "rougeL", "rows": 0, "base": {"loss": 3.0}, "adapter": {"loss": 1.5}}
+    scores = {"metric": "rougeL", "rows": 0, "base": {"loss": 3.0}, "adapter": {"loss": 1.5}, "gain": None}
     made["ia3"].write_json("evaluation.json", scores)  # plain text has no answers
     unscored = compare.row("ia3", made["ia3"])
     assert [unscored[key] for key in ("score", "low", "high", "base", "loss")] == [None, None, None, None, 1.5]

@@ -141,7 +141,8 @@ def test_the_terminal_says_what_base_and_adapter_scored(mine, scores, capsys):
 def test_the_card_says_what_base_and_adapter_scored_and_answered(mine, scores):
     scores["adapter"]["exact_match"] = 0.25  # so few steps make no answer equal to its reference
     mine.write_json("evaluation.json", scores)
-    mine.write_json("merge_check.json", {"tokens": 123, "top1_agreement": 0.99, "top1_agreement_quantized": 0.88})
+    check = {"tokens": 123, "top1_agreement": 0.99, "top1_agreement_quantized": 0.88}
+    mine.write_json("merge_check.json", check | {"max_logit_difference": 0.1, "max_logit_difference_quantized": 0.2})
     text = card(mine, "alice/office")
     helped = text.partition("## Did it help?")[2].partition("## ")[0]
     head, _, *rows = ([cell.strip() for cell in line.split("|")[2:4]] for line in helped.splitlines() if "|" in line)

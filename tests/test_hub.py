@@ -307,7 +307,10 @@ def test_the_card_says_what_was_not_measured_and_keeps_strange_text_apart(named)
     assert "<script>" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     assert "\n# y" not in text.partition("\n---\n")[2]
     row = {"prompt": "```\n# a heading?", "reference": "r", "base": "````", "adapter": "a"}
-    named.write_json("evaluation.json", {"rows": 1, "base": {}, "adapter": {"loss": 1.0}, "examples": [row]})
+    named.write_json(
+        "evaluation.json",
+        {"rows": 1, "base": {"loss": 2.0}, "adapter": {"loss": 1.0}, "gain": None, "examples": [row]},
+    )
     text = card(named)
     assert "````text\n```\n# a heading?\n````" in text
     assert "`````text\n````\n`````" in text

@@ -12,6 +12,7 @@ import transformers
 from conftest import small_recipe
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
+from visitors_runs import CHECK
 
 from tuner import gpu
 from tuner.errors import TunerError
@@ -136,12 +137,12 @@ def test_a_merge_that_waited_for_another_of_the_same_run_reads_what_that_one_mad
     def turn():
         """Comes when the other has finished."""
         mine.merged.mkdir()
-        mine.write_json("merge_check.json", {"tokens": 1})
+        mine.write_json("merge_check.json", CHECK)
         yield
 
     monkeypatch.setattr(merge, "_one_at_a_time", turn())
     monkeypatch.setattr(cpu_process, "tuner", None)
-    assert merge.on_the_cpu(mine) == {"tokens": 1}
+    assert merge.on_the_cpu(mine) == CHECK
 
 
 def test_what_can_not_be_merged_is_said_before_any_process_starts(several, mine, monkeypatch):

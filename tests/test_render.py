@@ -402,7 +402,7 @@ def test_an_error_is_told_in_its_own_words_or_by_a_number_that_the_log_has(caplo
     class Foreign(Exception):
         message = "secret path"
 
-    for error in (Foreign("x"), OSError(13, "denied"), ValueError("secret")):
+    for error in (Foreign("x"), OSError(2, "secret"), ValueError("secret")):
         (told,) = problems.problems_of(error)
         number = re.fullmatch(
             r"Something unexpected went wrong \(error (\w{8})\)\. Nothing you entered is lost: try again\.", told

@@ -103,13 +103,32 @@ def test_status_tells_a_living_process_from_a_killed_one(run):
     assert run.status == "interrupted"
 
 
-@pytest.mark.parametrize(("begun", "counts"), [(None, False), (60, False), (-60, True)])
-def test_only_a_stop_requested_since_the_window_was_begun_counts(run, begun, counts):
-    """A killed process leaves its stop behind; `begun` is in seconds after the stop, None if no window was begun."""
+STARTING, START = {"event": "starting"}, {"event": "start", "step": 0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "counts"),
+    [
+        ([], [], False),
+        ([STARTING], [], True),
+        ([STARTING, START, STARTING], [], True),
+        ([STARTING, START], [], False),  # a killed process leaves its stop behind
+        ([STARTING], [START], False),
+        ([STARTING], [START, STARTING], False),
+        ([STARTING, START], [STARTING], False),
+    ],
+)
+@pytest.mark.parametrize("jump", [0, 86400, -86400])
+def test_only_a_stop_requested_for_the_window_that_begins_counts(run, monkeypatch, before, after, counts, jump):
+    """Whatever the clock says: it is set by a day after the stop."""
+    now, ticks = time.time(), iter(range(9))
+    monkeypatch.setattr(time, "time", lambda: now + next(ticks))
+    for event in before:
+        run.append(event)
     run.stop()
-    if begun is not None:
-        for earlier in (3600, 0):  # a window of an hour before, and the latest
-            run.append({"event": "starting", "time": time.time() + begun - earlier})
+    monkeypatch.setattr(time, "time", lambda: now + jump + next(ticks))
+    for event in after:
+        run.append(event)
     with run.training():
         assert run.is_asked_to_stop == counts
     assert not run.is_asked_to_stop
@@ -210,13 +229,13 @@ def test_status_after_the_end_and_after_the_scoring(run, reason, unscored, score
 
 
 def aged(root: Path, name: str, hours: float, *events: dict) -> runs.Run:
-    """A run of 10,000 bytes whose last event is so old."""
+    """A run of 100 KB whose last event is so old."""
     run = runs.create(Recipe(), path=root / name)
     for event in events:
         run.append(event)
         if event == ENDED:
             run.write_json("evaluation.json", {})
-    (run.data / "ballast").write_bytes(bytes(10_000))
+    (run.data / "ballast").write_bytes(bytes(102_400))
     then = time.time() - 3600 * hours
     os.utime(run.path / "events.jsonl", (then, then))
     return run
@@ -231,9 +250,9 @@ def test_the_oldest_finished_runs_of_anonymous_visitors_make_room_first(tmp_path
     aged(tmp_path, "stopped", 80, QUEUED, {"event": "end", "reason": "stopped"})
     aged(tmp_path, "old", 70, QUEUED, ENDED)
     aged(tmp_path, "new", 2, QUEUED, ENDED)
-    assert runs_cleanup.make_room(tmp_path, limit=50_000) == []
-    assert runs_cleanup.make_room(tmp_path, limit=35_000) == ["old"]
-    assert runs_cleanup.make_room(tmp_path, limit=14_000) == ["new", "stopped"]
+    assert runs_cleanup.make_room(tmp_path, limit=500_000) == []
+    assert runs_cleanup.make_room(tmp_path, limit=380_000) == ["old"]
+    assert runs_cleanup.make_room(tmp_path, limit=140_000) == ["new", "stopped"]
     assert [run.id for run in runs.list_runs(tmp_path)] == ["signed_in"]
 
 
@@ -476,7 +495,8 @@ def test_no_more_runs_make_room_than_are_needed(tmp_path, monkeypatch):
     for hours, name in enumerate("abcd", 2):
         aged(tmp_path, name, hours, QUEUED, ENDED)
     sizes = {
-        run.id: sum(f.stat().st_size for f in run.path.rglob("*") if f.is_file()) for run in runs.list_runs(tmp_path)
+        run.id: sum(f.stat().st_blocks * 512 for f in run.path.rglob("*") if f.is_file())
+        for run in runs.list_runs(tmp_path)
     }
     total = sum(sizes.values())
     assert runs_cleanup.make_room(tmp_path, limit=total) == []
@@ -507,7 +527,7 @@ def test_whose_a_run_is_shows_from_who_queued_it_first(tmp_path):
     begun, signed_in = {"event": "start", "step": 0}, QUEUED | {"signed_in": True}
     aged(tmp_path, "somebody's", 9, begun, signed_in, QUEUED, ENDED)
     aged(tmp_path, "nobody's", 8, begun, QUEUED, signed_in, ENDED)
-    assert runs_cleanup.make_room(tmp_path, limit=15_000) == ["nobody's"]
+    assert runs_cleanup.make_room(tmp_path, limit=150_000) == ["nobody's"]
 
 
 def test_a_run_without_events_is_as_old_as_its_folder(tmp_path):

@@ -23,7 +23,7 @@ ROOMS = [
         "tasks",
     },
     {"metrics"},
-    {"runs", "runs_cleanup"},
+    {"runs", "runs_cleanup", "run_files", "run_lock"},
     {"data"},
     {"models"},
     {"methods"},

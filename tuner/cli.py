@@ -41,6 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if not (problem := terminal.disk_problem(error)):
+            raise
+        print(f"tuner: {problem}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -190,8 +195,9 @@ def _evaluate(options: Options) -> None:
         from tuner.evaluation.answers import evaluate
 
         show = (lambda event: None) if options.json else terminal.Progress()
-        for event in evaluate(run):
-            show(event)
+        with run.training():  # whose end would make these scores out of date
+            for event in evaluate(run):
+                show(event)
         scores = run.read_json("evaluation.json")
     print(json.dumps(scores) if options.json else terminal.verdict(scores))
 
@@ -226,7 +232,7 @@ def _converse(options: Options, loaded: "Loaded", check: dict | None) -> None:
     sampling = generate.Sampling(options.temperature, options.top_p, options.max_new_tokens, options.seed)
     conversations = {v: list(system) for v in loaded.variants}
     while True:
-        prompt = options.prompt if options.prompt is not None else _read_prompt()
+        prompt = options.prompt if options.prompt is not None else terminal.read_prompt()
         if not prompt:
             return
         for messages in conversations.values():
@@ -240,13 +246,6 @@ def _converse(options: Options, loaded: "Loaded", check: dict | None) -> None:
             print(json.dumps({"prompt": prompt, **answers, **extra}), flush=True)
         if options.prompt is not None:
             return
-
-
-def _read_prompt() -> str:
-    try:
-        return input("you> ").strip()
-    except EOFError:
-        return ""
 
 
 def _merge(options: Options) -> None:

@@ -4,14 +4,19 @@ Readers continue where they stopped last time. They cope with half a line that a
 file under the same name after the run was deleted and created again.
 """
 
+import io
 import json
 import math
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from tuner.errors import TunerError
 
 
 class Fold(Protocol):
@@ -23,7 +28,13 @@ class Fold(Protocol):
 
 FoldType = TypeVar("FoldType", bound=Fold)
 
-LAST_LINE = 2**20  # bytes, in which the last line that is whole must end
+REPAIR = "Train its recipe again in a new run."
+MOST_BYTES = 256 * 2**20  # of a log, which are 800,000 steps; a larger one is damaged
+MOST_LINE = 2**20  # bytes; a longer line is skipped
+BEGINNING = 4 * 2**10  # bytes
+NUMBER = (int, float)
+# Of what kind these entries are, where an event has them.
+KINDS = {"event": str, "time": NUMBER, "step": int, "reason": str, "problems": list, "row": int, "rows": int}
 
 
 class EventReader:
@@ -41,27 +52,34 @@ class EventReader:
         try:
             if self._identity(os.stat(self.path)) == self._seen:
                 return []
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb", opener=_open_at_once) as file:
                 status = os.fstat(file.fileno())
                 if self._offset and (status.st_ino != self._file or status.st_size < self._offset):
                     self._restart()
+                if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+                    raise TunerError(f"Run {self.path.parent.name}: its {self.path.name} is too large. {REPAIR}")
                 file.seek(self._offset)
-                new = file.read()
-        except FileNotFoundError:
+                new = file.read(MOST_BYTES)
+        except OSError as error:
             if self._offset:
                 self._restart()
-            return []
+            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                return []
+            why = (error.strerror or type(error).__name__).lower()
+            raise TunerError(
+                f"Run {self.path.parent.name}: its {self.path.name} is unreadable ({why}). {REPAIR}"
+            ) from None
         self._file, self._seen = status.st_ino, self._identity(status)
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [event for line in whole.splitlines() if (event := _parse(line))]
+        return [event for line in io.BytesIO(whole) if len(line) <= MOST_LINE and (event := _parse(line))]
 
     def skip(self) -> None:
         """Pass over the events that there are, without reading them."""
         try:
             with open(self.path, "rb") as file:
                 status = os.fstat(file.fileno())
-                file.seek(max(0, status.st_size - LAST_LINE))
+                file.seek(max(0, status.st_size - MOST_LINE))
                 start, last = file.tell(), file.read()
         except OSError:
             return
@@ -138,7 +156,15 @@ class EventLog:
             self._count += 1
             self._newest[event["event"]] = (self._count, event)
             for fold in self._folds.values():
-                fold.add(event)
+                with suppress(KeyError, TypeError):  # an event of another version
+                    fold.add(event)
+
+
+def first_events(path: Path) -> list[dict]:
+    """The events at the beginning of a log, of which only a little is read; none if it can't be read."""
+    with suppress(OSError), open(path, "rb", opener=_open_at_once) as file:
+        return [event for line in file.read(BEGINNING).splitlines() if (event := _parse(line))]
+    return []
 
 
 def _finite(value: Any) -> Any:
@@ -155,9 +181,15 @@ def _ends_a_line(file) -> bool:
     return file.read(1) == b"\n"
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # or a pipe would wait for its writer
+
+
 def _parse(line: bytes) -> dict | None:
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and "event" in event else None
+    if not isinstance(event, dict) or "event" not in event:
+        return None
+    return event if all(isinstance(event[key], kind) for key, kind in KINDS.items() if key in event) else None

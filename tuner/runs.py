@@ -15,46 +15,29 @@ Nothing here imports torch. Files are written under another name and then rename
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from tuner import run_files, run_lock
 from tuner.errors import TunerError
 from tuner.events import EventLog, EventReader
 from tuner.recipe import Recipe
+from tuner.run_files import Plan, damage_of, damaged, reason
 
 RUNS = Path(os.environ.get("TUNER_RUNS", "runs"))
+ID = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?")  # of what a visitor may name
+PARTS = ("recipe.yaml", "plan.json", "events.jsonl")  # a folder with one of them is a run, if perhaps a damaged one
+DELETED = ".deleted-"  # how the names of folders begin that are being deleted
 ENDINGS = {"steps": "finished", "clock": "finished", "stopped": "stopped", "window": "paused"}
 OTHER_ENDINGS = {"start": "interrupted", "died": "paused", "error": "failed"}
 FORMAT = 2  # of the folder, as written in plan.json; a plan without it has format 1
-# What to do about a file that is missing or damaged.
-REPAIRS = {
-    "plan.json": "Prepare the run again with: tuner train RECIPE --out RUN",
-    "evaluation.json": "Delete that file, then score the run again with: tuner evaluate RUN",
-    "answers.json": "Delete that file, then score the run again with: tuner evaluate RUN",
-    "merge_check.json": "Delete that file, then merge the run again with: tuner merge RUN",
-}
-OTHER_REPAIR = "Train its recipe again in a new run."
-
-
-class Plan(dict):
-    """What plan.json holds. Asking for an entry that it lacks raises TunerError: the file is missing or incomplete."""
-
-    def __init__(self, run: str, entries: dict):
-        super().__init__(entries)
-        self.run = run
-
-    def __missing__(self, key: str) -> None:
-        raise _damaged(self.run, "plan.json", f"incomplete (it has no '{key}')" if self else "missing")
-
-
-def _damaged(run: str, name: str, how: str) -> TunerError:
-    return TunerError(f"Run {run}: its {name} is {how}. {REPAIRS.get(name, OTHER_REPAIR)}")
 
 
 class Run:
@@ -75,23 +58,40 @@ class Run:
         """The settings, every default filled in. Raises TunerError if this version can't read them."""
         if "recipe.yaml" not in self._read:
             try:
-                self._read["recipe.yaml"] = Recipe.load(self.path / "recipe.yaml")
+                text = run_files.read_text(self.path / "recipe.yaml")
+                self._read["recipe.yaml"] = Recipe.from_yaml(text, "recipe.yaml")
             except TunerError as error:
                 problems = " ".join(error.problems)
-                raise _damaged(self.id, "recipe.yaml", f"damaged, or of another version. {problems}") from None
+                raise damaged(self.id, "recipe.yaml", f"damaged, or of another version. {problems}") from None
+            except (OSError, ValueError, RecursionError) as error:
+                raise damaged(self.id, "recipe.yaml", damage_of(error)) from None
         return self._read["recipe.yaml"]
 
     @property
     def plan(self) -> Plan:
-        """Estimates and chosen settings; empty before the run is prepared. Raises TunerError if it is damaged."""
+        """Estimates and chosen settings; empty before the run is prepared.
+
+        Raises TunerError if it is damaged, or if a newer Tuner made it.
+        """
         if not self._read.get("plan.json"):
-            self._read["plan.json"] = Plan(self.id, self.read_json("plan.json") or {})
+            plan = Plan(self.id, self.read_json("plan.json") or {})
+            if plan.get("format", 1) > FORMAT:
+                raise TunerError(
+                    f"Run {self.id} was made by a newer version of Tuner, which this version can't read. Update "
+                    "Tuner, or train the recipe again here."
+                )
+            self._read["plan.json"] = plan
         return self._read["plan.json"]
 
     @property
     def damage(self) -> list[str]:
         """Sentences about what keeps the run from being used or listed; none if its files can be read."""
-        needed = (lambda: self.recipe, lambda: self.plan["settings"], lambda: self.read_json("evaluation.json"))
+        needed = (
+            lambda: self.recipe,
+            lambda: self.plan["settings"],
+            lambda: self.read_json("evaluation.json"),
+            lambda: self.ending,
+        )
         problems = []
         for read in needed:
             try:
@@ -99,6 +99,15 @@ class Run:
             except TunerError as error:
                 problems += error.problems
         return problems
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What differs once the run was deleted and another made: a number, and when it was made in ns, if known."""
+        for name in ("recipe.yaml", "."):
+            with suppress(OSError):
+                status = os.stat(self.path / name)
+                return status.st_ino, status.st_mtime_ns * (name != ".")
+        return 0, 0
 
     @property
     def status(self) -> str:
@@ -116,31 +125,25 @@ class Run:
         last = self.last_event("start", "end", "unscored", "died", "error")
         if last is None:
             return "prepared"
-        ending = ENDINGS[last["reason"]] if "reason" in last else OTHER_ENDINGS[last["event"]]
+        ending = ENDINGS.get(last["reason"], "interrupted") if "reason" in last else OTHER_ENDINGS[last["event"]]
         return "interrupted" if ending == "finished" else ending  # trained, but not scored
 
     @property
     def is_trained(self) -> bool:
         """Whether the budget is used up, so that at most the scoring is left."""
         last = self.last_event("start", "end")
-        return last is not None and last["event"] == "end" and ENDINGS[last["reason"]] == "finished"
+        return last is not None and last["event"] == "end" and ENDINGS.get(last.get("reason")) == "finished"
 
     @property
     def is_training(self) -> bool:
         """Whether a living process holds the run; the lock dies with its process, however it ends."""
-        return not self._try_lock(release=True)
+        return run_lock.is_held(self.path)
 
     @contextmanager
     def training(self) -> Iterator[None]:
         """Hold the run for training. Raises TunerError if another process holds it, or if a newer Tuner made it."""
-        if self.plan.get("format", 1) > FORMAT:
-            raise TunerError(
-                f"Run {self.id} was made by a newer version of Tuner, which this version can't read. Update Tuner, or "
-                "train the recipe again here."
-            )
-        lock = self._try_lock()
-        if not lock:
-            raise TunerError(f"Run {self.id} is already in training. Watch it, or stop it first.")
+        self.plan  # noqa: B018  which tells whether this version can read it
+        lock = self._lock()
         try:
             self._forget_old_stop()
             yield
@@ -148,29 +151,53 @@ class Run:
             (self.path / "stop").unlink(missing_ok=True)
             lock.release()
 
-    def _try_lock(self, release: bool = False) -> FileLock | None:
-        """The run's lock, taken now; None if a trainer holds it. With `release`, the lock is given back at once."""
-        # Every look takes the lock for an instant. Looks pass one at a time, so none is mistaken for a trainer.
-        with FileLock(self.path / "lock.look", poll_interval=0.002, thread_local=False):
-            lock = FileLock(self.path / "lock", timeout=0, thread_local=False)
-            try:
-                lock.acquire()
-            except Timeout:
-                return None
-            if release:
-                # Closing the file is not enough: a worker that was forked meanwhile has it open, too.
+    def delete(self) -> None:
+        """Delete the run for good. Raises TunerError while it is in training, or if it can't be deleted."""
+        lock = None
+        if not self.path.is_symlink():
+            with suppress(OSError):  # its lock may be damaged like everything else
+                if not (lock := run_lock.take(self.path)):
+                    raise TunerError(f"Run {self.id} is in training. Stop it first, then delete it.")
+        gone = self.path.with_name(f"{DELETED}{secrets.token_hex(8)}")
+        try:
+            # At once, so that nobody meets half a run, or looks at it and puts a lock into what is being deleted.
+            self.path.rename(gone)
+        except FileNotFoundError:
+            return  # somebody else was faster
+        except OSError as error:
+            raise TunerError(f"Run {self.id} can't be deleted: {reason(error)}.") from None
+        finally:
+            if lock:
                 lock.release()
-            return lock
+        remove(gone)
+
+    def _lock(self) -> FileLock:
+        """The run's lock. Raises TunerError if a trainer holds it, or if its folder can't be written to."""
+        try:
+            lock = run_lock.take(self.path)
+        except FileNotFoundError:
+            raise TunerError(f"Run {self.id} was deleted, so it can't be trained.") from None
+        except OSError as error:
+            raise TunerError(
+                f"Run {self.id} can't be trained: its folder can't be written to ({reason(error)})."
+            ) from None
+        if not lock:
+            raise TunerError(f"Run {self.id} is already in training. Watch it, or stop it first.")
+        return lock
 
     def _forget_old_stop(self) -> None:
         """Drop a stop left from an earlier window; one requested since this window was begun counts."""
-        stop, starting = self.path / "stop", self.last_event("starting")
-        if stop.exists() and (starting is None or stop.stat().st_mtime < starting["time"]):
-            stop.unlink()
+        stop, newest = self.path / "stop", self.last_event("starting", "start")
+        if newest and newest["event"] == "starting" and run_files.content(stop) == f"{newest['time']}":
+            return
+        stop.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Ask the training process to stop after its current step; what was learned is kept."""
-        (self.path / "stop").touch()
+        # With the window that it is meant for. Times are only compared for being the same: clocks may be set.
+        newest = self.last_event("starting", "start") or {}
+        with suppress(FileNotFoundError):  # the run was deleted
+            self.write_text("stop", f"{newest.get('time')}")
 
     @property
     def is_asked_to_stop(self) -> bool:
@@ -196,14 +223,23 @@ class Run:
     def read_json(self, name: str) -> dict | None:
         """What the named file holds, or None if there is no such file. Raises TunerError if it is damaged."""
         try:
-            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+            return run_files.read_object(self.path / name)
         except FileNotFoundError:
             return None
-        except ValueError:  # not JSON, or not text
-            value = None
-        if not isinstance(value, dict):
-            raise _damaged(self.id, name, "damaged")
-        return value
+        except (OSError, ValueError) as error:
+            raise damaged(self.id, name, damage_of(error)) from None
+
+    def heldout(self, most: int | None = None) -> list[dict] | None:
+        """The first held-out prompts with their references; None if there is no such file.
+
+        Raises TunerError if it is damaged.
+        """
+        try:
+            return run_files.read_prompts(self.data / "heldout.jsonl", most)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise damaged(self.id, "data/heldout.jsonl", damage_of(error)) from None
 
     def write_json(self, name: str, value: Any) -> None:
         """Write the named file as JSON, all of it or nothing."""
@@ -211,18 +247,30 @@ class Run:
 
     def write_text(self, name: str, text: str) -> None:
         """Write the named file, all of it or nothing."""
-        partial = self.path / f".{name.replace('/', '-')}.part"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.path / name)
+        # Under a name of its own, since two processes may write the same file.
+        partial = self.path / f".{name.replace('/', '-')}.{secrets.token_hex(4)}.part"
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self.path / name)
+        finally:
+            partial.unlink(missing_ok=True)
         self._read.pop(name, None)
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """A folder to fill; it gets its name, and replaces an older one, only when it is complete."""
+        """A folder to fill; it gets its name, and replaces an older one, only when it is complete.
+
+        Raises TunerError if the run was deleted meanwhile.
+        """
         partial, target, old = (self.path / part for part in (f".{name.replace('/', '-')}.part", name, ".old"))
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         yield partial
+        if not _is_run(self.path):  # the libraries that write models make it again
+            shutil.rmtree(partial, ignore_errors=True)
+            with suppress(OSError):
+                self.path.rmdir()
+            raise TunerError(f"Run {self.id} was deleted meanwhile, so nothing was saved.")
         target.parent.mkdir(exist_ok=True)
         if target.exists():
             target.replace(old)
@@ -240,6 +288,7 @@ def create(recipe: Recipe, root: Path | None = None, path: Path | None = None) -
 
     Raises TunerError if there can't be a folder, or none can be written to.
     """
+    is_chosen = path is not None
     path = Path(path or new_path(root))
     run = Run(path)
     try:
@@ -248,22 +297,51 @@ def create(recipe: Recipe, root: Path | None = None, path: Path | None = None) -
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
-        reason = (error.strerror or type(error).__name__).lower()
-        raise TunerError(f"{path} can't be the run's folder: {reason}. Choose another folder.") from None
+        if is_chosen:
+            raise TunerError(f"{path} can't be the run's folder: {reason(error)}. Choose another folder.") from None
+        raise TunerError(
+            f"There can't be a new run: the folder of runs can't be written to ({reason(error)})."
+        ) from None
     return run
 
 
 def open_run(name: str | Path, root: Path | None = None, *, local: bool = True) -> Run:
     """The run with this id, or at this path if `local` allows paths. Raises TunerError if there is none."""
     root = Path(root or RUNS)
-    is_id = Path(name).name == str(name) and str(name) not in ("", ".", "..")
-    for path in [root / name] * is_id + [Path(name)] * local:
-        if (path / "recipe.yaml").is_file():
+    if local:
+        is_id = Path(name).name == str(name) and str(name) not in ("", ".", "..")
+        paths = [root / name] * is_id + [Path(name)]
+    else:
+        paths = [root / name] * bool(ID.fullmatch(name) and _is_spelled_so(root / name))
+    for path in paths:
+        if _is_run(path):
             return Run(path)
-    raise TunerError(f"There is no run '{name}'. Check the id in your list of runs, or train a new one.")
+    shown = name if local or ID.fullmatch(name) else "".join(c for c in name[:40] if c.isprintable())
+    raise TunerError(f"There is no run '{shown}'. Check the id in your list of runs, or train a new one.")
+
+
+def _is_run(path: Path) -> bool:
+    # Unlike those of Path, the tests of os.path accept names of any length.
+    return os.path.isdir(path) and any(os.path.lexists(path / part) for part in PARTS)
+
+
+def _is_spelled_so(path: Path) -> bool:
+    """Whether the folder has this very name: some file systems find it by the same name in other capital letters."""
+    return not os.path.lexists(path.with_name(path.name.swapcase())) or path.name in os.listdir(path.parent)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder, or a link to one, as far as that is possible; what is left goes when room is made."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def list_runs(root: Path | None = None) -> list[Run]:
-    """The runs under `root`, newest first."""
-    recipes = Path(root or RUNS).glob("*/recipe.yaml")
-    return [Run(f.parent) for f in sorted(recipes, key=lambda f: f.stat().st_mtime, reverse=True)]
+    """The runs under `root`, newest first, damaged ones included."""
+    try:
+        with os.scandir(root or RUNS) as entries:
+            folders = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
+    except OSError:
+        return []
+    return sorted((Run(path) for path in folders if _is_run(path)), key=lambda run: run.identity[1], reverse=True)

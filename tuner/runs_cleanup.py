@@ -1,50 +1,144 @@
-"""Keeps the folder of runs within a limit: the oldest finished runs are deleted first, and never one in progress."""
+"""Keeps the folder of runs within a limit: the oldest finished runs are deleted first, and never one in progress.
+
+Room is counted as the disk does: a sparse file takes what is written, and links are not followed.
+"""
 
 import os
 import shutil
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tuner import runs
+from tuner.errors import TunerError
+from tuner.events import first_events
 from tuner.runs import Run
 
 LIMIT = float(os.environ.get("TUNER_MAX_RUNS_GB", 20)) * 2**30  # bytes of all runs together
 IN_PROGRESS = 3600  # seconds after its last event in which a run may still wait for its turn or its next window
+SPARE = 50 * 2**20  # bytes of a disk that are left free, for logs
+BLOCK = 512  # bytes, in which a file's size on the disk is counted
 
 _one_at_a_time = threading.Lock()
+_STARTED = time.time() - time.monotonic()
 
 
-def make_room(root: Path | None = None, keep: frozenset[str] = frozenset(), limit: float | None = None) -> list[str]:
-    """Delete runs until the rest take at most `limit` bytes (default LIMIT); returns the deleted ids.
+def bytes_to_train(plan: dict) -> int:
+    """The bytes that a run with this plan writes: in float32, the adapter and two checkpoints of weights and AdamW's
+    two moments; the rows as pairs of int64."""
+    return plan.get("trainable_parameters", 0) * 4 * (1 + 2 * 3) + plan.get("tokens", 0) * 16
 
-    Anonymous visitors' runs go before those of visitors who signed in, finished ones before others, old before new.
+
+def bytes_to_merge(plan: dict) -> int:
+    """The bytes of a merged model, in float32 at most."""
+    return plan.get("model_parameters", 0) * 4
+
+
+def make_room(
+    root: Path | None = None,
+    keep: frozenset[str] = frozenset(),
+    limit: float | None = None,
+    needed: int | None = None,
+) -> list[str]:
+    """Delete runs until the rest take at most `limit` bytes (default LIMIT), and fit on the disk; returns their ids.
+
+    The rest is what is there, what runs in progress will still write, and the bytes `needed` for something new, if
+    there is something. Anonymous visitors' runs go before those of visitors who signed in, finished ones before
+    others, old before new. Raises TunerError if there is not enough room for something new.
     """
-    limit, deleted = LIMIT if limit is None else limit, []
+    limit, root, deleted = LIMIT if limit is None else limit, Path(root or runs.RUNS), []
     with _one_at_a_time:
-        sizes = {run: _size(run.path) for run in runs.list_runs(root)}
-        total = sum(sizes.values())
-        for run in sorted(sizes, key=_worth):
-            if total <= limit:
+        _finish_deletions(root)
+        sizes = {run: _size(run.path) for run in runs.list_runs(root) if not run.path.is_symlink()}
+        unfinished = {run: _is_in_progress(run) for run in sizes if not (run.path / "evaluation.json").is_file()}
+        to_come = sum(_to_come(run, sizes[run]) for run in unfinished if unfinished[run]) + (needed or 0)
+        missing = max(sum(sizes.values()) + to_come - limit, to_come + SPARE - _free(root) if to_come else 0)
+        for run in sorted((run for run in sizes if run.id not in keep), key=_worth) if missing > 0 else ():
+            if missing <= 0:
                 break
-            recent = time.time() - _touched(run) < IN_PROGRESS
-            if run.id in keep or run.is_training or (recent and run.ending != "finished"):
-                continue
-            shutil.rmtree(run.path, ignore_errors=True)
-            total -= sizes[run]
-            deleted.append(run.id)
+            if not (unfinished[run] if run in unfinished else _is_in_progress(run)):
+                with suppress(TunerError):  # it has just been begun, or can't be deleted
+                    run.delete()
+                    missing -= sizes[run] - _size(run.path)
+                    deleted.append(run.id)
+    if needed is not None and missing > 0:
+        raise TunerError(
+            f"There is no room for this: {missing / 2**20:,.0f} MB are missing, and the other runs are in progress or "
+            "may not be deleted. Delete runs that you no longer need, or try again later."
+        )
     return deleted
 
 
+def make_room_for(run: Run, keep: frozenset[str] = frozenset()) -> list[str]:
+    """Make room for what a run that was just prepared will write; returns the ids of the deleted runs.
+
+    Raises TunerError, and deletes the run again, if there is not enough.
+    """
+    try:
+        return make_room(run.path.parent, keep, needed=0)
+    except TunerError:
+        run.delete()
+        raise
+
+
+def _finish_deletions(root: Path) -> None:
+    """Delete what is left of runs whose deletion was broken off."""
+    for folder in root.glob(f"{runs.DELETED}*"):
+        runs.remove(folder)
+
+
+def _to_come(run: Run, size: int) -> int:
+    """The bytes that a run in progress will still write, where its folder has `size` bytes now."""
+    try:
+        return max(0, bytes_to_train(run.plan) - size)
+    except TunerError:
+        return 0
+
+
+def _is_in_progress(run: Run) -> bool:
+    age = _age(run)  # before a look at the lock, which may write a file
+    try:
+        return (age < IN_PROGRESS and run.ending != "finished") or run.is_training
+    except TunerError:  # nobody can resume it
+        return False
+
+
 def _worth(run: Run) -> tuple[bool, bool, float]:
-    queued = next((e for e in run.events() if e["event"] == "queued"), {})
-    return queued.get("signed_in", False), run.ending != "finished", _touched(run)
+    return _is_signed_in(run), not (run.path / "evaluation.json").is_file(), -_age(run)
 
 
-def _touched(run: Run) -> float:
-    events = run.path / "events.jsonl"
-    return (events if events.exists() else run.path).stat().st_mtime
+def _is_signed_in(run: Run) -> bool:
+    """Whether somebody who was signed in queued the run first; one of its first events tells."""
+    queued = next((event for event in first_events(run.log.path) if event["event"] == "queued"), {})
+    return bool(queued.get("signed_in"))
+
+
+def _age(run: Run) -> float:
+    """Seconds since the run was last written to, by the clock that says less: a clock that was set forward while
+    Tuner ran makes no run old."""
+    for name in ("events.jsonl", "."):
+        with suppress(OSError):
+            touched = os.stat(run.path / name).st_mtime
+            return min(time.time(), _STARTED + time.monotonic()) - touched
+    return 0.0
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Bytes on the disk, as far as they can be counted."""
+    total, folders = 0, [str(folder)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):  # it has vanished
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_blocks * BLOCK
+    return total
+
+
+def _free(root: Path) -> int:
+    while not root.exists():
+        root = root.resolve().parent
+    return shutil.disk_usage(root).free

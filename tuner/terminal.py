@@ -1,5 +1,6 @@
 """What people see in a terminal: the plan, progress, the verdict and tables."""
 
+import errno
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from tuner.words import count, micro_batch
 if TYPE_CHECKING:
     from rich.table import Table
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)  # a disk's errors, not ours
 WIDTH = 119  # columns of a table if the output is not a terminal
 
 
@@ -28,6 +30,14 @@ def silence_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Without any handler, Python prints what is logged; a run keeps its own tracebacks in error.log.
     logging.getLogger("tuner").addHandler(logging.NullHandler())
+
+
+def disk_problem(error: OSError) -> str | None:
+    """What is the matter with the disk, if that is why nothing could be written or read."""
+    if error.errno not in DISK:
+        return None
+    where = f"{error.filename} can't be used" if error.filename else "A file can't be written"
+    return f"{where}: {error.strerror.lower()}. What was saved before is kept."
 
 
 def plan_text(plan: dict) -> str:
@@ -113,6 +123,14 @@ def runs_text(rows: list[dict]) -> str:
         score = f"  {METRICS[row['metric']].title} {scores['base']:.2f} -> {scores['adapter']:.2f}" if scores else ""
         lines.append(f"{row['id']}  {row['status']:11}  {' '.join(row['problems']) or facts + score}")
     return "\n".join(lines) or "No runs yet. Try: tuner train corporate"
+
+
+def read_prompt() -> str:
+    """The next message of a conversation; empty at its end."""
+    try:
+        return input("you> ").strip()
+    except EOFError:
+        return ""
 
 
 def shown(stream: Iterator[dict[str, str]]) -> Iterator[dict[str, str]]:

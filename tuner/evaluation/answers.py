@@ -5,7 +5,6 @@ in the run as they come, so that scoring resumes in the next window.
 """
 
 import gc
-import json
 import time
 from collections.abc import Iterator
 from typing import Protocol
@@ -125,11 +124,10 @@ def _batch_size(run: Run) -> int:
 
 def heldout_rows(run: Run) -> list[dict]:
     """The held-out prompts with their references. Raises TunerError if the run has none."""
-    try:
-        with open(run.data / "heldout.jsonl", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-    except FileNotFoundError:
-        raise TunerError(f"Run {run.id} has no held-out rows. Train its recipe again in a new run.") from None
+    rows = run.heldout()
+    if rows is None:
+        raise TunerError(f"Run {run.id} has no held-out rows. Train its recipe again in a new run.")
+    return rows
 
 
 def _answer_if_they_fit(rows: list[dict], *arguments) -> list[dict[str, str]] | None:

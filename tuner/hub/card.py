@@ -56,6 +56,11 @@ def public_recipe(recipe: Recipe) -> Recipe:
     return recipe.with_settings({"data.source": _source(recipe)})
 
 
+def without_paths(run: Run) -> Recipe:
+    """The run's recipe with names in place of this machine's paths."""
+    return public_recipe(_shown_recipe(run))
+
+
 def _shown_recipe(run: Run) -> Recipe:
     """The run's recipe, with a model folder's name in place of its path."""
     own_folder = run.plan.get("model_folder")

@@ -72,12 +72,11 @@ _HEAD_ON = """for module in model.modules():
 
 
 def _ask(run: Run, recipe: Recipe, task: TaskRow) -> str:
-    rows = run.data / "heldout.jsonl"
-    line = rows.read_text(encoding="utf-8").partition("\n")[0] if rows.is_file() else None
-    messages = json.loads(line)["messages"] if line else [{"role": "user", "content": "Once"}]
+    rows = run.heldout(1)
+    messages = rows[0]["messages"] if rows else [{"role": "user", "content": "Once"}]
     text = json.dumps(messages[-1]["content"], ensure_ascii=False)
     if task.chats:
-        return _generate(_prompt(run, messages, bool(line)), recipe, 'output[0][inputs["input_ids"].shape[1] :]')
+        return _generate(_prompt(run, messages, bool(rows)), recipe, 'output[0][inputs["input_ids"].shape[1] :]')
     if task.generates:
         return _generate(f'inputs = tokenizer({text}, return_tensors="pt")', recipe, "output[0]")
     return READ_OFF[task.objective].format(text=text)

@@ -17,6 +17,7 @@ from datasets import Dataset, load_from_disk
 from torch import nn
 from transformers import PreTrainedModel
 
+from tuner import run_lock
 from tuner.data.tokens import IGNORE_INDEX
 from tuner.errors import TunerError
 from tuner.inference import cpu_process
@@ -25,11 +26,12 @@ from tuner.methods import attach
 from tuner.methods.files import CONFIG
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import autocast, device_type
-from tuner.models.fetch import base_of
+from tuner.models.fetch import base_of, free_disk
 from tuner.models.load import forget_bases, load_base
 from tuner.models.losses import SCORES, collate
 from tuner.models.shape import Base, load_config, load_tokenizer, shape_of
 from tuner.runs import Run
+from tuner.runs_cleanup import bytes_to_merge
 
 CHECKED_TOKENS = 1024  # with a vocabulary of 150,000, their logits take 600 MB
 # Operations of one pass over the checked rows, 2 a parameter and token: ten seconds on two cores of 2026. A model with
@@ -67,8 +69,14 @@ def on_the_cpu(run: Run) -> dict | None:
 
 
 def merge_here(run: Run) -> dict:
-    """Merge on this process's device; returns the check. Raises TunerError as `merge`."""
+    """Merge on this process's device; returns the check. Raises TunerError as `merge`, and if the disk has no room."""
     check_mergeable(run)
+    _check_disk(run)
+    with run_lock.merging(run.path):
+        return existing_check(run) or _merge_and_check(run)
+
+
+def _merge_and_check(run: Run) -> dict:
     base, adapter = base_of(run), _version(run.adapter)
     rows = _rows_to_check(load_from_disk(str(run.data / "heldout")), shape_of(base).parameters)
     on_quantized = None
@@ -90,9 +98,18 @@ def merge_here(run: Run) -> dict:
     check |= _compare(as_saved, on_16_bit if on_quantized is None else on_quantized, "_quantized")
     if _version(run.adapter) != adapter:  # it was trained further, and merging takes minutes
         shutil.rmtree(run.merged, ignore_errors=True)
-        return merge_here(run)
+        return _merge_and_check(run)
     run.write_json("merge_check.json", check)
     return check
+
+
+def _check_disk(run: Run) -> None:
+    needed, free = bytes_to_merge(run.plan), free_disk(run.path)
+    if free < needed:
+        raise TunerError(
+            f"Merging run {run.id} needs up to {needed / 2**20:,.0f} MB of disk space, and {free / 2**20:,.0f} MB are "
+            "free. Delete old runs, then merge it again."
+        )
 
 
 def _version(adapter: Path) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tuner import gpu, recipe, runs, runs_cleanup
 from tuner.errors import TunerError
+from tuner.hub.card import without_paths
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import MethodRow
 from tuner.models.fetch import is_shipped
@@ -54,8 +55,7 @@ def starting_recipe() -> Recipe:
 def open_run(run: str) -> Run:
     """The run with this id, opened once; no path is followed. Raises TunerError."""
     opened = runs.open_run(run or "", local=False)
-    path, status = opened.path.absolute(), (opened.path / "recipe.yaml").stat()
-    identity = (status.st_ino, status.st_mtime_ns)  # another one if the run was deleted and created again
+    path, identity = opened.path.absolute(), opened.identity
     with _opening:
         if _open.get(path, (None,))[0] != identity:
             _open[path] = (identity, opened)
@@ -104,12 +104,18 @@ def prepare(requested: Recipe, rows: Entered | None = None, visitor: Visitor = A
 
     Raises TunerError with all problems.
     """
-    if deleted := runs_cleanup.make_room(keep=frozenset({EXAMPLE, *run_queue.queue.held()})):
+    if deleted := runs_cleanup.make_room(keep=_kept()):
         log.info("deleted %s old runs to make room", len(deleted))
     run = checking.write_run(requested, rows, visitor)
+    runs_cleanup.make_room_for(run, _kept())
     secret = ownership.claim(run, visitor)
     run_queue.start(run, visitor, {"event": "queued", "signed_in": visitor.account is not None})
     return run, secret
+
+
+def _kept() -> frozenset[str]:
+    """The runs that are not deleted to make room."""
+    return frozenset({EXAMPLE, *run_queue.queue.held()})
 
 
 def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
@@ -161,7 +167,7 @@ def delete(run: str, visitor: Visitor = ANYBODY) -> None:
     opened = own_run(run, visitor)
     if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is in training or waiting for its turn. Stop it first, then delete it.")
-    shutil.rmtree(opened.path)
+    opened.delete()
 
 
 def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
@@ -169,7 +175,13 @@ def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
     opened = open_run(run) if run == EXAMPLE else own_run(run, visitor)
     gpu.import_core()
     _fetch_base(opened, visitor)
-    return gpu.merge(opened)
+    return _merge(opened)
+
+
+def _merge(run: Run) -> dict:
+    if not run.merged.is_dir():
+        runs_cleanup.make_room(keep=_kept() | {run.id}, needed=runs_cleanup.bytes_to_merge(run.plan))
+    return gpu.merge(run)
 
 
 @dataclass(frozen=True)
@@ -247,7 +259,7 @@ def chat(
     if not is_shipped(run.recipe.model.name):
         checking.read_prompts(run, list(conversations.values()), visitor)
     for run in lineup.merged.values():
-        gpu.merge(run)
+        _merge(run)
     merged = {variant: run.merged for variant, run in lineup.merged.items()}
     return gpu.chat(lineup.adapters, merged, conversations, **sampling)
 
@@ -280,7 +292,7 @@ def summary(run: Run) -> dict:
     if problems := run.damage:
         texts = dict.fromkeys(("model", "quantization", "data", "method"), "")
         return {"run": run.id, "name": None, "status": "damaged", **texts, "scores": None, "problems": problems}
-    settings, scores = run.recipe, run.read_json("evaluation.json")
+    settings, scores = without_paths(run), run.read_json("evaluation.json")
     return {
         "run": run.id,
         "name": settings.name,

@@ -16,6 +16,7 @@ from gradio.context import LocalContext
 
 from tuner.errors import TunerError
 from tuner.events import EventReader
+from tuner.hub.card import without_paths
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, progress, run_queue
@@ -53,6 +54,11 @@ def build() -> None:
         (push, {}),
     ):
         gr.api(for_visitor(function), api_name=function.__name__, **{"concurrency_limit": 4, **limits})
+
+
+def _shown_plan(run: Run) -> dict:
+    """The plan without the folder of a model on this machine."""
+    return {key: value for key, value in run.plan.items() if key != "model_folder"}
 
 
 def _refused(error: Exception) -> gr.Error:
@@ -122,7 +128,7 @@ async def train(
             return actions.prepare(*_requested(recipe, file, rows, visitor))
 
     run, secret = await _prepared(prepare)
-    yield {"event": "run", "run": run.id, "secret": secret, "plan": run.plan}
+    yield {"event": "run", "run": run.id, "secret": secret, "plan": _shown_plan(run)}
     async for event in run_queue.follow(run, visitor, run.reader(), _listener()):
         yield event
 
@@ -142,7 +148,7 @@ async def resume(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> Asyn
         return actions.resume(run, owner), reader
 
     opened, reader = await _prepared(prepare)
-    yield {"event": "run", "run": opened.id, "plan": opened.plan}
+    yield {"event": "run", "run": opened.id, "plan": _shown_plan(opened)}
     async for event in run_queue.follow(opened, owner, reader, _listener()):
         yield event
 
@@ -183,8 +189,8 @@ def status(run: str) -> dict:
             "events": list(opened.log.fold(progress.Latest).events),
             "evaluation": opened.read_json("evaluation.json"),
             "merge_check": opened.read_json("merge_check.json"),
-            "plan": opened.plan,
-            "recipe": opened.recipe.to_yaml(),
+            "plan": _shown_plan(opened),
+            "recipe": without_paths(opened).to_yaml(),
         }
     except Exception as error:
         raise _refused(error) from None

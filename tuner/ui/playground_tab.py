@@ -1,6 +1,5 @@
 """Playground: one prompt, answered side by side by the base model and by the chosen runs' adapters."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -220,11 +219,7 @@ def _merge_check(lineup: actions.Lineup | None) -> str:
 
 
 def _heldout(run: Run) -> list[dict]:
-    try:
-        with open(run.data / "heldout.jsonl", encoding="utf-8") as lines:
-            return [json.loads(line) for line, _ in zip(lines, range(MOST_EXAMPLES), strict=False)]
-    except FileNotFoundError:
-        return []
+    return run.heldout(MOST_EXAMPLES) or []
 
 
 def _use_example(shown: list[str], event: gr.SelectData) -> list:

@@ -132,7 +132,8 @@ def _phase(run: Run, training: bool) -> str:
     if training:
         return NOW.get(kind, "starting")
     phase, patience = SOON.get(kind, ("", 0))
-    since = time.time() - newest["time"] if newest else 0.0
+    # If the clock was set back, what seems to be yet to come is as far from now as what is long past.
+    since = abs(time.time() - newest.get("time", 0)) if newest else 0.0
     if patience and since < patience:
         return phase
     if run.ending == "paused" and kind in ("end", "unscored", "died") and since < RECENT:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tuner import runs
 from tuner.evaluation.verdict import judge, other_scores
+from tuner.hub.card import without_paths
 from tuner.metrics import METRICS, metric_of
 from tuner.planning.forecast import duration
 from tuner.runs import Run
@@ -64,7 +65,7 @@ def _progress(run: Run, now: progress.Progress) -> str:
     bar = tag("div", f'<i style="width:{min(1, share):.1%}"></i>', f"t-progress {'endless' if endless else ''}")
     return (
         tag("h3", title)
-        + tag("p", escape(plan_card.title(run.recipe)), "t-sub")
+        + tag("p", escape(plan_card.title(without_paths(run))), "t-sub")
         + (bar if now.is_live else "")
         + f'<p aria-live="polite">{escape(sub)}</p>'
         + problems(now.problems, "It stopped early")
@@ -144,7 +145,7 @@ def _numbers(now: progress.Progress) -> str:
 
 
 def _result(run: Run, now: progress.Progress, scores: dict) -> str:
-    trained = f"{plan_card.title(run.recipe)}, {count(now.step, 'step')} in {duration(now.seconds or 0)}"
+    trained = f"{plan_card.title(without_paths(run))}, {count(now.step, 'step')} in {duration(now.seconds or 0)}"
     details = _curve(now, now.steps) + _numbers(now)
     details += _estimate_and_actual(run, now) + _rows_at_a_time(run)
     return (

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import replace
 
@@ -240,4 +240,5 @@ def _log_error(run: Run, error: Exception) -> None:
     problems = problems_of(error, run.id)
     last = run.last_event() or {}
     if last.get("problems") != problems:  # the training process may have logged it already
-        run.append({"event": "error", "problems": problems})
+        with suppress(OSError):  # the disk may be what failed
+            run.append({"event": "error", "problems": problems})

@@ -9,6 +9,7 @@ import gradio as gr
 
 from tuner import gpu
 from tuner.errors import TunerError
+from tuner.hub.card import without_paths
 from tuner.ui import actions, chooser, elements, form, looks, ownership, plan_card, progress, render, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
@@ -314,7 +315,7 @@ def show(tab: SimpleNamespace, run: str, kept: dict | None, visitor: Visitor = A
         return ["", {**kept, "shown": ""}, *panel(""), *[gr.skip()] * len(form.fill_outputs(tab.form))]
     values = [gr.skip()] * len(form.fill_outputs(tab.form))
     with suppress(TunerError):  # a recipe of another version; the card still shows what happened
-        values = form.fill(tab.form, opened.recipe)
+        values = form.fill(tab.form, without_paths(opened))
     return [run, {**kept, "shown": run}, *panel(run, visitor), *values]
 
 

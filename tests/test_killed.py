@@ -1,0 +1,131 @@
+"""A process that is killed at any stage, or whose run is deleted under it: nothing is lost, and no other is disturbed."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import LEARNS, ROOT, small_recipe
+
+from tuner import runs
+from tuner.errors import TunerError
+from tuner.inference import merge
+from tuner.planning import plan
+from tuner.runs import Run
+from tuner.training.window import train
+from tuner.ui import actions
+
+pytestmark = pytest.mark.long
+TRAINING = ["loading", "first step", "checkpoint", "saving", "scoring", "scored"]
+MERGING = ["merging", "merged"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Run:
+    """A run that has not begun."""
+    recipe = small_recipe(training__checkpoint_seconds=0.001).with_settings(LEARNS)
+    return plan.prepare(recipe, path=tmp_path_factory.mktemp("prepared") / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(prepared, tmp_path_factory) -> Run:
+    """The same run, trained in one go."""
+    run = Run(shutil.copytree(prepared.path, tmp_path_factory.mktemp("whole") / "run"))
+    list(train(run))
+    return run
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    return tmp_path
+
+
+def copied(run: Run, root: Path) -> Run:
+    return Run(shutil.copytree(run.path, root / "mine"))
+
+
+@contextmanager
+def held(stage: str, run: Run) -> Iterator[subprocess.Popen]:
+    """A process that is held in the middle of this stage."""
+    command = [sys.executable, "tests/drive_stages.py", stage, "merge" if stage in MERGING else "train", str(run.path)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    environment = {**__import__("os").environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([*command, "--json"], cwd=ROOT, env=environment, text=True, **pipes) as process:
+        try:
+            assert "held\n" in iter(process.stdout.readline, ""), process.stderr.read()
+            yield process
+        finally:
+            process.kill()
+
+
+def adapter(run: Run) -> bytes:
+    return (run.adapter / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("stage", TRAINING)
+def test_a_training_killed_at_any_stage_is_resumed_as_if_nothing_had_happened(stage, how, prepared, whole, root):
+    run = copied(prepared, root)
+    with held(stage, run) as process:
+        assert run.status == "training"
+        with pytest.raises(TunerError, match="already in training"):
+            list(train(Run(run.path)))
+        with pytest.raises(TunerError, match="Stop it first"):
+            actions.delete("mine")
+        assert actions.summary(run)["status"] == "training"
+        process.send_signal(how)
+        assert process.wait(60) == -how
+    run = Run(run.path)
+    assert run.status == ("prepared" if stage == "loading" else "interrupted")
+    assert run.damage == []
+    list(train(run))
+    assert run.status == "finished"
+    assert adapter(run) == adapter(whole)
+    assert run.read_json("evaluation.json") == whole.read_json("evaluation.json")
+    assert not [path.name for path in run.path.rglob("*.part")]
+
+
+@pytest.mark.parametrize("stage", MERGING)
+def test_a_merge_that_was_killed_is_done_again_and_two_at_once_become_one(stage, whole, root):
+    run = copied(whole, root)
+    with held(stage, run) as process:
+        process.kill()
+        process.wait(60)
+    assert run.status == "finished"
+    assert merge.existing_check(run) is None
+    with held(stage, run) as process, held_up(run) as second:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.wait(60) == 0
+        assert second.wait(60) == 0
+    assert merge.existing_check(run)["top1_agreement"] > 0.9
+    assert not [path.name for path in run.path.rglob("*.part")]
+
+
+@contextmanager
+def held_up(run: Run) -> Iterator[subprocess.Popen]:
+    """A second merge of the run, which waits for the first."""
+    with subprocess.Popen([sys.executable, "-m", "tuner", "merge", str(run.path), "--json"], cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("stage", [*TRAINING, *MERGING])
+def test_a_run_deleted_by_hand_ends_its_process_with_a_sentence_and_does_not_come_back(stage, prepared, whole, root):
+    run = copied(whole if stage in MERGING else prepared, root)
+    with held(stage, run) as process:
+        shutil.rmtree(run.path)
+        _, told = process.communicate("\n", timeout=120)
+    assert process.returncode == 2
+    assert told.startswith("tuner: ")
+    assert "Traceback" not in told
+    assert not run.path.exists()
+    assert not Run(run.path).is_training
+    assert not run.path.exists()

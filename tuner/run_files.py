@@ -1,0 +1,212 @@
+"""Reads the files of a run's folder as they are found: of a bounded size, and with entries of the right kind.
+
+Whoever writes them may be killed, disks break, and people edit them by hand. Entries that are not named here are left
+as they are, so that older and newer versions of Tuner can read each other's files.
+"""
+
+import json
+import math
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
+
+from tuner.errors import TunerError
+
+MOST_BYTES = 64 * 2**20  # of a file that is read as a whole
+
+Number = float | None
+# What to do about a file that is missing or damaged.
+REPAIRS = {
+    "plan.json": "Prepare the run again with: tuner train RECIPE --out RUN",
+    "evaluation.json": "Delete that file, then score the run again with: tuner evaluate RUN",
+    "answers.json": "Delete that file, then score the run again with: tuner evaluate RUN",
+    "merge_check.json": "Delete that file, then merge the run again with: tuner merge RUN",
+}
+OTHER_REPAIR = "Train its recipe again in a new run."
+
+
+class Choice(TypedDict):
+    """A setting that was chosen automatically."""
+
+    setting: str
+    value: JsonValue
+    reason: str
+
+
+class Forecast(TypedDict, total=False):
+    """Estimated seconds, and bytes of memory."""
+
+    training: float
+    scoring: float
+    start_up: float
+    a_step: float
+    memory: dict[str, float] | None
+
+
+class PlanFile(TypedDict, total=False):
+    """plan.json; who asks for a missing entry is told that it is incomplete."""
+
+    format: int
+    task: str
+    labels: list[str]
+    settings: dict[str, JsonValue]
+    revision: str | None
+    model_folder: str | None
+    rows: int
+    heldout_rows: int
+    tokens: int
+    trained_tokens: int
+    steps_per_epoch: int
+    steps: int | None
+    epochs: Number
+    seconds: Number
+    model_parameters: int
+    trainable_parameters: int
+    truncated_rows: int
+    warnings: list[str]
+    chosen: list[Choice]
+    forecast: Forecast | None
+
+
+class Scores(TypedDict):
+    """What evaluation.json holds of a metric. Runs of the first version don't name it."""
+
+    metric: NotRequired[str]
+    rows: NotRequired[int]
+    base: dict[str, Number]
+    adapter: dict[str, Number]
+    gain: dict[str, Number] | None
+
+
+class Example(TypedDict):
+    """A held-out row with both answers."""
+
+    prompt: str
+    reference: str
+    base: str
+    adapter: str
+
+
+class Evaluation(Scores):
+    """evaluation.json."""
+
+    examples: NotRequired[list[Example]]
+    other_metrics: NotRequired[list[Scores]]
+
+
+class MergeCheck(TypedDict):
+    """merge_check.json."""
+
+    tokens: int
+    top1_agreement: float
+    max_logit_difference: float
+    top1_agreement_quantized: float
+    max_logit_difference_quantized: float
+
+
+SHAPES: dict[str, TypeAdapter] = {
+    "plan.json": TypeAdapter(PlanFile),
+    "evaluation.json": TypeAdapter(Evaluation),
+    "merge_check.json": TypeAdapter(MergeCheck),
+    "answers.json": TypeAdapter(dict[str, dict[str, str]]),
+}
+
+
+class Turn(TypedDict):
+    """A turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Prompt(TypedDict):
+    """A held-out row."""
+
+    messages: list[Turn]
+    reference: str
+
+
+PROMPT = TypeAdapter(Prompt)
+
+
+class Plan(dict):
+    """What plan.json holds. Asking for an entry that it lacks raises TunerError: the file is missing or incomplete."""
+
+    def __init__(self, run: str, entries: dict):
+        super().__init__(entries)
+        self.run = run
+
+    def __missing__(self, key: str) -> None:
+        raise damaged(self.run, "plan.json", f"incomplete (it has no '{key}')" if self else "missing")
+
+
+def damage_of(error: Exception) -> str:
+    """What is the matter with a file that can't be read: it is ..."""
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    return f"unreadable ({reason(error)})" if isinstance(error, OSError) else "damaged"
+
+
+def reason(error: OSError) -> str:
+    """The system's own words for the error, without the path."""
+    return (error.strerror or type(error).__name__).lower()
+
+
+def damaged(run: str, name: str, how: str) -> TunerError:
+    """That the named file of a run can't be used, and what to do."""
+    return TunerError(f"Run {run}: its {name} is {how}. {REPAIRS.get(name, OTHER_REPAIR)}")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ValueError if it is no text, no file or too large, and OSError as `open`."""
+    # A pipe would block the opening, and a device may be endless.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+            raise ValueError("no file, or too large")
+        return file.read(MOST_BYTES).decode("utf-8")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises ValueError if it can't be used, and OSError as `open`."""
+    try:
+        value = json.loads(read_text(path))
+        if value and path.name in SHAPES:
+            SHAPES[path.name].validate_python(value)
+    except (RecursionError, ValidationError) as error:
+        raise ValueError("not as it was written") from error
+    if not isinstance(value, dict) or (value and path.name == "evaluation.json" and not _is_scored(value)):
+        raise ValueError("not as it was written")
+    return value
+
+
+def read_prompts(path: Path, most: int | None) -> list[dict[str, Any]]:
+    """Held-out prompts with their references, one to a line. Raises ValueError if they can't be used, and OSError."""
+    lines = [line for line in read_text(path).split("\n") if line][:most]
+    try:
+        return [PROMPT.validate_python(json.loads(line)) for line in lines]
+    except (RecursionError, ValidationError) as error:
+        raise ValueError("not as it was written") from error
+
+
+def _is_scored(scores: dict) -> bool:
+    """Whether each metric has its three figures; a text without prompts has none."""
+    if scores["gain"] is None:
+        return all(isinstance(scores[variant].get("loss"), float) for variant in ("base", "adapter"))
+    parts = [scores, *scores.get("other_metrics", [])]
+    names = [part.get("metric", "rougeL") for part in parts]
+    figures = [part[key].get(name) for part, name in zip(parts, names) for key in ("base", "adapter")]
+    gains = [(part["gain"] or {}).get(key) for part, name in zip(parts, names) for key in (name, "low", "high")]
+    return all(figure is not None and math.isfinite(figure) for figure in figures + gains)
+
+
+def content(path: Path) -> str | None:
+    """The text of a file; None if it can't be read."""
+    with suppress(OSError, ValueError):
+        return read_text(path)
+    return None
