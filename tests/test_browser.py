@@ -185,7 +185,7 @@ def test_a_link_is_for_looking_and_an_owners_link_makes_its_browser_an_owner(vis
     expect(page.locator("#owner-link textarea, #owner-link input")).to_have_value(
         f"{url}?run=handed-on#secret={secret}"
     )
-    expect(page.get_by_label("Private link to this run")).to_have_value(f"{url}?run=handed-on")
+    expect(page.locator("#run-link textarea, #run-link input")).to_have_value(f"{url}?run=handed-on")
     page.goto(f"{url}?run=handed-on")  # the browser remembers
     expect(page.locator("#push-it")).to_be_visible()
     page.get_by_role("tab", name="My runs").click()
