@@ -1,6 +1,7 @@
 """Whose run it is: by its secret, by the account, or nobody's; and what a browser remembers of its runs."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,12 @@ def test_the_secret_or_the_account_makes_an_owner_and_nothing_else_does(mine):
         assert not ownership.is_owner(mine, visitor)
         with pytest.raises(TunerError, match="Only the run's owner"):
             actions.own_run("mine", visitor)
+
+
+def test_a_thousand_wrong_secrets_take_no_time(mine):
+    began = time.process_time()
+    assert not any(ownership.is_owner(mine, with_secret(ANYBODY, "mine", f"guess {n}")) for n in range(1000))
+    assert time.process_time() - began < 1
 
 
 def test_whoever_was_not_signed_in_shares_no_run_with_others_who_are_not(mine):
