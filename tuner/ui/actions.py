@@ -5,7 +5,6 @@ here makes HTML, and nothing heavy is imported before it is needed.
 """
 
 import logging
-import math
 import secrets
 import shutil
 import threading
@@ -28,6 +27,7 @@ from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
 from tuner.ui import ownership, progress, run_queue
 from tuner.ui.ownership import EXAMPLE
+from tuner.ui.sampling import checked_sampling
 from tuner.ui.visitor import ANYBODY, Visitor
 
 if TYPE_CHECKING:
@@ -41,13 +41,6 @@ MOST_COMPARED = 3  # runs whose adapters answer side by side with the base
 MOST_OPEN = 64  # runs kept open, so that a look at one reads only what is new
 _open: OrderedDict[Path, tuple[tuple[int, int], Run]] = OrderedDict()  # folder -> its recipe file's identity, the run
 _opening = threading.Lock()
-# Type, minimum and maximum of what a visitor may set; 0.01 because a top-p of 0 leaves no token.
-SAMPLING = {
-    "temperature": (float, 0, 5),
-    "top_p": (float, 0.01, 1),
-    "max_new_tokens": (int, 1, 2048),
-    "seed": (int, 0, 2**31 - 1),
-}
 
 
 def starting_recipe() -> Recipe:
@@ -280,7 +273,7 @@ def is_merged(run: Run) -> bool:
 
 def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float) -> Iterator[dict[str, str]]:
     """The answers so far, by variant; a run that has no merged model yet is merged first. Raises TunerError."""
-    sampling = _checked(sampling)
+    sampling = checked_sampling(sampling)
     for turn in chain.from_iterable(conversations.values()):
         known = isinstance(turn, dict) and turn.get("role") in ("system", "user", "assistant")
         if not known or not isinstance(turn.get("content"), str):
@@ -292,21 +285,6 @@ def chat(lineup: Lineup, conversations: dict[str, list[dict]], **sampling: float
         gpu.merge(run)
     merged = {variant: run.merged for variant, run in lineup.merged.items()}
     return gpu.chat(lineup.adapters, merged, conversations, **sampling)
-
-
-def _checked(sampling: dict) -> dict:
-    """Sampling settings as the numbers they must be. Raises TunerError with all problems."""
-    checked, problems = {}, []
-    for name, (kind, low, high) in SAMPLING.items():
-        try:
-            checked[name] = kind(sampling[name])
-        except (TypeError, ValueError, OverflowError):
-            checked[name] = math.nan
-        if not low <= checked[name] <= high:
-            problems.append(f"{name}: {sampling[name]} can't be used. Give a number from {low} to {high}.")
-    if problems:
-        raise TunerError(*problems)
-    return checked
 
 
 def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY) -> str:
