@@ -21,6 +21,7 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS
 from tuner.ui import actions, api, run_queue
+from tuner.ui.sampling import checked_sampling
 from tuner.ui.visitor import Visitor
 
 pytest_plugins = ["page_fixtures"]
@@ -315,13 +316,13 @@ SAMPLING = {"temperature": 0.5, "top_p": 0.25, "max_new_tokens": 7, "seed": 3}
 )
 def test_sampling_is_refused_outside_of_its_bounds(name, low, high, below, above):
     for value in (low, high, str(low)):
-        checked = actions._checked(SAMPLING | {name: value})
+        checked = checked_sampling(SAMPLING | {name: value})
         assert checked == SAMPLING | {name: float(value) if name in ("temperature", "top_p") else int(value)}
         assert type(checked[name]) is type(SAMPLING[name])
     for value in (below, above, None, "many", math.nan, math.inf):
-        said = problems(actions._checked, SAMPLING | {name: value})
+        said = problems(checked_sampling, SAMPLING | {name: value})
         assert said == [f"{name}: {value} can't be used. Give a number from {low} to {high}."]
-    assert len(problems(actions._checked, dict.fromkeys(SAMPLING, "x"))) == 4
+    assert len(problems(checked_sampling, dict.fromkeys(SAMPLING, "x"))) == 4
 
 
 def test_the_endpoint_asks_each_model_with_its_own_history(mine, models):

@@ -5,7 +5,6 @@ here makes HTML, and nothing heavy is imported before it is needed.
 """
 
 import logging
-import math
 import secrets
 import shutil
 import threading
@@ -28,6 +27,7 @@ from tuner.tasks import TaskRow, task_of
 from tuner.ui import checking, ownership, progress, run_queue
 from tuner.ui.checking import Entered, check, columns, entered, is_local, preview, read_recipe, survey
 from tuner.ui.ownership import EXAMPLE
+from tuner.ui.sampling import checked_sampling
 from tuner.ui.visitor import ANYBODY, Visitor
 
 __all__ = ["Entered", "check", "columns", "entered", "is_local", "preview", "read_recipe", "survey"]  # and all below
@@ -38,13 +38,6 @@ MOST_COMPARED = 3  # runs whose adapters answer side by side with the base
 MOST_OPEN = 1000  # runs kept open, so that a look at one reads only what is new
 _open: OrderedDict[Path, tuple[tuple[int, int], Run]] = OrderedDict()  # folder -> its recipe file's identity, the run
 _opening = threading.Lock()
-# Type, minimum and maximum of what a visitor may set; 0.01 because a top-p of 0 leaves no token.
-SAMPLING = {
-    "temperature": (float, 0, 5),
-    "top_p": (float, 0.01, 1),
-    "max_new_tokens": (int, 1, 2048),
-    "seed": (int, 0, 2**31 - 1),
-}
 
 
 def starting_recipe() -> Recipe:
@@ -245,7 +238,7 @@ def chat(
     lineup: Lineup, conversations: dict[str, list[dict]], visitor: Visitor = ANYBODY, **sampling: float
 ) -> Iterator[dict[str, str]]:
     """The answers so far, by variant; a run that has no merged model yet is merged first. Raises TunerError."""
-    sampling = _checked(sampling)
+    sampling = checked_sampling(sampling)
     for turn in chain.from_iterable(conversations.values()):
         known = isinstance(turn, dict) and turn.get("role") in ("system", "user", "assistant")
         if not known or not isinstance(turn.get("content"), str):
@@ -262,21 +255,6 @@ def chat(
         _merge(run)
     merged = {variant: run.merged for variant, run in lineup.merged.items()}
     return gpu.chat(lineup.adapters, merged, conversations, **sampling)
-
-
-def _checked(sampling: dict) -> dict:
-    """Sampling settings as the numbers they must be. Raises TunerError with all problems."""
-    checked, problems = {}, []
-    for name, (kind, low, high) in SAMPLING.items():
-        try:
-            checked[name] = kind(sampling[name])
-        except (TypeError, ValueError, OverflowError):
-            checked[name] = math.nan
-        if not low <= checked[name] <= high:
-            problems.append(f"{name}: {sampling[name]} can't be used. Give a number from {low} to {high}.")
-    if problems:
-        raise TunerError(*problems)
-    return checked
 
 
 def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY) -> str:

@@ -13,7 +13,7 @@ CHECKS = {"concurrency_limit": 64, "concurrency_id": "check"}
 # Base and adapter share one model that switches adapters row by row, so it gives one answer at a time. On ZeroGPU each
 # job has a worker of its own.
 MODELS = {"concurrency_limit": 8 if ZERO else 1, "concurrency_id": "models"}
-MOST_RUNS = 500  # in a browser's list
+MOST_LISTED = 500  # in a browser's list
 # What a new visitor's browser remembers: the visitor's runs, newest first, with their secrets; and the one last shown.
 NOBODY = {"runs": {}, "shown": ""}
 
@@ -24,7 +24,7 @@ def remembered(kept: Any) -> dict:
     runs, shown = kept.get("runs"), kept.get("shown")
     if isinstance(runs, list):
         runs = dict.fromkeys([run for run in runs if isinstance(run, str)], "")
-    listed = list(runs.items())[:MOST_RUNS] if isinstance(runs, dict) else []
+    listed = list(runs.items())[:MOST_LISTED] if isinstance(runs, dict) else []
     return {
         "runs": {run: secret if isinstance(secret, str) else "" for run, secret in listed},
         "shown": shown if isinstance(shown, str) else "",
