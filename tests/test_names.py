@@ -10,7 +10,7 @@ from conftest import small_recipe
 from huggingface_hub import constants
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from tuner import names
+from tuner import gpu, names
 from tuner.data import sources
 from tuner.errors import TunerError
 from tuner.hub import push
@@ -34,6 +34,8 @@ HOSTILE += [
     "train[:10%]",
     "é",
 ]
+REVISIONS = [name for name in HOSTILE if name != "\ud800"]  # which a recipe refuses itself
+REVISIONS += ["{uploads}/rows.csv", "a.lock", "refs/heads/", "v1."]
 opened: list[str] | None = None  # what Python opens while it is a list
 
 
@@ -55,6 +57,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     uploads.mkdir()
     (uploads / "rows.csv").write_text(COMMIT)
     os.mkfifo(uploads / "fifo")
+    gpu.import_core()  # which takes seconds
     return uploads
 
 
@@ -76,7 +79,6 @@ def refusals(revision: str) -> list[str]:
     return said
 
 
-# A recipe refuses lone surrogates itself.
 @pytest.mark.parametrize(
     "revision", [*(r for r in HOSTILE if r != "\ud800"), "{uploads}/rows.csv", "a.lock", "refs/heads/", "v1."]
 )
