@@ -107,7 +107,7 @@ def test_a_model_that_means_harm_is_refused_in_words_while_others_check_theirs(a
     with capsys.disabled():
         print(f"\n  {name}: {seconds:.1f} s, others {slowest:.2f} s: {problem[:150]}", end="")
     assert seconds < SECONDS + 6
-    assert slowest < 3  # on a busy machine
+    assert slowest < 5  # on a busy machine; a quiet one needs less than a second
     assert "unexpected" not in problem
     assert "Traceback" not in problem
 
@@ -121,7 +121,7 @@ def test_a_small_file_of_many_gigabytes_is_refused_while_others_check_theirs(app
     with capsys.disabled():
         print(f"\n  parquet, {file.stat().st_size} bytes: {seconds:.1f} s, others {slowest:.2f} s: {problem}", end="")
     assert seconds < SECONDS + 6
-    assert slowest < 3  # on a busy machine
+    assert slowest < 5  # on a busy machine; a quiet one needs less than a second
     assert "unexpected" not in problem
 
 
