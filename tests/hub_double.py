@@ -15,6 +15,7 @@ knows nothing about xet, pull requests or branches.
         hub.repo("alice/x").files["README.md"], hub.seen, hub.tokens("/lfs/")
         # How it misbehaves.
         hub.refused.add("alice/no"); hub.full = True; hub.cut("PUT", "/lfs/"); hub.stall("GET", "/api/whoami")
+        hub.deafen("POST", "/commit/")
 """
 
 import dataclasses
@@ -119,6 +120,7 @@ class Hub:
         self.full = False
         self.gpu_quota: dict = {}
         self.cuts: list[tuple[str, str]] = []
+        self.deaf: list[tuple[str, str]] = []
         self.stalls: list[tuple[str, str]] = []
         self.closing = threading.Event()
         self.lock = threading.Lock()
@@ -164,6 +166,10 @@ class Hub:
     def cut(self, method: str, part: str, times: int = 1) -> None:
         """Break the next connections that ask by this method for a path with this part, in the middle of the body."""
         self.cuts += [(method, part)] * times
+
+    def deafen(self, method: str, part: str) -> None:
+        """Do what the next such request asks for, and lose the answer."""
+        self.deaf.append((method, part))
 
     def stall(self, method: str, part: str) -> None:
         """From now on never answer such requests."""

@@ -43,6 +43,12 @@ def entry(path: str, data: bytes) -> dict:
     return info
 
 
+def content_id(path: str, files: dict[str, bytes]) -> str | None:
+    """What tells a client whether a file would change; None for a new one."""
+    described = entry(path, files[path]) if path in files else {"oid": None}
+    return described.get("lfs", described)["oid"]
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection. Subclassed with `hub` set, because http.server makes handlers itself."""
 
@@ -64,9 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         if any(method == self.command and part in path for method, part in self.hub.stalls):
             self.hub.closing.wait()
             return self.hang_up()
-        cut = next(((method, part) for method, part in self.hub.cuts if method == self.command and part in path), None)
-        if cut:
-            self.hub.cuts.remove(cut)
+        if self.is_next(self.hub.cuts, path):
             return self.hang_up()
         self.body = self.read_body()
         try:
@@ -74,6 +78,8 @@ class Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             seen.status, content = refusal.status, json.dumps({"error": refusal.message}).encode()
             headers = {"X-Error-Message": refusal.message, "X-Error-Code": refusal.code}
+        if self.is_next(self.hub.deaf, path):
+            return self.hang_up()
         self.send_response(seen.status)
         for key, value in ({"Content-Length": str(len(content))} | headers).items():
             if value:
@@ -84,9 +90,17 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
+    def is_next(self, wanted: list[tuple[str, str]], path: str) -> bool:
+        """Whether this request is among those wanted, which it is only once."""
+        found = next((w for w in wanted if w[0] == self.command and w[1] in path), None)
+        if found:
+            wanted.remove(found)
+        return bool(found)
+
     def hang_up(self) -> None:
         """Reset the connection after the first bytes of the body, as a network does that goes away."""
-        self.rfile.read(min(16, int(self.headers.get("Content-Length", 0))))
+        if not hasattr(self, "body"):
+            self.rfile.read(min(16, int(self.headers.get("Content-Length", 0))))
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -254,7 +268,9 @@ class Handler(BaseHTTPRequestHandler):
                 "path": file["path"],
                 "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
                 "shouldIgnore": False,
-                "oid": entry(file["path"], repo.files[file["path"]])["oid"] if file["path"] in repo.files else None,
+                "oid": content_id(entry(file["path"], repo.files[file["path"]]))
+                if file["path"] in repo.files
+                else None,
             }
             for file in json.loads(self.body)["files"]
         ]

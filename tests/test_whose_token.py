@@ -182,3 +182,49 @@ def test_a_dataset_takes_no_rows_from_elsewhere(hub, tmp_path):
         assert "takes its rows from elsewhere than its own files" in answer[0], name
     assert "is damaged" in broken[0]
     assert not [seen for seen in hub.seen if "x.jsonl" in seen.path or "a/other" in seen.path]
+
+
+PINNED = """
+import json, shutil, sys
+from pathlib import Path
+from huggingface_hub import constants
+from tuner import runs
+from tuner.errors import TunerError
+from tuner.models.fetch import base_of
+from tuner.planning import plan
+from tuner.recipe import Recipe
+from tuner.ui import actions
+from tuner.ui.visitor import Visitor
+
+alice, bob = sys.argv[1:]
+recipe = Recipe.load("corporate").with_settings({"model.name": "alice/secret", "budget.steps": 2})
+run = plan.prepare(recipe, local=False, token=alice)
+said = []
+
+def ask(token):
+    try:
+        actions._fetch_base(run, Visitor(token=token))
+        said.append(base_of(run).folder.name)
+    except TunerError as error:
+        said.append(str(error))
+
+for token in (bob, None):
+    ask(token)
+shutil.rmtree(constants.HF_HUB_CACHE)
+for token in (bob, None, alice, bob):
+    ask(token)
+print(json.dumps([run.plan["revision"], *said]))
+"""
+
+
+def test_a_prepared_run_goes_on_from_the_cache_and_without_it_with_the_token_of_who_asks(hub, people, tmp_path):
+    pinned = hub.add_model("alice/secret", BASE, private=True).sha
+    env = hub.env(tmp_path / "home") | {"TUNER_RUNS": str(tmp_path / "runs"), "HF_TOKEN": people["owner"]}
+    done = fresh.run(["-c", PINNED, people["alice"], people["bob"]], ROOT, env=env)
+    assert done.returncode == 0, done.stderr
+    revision, *here, bobs, anonymous, alices, then = json.loads(done.stdout)
+    assert (revision, here) == (pinned, [pinned, pinned])
+    for refused in (bobs, anonymous):
+        assert "'alice/secret' is not on the Hub, or it is private" in refused
+    assert (alices, then) == (pinned, pinned)
+    assert hub.tokens("alice/secret") == {None, people["alice"], people["bob"]}
