@@ -16,7 +16,7 @@ from tuner.ui import actions, progress, run_queue
 from tuner.ui.actions import Entered
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
-from tuner.ui.wiring import CHECKS, MODELS
+from tuner.ui.wiring import CHECKS, MODELS, MOST_RUNS
 
 FOLLOWING = {"concurrency_limit": 100}  # callers who follow a run, waiting or in training
 
@@ -178,8 +178,10 @@ def runs(runs: list[str]) -> list[dict]:
     """List the runs with these ids that still exist, and the shipped example. No other visitor's ids are shown.
 
     Args:
-        runs: The ids of your runs.
+        runs: The ids of your runs, at most 500.
     """
+    if len(runs) > MOST_RUNS:
+        raise _refused(TunerError(f"{len(runs)} ids are too many. Ask for at most {MOST_RUNS} at a time."))
     return actions.summaries(runs)
 
 
