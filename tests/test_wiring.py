@@ -13,7 +13,7 @@ from wires import BuiltPage
 
 from tuner.data import parse
 from tuner.planning import forecast
-from tuner.ui import actions, api, chooser, door, form, page, run_queue, runs_tab, train_tab
+from tuner.ui import actions, api, checking, chooser, door, form, page, run_queue, runs_tab, train_tab
 from tuner.ui.visitor import GIVEN, Visitor
 from tuner.ui.wiring import NOBODY
 
@@ -388,6 +388,7 @@ def test_the_server_starts_with_its_limits_and_opens_to_others_on_a_space_alone(
             started.update(settings)
 
     monkeypatch.setattr(page, "build", Page)
+    monkeypatch.setattr(checking, "warm_up", lambda: None)
     app = runpy.run_path(str(ROOT / "app.py"), run_name="app")
     assert (os.environ["HF_HUB_DISABLE_PROGRESS_BARS"], os.environ["TQDM_DISABLE"]) == ("1", "1")
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"

@@ -67,7 +67,7 @@ def device_type() -> str:
 def gpu() -> Gpu:
     """The GPU: on ZeroGPU the part of the card that is granted."""
     if told := fact("gpu"):
-        return Gpu(*told)
+        return Gpu(*(tuple(value) if isinstance(value, list) else value for value in told))
     import torch
 
     card = torch.cuda.get_device_properties(0)

@@ -17,11 +17,11 @@ from tuner.ui.visitor import ANYBODY, Visitor
 
 JOBS = "tuner.planning.jobs"  # in processes of their own, since a visitor's input may stop one
 LIMITS = {
-    "settings": Limits("Reading this recipe", "Write it plainly: each setting by its name, with a value.", 10),
+    "settings": Limits("Reading this recipe", "Write it plainly: each setting by its name, with a value.", 20),
     "columns": Limits("Reading these rows", "Give fewer or shorter rows."),
     "fetch": Limits("Downloading this base model", "Try again later, or choose a smaller one.", 3600),
     "check": Limits("Checking this recipe", "Give fewer or shorter rows, or choose another base model."),
-    "read_prompts": Limits("Reading this conversation", "Write less, or choose a run on another base model.", 10),
+    "read_prompts": Limits("Reading this conversation", "Write less, or choose a run on another base model.", 20),
 }
 _fetched: set[tuple] = set()  # base models that were downloaded since the app has started
 
