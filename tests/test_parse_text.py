@@ -301,7 +301,8 @@ OBJECT = 'Write each row as an object: {"column": "text", ...}.'
             [
                 "Row 2 of rows has broken JSON in line 3 at column 6: Expecting ':' delimiter. Fix or drop that line.",
                 f"Row 4 (line 5) of rows has a list where a row belongs. {OBJECT}",
-                "Row 5 of rows has broken JSON in line 6 (a whole number of more than 4,300 digits). Fix or drop that line.",
+                "Row 5 of rows has broken JSON in line 6 (a whole number of more than 4,300 digits). "
+                "Fix or drop that line.",
             ],
         ),
     ],

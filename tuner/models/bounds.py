@@ -32,8 +32,26 @@ MAX_COUNTS = (
     (re.compile(r"position_embeddings$|positions$"), 2**24, "positions"),
 )
 MAX_VALUES = 100_000  # values in a configuration, most of which are labels
+# Settings of answers that a model may bring along, and the bounds of each; others, and wrong ones, are left out.
+GENERATION = {
+    "do_sample": (0, 1),
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "top_k": (0, 10**6),
+    "repetition_penalty": (0.1, 10),
+    "length_penalty": (-10, 10),
+    "no_repeat_ngram_size": (0, 100),
+    "min_length": (0, 2048),
+    "min_new_tokens": (0, 2048),
+    "max_length": (1, 2**31),
+    "max_new_tokens": (1, 2**31),
+    "num_beams": (1, 16),
+    "early_stopping": (0, 1),
+}
+TOKEN_IDS = ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos")
+TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")
 MAX_RULE = 10_000  # characters of a rule by which a tokenizer prepares texts
-MAX_MODULES = 40_000  # parts of a model; each takes about 0.2 ms to build
+MAX_MODULES = 20_000  # parts of a model; each takes 0.1 to 0.2 ms to build
 
 
 def check_size(file: Path, name: str) -> None:
@@ -97,7 +115,7 @@ def check_tokenizer(folder: Path) -> None:
 
 @lru_cache(maxsize=64)
 def _check_rules(file: Path, changed: tuple[int, int]) -> None:
-    """Raise TunerError if a rule for preparing texts is longer than any known one; it may add that much to each word."""
+    """Raise TunerError if a rule for preparing texts is longer than any known one; it may add it to each word."""
     settings = read_json(file, "the base model")
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         for key, value in _walk(settings.get(part)):
@@ -141,3 +159,25 @@ def modules_counted(name: str) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def generation_settings(folder: Path, vocabulary: int) -> dict:
+    """What generation_config.json, or an older model's config.json, says of answers, as far as it can be right."""
+
+    def is_token(value: Any) -> bool:
+        return type(value) is int and 0 <= value < vocabulary
+
+    try:
+        settings = read_json(folder / "generation_config.json", folder.name)
+    except TunerError:  # such as missing, too large, or no JSON
+        settings = read_json(folder / "config.json", folder.name)
+    kept = {
+        name: settings[name]
+        for name, (low, high) in GENERATION.items()
+        if isinstance(settings.get(name), (int, float)) and low <= settings[name] <= high
+    }
+    for name in (*(f"{kind}_token_id" for kind in TOKEN_IDS), *TOKEN_LISTS):
+        value = settings.get(name)
+        if is_token(value) or (isinstance(value, list) and value and all(map(is_token, value))):
+            kept[name] = value
+    return kept

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from tuner.errors import TunerError
+from tuner.models.bounds import generation_settings
 from tuner.models.device import compute_dtype, device_type
 from tuner.models.shape import Base, Shape, _configure, shape_of
 from tuner.words import gigabytes
@@ -35,12 +36,14 @@ def load_base(base: Base, *, quantization: str | None = None) -> "PreTrainedMode
     core_model_loading.log_conversion_errors = lambda *arguments: nullcontext()
     quantization, name = quantization or base.model.quantization, compute_dtype(base.model)[0]
     _check_room(base, quantization, name)
-    dtype = getattr(torch, name)
+    dtype, config = getattr(torch, name), _configure(base)
+    answers = generation_settings(base.folder, shape_of(base).vocabulary)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         loaded = getattr(transformers, base.row.auto_class).from_pretrained(
             base.folder,
-            config=_configure(base),
+            config=config,
+            generation_config=transformers.GenerationConfig(**answers) if base.row.generates else None,
             dtype=dtype,
             quantization_config=_quantization(quantization, dtype, shape_of(base).heads),
             device_map={"": 0} if device_type() == "cuda" else None,

@@ -236,7 +236,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer, with a padding token. Raises TunerError if transformers can't load it, or if it does not work."""
     from transformers import AutoTokenizer
 
-    bounds.check_tokenizer(folder)
+    bounds.check_tokenizer(Path(folder))
     with strangers_code("The base model's tokenizer does not work"):
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
