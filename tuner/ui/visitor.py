@@ -22,9 +22,9 @@ class Visitor:
 ANYBODY = Visitor()
 
 
-def with_token(visitor: Visitor, typed: str) -> Visitor:
+def with_token(visitor: Visitor, typed: str | None) -> Visitor:
     """The visitor with a token that was typed in; the sign-in's stays if none was."""
-    return replace(visitor, token=typed.strip() or visitor.token)
+    return replace(visitor, token=(typed or "").strip() or visitor.token)
 
 
 # What Gradio passes to a handler that asks for it by type.
