@@ -101,14 +101,18 @@ class Provider(Server):
 
 
 class Site(Server):
-    """Somebody's site, with one page."""
+    """Somebody's site, with one page; `seen` are the paths that were asked for."""
 
     def __init__(self, page: str):
+        seen: list[str] = []
+
         class Shows(Answers):
             def do_GET(self) -> None:
+                seen.append(self.path)
                 self.reply(page)
 
         super().__init__(Shows)
+        self.seen = seen
 
 
 class Proxy:

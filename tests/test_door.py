@@ -16,6 +16,7 @@ from served import Served, serve
 from tuner.errors import TunerError
 from tuner.ui import door
 from tuner.ui.blocks import Page
+from tuner.ui.visitor import Visitor, with_token
 
 LIST = "/gradio_api/call/runs"
 JSON = {"Content-Type": "application/json"}
@@ -317,3 +318,9 @@ def test_there_are_no_websockets():
 
     asyncio.run(door.Door(None)({"type": "websocket", "path": "/", "headers": []}, None, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+@pytest.mark.parametrize("typed", [None, "", " "])  # an input that the page has not shown yet holds nothing
+def test_without_a_typed_token_the_sign_ins_is_used(typed):
+    assert with_token(Visitor(token="hf_signed_in"), typed).token == "hf_signed_in"
+    assert with_token(Visitor(token="hf_signed_in"), "hf_typed").token == "hf_typed"

@@ -15,6 +15,7 @@ from signed_in import HOST, Provider, Proxy, Site, on_a_space
 
 PATIENCE = 90_000
 STEPS = 60
+FORMS = 18
 HOME = f"https://{HOST}"
 # On a Space Gradio asks for the Space's header and for fonts that the page does not use; both are blocked.
 GRADIOS_OWN = ("https://huggingface.co/api/spaces/", "https://fonts.googleapis.com/")
@@ -24,9 +25,7 @@ ATTACK = """async ([home, path, body]) => {
     const told = [];
     for (const options of [
         {...plain, headers: {'Content-Type': 'application/json'}},
-        {...plain, headers: {'Content-Type': 'text/plain'}},
         {...plain, mode: 'no-cors'},
-        {...plain, body: new Blob([body]), mode: 'no-cors', keepalive: true},
     ]) {
         told.push(await fetch(home + path, options).then((r) => r.text(), () => 'refused'));
     }
@@ -34,7 +33,10 @@ ATTACK = """async ([home, path, body]) => {
 }"""
 FORM = """([home, path, body]) => {
     const form = document.createElement('form');
-    Object.assign(form, {method: 'POST', action: home + path, enctype: 'text/plain', target: 'sink'});
+    Object.assign(form, {method: 'POST', action: home + path, enctype: 'text/plain', target: body});
+    const frame = document.createElement('iframe');
+    frame.name = body;
+    document.body.append(frame);
     const input = document.createElement('input');
     [input.name, input.value] = [body.slice(0, -1) + ', "x": "', '"}'];
     form.append(input);
@@ -57,7 +59,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
         with (
             serve(folder / "runs", **environment) as url,
             Proxy(url, folder) as proxy,
-            Site('<iframe name="sink"></iframe>') as site,
+            Site("<p>Nothing to see here.</p>") as site,
         ):
             yield SimpleNamespace(
                 url=url,
@@ -126,6 +128,12 @@ def attacks(page: Page, run: str) -> Iterator[tuple[str, str]]:
         yield "/gradio_api/queue/join", json.dumps({"data": data, "fn_index": number, "session_hash": "x"})
 
 
+def posts(space: SimpleNamespace, part: str = "") -> list[str]:
+    """What the other site's page has sent to the Space so far."""
+    heads = [head for head in space.proxy.seen if head.startswith("POST") and "Origin: http://evil.example" in head]
+    return [head for head in heads if part in head]
+
+
 @pytest.mark.long
 def test_another_site_does_nothing_with_the_visitors_cookie_and_the_visitor_does_everything(space, visitor):
     faults, sent = [], []
@@ -147,13 +155,13 @@ def test_another_site_does_nothing_with_the_visitors_cookie_and_the_visitor_does
     assert len(tried) > 30
     for path, body in tried:
         assert not [told for told in evil.evaluate(ATTACK, [HOME, path, body]) if told not in ("", "refused")]
-    for path, body in tried[:18]:
-        with evil.expect_response(lambda r: r.url.startswith(HOME)):
-            evil.evaluate(FORM, [HOME, path, body])
+    for path, body in tried[:FORMS]:
+        evil.evaluate(FORM, [HOME, path, body])
+    while len(posts(space, "Dest: iframe")) < FORMS:
+        evil.wait_for_timeout(100)
     assert {status for method, status in sent if method == "POST"} == {403}
-    posted = [head for head in space.proxy.seen if head.startswith("POST") and "Origin: http://evil.example" in head]
-    assert len(posted) > len(tried)
-    assert all("Cookie: session=" in head for head in posted)  # or nothing would have been shown
+    assert len(posts(space)) == len(tried) + FORMS
+    assert all("Cookie: session=" in head for head in posts(space))  # or nothing would have been shown
     evil.goto(f"{HOME}/?run={run}")  # a link
     expect(evil.locator("#card .t-run")).to_be_visible()
     assert evil.evaluate("document.referrer") in ("", space.elsewhere + "/")
@@ -170,7 +178,7 @@ def test_another_site_does_nothing_with_the_visitors_cookie_and_the_visitor_does
     expect(page.locator("#pushed a")).to_have_attribute("href", f"{space.hub.url}/alice/mine")
     assert space.hub.repo("alice/mine").private
     uploads = {seen.token for seen in space.hub.seen if seen.method != "GET"}
-    assert uploads == {space.alice}
+    assert uploads - {None} == {space.alice}  # large files go to an address that is signed
     assert space.owner not in space.hub.tokens()
 
     page.locator("#delete-run").click()

@@ -25,9 +25,9 @@ class Visitor:
 ANYBODY = Visitor()
 
 
-def with_token(visitor: Visitor, typed: str) -> Visitor:
+def with_token(visitor: Visitor, typed: str | None) -> Visitor:
     """The visitor with a token that was typed in; the sign-in's stays if none was."""
-    return replace(visitor, token=typed.strip() or visitor.token)
+    return replace(visitor, token=(typed or "").strip() or visitor.token)
 
 
 def with_secret(visitor: Visitor, run: str, secret: str) -> Visitor:
