@@ -21,7 +21,7 @@ from tuner.planning import plan
 from tuner.runs import Run
 from tuner.ui import ownership, page, run_queue
 from tuner.ui.run_queue import RunQueue
-from tuner.ui.visitor import ANYBODY
+from tuner.ui.visitor import ANYBODY, Visitor
 
 STEPS = 100_000
 CALLER = """
@@ -175,12 +175,9 @@ def test_a_client_that_is_killed_is_forgotten_as_well(app, queue, prepared):
 def test_one_run_too_many_is_refused_in_a_sentence_before_its_rows_are_read(app, queue, prepared):
     call = f"{app.local_url}gradio_api/call/train"
     for number in range(60):
-        run_queue.bounds.hold(f"{number}", ANYBODY.__class__(session=f"{number}", address="127.0.0.1"))
-    try:
-        with httpx.Client(timeout=20) as client:
-            event = client.post(call, json={"data": ["{no: recipe", None, "no rows"]}).json()["event_id"]
-            answer = client.get(f"{call}/{event}").text
-    finally:
-        for number in range(60):
-            run_queue.bounds.release(f"{number}")
+        run_queue.bounds.hold(f"{number}", Visitor(f"{number}", address="127.0.0.1"))
+        queue.join(f"{number}", f"{number}")
+    with httpx.Client(timeout=20) as client:
+        event = client.post(call, json={"data": ["{no: recipe", None, "no rows"]}).json()["event_id"]
+        answer = client.get(f"{call}/{event}").text
     assert "Your network address, which others may share, has 60 runs that wait or train" in answer
