@@ -1,5 +1,6 @@
 """A visitor's way through the page in a real Chromium: train the example, see the chart move, come back, chat."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
@@ -9,6 +10,10 @@ from conftest import ROOT
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from served import Served, serve
 from stage import Stage
+
+from tuner.runs import Run
+from tuner.ui import ownership
+from tuner.ui.visitor import ANYBODY
 
 PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
 STEPS = 150  # of four rows: some 10 s of training, so that there is time to reload
@@ -159,6 +164,35 @@ def test_markup_in_rows_is_shown_as_text_wherever_it_is_shown(visit):
     expect(page.locator(".t-tokens").first).to_contain_text(f"{markup} do it")
     expect(page.locator(".t-tokens").first).to_contain_text(f"{markup} Please do it.")
     expect(page.locator(".planted")).to_have_count(0)
+
+
+def test_a_link_is_for_looking_and_an_owners_link_makes_its_browser_an_owner(visit, url):
+    run = Run(shutil.copytree(ROOT / "examples/finished", url.log.parent / "runs/handed-on"))
+    secret = ownership.claim(run, ANYBODY)
+    asked = []
+    for secret_part, is_own in (("#secret=wrong", False), (f"#secret={secret}", True)):
+        page = visit(f"?run=handed-on{secret_part}")
+        page.on("request", lambda request: asked.append(request.url))
+        expect(page.locator("#card .t-verdict")).to_be_visible()
+        expect(page.get_by_text(ownership.LINK_ONLY)).to_have_count(0 if is_own else 1)
+        expect(page.locator("#chat")).to_be_visible()
+        expect(page.locator("#push-it")).to_be_visible(visible=is_own)
+        assert page.url == f"{url}?run=handed-on"
+        page.get_by_role("tab", name="My runs").click()
+        expect(page.locator('#runs .t-row[data-run="example"]')).to_be_visible()
+        expect(page.locator(OWN_ROW)).to_have_count(int(is_own))
+    page.locator(OWN_ROW).click()
+    expect(page.locator("#owner-link textarea, #owner-link input")).to_have_value(
+        f"{url}?run=handed-on#secret={secret}"
+    )
+    expect(page.locator("#run-link textarea, #run-link input")).to_have_value(f"{url}?run=handed-on")
+    page.goto(f"{url}?run=handed-on")  # the browser remembers
+    expect(page.locator("#push-it")).to_be_visible()
+    page.get_by_role("tab", name="My runs").click()
+    page.locator('#runs .t-row[data-run="example"]').click()
+    expect(page.locator("#owner-link")).to_be_hidden()
+    assert not [address for address in asked if secret in address]
+    assert secret not in url.log.read_text()
 
 
 def test_dark_and_a_phones_width(visit, tmp_path):

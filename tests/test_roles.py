@@ -4,7 +4,6 @@ Anybody can call any handler with any values; that the page shows no button for 
 """
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -254,7 +253,7 @@ def test_who_may_do_what(served, world, name):
             assert world.models.merges == ([world.run.id] if role == "owner" else [])
 
 
-def test_fifty_wrong_secrets_cost_nothing_and_tell_nothing(served, world):
+def test_fifty_wrong_secrets_change_nothing_and_tell_nothing(served, world):
     world = world(CONTINUING)
     others = ownership.claim(copied("another"), ANYBODY)
     wrong = [
@@ -270,7 +269,7 @@ def test_fifty_wrong_secrets_cost_nothing_and_tell_nothing(served, world):
         world.secret.upper(),
     ]
     wrong += [f"guess {number}" for number in range(50 - len(wrong))]
-    before, began = trace(served, world), time.monotonic()
+    before = trace(served, world)
     answers = set()
     for secret in wrong:
         visit = Visit(served, world.run.id, secret)
@@ -278,4 +277,3 @@ def test_fifty_wrong_secrets_cost_nothing_and_tell_nothing(served, world):
     assert len(answers) == 1
     assert ownership.LINK_ONLY in answers.pop()
     assert trace(served, world) == before
-    assert time.monotonic() - began < 5

@@ -328,6 +328,7 @@ def test_a_push_takes_the_visitors_token_and_keeps_it_nowhere(client, finished, 
     pushed = hub.repo("alice/office")
     assert pushed.private
     assert {"README.md", "adapter_model.safetensors", "tokenizer.json"} <= set(pushed.files)
+    assert "owner.json" not in pushed.files
     client.predict(**own, repository="alice/shared", token=token, private=False, api_name="/push")
     assert not hub.repo("alice/shared").private
     # Nor the run's secret, of which the run keeps a hash.

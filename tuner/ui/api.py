@@ -23,7 +23,7 @@ from tuner.ui import actions, progress, run_queue
 from tuner.ui.bounds import MOST_RUNS
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
-from tuner.ui.wiring import MODELS
+from tuner.ui.wiring import MODELS, MOST_RUNS
 
 # Callers who follow a run, waiting or in training: as many as there may be runs, and some to be refused in a sentence.
 FOLLOWING = {"concurrency_limit": MOST_RUNS + 200, "concurrency_id": "follow"}
@@ -209,8 +209,10 @@ def runs(runs: list[str]) -> list[dict]:
     """List the runs with these ids that still exist, and the shipped example. No other visitor's ids are shown.
 
     Args:
-        runs: The ids of your runs.
+        runs: The ids of your runs, at most 500.
     """
+    if len(runs) > MOST_RUNS:
+        raise _refused(TunerError(f"{len(runs)} ids are too many. Ask for at most {MOST_RUNS} at a time."))
     return actions.summaries(runs)
 
 

@@ -45,6 +45,7 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
                 interactive=False,
                 buttons=["copy"],
                 min_width=280,
+                elem_id="run-link",
             )
             tab.owner_link = gr.Textbox(
                 label="Owner's link",

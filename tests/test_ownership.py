@@ -1,0 +1,143 @@
+"""Whose run it is: by its secret, by the account, or nobody's; and what a browser remembers of its runs."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from conftest import plain
+from visitors_runs import ANN, copied, request_of, with_events
+from wires import BuiltPage
+
+from tuner import runs
+from tuner.errors import TunerError
+from tuner.runs import create
+from tuner.ui import actions, api, ownership, run_queue, train_tab, wiring
+from tuner.ui.visitor import ANYBODY, Visitor, with_secret
+
+pytest_plugins = ["page_fixtures"]
+START, CLOSED = {"event": "start", "step": 0, "steps": 9}, {"event": "end", "reason": "window", "step": 4}
+
+
+def test_the_secret_or_the_account_makes_an_owner_and_nothing_else_does(mine):
+    secret = ownership.claim(mine, ANN)
+    elsewhere = Visitor("another browser", "203.0.113.7", "ann")
+    assert ownership.is_owner(mine, with_secret(ANYBODY, "mine", secret))
+    assert ownership.is_owner(mine, elsewhere)
+    for visitor in (
+        ANYBODY,
+        Visitor(ANN.session, ANN.address),  # the same browser, not signed in any more
+        replace(elsewhere, account="bob"),
+        with_secret(ANYBODY, "mine", ""),
+        with_secret(ANYBODY, "other", secret),
+        with_secret(ANYBODY, "mine", secret[:-1]),
+        with_secret(ANYBODY, "mine", "\ud800"),
+        with_secret(ANYBODY, "mine", json.loads((mine.path / ownership.FILE).read_text())["secret"]),  # the hash
+    ):
+        assert not ownership.is_owner(mine, visitor)
+        with pytest.raises(TunerError, match="Only the run's owner"):
+            actions.own_run("mine", visitor)
+
+
+def test_a_thousand_wrong_secrets_take_no_time(mine):
+    began = time.process_time()
+    assert not any(ownership.is_owner(mine, with_secret(ANYBODY, "mine", f"guess {n}")) for n in range(1000))
+    assert time.process_time() - began < 1
+
+
+def test_whoever_was_not_signed_in_shares_no_run_with_others_who_are_not(mine):
+    ownership.claim(mine, ANYBODY)
+    assert not ownership.is_owner(mine, ANYBODY)
+    assert not ownership.is_owner(mine, replace(ANYBODY, account="None"))
+
+
+def test_the_secret_is_in_no_file_and_in_no_text_about_the_visitor(mine):
+    secret = ownership.claim(mine, ANN)
+    assert not [file for file in mine.path.rglob("*") if file.is_file() and secret in file.read_text(errors="ignore")]
+    assert secret not in repr(with_secret(ANN, "mine", secret))
+    assert secret not in json.dumps(api.status("mine")) + json.dumps(api.runs(["mine"]))
+
+
+def test_a_run_of_a_terminal_or_with_a_damaged_owner_is_for_looking_and_chatting(mine, root):
+    create(mine.recipe, path=root / "terminal")
+    for secret in ("", "None", "x"):
+        with pytest.raises(TunerError) as caught:
+            actions.delete("terminal", with_secret(ANN, "terminal", secret))
+        assert caught.value.problems == (ownership.LINK_ONLY,)
+    for text in ("{", "[]", '{"secret": 7, "account": ["ann"]}', "{}"):
+        mine.write_text(ownership.FILE, text)
+        assert not ownership.is_owner(mine, ANN)
+        card, _, *buttons = train_tab.panel("mine", ANN)
+        assert ownership.LINK_ONLY in plain(card)
+        assert [button["visible"] for button in buttons] == [False, False, False, True, False, True]
+        assert actions.lineup(["mine"], ANN).variants == ["base", "adapter"]
+    assert actions.open_run("mine").status == "finished"
+
+
+def test_a_link_holder_gets_a_merged_model_only_once_it_is_merged(mine, models):
+    assert actions.lineup(["mine"]).variants == ["base", "adapter"]
+    api.merge("mine", visitor=ANN)
+    mine.merged.mkdir()
+    assert actions.lineup(["mine"]).variants == ["base", "adapter", "merged"]
+    copied("example")
+    assert actions.lineup(["example"]).variants == ["base", "adapter", "merged"]
+
+
+def test_only_its_owner_starts_a_runs_next_window_by_watching(mine, monkeypatch):
+    started = []
+    monkeypatch.setattr(run_queue, "start", lambda run, visitor, event: started.append((run.id, visitor)))
+    with_events(mine, START, CLOSED)
+    train_tab._tick("mine", {"runs": {"mine": "wrong"}, "shown": "mine"}, Visitor("bob"))
+    assert started == []
+    train_tab._tick("mine", None, ANN)
+    assert started == [("mine", "ann")]
+
+
+@pytest.mark.parametrize(
+    ("kept", "listed"),
+    [
+        ({"runs": ["b", "a"], "shown": "a"}, {"b": "", "a": ""}),  # of a page that kept no secrets
+        ({"runs": {"b": "x", "a": ""}, "shown": "a"}, {"b": "x", "a": ""}),
+        ({"runs": [["a"], None, "c"], "shown": ["a"]}, {"c": ""}),
+        ({"runs": {"a": 7}, "shown": 7}, {"a": ""}),
+        ({"runs": "abc"}, {}),
+        ([], {}),
+        ("x", {}),
+        (None, {}),
+    ],
+)
+def test_what_a_browser_sends_is_read_in_every_form(kept, listed):
+    assert wiring.remembered(kept)["runs"] == listed
+    assert list(wiring.remembered(kept)["runs"]) == list(listed)
+    assert isinstance(wiring.remembered(kept)["shown"], str)
+    assert list(wiring.with_run(kept, "new", "s")["runs"].items()) == [("new", "s"), *listed.items()]
+
+
+def test_a_browsers_list_is_bounded_and_a_run_that_comes_again_keeps_its_secret():
+    kept = {"runs": {f"run{number}": "s" for number in range(2000)}}
+    assert len(wiring.remembered(kept)["runs"]) == wiring.MOST_RUNS
+    assert wiring.with_run({"runs": {"a": "old", "b": ""}}, "a", "") == {"runs": {"a": "old", "b": ""}, "shown": "a"}
+    assert wiring.with_run({"runs": {"b": "", "a": ""}}, "a", "new")["runs"] == {"a": "new", "b": ""}
+
+
+def test_an_owner_who_opens_a_run_elsewhere_has_it_in_the_list_and_a_link_holder_has_not(mine):
+    secret, built = ownership.claim(mine, ANN), BuiltPage(has_oauth=False)
+    arrive = built.function("page.load")
+    for visitor, given, listed in (
+        (ANYBODY, secret, {"mine": secret}),
+        (ANYBODY, "", {}),
+        (ANYBODY, "wrong", {}),
+        (ANN, "", {"mine": ""}),
+    ):
+        kept = {"runs": {}, "shown": "", "opened": {"run": "mine", "secret": given}}
+        shown, browser, *_ = arrive(kept, *request_of(visitor))
+        assert (shown, browser) == ("mine", {"runs": listed, "shown": "mine"})
+    for opened in (None, [], {"run": ["mine"]}, {"run": "../mine", "secret": 7}):
+        assert arrive({"opened": opened}, *request_of(ANN))[0] == ""
+
+
+def test_more_runs_than_a_list_holds_are_not_looked_up(root):
+    with pytest.raises(Exception, match="501 ids are too many"):
+        api.runs([f"run{number}" for number in range(wiring.MOST_RUNS + 1)])
+    assert api.runs(["gone"]) == []
+    assert not list(runs.RUNS.iterdir())
