@@ -90,7 +90,7 @@ class Crowd:
 
     def watch(self, run: str, number: int) -> None:
         """So many pages that show the run."""
-        self.tasks += [asyncio.create_task(self._page(run, f"page{n}", n / number)) for n in range(number)]
+        self.tasks += [asyncio.create_task(self._page(run, f"page{n}", 10 * n / number)) for n in range(number)]
 
     async def _page(self, run: str, session: str, start: float) -> None:
         seconds, seen, asked = 1.0, "", False

@@ -68,7 +68,7 @@ def load(folder: Path, waiting: int, pages: int, seconds: float) -> tuple[Load, 
             assert not crowd.refused
             assert sorted(crowd.places.values()) == list(range(1, waiting + 1))
             crowd.watch("long", pages)
-            await asyncio.sleep(seconds)  # in which the pages learn how many they are
+            await asyncio.sleep(10 + 2 * seconds)  # in which the pages come, and learn how many they are
             everybody = await crowd.measure(url.pid, seconds)
             return nobody, everybody, psutil.Process(url.pid).num_threads()
 
