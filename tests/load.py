@@ -73,6 +73,7 @@ class Crowd:
             await asyncio.sleep(0.1)
 
     async def _follow(self, run: str, secret: str, number: int) -> None:
+        await asyncio.sleep(0.01 * number)  # all at once would be too many connections to accept
         headers = {"X-Forwarded-For": f"203.0.{number // SHARING}.9"}
         answer = await self.client.post(f"{self.url}call/resume", json={"data": [run, secret]}, headers=headers)
         answer.raise_for_status()
@@ -89,7 +90,7 @@ class Crowd:
 
     def watch(self, run: str, number: int) -> None:
         """So many pages that show the run."""
-        self.tasks += [asyncio.create_task(self._page(run, f"page{n}", n / number)) for n in range(number)]
+        self.tasks += [asyncio.create_task(self._page(run, f"page{n}", 10 * n / number)) for n in range(number)]
 
     async def _page(self, run: str, session: str, start: float) -> None:
         seconds, seen, asked = 1.0, "", False

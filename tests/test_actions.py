@@ -10,7 +10,7 @@ from dataclasses import replace
 import gradio as gr
 import pytest
 from conftest import SMALL
-from visitors_runs import ANN, CHECK, VISITOR, copied, with_events
+from visitors_runs import ANN, CHECK, VISITOR, copied, streamed, with_events
 
 from tuner import recipe
 from tuner.data import parse, sources
@@ -34,6 +34,8 @@ PAUSED = {"event": "end", "reason": "window", "step": 4}
 def problems(act, *given, **settings) -> list[str]:
     """Why it is refused, by a function of the page or by an endpoint."""
     streams = inspect.isgeneratorfunction(act)
+    if inspect.isasyncgenfunction(act):
+        act, streams = lambda *given, act=act, **settings: streamed(act(*given, **settings)), True
     with pytest.raises((TunerError, gr.Error)) as caught:
         next(act(*given, **settings)) if streams else act(*given, **settings)
     if isinstance(caught.value, gr.Error):
@@ -58,7 +60,9 @@ def waiting(run: str):
 def started(monkeypatch) -> list[tuple]:
     """The runs that were queued: id, visitor and event. None of them is trained."""
     started = []
-    monkeypatch.setattr(run_queue, "start", lambda run, visitor, event=None: started.append((run.id, visitor, event)))
+    monkeypatch.setattr(
+        run_queue, "start", lambda run, visitor, event=None: started.append((run.id, visitor.session, event))
+    )
     return started
 
 
@@ -460,7 +464,7 @@ def test_the_status_of_a_run_has_every_field(mine):
     assert (status["step"], status["steps"], status["evaluation"]) == (7, 40, None)
 
 
-EVENTS = [{"event": "waiting", "place": 2}, {"event": "heartbeat"}, {"event": "step", "step": 1}, {"event": "end"}]
+EVENTS = [{"event": "waiting", "place": 2, "seconds": None}, {"event": "step", "step": 1}, {"event": "end"}]
 
 
 @pytest.fixture
@@ -468,21 +472,23 @@ def followed(monkeypatch) -> list[tuple]:
     """Who followed which run, and what its reader had still to read; each is given EVENTS."""
     followed = []
 
-    def follow(run, visitor, reader):
-        followed.append((run.id, visitor, [event["event"] for event in reader.read()]))
-        return iter(EVENTS)
+    async def follow(run, visitor, reader, is_listening):
+        followed.append((run.id, visitor.session, [event["event"] for event in reader.read()]))
+        assert is_listening()
+        for event in EVENTS:
+            yield event
 
     monkeypatch.setattr(run_queue, "follow", follow)
     return followed
 
 
-def test_training_names_the_run_and_then_streams_all_but_the_heartbeats(mine, followed, monkeypatch):
+def test_training_names_the_run_and_then_streams_its_events(mine, followed, monkeypatch):
     with_events(mine, {"event": "queued"}, START)
     given = []
     monkeypatch.setattr(actions, "prepare", lambda *args: given.append(args) or (mine, "secret"))
-    first, *rest = api.train("{seed: 3, data: {max_rows: 5}}", None, ROWS, visitor=ANN)
+    first, *rest = streamed(api.train("{seed: 3, data: {max_rows: 5}}", None, ROWS, visitor=ANN))
     assert first == {"event": "run", "run": "mine", "secret": "secret", "plan": mine.plan}
-    assert rest == [EVENTS[0], *EVENTS[2:]]
+    assert rest == EVENTS
     ((requested, table, visitor),) = given
     assert (requested.seed, visitor, table.pasted) == (3, ANN, ROWS)
     assert followed == [("mine", VISITOR, ["queued", "start"])]
@@ -491,16 +497,22 @@ def test_training_names_the_run_and_then_streams_all_but_the_heartbeats(mine, fo
 def test_resuming_streams_only_what_happens_from_now_on(mine, followed, started, monkeypatch):
     with_events(mine, START, PAUSED)
     monkeypatch.setattr(run_queue, "start", lambda run, visitor, event: run.append(event))
-    first, *rest = api.resume("mine", visitor=ANN)
+    first, *rest = streamed(api.resume("mine", visitor=ANN))
     assert first == {"event": "run", "run": "mine", "plan": mine.plan}
-    assert rest == [EVENTS[0], *EVENTS[2:]]
+    assert rest == EVENTS
     assert followed == [("mine", VISITOR, ["queued"])]
 
 
 def test_every_problem_of_a_refused_call_is_a_line(root):
     said = problems(api.train, "{seed: x, budget: {steps: 0}}", None, "", ANN)
     assert len(said) == 2
-    for call in (api.status, api.stop, api.delete, api.merge, lambda run: next(api.resume(run, ANN))):
+    for call in (
+        api.status,
+        api.stop,
+        api.delete,
+        api.merge,
+        lambda run: next(streamed(api.resume(run, visitor=ANN))),
+    ):
         assert problems(call, "gone") == [
             "There is no run 'gone'. Check the id in your list of runs, or train a new one."
         ]

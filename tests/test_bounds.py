@@ -10,6 +10,18 @@ from tuner.ui.bounds import Bounds
 from tuner.ui.visitor import Visitor
 
 
+class Held(Bounds):
+    """Bounds for runs of which each waits until it is released."""
+
+    def __init__(self):
+        self.ended: set[str] = set()
+        super().__init__(lambda run: run not in self.ended)
+
+    def release(self, run: str) -> None:
+        """End the run."""
+        self.ended.add(run)
+
+
 def fill(held: Bounds, number: int, **settings) -> None:
     """Hold so many runs, each of a visitor with a session of its own unless the settings name one."""
     first = len(held._runs)
@@ -35,7 +47,7 @@ def refusal(held: Bounds, who: Visitor) -> str:
     ],
 )
 def test_one_more_run_than_the_bound_is_refused_and_let_in_once_another_has_ended(whose, most, begins):
-    held, who = Bounds(), Visitor(**{"session": "here", **whose})
+    held, who = Held(), Visitor(**{"session": "here", **whose})
     fill(held, 100)  # of others
     fill(held, most - 1, **whose)
     assert refusal(held, who) == ""
@@ -48,7 +60,7 @@ def test_one_more_run_than_the_bound_is_refused_and_let_in_once_another_has_ende
 
 
 def test_nobody_is_counted_by_what_is_not_known_of_them():
-    held = Bounds()
+    held = Held()
     fill(held, 200)  # without account and address
     assert refusal(held, Visitor("here")) == ""
     fill(held, 5, session="")
@@ -56,7 +68,7 @@ def test_nobody_is_counted_by_what_is_not_known_of_them():
 
 
 def test_a_thousand_runs_are_the_most_of_all(monkeypatch):
-    held = Bounds()
+    held = Held()
     fill(held, bounds.MOST_RUNS - 1)
     assert refusal(held, Visitor("here")) == ""
     fill(held, 1)
@@ -66,7 +78,7 @@ def test_a_thousand_runs_are_the_most_of_all(monkeypatch):
 
 
 def test_a_run_counts_while_it_is_prepared_so_that_many_requests_at_once_are_no_way_around():
-    held, ann = Bounds(), Visitor("ann")
+    held, ann = Held(), Visitor("ann")
     fill(held, 2, session="ann")
     with held.admit(ann), held.admit(ann):
         assert refusal(held, ann).startswith("You have 4 runs")

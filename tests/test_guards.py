@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from conftest import small_recipe
-from visitors_runs import ANN, request_of
+from visitors_runs import ANN, request_of, streamed
 
 from tuner import runs, runs_cleanup
 from tuner.planning import forecast, plan
@@ -86,7 +86,7 @@ def aged(name: str) -> Run:
 
 
 def by_endpoint(tabs) -> str:
-    return next(api.train(SMALL, None, ROWS, visitor=VISITOR))["run"]
+    return next(streamed(api.train(SMALL, None, ROWS, visitor=VISITOR)))["run"]
 
 
 def by_page(tabs) -> str:
@@ -121,7 +121,7 @@ def test_a_visitors_model_may_not_be_larger_than_the_page_takes(tabs, monkeypatc
     assert "billion parameters" in problem
     assert "billion parameters" in api.preview(SMALL, None, ROWS)["problems"][0]
     with pytest.raises(gr.Error, match="billion parameters"):
-        next(api.train(SMALL, None, ROWS, visitor=VISITOR))
+        next(streamed(api.train(SMALL, None, ROWS, visitor=VISITOR)))
     assert "billion parameters" in prepared(tabs)[2]
     assert runs.list_runs() == []
     plan.check(small_recipe())  # on one's own machine one may
@@ -134,7 +134,7 @@ def test_the_limits_on_seconds_and_tokens_hold_for_the_endpoints(monkeypatch):
     monkeypatch.setattr(forecast, "MAX_SECONDS", 0.001)
     assert len(api.check(SMALL, None, ROWS)["problems"]) == 2
     with pytest.raises(gr.Error, match="tokens"):
-        next(api.train(SMALL, None, ROWS, visitor=VISITOR))
+        next(streamed(api.train(SMALL, None, ROWS, visitor=VISITOR)))
 
 
 def test_a_run_in_training_or_in_line_is_not_deleted(mine, tabs):
@@ -158,10 +158,10 @@ def test_a_run_in_training_or_in_line_is_not_deleted(mine, tabs):
 
 def test_a_finished_run_or_one_in_training_is_not_begun_again(mine):
     with pytest.raises(gr.Error, match="finished"):
-        next(api.resume("mine", visitor=VISITOR))
+        next(streamed(api.resume("mine", visitor=VISITOR)))
     (mine.path / "evaluation.json").unlink()
     with mine.training(), pytest.raises(gr.Error, match="in training"):
-        next(api.resume("mine", visitor=VISITOR))
+        next(streamed(api.resume("mine", visitor=VISITOR)))
     assert not mine.last_event("queued")
 
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 from gradio_client import Client, handle_file
 from served import serve
+from visitors_runs import streamed
 
 from tuner import runs
 from tuner.data import parse
@@ -31,7 +32,7 @@ def refusals(recipe: str, file=None, rows: str = "") -> list[list[str]]:
     file = file and str(file)
     problems = [endpoint(recipe, file, rows)["problems"] for endpoint in (api.check, api.preview)]
     with pytest.raises(gr.Error) as caught:
-        next(api.train(recipe, file, rows, Visitor("somebody")))
+        next(streamed(api.train(recipe, file, rows, Visitor("somebody"))))
     return [*problems, caught.value.message.split("\n")]
 
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, small_recipe
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_model
+from visitors_runs import streamed
 
 from tuner import gpu, recipe
 from tuner.errors import TunerError
@@ -391,7 +392,7 @@ def test_a_visitor_names_no_folder_and_learns_nothing_of_this_machines_files(pro
                     plan.check(recipe.Recipe.from_yaml(text), base=folder, local=False)
                 (problem,) = api.check(text, None, rows)["problems"]
                 with pytest.raises(gr.Error) as refused:
-                    next(api.train(text, None, rows, visitor=visitor))
+                    next(streamed(api.train(text, None, rows, visitor=visitor)))
             assert str(caught.value) == problem == refused.value.message
             refusals.append(problem)
         assert refusals[0] == refusals[1], name

@@ -15,7 +15,7 @@ from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.recipe import Recipe
 from tuner.runs import Run
-from tuner.ui import actions, form, run_queue, runs_tab, train_tab
+from tuner.ui import actions, form, looks, run_queue, runs_tab, train_tab
 from tuner.ui.visitor import Visitor
 from tuner.ui.wiring import NOBODY
 
@@ -280,14 +280,20 @@ def test_resuming_watching_and_stopping_act_and_then_show_the_panel(mine, monkey
         monkeypatch.setattr(actions, name, lambda *given, name=name: done.append((name, *given)))
     for act, given in (
         (train_tab.resume, ("mine", KEPT, ANN)),
-        (train_tab._tick, ("mine", KEPT, ANN)),
+        (train_tab._tick, ("mine", KEPT, "", ANN)),
         (train_tab._stop, ("mine", KEPT, ANN)),
     ):
         card, *_ = act(*given)
         assert 'data-phase="finished"' in card
     holding = replace(ANN, secrets={"mine": "secret"})
-    assert done == [("resume", "mine", holding), ("watch", "mine", holding), ("stop", "mine", holding)]
-    assert train_tab._tick("", KEPT, ANN)[0] == SKIP
+    assert done == [("resume", "mine", holding), ("stop", "mine", holding)]  # there is nothing to wait for
+    with_events(mine, {"event": "start", "step": 0}, {"event": "end", "reason": "window"})
+    train_tab._tick("mine", KEPT, "", ANN)
+    assert done[2:] == []  # for a moment
+    monkeypatch.setattr(looks, "MOMENT", 0)
+    train_tab._tick("mine", KEPT, "", ANN)
+    assert done[2:] == [("watch", "mine", holding)]
+    assert train_tab._tick("", KEPT, "", ANN)[0] == SKIP
     assert len(done) == 3
 
 

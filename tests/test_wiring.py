@@ -45,7 +45,7 @@ train.train.click: _begin() -> train.card train.train [at once]
 after train.train.click: prepare(form train.browser train.shown) -> train.shown train.browser train.panel [64 check]
 train.resume.click: resume(train.shown train.browser) -> train.panel [default]
 train.stop.click: _stop(train.shown train.browser) -> train.panel [at once]
-train.timer.tick: _tick(train.shown train.browser) -> train.panel [at once]
+train.timer.tick: _tick(train.shown train.browser train.seen) -> train.panel train.seen [at once]
 train.shown.change: None(train.shown) ->  [at once]
 train.again.click: _leave(train.browser) -> train.shown train.browser train.panel [at once]
 after train.again.click: check(form train.shown) -> train.card train.yaml train.fetch [64 check]
@@ -100,8 +100,8 @@ SAMPLED = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 96, "seed": 0}
 ENDPOINTS = {
     "check": (ROWS_GIVEN, "64 check"),
     "preview": (ROWS_GIVEN, "64 check"),
-    "train": (ROWS_GIVEN, 100),
-    "resume": ({"run": NEEDED, **OWNER}, 100),
+    "train": (ROWS_GIVEN, "1200 follow"),
+    "resume": ({"run": NEEDED, **OWNER}, "1200 follow"),
     "status": ({"run": NEEDED}, 4),
     "stop": ({"run": NEEDED, **OWNER}, 4),
     "runs": ({"runs": NEEDED}, 4),
@@ -118,6 +118,7 @@ BUTTONS = {
     "mine.sure": "Delete for good", "mine.push": "Push",
 }  # fmt: skip
 HIDDEN = {
+    "train.seen",
     "train.shown", "train.stop", "train.resume", "train.chat", "train.push", "train.again", "train.fetch",
     "form.file", "form.pasted", "form.hub_row", "form.roles0", "form.roles1", "form.roles2",
     "method.virtual_tokens", "method.bottleneck", "method.layers",
@@ -395,7 +396,7 @@ def test_the_server_starts_with_its_limits_and_opens_to_others_on_a_space_alone(
     app["main"]()
     assert started.pop("theme").name == page.theme().name
     assert started == {
-        "max_size": 100,
+        "max_size": 200,
         "default_concurrency_limit": 8,
         "server_name": "0.0.0.0" if space else None,
         "css_paths": page.CSS,
@@ -405,6 +406,6 @@ def test_the_server_starts_with_its_limits_and_opens_to_others_on_a_space_alone(
         "max_file_size": parse.MAX_FILE_BYTES + 2**20,
         "app_kwargs": door.APP,
         "ssr_mode": False,
-        "max_threads": 200,
+        "max_threads": 1400,
     }
     assert page.CSS.is_file()

@@ -3,8 +3,9 @@
 page_fixtures.py has the fixtures.
 """
 
+import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 
 from tuner import recipe, runs
@@ -39,6 +40,13 @@ def request_of(visitor: Visitor) -> tuple:
     request = SimpleNamespace(session_hash=visitor.session, client=SimpleNamespace(host=visitor.address))
     profile = SimpleNamespace(username=visitor.account) if visitor.account else None
     return request, SimpleNamespace(token=visitor.token) if visitor.token else None, profile
+
+
+def streamed(events: AsyncIterator[dict]) -> Iterator[dict]:
+    """What an endpoint streams."""
+    with asyncio.Runner() as runner:
+        while (event := runner.run(anext(events, None))) is not None:
+            yield event
 
 
 def with_events(run: Run, *events: dict) -> Run:

@@ -19,15 +19,14 @@ from tuner.events import EventReader
 from tuner.hub.card import without_paths
 from tuner.recipe import Recipe
 from tuner.runs import Run
-from tuner.ui import actions, progress, run_queue
+from tuner.ui import actions, bounds, progress, run_queue
 from tuner.ui.actions import Entered
-from tuner.ui.bounds import MOST_RUNS
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
 from tuner.ui.wiring import CHECKS, MODELS, MOST_LISTED
 
 # Callers who follow a run, waiting or in training: as many as there may be runs, and some to be refused in a sentence.
-FOLLOWING = {"concurrency_limit": MOST_RUNS + 200, "concurrency_id": "follow"}
+FOLLOWING = {"concurrency_limit": bounds.MOST_RUNS + 200, "concurrency_id": "follow"}
 # They hold no thread; only those whose runs are being prepared do.
 _preparing = ThreadPoolExecutor(4, "prepare")
 

@@ -1,7 +1,7 @@
 """How many runs may wait or train at once: of one page or program, of one account, of one network address, of all."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tuner.errors import TunerError
@@ -17,11 +17,16 @@ MOST = {
 
 
 class Bounds:
-    """Counts the runs that are being prepared, wait or train, and refuses those beyond the bounds."""
+    """Counts the runs that are being prepared, wait or train, and refuses those beyond the bounds.
 
-    def __init__(self):
-        # A run's id, or a mark for one that is being prepared -> whose it is. No more of a visitor is kept than that.
-        self._runs: dict[object, dict[str, str | None]] = {}
+    `holds` tells whether a run waits or trains.
+    """
+
+    def __init__(self, holds: Callable[[str], bool]):
+        self._holds = holds
+        # Run -> whose it is; no more of a visitor is kept than that.
+        self._runs: dict[str, dict[str, str | None]] = {}
+        self._preparing: dict[object, dict[str, str | None]] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -29,22 +34,19 @@ class Bounds:
         """Count one more run for the visitor while it is prepared. Raises TunerError if it is one too many."""
         mark = object()
         with self._lock:
-            _check(_whose(visitor), list(self._runs.values()))
-            self._runs[mark] = _whose(visitor)
+            self._runs = {run: whose for run, whose in self._runs.items() if self._holds(run)}
+            _check(_whose(visitor), [*self._runs.values(), *self._preparing.values()])
+            self._preparing[mark] = _whose(visitor)
         try:
             yield
         finally:
-            self.release(mark)
+            with self._lock:
+                del self._preparing[mark]
 
     def hold(self, run: str, visitor: Visitor) -> None:
-        """Count this run until it is released."""
+        """Count this run as long as it waits or trains."""
         with self._lock:
             self._runs[run] = _whose(visitor)
-
-    def release(self, run: object) -> None:
-        """Count the run no longer."""
-        with self._lock:
-            self._runs.pop(run, None)
 
 
 def _whose(visitor: Visitor) -> dict[str, str | None]:

@@ -4,6 +4,7 @@ import hashlib
 import math
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +91,7 @@ def _scored(run: Run) -> tuple | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def seconds_between(session: str) -> int:
+def seconds_between(session: str) -> float:
     """Seconds until this page should look again: the more pages are open, the less often each looks."""
     now = time.monotonic()
     with _lock:
@@ -99,4 +100,6 @@ def seconds_between(session: str) -> int:
         while now - next(iter(_pages.values())) > AWAY:
             _pages.popitem(last=False)
         share = len(_pages) / TICKS
-    return min(LONGEST_TICK, 2 ** math.ceil(math.log2(max(1.0, share))))
+    seconds = min(LONGEST_TICK, 2 ** math.ceil(math.log2(max(1.0, share))))
+    # Pages that were opened at the same time must not all look at the same time.
+    return seconds if seconds == 1 else round(seconds * (0.75 + zlib.crc32(session.encode()) / 2**33), 1)

@@ -149,7 +149,7 @@ def _count_places() -> int:
 
 
 queue = RunQueue()
-bounds = Bounds()
+bounds = Bounds(lambda run: queue.holds(run))
 
 
 def start(run: Run, visitor: Visitor, event: dict | None = None) -> None:
@@ -168,8 +168,7 @@ def start(run: Run, visitor: Visitor, event: dict | None = None) -> None:
     bounds.hold(run.id, visitor)
     # A waiting run has no thread; the request's context is kept until the run is served.
     turn = threading.Thread(target=copy_context().run, args=(_take_turn, run), daemon=True)
-    if not queue.when_served(run.id, turn.start):
-        bounds.release(run.id)
+    queue.when_served(run.id, turn.start)
 
 
 async def follow(
@@ -213,10 +212,8 @@ def look(run: Run) -> progress.Progress:
 
 def withdraw(run: Run) -> bool:
     """Give up the place in the queue or the next window; False if the run has neither."""
-    was_waiting = queue.leave(run.id)
+    was_waiting = queue.leave(run.id) or progress.read(run).phase in ("continuing", "waiting")
     if was_waiting:
-        bounds.release(run.id)
-    if was_waiting := was_waiting or progress.read(run).phase in ("continuing", "waiting"):
         run.append({"event": "withdrawn"})
     return was_waiting
 
@@ -232,8 +229,6 @@ def _take_turn(run: Run) -> None:
         except Exception as error:
             if run.path.exists():  # it may have been deleted while it waited
                 _log_error(run, error)
-        finally:
-            bounds.release(run.id)
 
 
 def _log_error(run: Run, error: Exception) -> None:
