@@ -11,7 +11,6 @@ import gradio as gr
 from tuner.data.parse import Table
 from tuner.errors import TunerError
 from tuner.events import EventReader
-from tuner.hub.card import without_paths
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, progress, run_queue
@@ -158,7 +157,7 @@ def status(run: str) -> dict:
             "evaluation": opened.read_json("evaluation.json"),
             "merge_check": opened.read_json("merge_check.json"),
             "plan": _shown_plan(opened),
-            "recipe": without_paths(opened).to_yaml(),
+            "recipe": actions.without_paths(opened).to_yaml(),
         }
     except Exception as error:
         raise _refused(error) from None

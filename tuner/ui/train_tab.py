@@ -9,7 +9,6 @@ import gradio as gr
 
 from tuner import gpu
 from tuner.errors import TunerError
-from tuner.hub.card import without_paths
 from tuner.methods.files import CONFIG
 from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
@@ -303,7 +302,7 @@ def show(tab: SimpleNamespace, run: str, browser: dict | None) -> list:
         return ["", {**browser, "shown": ""}, *panel(""), *[gr.skip()] * len(form.fill_outputs(tab.form))]
     values = [gr.skip()] * len(form.fill_outputs(tab.form))
     with suppress(TunerError):  # a recipe of another version; the card still shows what happened
-        values = form.fill(tab.form, without_paths(opened))
+        values = form.fill(tab.form, actions.without_paths(opened))
     return [run, {**browser, "shown": run}, *panel(run), *values]
 
 
