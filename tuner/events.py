@@ -182,7 +182,7 @@ def _ends_a_line(file) -> bool:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # or a pipe would wait for its writer
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # or a pipe would wait for its writer
 
 
 def _parse(line: bytes) -> dict | None:

@@ -165,7 +165,7 @@ def damaged(run: str, name: str, how: str) -> TunerError:
 def read_text(path: Path) -> str:
     """The text of a file. Raises ValueError if it is no text, no file or too large, and OSError as `open`."""
     # A pipe would block the opening, and a device may be endless.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
             raise ValueError("no file, or too large")

@@ -47,7 +47,7 @@ def is_held(folder: Path) -> bool:
 def _is_locked(path: Path) -> bool:
     """Whether a file is locked, told without writing: on a read-only or a full disk."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return False
     try:

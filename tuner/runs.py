@@ -126,7 +126,7 @@ class Run:
         last = self.last_event("start", "end", "unscored", "died", "error")
         if last is None:
             return "prepared"
-        ending = ENDINGS.get(last["reason"], "interrupted") if "reason" in last else OTHER_ENDINGS[last["event"]]
+        ending = ENDINGS.get(last.get("reason")) or OTHER_ENDINGS.get(last["event"], "interrupted")
         return "interrupted" if ending == "finished" else ending  # trained, but not scored
 
     @property

@@ -53,21 +53,30 @@ def make_room(
         sizes = {run: _size(run.path) for run in runs.list_runs(root) if not run.path.is_symlink()}
         unfinished = {run: _is_in_progress(run) for run in sizes if not (run.path / "evaluation.json").is_file()}
         to_come = sum(_to_come(run, sizes[run]) for run in unfinished if unfinished[run]) + (needed or 0)
-        missing = max(sum(sizes.values()) + to_come - limit, to_come + SPARE - _free(root) if to_come else 0)
-        for run in sorted((run for run in sizes if run.id not in keep), key=_worth) if missing > 0 else ():
+        missing = sum(sizes.values()) + to_come - limit
+        if needed is not None:
+            missing = max(missing, to_come + SPARE - _free(root))
+        spare = [run for run in sizes if run.id not in keep and not unfinished.get(run)] if missing > 0 else []
+        if needed is not None and missing > sum(sizes[run] for run in spare):
+            raise _no_room(missing)  # before any run is deleted in vain
+        for run in sorted(spare, key=_worth):
             if missing <= 0:
                 break
-            if not (unfinished[run] if run in unfinished else _is_in_progress(run)):
+            if run in unfinished or not _is_in_progress(run):
                 with suppress(TunerError):  # it has just been begun, or can't be deleted
                     run.delete()
                     missing -= sizes[run] - _size(run.path)
                     deleted.append(run.id)
     if needed is not None and missing > 0:
-        raise TunerError(
-            f"There is no room for this: {missing / 2**20:,.0f} MB are missing, and the other runs are in progress or "
-            "may not be deleted. Delete runs that you no longer need, or try again later."
-        )
+        raise _no_room(missing)
     return deleted
+
+
+def _no_room(missing: float) -> TunerError:
+    return TunerError(
+        f"There is no room for this: {missing / 2**20:,.0f} MB are missing, and the other runs are in progress or may "
+        "not be deleted. Delete runs that you no longer need, or try again later."
+    )
 
 
 def make_room_for(run: Run, keep: frozenset[str] = frozenset()) -> list[str]:

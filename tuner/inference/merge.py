@@ -96,6 +96,8 @@ def _merge_and_check(run: Run) -> dict:
     as_saved = _logits(base.row.objective, load_base(replace(base, folder=run.merged), quantization="none"), rows)
     check = {"tokens": len(as_saved), **_compare(as_saved, on_16_bit, "")}
     check |= _compare(as_saved, on_16_bit if on_quantized is None else on_quantized, "_quantized")
+    if not run.path.is_dir():
+        raise TunerError(f"Run {run.id} was deleted meanwhile, so nothing was saved.")
     if _version(run.adapter) != adapter:  # it was trained further, and merging takes minutes
         shutil.rmtree(run.merged, ignore_errors=True)
         return _merge_and_check(run)

@@ -20,6 +20,8 @@ def explain(error: Exception, run: Run) -> TunerError:
 
     If the same error came back and nothing was learned in between, the message does not suggest resuming.
     """
+    if not run.path.is_dir():
+        return TunerError(f"Run {run.id} was deleted while it was in training, so nothing of it was kept.")
     events = run.events()
     step = _steps_done(events)
     problem = _in_words(error, run, step, _is_repeated(error, events))

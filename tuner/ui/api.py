@@ -16,7 +16,6 @@ from gradio.context import LocalContext
 
 from tuner.errors import TunerError
 from tuner.events import EventReader
-from tuner.hub.card import without_paths
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, bounds, progress, run_queue
@@ -189,7 +188,7 @@ def status(run: str) -> dict:
             "evaluation": opened.read_json("evaluation.json"),
             "merge_check": opened.read_json("merge_check.json"),
             "plan": _shown_plan(opened),
-            "recipe": without_paths(opened).to_yaml(),
+            "recipe": actions.without_paths(opened).to_yaml(),
         }
     except Exception as error:
         raise _refused(error) from None
