@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import attack_cases
 import attack_http
@@ -102,6 +103,7 @@ class Tally:
         self.tried[case.family] += 1
         text = re.sub(FIFO, "FIFO", answer.text.replace(str(self.folder / "uploads"), ""))
         given = repr(case.given) if len(repr(case.given)) < 50_000 else ""
+        given = unquote(unquote(given)).replace("FOLDER", str(self.folder))
         shown = [secret for secret in self.secrets if secret in text and secret not in given]
         if TRACEBACK.search(text):
             self.add("traceback shown", case, text)
@@ -244,7 +246,7 @@ def _together(deeds: list[Callable[[], None]]) -> None:
 # -- over HTTP
 
 
-def attack_outside(cases: list[Case], tally: Tally, attacker: Attacker, ends: float, hands: int = 6) -> None:
+def attack_outside(cases: list[Case], tally: Tally, attacker: Attacker, ends: float, hands: int = 4) -> None:
     """Send the cases, several at a time."""
     waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
     for case in cases:
@@ -271,10 +273,10 @@ def attack_outside(cases: list[Case], tally: Tally, attacker: Attacker, ends: fl
 
 
 @contextmanager
-def watched(url: str) -> Iterator[list[dict]]:
+def watched(url: str, pid: int) -> Iterator[list[dict]]:
     """Another visitor's waits, once the block is over."""
     waits: list[dict] = []
-    command = [sys.executable, str(ROOT / "tests/attack_watch.py"), url]
+    command = [sys.executable, str(ROOT / "tests/attack_watch.py"), url, str(pid)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield waits
@@ -400,7 +402,7 @@ def _over_http(
         check = attacker.by_name["check"]
         attacker.call(check, [attack_cases.GOOD, None, attack_cases.ROWS], "first")  # loads what is loaded once
         memory.start()
-        with watched(url) as waits:
+        with watched(url, pid) as waits:
             attack_outside(cases, tally, attacker, ends)
             if floods:
                 attack_outside(
