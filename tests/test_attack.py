@@ -1,4 +1,4 @@
-"""The attack in its short form, and that it would notice what falls."""
+"""That the attack would notice what falls; and its short form."""
 
 import os
 import threading
@@ -120,6 +120,7 @@ def test_the_tables_name_every_endpoint():
     assert {f.api_name for f in blocks.fns.values()} == attack_http.ENDPOINTS.keys()
 
 
+@pytest.mark.long
 def test_a_short_attack_finds_nothing():
     options = attack.parser().parse_args(["--count", "300", "--seconds", "60"])
     assert attack.run(options).violations == []
