@@ -168,7 +168,6 @@ NO_TEXT = (
     "12",
     "1.5",
     "yes",
-    "2020-01-01",
     "!!python/name:os.system",
     "!!set {a}",
     "[[[[]]]]",
@@ -244,7 +243,8 @@ DOCUMENTS = {
     "no budget": "budget: {}\n",
 }
 
-TAKEN = {"no base64"}  # Python leaves out what is not base64, and an empty name is one
+# An empty name is one, which Python reads where there is no base64; and a date may be read as text.
+TAKEN = {"no base64", "an impossible date", "an impossible time"}
 
 
 def _recipes() -> list[Row]:

@@ -37,9 +37,10 @@ def endpoints() -> list[tuple]:
     rows = []
     for name, count in ENDPOINTS.items():
         for extra in ([], ["x"] * (count + 7), ["x"] * 2000):
-            rows.append(
-                (f"/{name} with {len(extra)} inputs", REFUSE, "endpoint", {"name": name, "data": extra, "exact": True})
-            )
+            # Of more inputs than these two have, Gradio leaves the rest out.
+            expect = None if name in ("status", "runs") and extra else REFUSE
+            given = {"name": name, "data": extra, "exact": True}
+            rows.append((f"/{name} with {len(extra)} inputs", expect, "endpoint", given))
         for place in range(count):
             for value in ODD:
                 filled: list = (

@@ -16,7 +16,7 @@ import attack_cases
 import attack_files
 from attack_cases import ACCEPT, REFUSE, Case
 
-PATIENCE = 40  # seconds in which each request must be answered
+PATIENCE = 150  # seconds in which each request must be answered, more than a job with limits has
 FOREIGN = "https://evil.example"
 FAULT = "fault"
 

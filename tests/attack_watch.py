@@ -1,14 +1,16 @@
 """The watchdog: another visitor, in a process of its own, who keeps asking for something cheap and notes each wait;
 and the memory of the app with its children.
 
-    python attack_watch.py http://127.0.0.1:7860/    # until its standard input ends; then it prints what it saw
+    python attack_watch.py http://127.0.0.1:7860/ PID    # until its standard input ends; then it prints what it saw
 """
 
+import contextlib
 import http.client
 import json
 import sys
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
@@ -32,6 +34,15 @@ class Stalls(threading.Thread):
             if (late := time.time() - before - PAUSE) > PAUSE:
                 self.late.append((before, late))
 
+    @staticmethod
+    def of_app(pid: int) -> dict[str, int]:
+        """Nanoseconds for which each thread of the app was ready to run, and no core was free."""
+        delays = {}
+        for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                delays[file.parent.name] = int(file.read_text().split()[1])
+        return delays
+
     def between(self, start: float, end: float) -> float:
         """Seconds by which the machine was slow meanwhile."""
         return sum(late for when, late in self.late if start - 1 <= when <= end)
@@ -40,8 +51,8 @@ class Stalls(threading.Thread):
 class OtherVisitor:
     """Somebody with a page open. One connection for each question, as a new visitor would have."""
 
-    def __init__(self, url: str, session: str = "watch"):
-        self.host, self.session, self.asked = urlsplit(url).netloc, session, 0
+    def __init__(self, url: str, pid: int):
+        self.host, self.pid, self.asked = urlsplit(url).netloc, pid, 0
 
     def _ask(self, method: str, path: str, body: dict | None = None) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection(self.host, timeout=PATIENCE)
@@ -73,13 +84,15 @@ class OtherVisitor:
         while not stop.wait(PAUSE):
             question = (self.status, self.file, self.page)[self.asked % 3]
             self.asked += 1
-            started = time.time()
+            before, started = Stalls.of_app(self.pid), time.time()
             try:
                 answered = question()
             except (OSError, ValueError, http.client.HTTPException):
                 answered = False
+            took, after = time.time() - started, Stalls.of_app(self.pid)
+            starved = max((after[thread] - before.get(thread, 0) for thread in after), default=0) / 1e9
             waits.append(
-                {"what": question.__name__, "at": started, "took": time.time() - started, "answered": answered}
+                {"what": question.__name__, "at": started, "took": took, "starved": starved, "answered": answered}
             )
         return waits
 
@@ -118,13 +131,14 @@ def main() -> None:
     """Watch until standard input ends."""
     stalls, stop, waits = Stalls(), threading.Event(), []
     stalls.start()
-    watcher = threading.Thread(target=lambda: waits.extend(OtherVisitor(sys.argv[1]).watch(stop)))
+    watcher = threading.Thread(target=lambda: waits.extend(OtherVisitor(sys.argv[1], int(sys.argv[2])).watch(stop)))
     watcher.start()
     sys.stdin.read()
     stop.set()
     watcher.join()
     for wait in waits:
-        wait["stalled"] = stalls.between(wait["at"], wait["at"] + wait["took"])
+        own = stalls.between(wait["at"], wait["at"] + wait["took"])
+        wait["stalled"] = own + wait["starved"]
     print(json.dumps(waits))
 
 
