@@ -188,7 +188,7 @@ def status(run: str) -> dict:
             "evaluation": opened.read_json("evaluation.json"),
             "merge_check": opened.read_json("merge_check.json"),
             "plan": _shown_plan(opened),
-            "recipe": actions.without_paths(opened).to_yaml(),
+            "recipe": without_paths(opened).to_yaml(),
         }
     except Exception as error:
         raise _refused(error) from None
