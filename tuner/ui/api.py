@@ -16,6 +16,7 @@ from gradio.context import LocalContext
 
 from tuner.errors import TunerError
 from tuner.events import EventReader
+from tuner.hub.card import without_paths
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, bounds, progress, run_queue
