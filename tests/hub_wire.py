@@ -268,9 +268,7 @@ class Handler(BaseHTTPRequestHandler):
                 "path": file["path"],
                 "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
                 "shouldIgnore": False,
-                "oid": content_id(entry(file["path"], repo.files[file["path"]]))
-                if file["path"] in repo.files
-                else None,
+                "oid": content_id(file["path"], repo.files),
             }
             for file in json.loads(self.body)["files"]
         ]

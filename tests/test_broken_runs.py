@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from visitors_runs import CHECK, copied
+from visitors_runs import ANN, CHECK, copied
 
 from tuner import runs, runs_cleanup
 from tuner.errors import TunerError
@@ -74,7 +74,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 def resume(run: str) -> None:
     """Resume, and leave the queue again."""
     try:
-        actions.resume(run)
+        actions.resume(run, ANN)
     finally:
         run_queue.queue.leave(run)
 
@@ -90,7 +90,7 @@ NEXT: dict[str, Callable[[str], object]] = {
     "push": lambda run: push.push(actions.open_run(run), "ann/adapter", token=None),
     "card": lambda run: card.card(actions.open_run(run), "ann/adapter"),
     "make room": lambda run: runs_cleanup.make_room(keep=frozenset({"healthy"}), limit=0),
-    "delete": actions.delete,
+    "delete": lambda run: actions.delete(run, ANN),
 }
 
 

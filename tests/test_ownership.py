@@ -85,7 +85,7 @@ def test_a_link_holder_gets_a_merged_model_only_once_it_is_merged(mine, models):
 
 def test_only_its_owner_starts_a_runs_next_window_by_watching(mine, monkeypatch):
     started = []
-    monkeypatch.setattr(run_queue, "start", lambda run, visitor, event: started.append((run.id, visitor)))
+    monkeypatch.setattr(run_queue, "start", lambda run, visitor, event: started.append((run.id, visitor.session)))
     with_events(mine, START, CLOSED)
     train_tab._tick("mine", {"runs": {"mine": "wrong"}, "shown": "mine"}, Visitor("bob"))
     assert started == []

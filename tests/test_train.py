@@ -394,7 +394,7 @@ def test_scoring_that_came_further_before_it_broke_again_may_be_resumed(make, mo
 
 
 def test_a_learning_rate_that_blows_up_is_named_as_the_cause(make):
-    run = make(training__learning_rate=1.0, method__alpha=1e38)
+    run = make(training__learning_rate=1.0, method__alpha=2.0**30)
     with pytest.raises(TunerError, match=r"learning rate 1 is too high"):
         list(train(run))
     assert run.status == "failed"
