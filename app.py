@@ -16,7 +16,7 @@ from tuner import gpu  # noqa: E402, F401  first, because on ZeroGPU `spaces` mu
 from tuner.data.parse import MAX_FILE_BYTES  # noqa: E402
 from tuner.ui import api, checking, door, page  # noqa: E402
 
-WAITING = 200  # requests that may queue
+WAITING = 2000  # requests that may queue; the door bounds those of one address
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         max_file_size=MAX_FILE_BYTES + 2**20,  # so that a file just over the limit gets our own message
         app_kwargs=door.APP,
         ssr_mode=False,  # or Node would serve the page, and the door would not see it
-        max_threads=api.FOLLOWING["concurrency_limit"] + WAITING,  # requests answered at once; most hold no thread
+        max_threads=api.FOLLOWING["concurrency_limit"] + 200,  # requests answered at once; most hold no thread
     )
 
 

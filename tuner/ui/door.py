@@ -8,21 +8,25 @@ elsewhere. The door stands before all of Gradio, its CORS headers included:
 """
 
 import ipaddress
+import json
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from urllib.parse import urlsplit
 
 from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuner.data.parse import MAX_FILE_BYTES
+from tuner.ui import allowance
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,8 @@ MAX_BODY_BYTES = 8 * 2**20  # pasted rows, above all; parsing this takes some 0.
 READS = {"GET", "HEAD", "OPTIONS"}
 # What the page and programs post to; Gradio has more, such as tools of its own development mode.
 POSTS = tuple(API + name for name in ("queue/join", "call/", "run/", "api/", "upload", "cancel", "reset"))
+# What gives up a place or tells that a page was closed is never too much.
+FREEING = tuple(API + name for name in ("cancel", "reset"))
 # Reads that change something, or fetch what a stranger names.
 REFUSED_READS = tuple(API + name for name in ("deep_link", "proxy=", "file=http:", "file=https:", "file/http"))
 CHANGES = ("/logout",)
@@ -79,32 +85,62 @@ RENAMED = (
 CLOSED = "Tuner does not offer this. See its page, or its endpoints at /gradio_api/info."
 TOO_LARGE = "This request is larger than {limit:g} MB. Upload large rows as a file of up to {file:g} MB."
 UNREADABLE = "This request can't be read. What the endpoints take is described at /gradio_api/info."
+BROKEN_OFF = "The upload broke off. Try again."
 FAILED = "Tuner can't answer this request. If its page sent it, reload the page; nothing you trained is lost."
 
 
 class Door:
-    """Middleware that refuses other sites' requests and bounds all of them; each answer gets our headers."""
+    """Middleware that refuses other sites' requests and bounds all of them; each answer gets our headers.
 
-    def __init__(self, app: ASGIApp):
+    `queued` yields the requests that wait in Gradio's queue.
+    """
+
+    def __init__(self, app: ASGIApp, queued: Callable[[], Iterable[allowance.Request]] = tuple):
         self.app = app
+        self._queued = queued
+        self._waiting = allowance.Waiting()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             scope["headers"] = [(name, value) for name, value in scope["headers"] if not _is_dropped(name, value)]
-            answer = _refusal(scope) or self.app
+            request = allowance.Request.put(scope, _declared(scope))
+            if scope["path"].startswith(UPLOAD):
+                receive, send = _counted(scope, _bounded(scope, receive)), _with_files_counted(scope, send)
+            else:
+                receive = _bounded(scope, receive)
+            answer = _refusal(scope, request) or self._admit(scope, request) or self.app
             try:
-                await answer(scope, _bounded(scope, receive), _with_headers(scope, send))
+                await answer(scope, receive, _with_headers(scope, send))
             except HTTPException:
                 pass  # a stream's, which has told its reader
             except Exception as error:  # answered; from here it would only break the caller's next request
                 log.error("%s %s failed: %r", scope["method"], scope["path"], error)
+            finally:
+                self._waiting.leave(request)
         else:
             await send({"type": "websocket.close", "code": 1008})  # the page uses none
 
+    def _admit(self, scope: Scope, request: allowance.Request) -> JSONResponse | None:
+        """Refuse what its address has too much of already; anything else counts until it is answered."""
+        if scope["method"] in READS or scope["path"].startswith(FREEING):
+            return None
+        if scope["path"].startswith(UPLOAD):
+            refusal = allowance.uploads.refusal(request.address, request.size)
+        else:
+            refusal = self._waiting.enter(request, self._queued())
+        return _refuse(429, refusal) if refusal else None
 
-def _refusal(scope: Scope) -> JSONResponse | None:
+
+def _queued(app: Starlette) -> Iterator[allowance.Request]:
+    """The requests that wait in Gradio's queue."""
+    for line in app.get_blocks()._queue.event_queue_per_concurrency_id.values():
+        for event in line.queue:
+            yield allowance.Request.of(event.request.scope)
+
+
+def _refusal(scope: Scope, request: allowance.Request) -> JSONResponse | None:
     headers, path = Headers(scope=scope), scope["path"]
     if not _is_ours(headers):
         return _refuse(421, RENAMED)
@@ -112,7 +148,7 @@ def _refusal(scope: Scope) -> JSONResponse | None:
         return _refuse(403, ELSEWHERE)
     if path.startswith(REFUSED_READS) or (scope["method"] not in READS and not path.startswith(POSTS)):
         return _refuse(404, CLOSED)
-    if int(headers.get("content-length", "0")) > _limit(scope):
+    if request.size > _limit(scope):
         return _refuse(413, _too_large(scope))
     return None
 
@@ -178,6 +214,13 @@ def _too_large(scope: Scope) -> str:
     return TOO_LARGE.format(limit=_limit(scope) / 2**20, file=MAX_FILE_BYTES / 2**20)
 
 
+def _declared(scope: Scope) -> int:
+    """Bytes of the body; where a request doesn't say, as many as it may have."""
+    headers = Headers(scope=scope)
+    unknown = _limit(scope) if "transfer-encoding" in headers else 0
+    return int(headers.get("content-length", unknown))
+
+
 def _bounded(scope: Scope, receive: Receive) -> Receive:
     """The request's body, up to the limit; not every request names its length."""
     received = 0
@@ -191,6 +234,39 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
         return message
 
     return bounded
+
+
+def _counted(scope: Scope, receive: Receive) -> Receive:
+    """An upload's body, as far as its address may upload. Only of one that ends like this, Gradio leaves no file."""
+    address, received, counted, has_more = allowance.Request.of(scope).address, 0, 0, True
+
+    async def receive_part() -> Message:
+        nonlocal received, counted, has_more
+        try:
+            message = await receive()
+        except HTTPException as error:
+            raise MultiPartException(error.detail) from None
+        if has_more and message["type"] == "http.disconnect":
+            raise MultiPartException(BROKEN_OFF)
+        received, has_more = received + len(message.get("body", b"")), message.get("more_body", False)
+        while received > counted:
+            if refusal := allowance.uploads.add(address):
+                raise MultiPartException(refusal)
+            counted += allowance.SMALLEST
+        return message
+
+    return receive_part
+
+
+def _with_files_counted(scope: Scope, send: Send) -> Send:
+    async def with_files_counted(message: Message) -> None:
+        # A form may hold many small files, each of which takes a folder; the answer lists them.
+        body = message.get("body", b"")
+        if body.startswith(b"["):
+            allowance.uploads.add(allowance.Request.of(scope).address, len(json.loads(body)) - 1)
+        await send(message)
+
+    return with_files_counted
 
 
 def _with_headers(scope: Scope, send: Send) -> Send:
@@ -210,7 +286,7 @@ def _with_headers(scope: Scope, send: Send) -> Send:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     # Middleware that is given to Gradio would stand behind Gradio's own, which answers other sites' preflights.
-    app.middleware_stack = Door(app.middleware_stack)
+    app.middleware_stack = Door(app.middleware_stack, partial(_queued, app))
     yield
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from inspect import Parameter
 
 import gradio as gr
+from starlette.requests import HTTPConnection
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _visitor(request: gr.Request, signed_in: gr.OAuthToken | None, profile: gr.O
     )
 
 
-def network_address(request: gr.Request) -> str:
+def network_address(request: gr.Request | HTTPConnection) -> str:
     """The address that the request came from, or its network of 64 bits where one visitor has all of that.
 
     On a Space every request comes through the platform's proxies. Each appends the address that it was called from to

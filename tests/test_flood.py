@@ -1,0 +1,185 @@
+"""One network address that sends very much is refused in a sentence, and others are served as if it were not there."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import gradio as gr
+import httpx
+import pytest
+
+from tuner.ui import allowance, door
+from tuner.ui.blocks import Page
+
+EVE, ANN = {"X-Forwarded-For": "8.8.8.8"}, {"X-Forwarded-For": "9.9.9.9"}
+
+
+class Room:
+    """A page behind the door: `wait` is busy until it is freed, `follow` holds many, and `quick` is not busy."""
+
+    def __init__(self):
+        self.free = threading.Event()
+        with Page() as self.page:
+            gr.api(self.wait, api_name="wait", concurrency_limit=1)
+            gr.api(self.follow, api_name="follow", concurrency_limit=1000)
+            gr.api(self.quick, api_name="quick", concurrency_limit=1)
+        launch = {"prevent_thread_lock": True, "quiet": True, "app_kwargs": dict(door.APP), "max_threads": 1000}
+        self.app, self.url, _ = self.page.queue(max_size=1000).launch(**launch)
+        self.url = f"{self.url}gradio_api/"
+
+    def wait(self, text: str) -> str:
+        self.free.wait(60)
+        return text
+
+    async def follow(self, text: str) -> str:
+        while not self.free.is_set():
+            await asyncio.sleep(0.01)
+        return text
+
+    def quick(self, text: str) -> str:
+        return text
+
+    def joins(self, who: dict[str, str], name: str, number: int, text: str = "") -> list[httpx.Response]:
+        """The answers to so many joins at once."""
+
+        async def join() -> list[httpx.Response]:
+            async with httpx.AsyncClient(timeout=60, headers=who, limits=httpx.Limits(max_connections=50)) as client:
+                join = (client.post(f"{self.url}call/{name}", json={"data": [text]}) for _ in range(number))
+                return await asyncio.gather(*join)
+
+        return asyncio.run(join())
+
+    def upload(self, who: dict[str, str], *files: bytes) -> httpx.Response:
+        """The answer to an upload."""
+        parts = [("files", (f"{number}.csv", content)) for number, content in enumerate(files)]
+        return httpx.post(f"{self.url}upload", files=parts, headers=who, timeout=60)
+
+    def waiting(self) -> int:
+        return len(self.page._queue)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Room]:
+    """The room, served."""
+    room = Room()
+    yield room
+    room.page.server.should_exit = True
+
+
+@pytest.fixture
+def room(served: Room) -> Iterator[Room]:
+    """The room with nobody in it."""
+    served.free.clear()
+    yield served
+    served.free.set()
+    until(lambda: not served.waiting() and served.page._queue.get_active_worker_count() == 0)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until it is true."""
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def statuses(answers: list[httpx.Response]) -> Counter:
+    return Counter(answer.status_code for answer in answers)
+
+
+def test_a_flood_from_one_address_is_refused_in_a_sentence_and_others_are_answered(room):
+    answers = room.joins(EVE, "wait", 250)
+    assert statuses(answers)[200] <= allowance.MOST_WAITING + 1  # one of them is served
+    assert statuses(answers)[429] >= 250 - allowance.MOST_WAITING - 1
+    (refused,) = {answer.text for answer in answers if answer.status_code == 429}
+    assert "Your network address, which others may share, has" in refused
+    assert httpx.post(f"{room.url}call/quick", json={"data": ["hi"]}, headers=EVE).status_code == 429
+    (joined,) = room.joins(ANN, "quick", 1, "hello")
+    assert '["hello"]' in httpx.get(f"{room.url}call/quick/{joined.json()['event_id']}", headers=ANN).text
+    # What makes room is not refused.
+    done = httpx.post(f"{room.url}reset", json={"event_id": answers[0].json()["event_id"]}, headers=EVE)
+    assert done.status_code == 200
+
+
+def test_a_refused_address_comes_in_again_as_soon_as_its_requests_are_answered(room, monkeypatch):
+    monkeypatch.setattr(allowance, "MOST_WAITING", 3)
+    assert statuses(room.joins(EVE, "wait", 20))[429] >= 16
+    room.free.set()
+    until(lambda: room.waiting() == 0)
+    assert statuses(room.joins(EVE, "quick", 1)) == {200: 1}
+
+
+def test_requests_that_are_answered_at_once_count_as_long_as_that_takes(room, monkeypatch):
+    monkeypatch.setattr(allowance, "MOST_WAITING", 2)
+    run = f"{room.url}run/wait"
+    given = {"json": {"data": [""]}, "headers": EVE, "timeout": 60}
+    calls = [threading.Thread(target=httpx.post, args=(run,), kwargs=given) for _ in range(2)]
+    for call in calls:
+        call.start()
+    until(lambda: statuses(room.joins(EVE, "quick", 1)) == {429: 1})
+    assert statuses(room.joins(ANN, "quick", 1)) == {200: 1}
+    room.free.set()
+    for call in calls:
+        call.join()
+    assert statuses(room.joins(EVE, "quick", 1)) == {200: 1}
+
+
+def test_a_classroom_behind_one_address_fits_with_the_runs_that_it_may_have(room):
+    assert statuses(room.joins(EVE, "follow", 60)) == {200: 60}
+    until(lambda: room.waiting() == 0)
+    assert statuses(room.joins(EVE, "wait", 30 * 4)) == {200: 120}  # a tick, a check, a preview and a chat each
+
+
+def test_what_waits_is_bounded_in_bytes_too(room, monkeypatch):
+    monkeypatch.setattr(allowance, "MOST_WAITING_BYTES", 10**6)
+    answers = statuses(room.joins(EVE, "wait", 20, "x" * 200_000))
+    assert answers[200] <= 6
+    assert answers[429] >= 14
+    assert statuses(room.joins(ANN, "quick", 1, "x" * 200_000)) == {200: 1}
+
+
+def test_one_address_may_upload_so_many_bytes_a_day(room, monkeypatch):
+    monkeypatch.setattr(allowance, "uploads", allowance.Uploads())
+    monkeypatch.setattr(allowance, "MOST_UPLOADED", 2 * allowance.SMALLEST)
+    megabyte = [bytes([number]) * 10**6 for number in range(5)]
+    assert [room.upload(EVE, content).status_code for content in megabyte[:2]] == [200, 200]
+    refused = room.upload(EVE, megabyte[2])
+    assert refused.status_code == 429
+    assert "uploaded 2 MB in a day" in refused.json()["detail"]
+    assert room.upload(ANN, megabyte[3]).status_code == 200
+    later = time.monotonic() + allowance.KEPT
+    monkeypatch.setattr(allowance.time, "monotonic", lambda: later)
+    assert room.upload(EVE, megabyte[4]).status_code == 200
+
+
+def test_many_small_files_count_as_well(room, monkeypatch):
+    monkeypatch.setattr(allowance, "uploads", allowance.Uploads())
+    monkeypatch.setattr(allowance, "MOST_UPLOADED", 100 * allowance.SMALLEST)
+    assert room.upload(EVE, *(b"%d" % number for number in range(100))).status_code == 200
+    assert room.upload(EVE, b"a").status_code == 429
+
+
+def test_an_upload_that_breaks_off_or_is_refused_on_its_way_leaves_nothing(room, monkeypatch):
+    folder = Path(room.app.uploaded_file_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    before = set(folder.iterdir())
+    address = urlsplit(room.url)
+    head = b"--b\r\nContent-Disposition: form-data; name=files; filename=a.csv\r\n\r\n" + b"x" * 200_000
+    lines = f"POST {address.path}upload HTTP/1.1\r\nHost: {address.netloc}\r\nX-Forwarded-For: 8.8.8.8\r\n"
+    lines += "Connection: close\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    with socket.create_connection((address.hostname, address.port)) as sent:
+        sent.sendall(f"{lines}Content-Length: 900000\r\n\r\n".encode() + head)
+        until(lambda: set(folder.iterdir()) > before)
+    until(lambda: set(folder.iterdir()) == before)
+    monkeypatch.setattr(door, "MAX_UPLOAD_BYTES", 2**18)
+    with socket.create_connection((address.hostname, address.port)) as sent:
+        chunks = b"%x\r\n%s\r\n" % (len(head), head) * 2
+        sent.sendall(f"{lines}Transfer-Encoding: chunked\r\n\r\n".encode() + chunks)
+        answer = b"".join(iter(lambda: sent.recv(10_000), b""))
+    assert b"This request is larger than 0.25 MB" in answer
+    assert set(folder.iterdir()) == before
