@@ -177,3 +177,10 @@ def test_the_processes_end_with_the_app_however_it_ends():
     app.kill()
     app.wait()
     assert all(map(gone, pids))
+
+
+def test_a_job_that_comes_before_the_preparation_is_not_ended_by_it(pool):
+    worker = limited.run("os:getpid", limits=TRYING)
+    limited.start("builtins:abs", -7)
+    assert is_alive(worker)
+    assert limited.run("os:getpid", limits=TRYING) == worker

@@ -215,15 +215,25 @@ class _Pool:
         return worker
 
     def start(self, preparation: dict) -> None:
-        """Start the server, and have it do a job itself before it forks any worker."""
+        """Have the server do a job itself before it forks more workers; an earlier visitor may have started it."""
         with self._starting:
             self._preparation = preparation
-            self._start()
+            if self._is_running():
+                self._prepare()
+            else:
+                self._start()
+
+    def _is_running(self) -> bool:
+        return self._server is not None and self._server.poll() is None
+
+    def _prepare(self) -> None:
+        with self._ask(limited_process.HERE) as connection:
+            connection.sendall(json.dumps(self._preparation).encode() + b"\n")
 
     def _fork(self) -> socket.socket:
         """The connection to a new worker, which the server forks."""
         with self._starting:
-            if self._server is None or self._server.poll() is not None:
+            if not self._is_running():
                 self._start()
             return self._ask(limited_process.FORK)
 
@@ -251,8 +261,7 @@ class _Pool:
                 start_new_session=True,  # what interrupts the app ends this one silently
             )
         if self._preparation:
-            with self._ask(limited_process.HERE) as connection:
-                connection.sendall(json.dumps(self._preparation).encode() + b"\n")
+            self._prepare()
 
 
 _pool = _Pool()
