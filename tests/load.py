@@ -9,15 +9,25 @@ async with Crowd(url) as crowd:
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import psutil
 
 ROWS = "prompt,completion\n" + "".join(f"do {i},Please do {i}.\n" for i in range(16))
 RECIPE = "{budget: {steps: 4}, evaluation: {rows: 2, max_new_tokens: 4}}"
+TRAINING = "{budget: {seconds: 60}, evaluation: {rows: 2, max_new_tokens: 4}}"
+STREAMS = ("train", "resume")  # whose last line repeats the last event
+# What a further visitor asks for, of each endpoint.
+ASKED = {"check": [RECIPE, None, ROWS], "status": ["example"], "chat": ["example", "hey", None, "", 0, 1, 8, 0, ""]}
 SHARING = 50  # visitors of one network address
+
+
+def address(number: int) -> dict[str, str]:
+    """The headers of a visitor of this network address."""
+    return {"X-Forwarded-For": f"203.{number // 200}.{number % 200}.9"}
 
 
 @dataclass
@@ -74,32 +84,47 @@ class Crowd:
 
     async def _follow(self, run: str, secret: str, number: int) -> None:
         await asyncio.sleep(0.01 * number)  # all at once would be too many connections to accept
-        headers = {"X-Forwarded-For": f"203.0.{number // SHARING}.9"}
-        answer = await self.client.post(f"{self.url}call/resume", json={"data": [run, secret]}, headers=headers)
+        async for event in self.call("resume", [run, secret], address(number // SHARING)):
+            if "error" in event:
+                self.refused.append(event["error"])
+            elif event.get("event") == "waiting":
+                self.places[run] = event["place"]
+            elif event.get("event") == "starting":
+                self.places.setdefault(run, 0)
+
+    async def train(self, number: int, events: list[dict]) -> None:
+        """Train a run to its end, as this visitor, and write down its events."""
+        async for event in self.call("train", [TRAINING, None, ROWS], address(100 + number)):
+            events.append(event)
+
+    async def call(self, endpoint: str, data: list, headers: Mapping[str, str] | None = None) -> AsyncIterator[Any]:
+        """What the endpoint streams; an error is a dictionary with the key "error"."""
+        answer = await self.client.post(f"{self.url}call/{endpoint}", json={"data": data}, headers=headers)
         answer.raise_for_status()
-        address = f"{self.url}call/resume/{answer.json()['event_id']}"
-        async with self.client.stream("GET", address, headers=headers) as lines:
+        stream = f"{self.url}call/{endpoint}/{answer.json()['event_id']}"
+        async with self.client.stream("GET", stream, headers=headers) as lines:
+            kind = ""
             async for line in lines.aiter_lines():
+                kind = line[7:] if line.startswith("event: ") else kind
                 values = json.loads(line[6:]) if line.startswith("data: ") else None
-                if isinstance(values, dict) and "error" in values:
-                    self.refused.append(values["error"])
-                    return
-                event = values[0] if isinstance(values, list) else {}
-                if event.get("event") == "waiting":
-                    self.places[run] = event["place"]
+                if isinstance(values, dict):
+                    yield values
+                elif values and (kind == "generating" or endpoint not in STREAMS):
+                    yield values[0]
 
     def watch(self, run: str, number: int) -> None:
-        """So many pages that show the run."""
-        self.tasks += [asyncio.create_task(self._page(run, f"page{n}", 10 * n / number)) for n in range(number)]
+        """So many pages that show the run, opened within ten seconds."""
+        self.tasks += [asyncio.create_task(self._page(run, n, 10 * n / number)) for n in range(number)]
 
-    async def _page(self, run: str, session: str, start: float) -> None:
-        seconds, seen, asked = 1.0, "", False
+    async def _page(self, run: str, number: int, start: float) -> None:
+        seconds, seen, asked, session = 1.0, "", False, f"page-{run}-{number}"
+        headers = address(200 + number // SHARING)
         await asyncio.sleep(start)
         while True:
             texts = iter((run, seen))
             data = [next(texts) if kind == "textbox" else None for kind in self.inputs]
             body = {"data": data, "fn_index": self.tick["id"], "session_hash": session}
-            answer = await self.client.post(f"{self.url}run/predict", json=body)
+            answer = await self.client.post(f"{self.url}run/predict", json=body, headers=headers)
             answer.raise_for_status()
             self.ticks += asked  # the first one of each page is on its way before anybody knows how many there are
             self.bytes += len(answer.content) * asked
@@ -111,23 +136,23 @@ class Crowd:
                     seen = value
             await asyncio.sleep(seconds)
 
-    async def check(self) -> float:
-        """Seconds until a visitor's check of the example is answered."""
+    async def wait(self, endpoint: str = "check") -> float:
+        """Seconds until a further visitor is answered."""
         began = time.monotonic()
-        answer = await self.client.post(f"{self.url}call/check", json={"data": [RECIPE, None, ROWS]})
-        async with self.client.stream("GET", f"{self.url}call/check/{answer.json()['event_id']}") as lines:
-            text = "".join([line async for line in lines.aiter_lines()])
-        assert '"plan"' in text, text[:500]
+        answers = [answer async for answer in self.call(endpoint, ASKED[endpoint])]
+        assert answers, endpoint
+        assert "error" not in answers[-1], answers[-1]
+        assert not answers[-1].get("problems"), answers[-1]
         return time.monotonic() - began
 
     async def measure(self, pid: int, seconds: float) -> Load:
         """What the crowd costs the server with this process."""
         server = psutil.Process(pid)
-        await self.check()  # which loads what is loaded once
+        await self.wait()  # which loads what is loaded once
         began, before, ticks, size = time.monotonic(), server.cpu_times(), self.ticks, self.bytes
         await asyncio.sleep(seconds)
         passed, after = time.monotonic() - began, server.cpu_times()
         ticks, size = self.ticks - ticks, self.bytes - size
         cpu = (after.user + after.system - before.user - before.system) / passed
-        checks = [await self.check() for _ in range(3)]
+        checks = [await self.wait() for _ in range(3)]
         return Load(cpu, ticks / passed, size / max(1, ticks), max(checks), server.memory_info().rss / 2**20)
