@@ -22,17 +22,18 @@ def recipe(model: str, source: str) -> str:
     return Recipe.load("corporate").with_settings(SMALL | {"model.name": model, "data.source": source}).to_yaml()
 
 
-def visit(client: Client, model: str, source: str) -> str:
-    """Check, preview, train, chat and merge; the run's id."""
+def visit(client: Client, model: str, source: str) -> dict[str, str]:
+    """Check, preview, train, chat and merge; the run's id and its secret."""
     wanted = recipe(model, source)
     assert "plan" in client.predict(wanted, api_name="/check"), client.predict(wanted, api_name="/check")
     assert "rows" in client.predict(wanted, api_name="/preview")
     run, *events = client.submit(wanted, api_name="/train")
     assert events[-1]["event"] == "evaluation", events
-    *_, answers = client.submit(run["run"], "yo", max_new_tokens=4, api_name="/chat")
+    mine = {"run": run["run"], "secret": run["secret"]}
+    *_, answers = client.submit(**mine, message="yo", max_new_tokens=4, api_name="/chat")
     assert answers.keys() == {"base", "adapter", "merged"}
-    assert client.predict(run["run"], api_name="/merge")["tokens"] > 0
-    return run["run"]
+    assert client.predict(**mine, api_name="/merge")["tokens"] > 0
+    return mine
 
 
 @pytest.mark.parametrize("login", ["environment", "file"])
@@ -57,10 +58,10 @@ def test_no_request_of_a_whole_visit_carries_the_owners_token(login, hub: Hub, t
         for client in (signed_in, anonymous):
             refused = client.predict(recipe("owner/secret", "meta/rows"), api_name="/check")
             assert "or it is private" in refused["problems"][0]
-        assert signed_in.predict(run, "my-adapter", api_name="/push") == f"{hub.url}/alice/my-adapter"
+        assert signed_in.predict(**run, repository="my-adapter", api_name="/push") == f"{hub.url}/alice/my-adapter"
         other = visit(anonymous, "meta/open", "meta/rows")
         with pytest.raises(AppError, match="There is no token"):
-            anonymous.predict(other, "my-adapter", api_name="/push")
-        assert anonymous.predict(other, "typed", bob, api_name="/push") == f"{hub.url}/bob/typed"
+            anonymous.predict(**other, repository="my-adapter", api_name="/push")
+        assert anonymous.predict(**other, repository="typed", token=bob, api_name="/push") == f"{hub.url}/bob/typed"
     assert hub.tokens() == {None, alice, bob}
     assert hub.tokens("meta/gated") == {None, alice}

@@ -161,7 +161,7 @@ def test_a_run_is_stopped_while_it_waits_and_goes_on_later(url, runs):
     for run in set(ids) - {waiting}:
         requested = time.monotonic()
         client.predict(run, secrets[run], api_name="/stop")
-        while client.predict(run, api_name="/status")["status"] == "training":
+        while client.predict(run, api_name="/status")["phase"] in ("starting", "training"):
             assert time.monotonic() - requested < 2
         assert client.predict(run, api_name="/status")["phase"] == "stopped"
     events = client.submit(waiting, secrets[waiting], api_name="/resume")
