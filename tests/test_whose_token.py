@@ -108,6 +108,12 @@ def test_a_model_that_is_no_longer_public_is_no_longer_had_from_the_cache(hub, p
     model = hub.add_model("alice/open", BASE)
     assert ask(hub, tmp_path, ("fetch", "alice/open", False), ("local", "alice/open", False)) == [model.sha, True]
     model.private = True
+    # Only strangers ask, and then the Hub is out of reach.
+    asked = [("fetch", "alice/open", False), ("local", "alice/open", False), ("offline", "", False)]
+    denied, local, _, away = ask(hub, tmp_path, *asked, ("fetch", "alice/open", False))
+    assert "or it is private" in denied[0]
+    assert local is False
+    assert "HF_HUB_OFFLINE is set" in away[0]
     questions = [
         ("fetch", "alice/open", False),
         ("fetch", "alice/open", people["alice"]),
