@@ -96,6 +96,20 @@ def test_a_repository_that_somebody_else_has_just_made_is_not_deleted(hub, train
     assert hub.repo("alice/x-base").files == {"README.md": MINE}
 
 
+@pytest.mark.parametrize("file", ["README.md", "model.safetensors"])
+def test_what_somebody_else_has_just_made_stays_even_if_our_own_answer_is_lost(file, hub, trained, monkeypatch):
+    token, create = hub.user("alice"), HfApi.create_repo
+
+    def meanwhile(api, name, **options):
+        hub.add_model(name, {".gitattributes": b"", file: MINE}, private=True)
+        hub.deafen("POST", "/api/repos/create")
+        return create(api, name, **options)
+
+    monkeypatch.setattr(HfApi, "create_repo", meanwhile)
+    assert "connection to the Hub was lost" in refused(trained, hub, token)[0]
+    assert hub.repo("alice/x-base").files[file] == MINE
+
+
 def test_what_can_not_be_deleted_again_is_said_and_pushed_to_next_time(hub, trained):
     token = hub.user("alice")
     hub.full = True

@@ -98,7 +98,10 @@ def test_another_site_reads_nothing_and_signs_nobody_out_but_may_link_here(http)
     assert http.get("/?run=abc", headers=link).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "10.0.0.1", ""])
+NAMES_OF_ELSEWHERE = ("evil.example", "evil.example:7860", "127.0.0.1.evil.example", "10.0.0.1", "", "[", "[::1")
+
+
+@pytest.mark.parametrize("host", NAMES_OF_ELSEWHERE)
 def test_a_name_of_elsewhere_that_leads_to_this_machine_is_not_served(host, http):
     origin = {"Origin": f"http://{host}"}
     for answer in (http.get("/config", headers={"Host": host}), http.post(LIST, headers={"Host": host} | origin)):
@@ -110,6 +113,10 @@ def test_a_name_of_elsewhere_that_leads_to_this_machine_is_not_served(host, http
 def test_nothing_is_fetched_for_a_visitor(path, http):
     assert http.get(path).json()["detail"] == door.CLOSED
     assert http.post("/gradio_api/component_server", json={}).json()["detail"] == door.CLOSED
+
+
+def test_what_gradio_offers_its_developers_is_closed(http):
+    assert http.get("/gradio_api/dev/reload", timeout=5).json()["detail"] == door.CLOSED
     assert http.post("/gradio_api/process_recording").json()["detail"] == door.CLOSED
 
 
@@ -308,6 +315,21 @@ def test_a_proxy_of_ones_own_is_known_by_the_headers_it_adds(monkeypatch):
     assert knock(added | {"Origin": "https://tuner.example"})[0] == 200
     assert knock(added | {"Origin": "http://tuner.example"})[0] == 403
     assert knock({"Host": "tuner.example:80", "Origin": "http://tuner.example"})[0] == 200
+
+
+@pytest.mark.parametrize("setting", [{"GRADIO_SERVER_NAME": "127.0.0.1"}, {"GRADIO_SHARE": "False"}])
+def test_a_setting_that_serves_nobody_else_lets_no_other_name_in(setting, monkeypatch):
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    assert knock({"Host": "evil.example:7860"})[0] == 421
+    assert knock({"Host": "127.0.0.1:7860"})[0] == 200
+
+
+@pytest.mark.parametrize("forwarded", ["hf.space", "tuner.example,", ".", ""])
+def test_a_part_of_a_spaces_name_is_not_its_name(forwarded, on_a_space):
+    headers = PROXIED | {"X-Forwarded-Host": forwarded, "Origin": f"https://{forwarded}"}
+    assert knock(headers)[0] == 403
+    assert knock(PROXIED | {"X-Forwarded-Host": forwarded})[1]["x-host"] == ""
 
 
 def test_there_are_no_websockets():

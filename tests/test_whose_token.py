@@ -108,14 +108,27 @@ def test_a_model_that_is_no_longer_public_is_no_longer_had_from_the_cache(hub, p
     model = hub.add_model("alice/open", BASE)
     assert ask(hub, tmp_path, ("fetch", "alice/open", False), ("local", "alice/open", False)) == [model.sha, True]
     model.private = True
-    questions = [
-        ("fetch", "alice/open", False),
-        ("fetch", "alice/open", people["alice"]),
-        ("local", "alice/open", False),
-    ]
-    refused, fetched, local = ask(hub, tmp_path, *questions)
+    # A stranger's question is enough, and what the Hub then says is final even if it can't be asked any more.
+    questions = [("fetch", "alice/open", False), ("local", "alice/open", False)]
+    refused, local, _, away = ask(hub, tmp_path, *questions, ("offline", "", False), ("fetch", "alice/open", False))
     assert "or it is private" in refused[0]
-    assert (fetched, local) == (model.sha, False)
+    assert local is False
+    assert "HF_HUB_OFFLINE is set" in away[0]
+
+
+@pytest.mark.parametrize("setting", ["private", "gated"])
+def test_whoever_may_still_read_a_model_that_was_closed_does_not_open_it_to_others(setting, hub, people, tmp_path):
+    model, alice = hub.add_model("alice/open", BASE, readers=("alice",)), people["alice"]
+    expired = ("fetch", "alice/open", "hf_expired")
+    fetched, told = ask(hub, tmp_path, ("fetch", "alice/open", False), expired)
+    assert fetched == model.sha
+    assert "the Hub rejects your sign-in" in told[0]
+    setattr(model, setting, True)
+    here = [("local", "alice/open", False), ("fetch", "alice/open", alice), ("local", "alice/open", False)]
+    away = [("offline", "", False), ("fetch", "alice/open", False)]
+    *answers, _, refused = ask(hub, tmp_path, *here, *away)
+    assert answers == [True, model.sha, False]
+    assert "HF_HUB_OFFLINE is set" in refused[0]
 
 
 def test_a_gated_model_says_where_to_accept_its_terms_and_opens_to_who_has(hub, people, tmp_path):

@@ -15,13 +15,14 @@ KEPT_FAMILIES = (
 )  # fmt: skip
 KEPT = {
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "TMPDIR", "TEMP", "TMP", "HOSTNAME",
-    "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "HF_HOME", "HF_ENDPOINT", "XDG_CACHE_HOME", "TQDM_DISABLE",
-    "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE", "SYSTEMROOT",
+    "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "HF_HOME", "HF_ENDPOINT", "HUGGINGFACE_HUB_CACHE",
+    "XDG_CACHE_HOME", "TQDM_DISABLE", "DO_NOT_TRACK", "DISABLE_TELEMETRY", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY",
+    "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SYSTEMROOT",
 }  # fmt: skip
 # One of these words in a name says that its value is a secret, whatever its family.
 SECRET = re.compile(
-    r"(?:^|_)(?:TOKEN|SECRET|KEY|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|AUTH|DSN|COOKIE)(?:S|\d*)(?:_|$)"
+    r"(?:^|_)(?:[A-Z]*(?:TOKEN|SECRET|KEY|PASSWORD|PASSWD|WEBHOOK)|PASS|PWD|CREDENTIAL|CRED|AUTH|DSN|COOKIE)"
+    r"(?:S|\d*)(?:_|$)"
 )
 NOT_SECRET = {"TUNER_MAX_TOKENS", "HF_HUB_DISABLE_IMPLICIT_TOKEN"}
 # The owner's login: variables that hold it, and those that tell where it is or how to get it.

@@ -10,7 +10,6 @@ no default, because on a shared page this machine's login is not the visitor's.
 
 import json
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,7 +192,7 @@ def _upload_all(
                 _create(api, name, private, made)
             _commit(api, name, files, present[name])
     except BaseException as error:  # Ctrl-C as well
-        if len(made) == len(pushes) and all(_holds(api, name, files) for name, files in pushes.items()):
+        if len(made) == len(pushes) and all(set(files) <= _files_now(api, name) for name, files in pushes.items()):
             return  # only the Hub's answer was lost
         left = [sentence for name in made if (sentence := _delete(api, name))]
         if not isinstance(error, Exception):
@@ -206,7 +205,7 @@ def _create(api: "HfApi", repo_id: str, private: bool, made: list[str]) -> None:
         api.create_repo(repo_id, private=private)
     except Exception as error:
         # Without an answer, it may have been made; if it holds anything, somebody else made it.
-        if not hub_errors.is_answer(error) and not _holds(api, repo_id, ("README.md",)):
+        if not hub_errors.is_answer(error) and not _files_now(api, repo_id) - {".gitattributes"}:
             made.append(repo_id)
         raise
     made.append(repo_id)
@@ -224,13 +223,13 @@ def _commit(api: "HfApi", repo_id: str, files: Files, present: set[str] | None) 
     )
 
 
-def _holds(api: "HfApi", repo_id: str, files: Iterable[str]) -> bool:
-    """Whether the repository exists and holds these files, as far as the Hub answers."""
+def _files_now(api: "HfApi", repo_id: str) -> set[str]:
+    """The files that the repository holds, as far as the Hub answers."""
     try:
-        return set(files) <= {file.rfilename for file in api.model_info(repo_id).siblings or []}
+        return {file.rfilename for file in api.model_info(repo_id).siblings or []}
     except Exception as error:
         log.info("%s can't be looked at: %s", repo_id, type(error).__name__)
-        return False
+        return set()
 
 
 def _delete(api: "HfApi", repo_id: str) -> str | None:

@@ -125,6 +125,7 @@ def fetch_model(
 
 def _download(model: recipe.Model, token: str | bool | None, most_parameters: float | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     names.check(model=model.name, revision=model.revision)
     is_own = token is None
@@ -145,6 +146,8 @@ def _download(model: recipe.Model, token: str | bool | None, most_parameters: fl
     except TunerError:
         raise
     except Exception as error:
+        if isinstance(error, RepositoryNotFoundError):  # it is gone, or hidden from whoever asked
+            _forget_public(model.name)
         usable = _cached(model) if is_own else None if hub_errors.is_answer(error) else _public_copy(model)
         if usable:
             return usable
@@ -187,16 +190,23 @@ def _public_copy(model: recipe.Model) -> Path | None:
 
 def _note_public(model: recipe.Model, info: "ModelInfo") -> None:
     """Write down which version of the model anybody may use, or that nobody may without being asked who it is."""
+    if info.gated or info.private:
+        _forget_public(model.name)
+        return
     place, commits = _storage(model.name) / PUBLIC, _public_commits(model.name)
     noted = commits | {model.revision or "main": info.sha, info.sha: info.sha}
     with suppress(OSError):  # the note is needed only while the Hub is out of reach
-        if info.gated or info.private:
-            place.unlink(missing_ok=True)
-        elif noted != commits:
+        if noted != commits:
             place.parent.mkdir(parents=True, exist_ok=True)
             partial = place.with_name(f"{PUBLIC}.{secrets.token_hex(4)}")
             partial.write_text(json.dumps(noted))
             partial.replace(place)
+
+
+def _forget_public(name: str) -> None:
+    """Let nobody have the model from the cache without asking the Hub."""
+    with suppress(OSError):
+        (_storage(name) / PUBLIC).unlink(missing_ok=True)
 
 
 def _check_listing(info: "ModelInfo", most_parameters: float | None) -> None:

@@ -41,15 +41,12 @@ READS = {"GET", "HEAD", "OPTIONS"}
 POSTS = tuple(API + name for name in ("queue/join", "call/", "run/", "api/", "upload", "cancel", "reset"))
 # What gives up a place or tells that a page was closed is never too much.
 FREEING = tuple(API + name for name in ("cancel", "reset"))
-# Reads that change something, or fetch what a stranger names.
-REFUSED_READS = tuple(API + name for name in ("deep_link", "proxy=", "file=http:", "file=https:", "file/http"))
+# Reads that change something, fetch what a stranger names, or watch for a developer's changes until they are closed.
+REFUSED_READS = tuple(API + name for name in ("deep_link", "dev/", "proxy=", "file=http:", "file=https:", "file/http"))
 CHANGES = ("/logout",)
 
 # Gradio repeats a request's headers in its answer to a Range, and tells all visitors the address that this one names.
 DROPPED = (b"range", b"x-gradio-server")
-
-# Environment variables which say that the page is meant to be reached by other names than this machine's own.
-PUBLIC = ("SPACE_ID", "GRADIO_SERVER_NAME", "GRADIO_SHARE", "GRADIO_ROOT_PATH")
 
 SELF = {
     "default-src": "'self'",
@@ -158,19 +155,34 @@ def _refuse(status: int, sentence: str) -> JSONResponse:
 
 
 def _is_dropped(name: bytes, value: bytes) -> bool:
-    spaces = os.environ.get("SPACE_HOST", "")
-    return name in DROPPED or (name == b"x-forwarded-host" and spaces != "" and value.decode("latin-1") not in spaces)
+    spaces = _spaces()
+    return name in DROPPED or (name == b"x-forwarded-host" and spaces != [] and value.decode("latin-1") not in spaces)
+
+
+def _spaces() -> list[str]:
+    """The names of the Space that this runs on: its own, then any domain of its owner."""
+    return [name for host in os.environ.get("SPACE_HOST", "").split(",") if (name := host.strip())]
 
 
 def _is_ours(headers: Headers) -> bool:
     """Whether the host is a name of this machine; a name of elsewhere that leads here would make its site our own."""
-    if any(os.environ.get(name) for name in PUBLIC):
+    return _serves_others() or _is_this_machine(headers.get("host", ""))
+
+
+def _serves_others() -> bool:
+    """Whether the environment says that the page is meant to be reached by other names than this machine's own."""
+    name = os.environ.get("GRADIO_SERVER_NAME")
+    if name and not _is_this_machine(name):
         return True
-    name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
+    is_shared = os.environ.get("GRADIO_SHARE", "").lower() == "true"
+    return is_shared or bool(os.environ.get("SPACE_ID") or os.environ.get("GRADIO_ROOT_PATH"))
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether a host, perhaps with a port, is a name that a machine has for itself."""
     try:
-        return ipaddress.ip_address(name).is_loopback
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
 
@@ -190,8 +202,7 @@ def _is_foreign(scope: Scope, headers: Headers) -> bool:
 def _own_origins(scope: Scope, headers: Headers) -> set[str]:
     scheme = _first(headers, "x-forwarded-proto") or scope["scheme"]
     hosts = [headers.get("host", ""), _first(headers, "x-forwarded-host")]
-    spaces = os.environ.get("SPACE_HOST", "").split(",")
-    origins = [f"{scheme}://{host}" for host in hosts] + [f"https://{host.strip()}" for host in spaces]
+    origins = [f"{scheme}://{host}" for host in hosts if host] + [f"https://{host}" for host in _spaces()]
     default = {"http": ":80", "https": ":443"}.get(scheme, "")
     return {origin.lower().removesuffix(default) for origin in origins}
 
