@@ -329,6 +329,11 @@ def test_resuming_in_the_list_of_runs_queues_the_run_and_opens_it(built, mine, m
     assert (tabs.selected, shown, browser["shown"]) == ("train", "mine", "mine")
 
 
+def test_why_a_run_of_the_list_cannot_be_resumed_is_told(built, mine):
+    values = built.function("mine.resume.click")("mine", {"runs": {"mine": ""}}, *request_of(ANN))
+    assert "has finished, so there is nothing to resume" in str(values[3])
+
+
 @pytest.mark.parametrize(
     ("run", "kept", "shown"),
     [

@@ -159,8 +159,9 @@ def _link_tabs(
         return [gr.Tabs(selected="train"), *train_tab.show(train, run, kept, visitor)]
 
     def to_resume(run: str, kept: dict, visitor: Visitor) -> list:
-        train_tab.resume(run, kept, visitor)
-        return to_train(run, kept, visitor)
+        panel = train_tab.resume(run, kept, visitor)  # with the reason if it can't be resumed
+        values = to_train(run, kept, visitor)
+        return [*values[:3], *panel, *values[3 + len(panel) :]]
 
     train.chat.click(to_playground, [train.shown, browser], [tabs, playground.run], **PRIVATE)
     train.push.click(for_visitor(to_push), [train.shown, browser], [tabs, mine.push_fold, *mine.outputs], **PRIVATE)
