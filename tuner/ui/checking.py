@@ -87,9 +87,9 @@ def write_run(requested: Recipe, rows: Entered | None = None, visitor: Visitor =
     return Run(path)
 
 
-def read_prompts(run: Run, conversations: list[list[dict]], visitor: Visitor = ANYBODY) -> None:
-    """Try whether the run's base can read these conversations. Raises TunerError if it can't."""
-    _job("read_prompts", str(run.path.absolute()), conversations, visitor.token or False, visitor=visitor)
+def read_prompts(run: Run, conversations: list[list[dict]], visitor: Visitor = ANYBODY) -> dict | None:
+    """What the run's base reads of these conversations: see the job. Raises TunerError if it can't read them."""
+    return _job("read_prompts", str(run.path.absolute()), conversations, visitor.token or False, visitor=visitor)
 
 
 def _job(name: str, *arguments: Any, visitor: Visitor = ANYBODY) -> Any:
