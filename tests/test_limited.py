@@ -16,6 +16,9 @@ from conftest import ROOT
 from tuner import limited
 from tuner.errors import TunerError
 from tuner.limited import Asker, Limits
+from tuner.recipe import Recipe
+from tuner.ui import checking
+from tuner.ui.visitor import Visitor
 
 TRYING = Limits("Trying this", "Try something else.", 1)
 LATE = "Trying this took longer than 1 seconds, so it was stopped. Try something else."
@@ -213,3 +216,24 @@ def test_the_processes_end_with_the_app_however_it_ends():
     app.kill()
     app.wait()
     assert all(map(gone, pids))
+
+
+def test_the_pages_jobs_are_counted_by_page_and_by_address_and_its_downloads_apart(monkeypatch):
+    asked = {}
+
+    def stream(job: str, *given, limits: Limits, asker: Asker) -> Iterator[None]:
+        asked[job] = limits, asker
+        yield
+
+    monkeypatch.setattr(limited, "stream", stream)
+    monkeypatch.setattr(checking, "_fetched", set())
+    mallory = Visitor("page 1", "203.0.113.7")
+    elsewhere = Recipe.parse({"model": {"name": "mallory/model"}})
+    assert checking.check(elsewhere, None, mallory) is None
+    assert list(checking.survey(elsewhere, None, mallory)) == [None]
+    assert {asker for _, asker in asked.values()} == {Asker("page 1", "203.0.113.7")}
+    assert {job.partition(":")[2]: limits.line for job, (limits, _) in asked.items()} == {
+        "fetch": "downloads",
+        "check": "checks",
+        "survey": "checks",
+    }
