@@ -95,7 +95,9 @@ def steady_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
 def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor's jobs are done in this process, so that tests can change what they use."""
 
-    def stream(job: str, *arguments: Any, limits: limited.Limits, visitor: str = "") -> Iterator[Any]:
+    def stream(
+        job: str, *arguments: Any, limits: limited.Limits, asker: limited.Asker = limited.NOBODY
+    ) -> Iterator[Any]:
         answers: list[dict] = []
         request = json.loads(json.dumps({"job": job, "arguments": arguments}))
         limited_process.perform(request, lambda answer: answers.append(json.loads(json.dumps(answer))))

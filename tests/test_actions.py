@@ -517,3 +517,17 @@ def test_every_problem_of_a_refused_call_is_a_line(root):
             "There is no run 'gone'. Check the id in your list of runs, or train a new one."
         ]
     assert "There is no run" in problems(api.push, "gone", "a/b", "hf_x")[0]
+
+
+def test_a_strangers_template_is_rendered_where_it_can_be_ended_and_nowhere_else(mine, models, monkeypatch):
+    talk = {variant: [{"role": "user", "content": f"hi {variant}"}] for variant in ("base", "adapter")}
+    lineup = actions.Lineup({"adapter": mine}, {})
+    given = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 4, "seed": 0}
+    assert list(actions.chat(lineup, talk, **given))
+    monkeypatch.setattr(actions, "is_shipped", lambda name: False)
+    assert list(actions.chat(lineup, talk, **given))
+    (_, _, shipped, plain), (_, _, foreign, sampling) = models.asked
+    assert (shipped, plain.get("ends")) == (talk, None)
+    assert [text.count(f"hi {variant}") for variant, text in foreign.items()] == [1, 1]
+    assert all(isinstance(text, str) for text in foreign.values())
+    assert all(isinstance(end, int) for end in sampling["ends"])

@@ -1,11 +1,15 @@
 """How many runs one visitor may have in line, and who a visitor is behind the platform's proxies."""
 
+import asyncio
+import threading
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from tuner.errors import TunerError
-from tuner.ui import bounds, visitor
+from tuner.recipe import Recipe
+from tuner.ui import actions, api, bounds, visitor
 from tuner.ui.bounds import Bounds
 from tuner.ui.visitor import Visitor
 
@@ -113,3 +117,25 @@ def test_an_address_can_not_be_made_up(on_space, peer, forwarded, address, monke
     headers = {"x-forwarded-for": forwarded} if forwarded else {}
     client = SimpleNamespace(host=peer) if peer else None
     assert visitor.network_address(SimpleNamespace(client=client, headers=headers)) == address
+
+
+def test_one_visitors_slow_preparations_hold_up_nobody_elses(monkeypatch):
+    goes_on = threading.Event()
+
+    def prepare(requested: Recipe, rows: actions.Entered | None, visitor: Visitor) -> None:
+        if visitor.session == "eve":
+            goes_on.wait()
+        raise TunerError(f"{visitor.session}'s run is prepared.")
+
+    async def ask() -> None:
+        slow = [asyncio.create_task(anext(api.train("{}", visitor=Visitor("eve")))) for _ in range(4)]
+        await asyncio.sleep(0)
+        try:
+            with pytest.raises(gr.Error, match="ann's run is prepared"):
+                await asyncio.wait_for(anext(api.train("{}", visitor=Visitor("ann"))), 3)
+        finally:
+            goes_on.set()
+            await asyncio.gather(*slow, return_exceptions=True)
+
+    monkeypatch.setattr(actions, "prepare", prepare)
+    asyncio.run(ask())

@@ -195,6 +195,25 @@ def test_a_link_is_for_looking_and_an_owners_link_makes_its_browser_an_owner(vis
     assert secret not in url.log.read_text()
 
 
+@pytest.mark.long
+def test_one_tab_of_an_owner_does_not_forget_the_runs_of_another(visit, url):
+    run = Run(shutil.copytree(ROOT / "examples/finished", url.log.parent / "runs/other-tab"))
+    first = visit()
+    first.get_by_role("tab", name="My runs").click()
+    first.locator('#runs .t-row[data-run="example"]').click()
+    second = first.context.new_page()
+    second.goto(f"{url}?run=other-tab#secret={ownership.claim(run, ANYBODY)}")
+    expect(second.locator("#push-it")).to_be_visible()
+    first.locator("#open-run").click()  # which saves the list that the first tab knows
+    expect(first.locator("#card .t-verdict")).to_be_visible()
+    second.goto(f"{url}?run=other-tab")
+    expect(second.locator("#push-it")).to_be_visible(timeout=20_000)
+    for page in (first, second):
+        page.reload()
+        page.get_by_role("tab", name="My runs").click()
+        expect(page.locator(OWN_ROW)).to_have_count(1)
+
+
 def test_dark_and_a_phones_width(visit, tmp_path):
     page = visit("?__theme=dark", viewport=PHONE)
     expect(page.locator("#card")).to_contain_text("per epoch")

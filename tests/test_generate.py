@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_tokenizer
 
 from tuner import metrics, runs
+from tuner.data import chat
 from tuner.errors import TunerError
 from tuner.evaluation.answers import evaluate, heldout_rows
 from tuner.inference import generate, merge
@@ -192,6 +193,14 @@ def test_merged_and_adapter_answer_together_when_nothing_is_loaded_yet(merged):
         forget_bases()
         loaded = load_variants({"adapter": merged}, {"merged": merged.merged})
         assert all(answers(loaded, VARIANTS, max_new_tokens=4).values())
+
+
+def test_a_prompt_that_was_rendered_elsewhere_runs_no_template_here(loaded, monkeypatch):
+    *_, expected = generate.stream(loaded, dict.fromkeys(VARIANTS, PROMPT), generate.Sampling(max_new_tokens=8))
+    rendered, ends = chat.render_prompt(PROMPT, loaded.tokenizer), chat.stop_ids(loaded.tokenizer)
+    monkeypatch.setattr(loaded.tokenizer, "chat_template", "{{ raise_exception('rendered here') }}")
+    given = dict.fromkeys(VARIANTS, rendered), generate.Sampling(max_new_tokens=8, ends=tuple(ends))
+    assert [*generate.stream(loaded, *given)][-1] == expected
 
 
 def test_stop_ends_the_answers(loaded):

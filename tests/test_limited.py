@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from conftest import ROOT
 
 from tuner import limited
 from tuner.errors import TunerError
-from tuner.limited import Limits
+from tuner.limited import Asker, Limits
+from tuner.recipe import Recipe
+from tuner.ui import checking
+from tuner.ui.visitor import Visitor
 
 TRYING = Limits("Trying this", "Try something else.", 1)
 LATE = "Trying this took longer than 1 seconds, so it was stopped. Try something else."
@@ -38,10 +42,10 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[limited._Pool]:
         pool._server.wait(10)
 
 
-def refusal(job: str, *arguments, limits: Limits = TRYING, visitor: str = "") -> str:
+def refusal(job: str, *arguments, limits: Limits = TRYING, asker: Asker = limited.NOBODY) -> str:
     """What the visitor reads."""
     with pytest.raises(TunerError) as caught:
-        limited.run(job, *arguments, limits=limits, visitor=visitor)
+        limited.run(job, *arguments, limits=limits, asker=asker)
     (problem,) = caught.value.problems
     return problem
 
@@ -122,27 +126,56 @@ def test_a_persons_problem_passes_whole_and_any_other_is_a_bug_with_its_trace():
 
 def test_others_need_not_wait_for_a_slow_job():
     limited.run("builtins:abs", -7, limits=TRYING)
-    slow = [threading.Thread(target=refusal, args=("time:sleep", 60), kwargs={"visitor": "eve"}) for _ in range(3)]
+    slow = [
+        threading.Thread(target=refusal, args=("time:sleep", 60), kwargs={"asker": Asker("eve")}) for _ in range(3)
+    ]
     for thread in slow:
         thread.start()
     for _ in range(10):
         began = time.monotonic()
-        assert limited.run("builtins:abs", -7, limits=TRYING, visitor="ann") == 7
+        assert limited.run("builtins:abs", -7, limits=TRYING, asker=Asker("ann")) == 7
         assert time.monotonic() - began < 0.5
     for thread in slow:
         thread.join()
 
 
 def test_a_visitor_may_not_ask_for_everything_at_once(pool, monkeypatch):
-    monkeypatch.setattr(limited, "MOST_ASKED", 2)
-    with pool.place("eve"), pool.place("eve"):
-        assert "many checks at once" in refusal("builtins:abs", -7, visitor="eve")
-        assert limited.run("builtins:abs", -7, limits=TRYING, visitor="ann") == 7
-        monkeypatch.setattr(limited, "MOST", 2)
+    monkeypatch.setitem(limited.MOST_ASKED, "session", 2)
+    with pool.place(Asker("eve")), pool.place(Asker("eve")):
+        assert "many checks at once" in refusal("builtins:abs", -7, asker=Asker("eve"))
+        assert limited.run("builtins:abs", -7, limits=TRYING, asker=Asker("ann")) == 7
+        monkeypatch.setitem(limited.MOST, "all", 2)
         monkeypatch.setattr(limited, "PATIENCE", 0.1)
-        assert "busy checking what others" in refusal("builtins:abs", -7, visitor="ann")
-    assert limited.run("builtins:abs", -7, limits=TRYING, visitor="eve") == 7
+        assert "busy checking what others" in refusal("builtins:abs", -7, asker=Asker("ann"))
+    assert limited.run("builtins:abs", -7, limits=TRYING, asker=Asker("eve")) == 7
     assert not pool._busy + pool._asked
+
+
+def test_whoever_opens_many_pages_leaves_a_place_to_others():
+    limited.run("builtins:abs", -7, limits=TRYING)
+    many = [Asker(f"page {number}", "203.0.113.7") for number in range(6)]
+    slow = [threading.Thread(target=refusal, args=("time:sleep", 60), kwargs={"asker": asker}) for asker in many]
+    for thread in slow:
+        thread.start()
+    for _ in range(10):
+        began = time.monotonic()
+        assert limited.run("builtins:abs", -7, limits=TRYING, asker=Asker("ann", "198.51.100.4")) == 7
+        assert time.monotonic() - began < 0.5
+    for thread in slow:
+        thread.join()
+
+
+def test_no_check_waits_for_a_download(pool):
+    downloads = Limits("Downloading", "", 60, "downloads")
+    with ExitStack() as stack:
+        for name in "abcd":
+            stack.enter_context(pool.place(Asker(name), downloads.line))
+        assert limited.run("builtins:abs", -7, limits=TRYING, asker=Asker("a")) == 7
+
+
+def test_whoever_sends_no_session_shares_no_places_with_others_who_send_none(pool):
+    with pool.place(Asker("", "203.0.113.7")), pool.place(Asker("", "203.0.113.7")):
+        assert limited.run("builtins:abs", -7, limits=TRYING, asker=Asker("", "198.51.100.4")) == 7
 
 
 def test_a_worker_has_no_secret_and_no_card(monkeypatch):
@@ -153,6 +186,12 @@ def test_a_worker_has_no_secret_and_no_card(monkeypatch):
     given = dict(line.split("=", 1) for line in lines if line)
     assert not secrets.keys() & given.keys()
     assert (given["TUNER_MAX_ROWS"], given["CUDA_VISIBLE_DEVICES"]) == ("9", "")
+
+
+def test_a_machine_that_runs_out_of_memory_ends_a_worker_before_anything_else():
+    worker, parent = limited.run("os:getpid", limits=TRYING), limited.run("os:getppid", limits=TRYING)
+    scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (worker, parent, os.getpid())]
+    assert scores == [1000, scores[2], scores[2]]
 
 
 def test_a_dead_worker_is_replaced_and_a_dead_parent_too(pool):
@@ -184,3 +223,24 @@ def test_a_job_that_comes_before_the_preparation_is_not_ended_by_it(pool):
     limited.start("builtins:abs", -7)
     assert is_alive(worker)
     assert limited.run("os:getpid", limits=TRYING) == worker
+
+
+def test_the_pages_jobs_are_counted_by_page_and_by_address_and_its_downloads_apart(monkeypatch):
+    asked = {}
+
+    def stream(job: str, *given, limits: Limits, asker: Asker) -> Iterator[None]:
+        asked[job] = limits, asker
+        yield
+
+    monkeypatch.setattr(limited, "stream", stream)
+    monkeypatch.setattr(checking, "_fetched", set())
+    mallory = Visitor("page 1", "203.0.113.7")
+    elsewhere = Recipe.parse({"model": {"name": "mallory/model"}})
+    assert checking.check(elsewhere, None, mallory) is None
+    assert list(checking.survey(elsewhere, None, mallory)) == [None]
+    assert {asker for _, asker in asked.values()} == {Asker("page 1", "203.0.113.7")}
+    assert {job.partition(":")[2]: limits.line for job, (limits, _) in asked.items()} == {
+        "fetch": "downloads",
+        "check": "checks",
+        "survey": "checks",
+    }

@@ -24,31 +24,32 @@ WIRES = """
 form.where.change: show_source(form.where) -> form.example form.file form.pasted form.hub_row [at once]
 form.kind.input: _relabel(form.kind) -> form.amount [at once]
 form.example.input: show_example(form.example) -> form.example model.name model.quantization [at once]
-any input: check(form train.shown) -> train.card train.yaml train.fetch [64 check, newest]
-train.fetch.click: check(form train.shown) -> train.card train.yaml train.fetch [64 check]
+any input: check(form train.shown) -> train.card train.yaml train.fetch [120 check, newest]
+train.fetch.click: check(form train.shown) -> train.card train.yaml train.fetch [120 check]
 data.format.change or form.where.change or form.file.change or form.example.change or form.pasted.blur: \
-columns(form train.shown) -> form.roles [64 check, newest]
+columns(form train.shown) -> form.roles [120 check, newest]
 form.preview_fold.expand: <lambda>() -> form.is_previewed [at once]
 form.preview_fold.collapse: <lambda>() -> form.is_previewed [at once]
-after form.preview_fold.expand: preview(form form.is_previewed train.shown) -> form.preview [64 check]
-after any input: preview(form form.is_previewed train.shown) -> form.preview [64 check]
-train.apply.click: apply(train.yaml) -> form.fill train.yaml_problem [64 check]
-after train.apply.click: check(form train.shown) -> train.card train.yaml train.fetch [64 check]
+after form.preview_fold.expand: preview(form form.is_previewed train.shown) -> form.preview [120 check]
+after any input: preview(form form.is_previewed train.shown) -> form.preview [120 check]
+train.apply.click: apply(train.yaml) -> form.fill train.yaml_problem [120 check]
+after train.apply.click: check(form train.shown) -> train.card train.yaml train.fetch [120 check]
 method.name.change: <lambda>(method.name) -> form.explained method.rank method.alpha method.dropout \
 method.target_modules method.virtual_tokens method.bottleneck method.layers [at once]
 form.methods.click: _choose() -> method.name [at once]
 form.methods_fold.expand: <lambda>() -> form.is_surveyed [at once]
 form.methods_fold.collapse: <lambda>() -> form.is_surveyed [at once]
-after form.methods_fold.expand: fill(form form.is_surveyed) -> form.methods [64 check]
-after any input: fill(form form.is_surveyed) -> form.methods [64 check]
+after form.methods_fold.expand: fill(form form.is_surveyed) -> form.methods [120 check]
+after any input: fill(form form.is_surveyed) -> form.methods [120 check]
 train.train.click: _begin() -> train.card train.train [at once]
-after train.train.click: prepare(form train.browser train.shown) -> train.shown train.browser train.panel [64 check]
+after train.train.click: prepare(form train.browser train.shown) -> train.shown train.browser train.panel [120 check]
 train.resume.click: resume(train.shown train.browser) -> train.panel [default]
 train.stop.click: _stop(train.shown train.browser) -> train.panel [at once]
 train.timer.tick: _tick(train.shown train.browser train.seen) -> train.panel train.seen [at once]
 train.shown.change: None(train.shown) ->  [at once]
 train.again.click: _leave(train.browser) -> train.shown train.browser train.panel [at once]
-after train.again.click: check(form train.shown) -> train.card train.yaml train.fetch [64 check]
+after train.again.click: check(form train.shown) -> train.card train.yaml train.fetch [120 check]
+train.browser.change: None(train.browser) ->  [at once]
 train.chat.click: to_playground(train.shown train.browser) -> tabs play.run [default]
 train.push.click: to_push(train.shown train.browser) -> tabs mine.push_fold mine.list [default]
 play.send.click: _begin(play.prompt play.run) -> play.prompt play.pending play.send play.stop play.problem [at once]
@@ -89,7 +90,7 @@ mine.resume.click: to_resume(mine.selected train.browser) -> tabs train.shown tr
 Playground.select: update_runs(train.browser play.run) -> play.run [default]
 My runs.select: refresh(train.browser mine.selected) -> mine.list [default]
 page.load: arrive(train.browser) -> train.shown train.browser train.panel form.fill [default]
-after page.load: check(form train.shown) -> train.card train.yaml train.fetch [64 check]
+after page.load: check(form train.shown) -> train.card train.yaml train.fetch [120 check]
 """
 LOGIN = "mine.login.click: None(mine.login) ->  [at once]"
 ROWS_GIVEN = {"recipe": inspect.Parameter.empty, "file": None, "rows": ""}
@@ -98,8 +99,8 @@ OWNER = {"secret": ""}
 SAMPLED = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 96, "seed": 0}
 # Each endpoint's parameters with their defaults, and how many calls of it run at once.
 ENDPOINTS = {
-    "check": (ROWS_GIVEN, "64 check"),
-    "preview": (ROWS_GIVEN, "64 check"),
+    "check": (ROWS_GIVEN, "120 check"),
+    "preview": (ROWS_GIVEN, "120 check"),
     "train": (ROWS_GIVEN, "1200 follow"),
     "resume": ({"run": NEEDED, **OWNER}, "1200 follow"),
     "status": ({"run": NEEDED}, 4),
@@ -326,6 +327,11 @@ def test_resuming_in_the_list_of_runs_queues_the_run_and_opens_it(built, mine, m
     tabs, shown, browser, *_ = to_resume("mine", {"runs": ["mine"], "shown": ""}, *request_of(Visitor("ann")))
     assert resumed == [("mine", Visitor("ann", secrets={"mine": ""}))]
     assert (tabs.selected, shown, browser["shown"]) == ("train", "mine", "mine")
+
+
+def test_why_a_run_of_the_list_cannot_be_resumed_is_told(built, mine):
+    values = built.function("mine.resume.click")("mine", {"runs": {"mine": ""}}, *request_of(ANN))
+    assert "has finished, so there is nothing to resume" in str(values[3])
 
 
 @pytest.mark.parametrize(

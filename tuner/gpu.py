@@ -81,7 +81,7 @@ def train(run: Run, slot: int = 0) -> Iterator[dict]:
 def chat(
     adapters: dict[str, Run],
     merged: dict[str, Path],
-    conversations: dict[str, list[dict]],
+    conversations: dict[str, list[dict] | str],
     *,
     max_new_tokens: int,
     **sampling: float,

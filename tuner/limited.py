@@ -9,6 +9,7 @@ process of their own (limited_process.py), never from the app, which has threads
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -29,9 +30,11 @@ log = logging.getLogger(__name__)
 
 SECONDS = float(os.environ.get("TUNER_CHECK_SECONDS", 60))  # that a job may take
 BYTES = int(float(os.environ.get("TUNER_CHECK_GB", 3)) * 1e9)  # of memory beyond that of a new worker
-MOST = 4  # jobs at the same time
-MOST_EACH = 2  # of them for one visitor
-MOST_ASKED = 12  # jobs of one visitor, those in line included
+# Jobs of one line at the same time, of them for one page or program, and for one address on the network: whoever opens
+# many pages must leave a place to others.
+MOST = {"all": 4, "session": 2, "address": 3}
+# Those in line included. A whole classroom may share one address.
+MOST_ASKED = {"session": 12, "address": 60}
 PATIENCE = 120  # seconds in line
 START = 120  # seconds for the first worker, whose parent has to import the libraries
 KEPT = 2  # workers that wait for the next job
@@ -47,20 +50,31 @@ class Limits(NamedTuple):
     doing: str  # begins a sentence: "Checking this recipe"
     advice: str  # a sentence
     seconds: float | None = None  # if not SECONDS
+    line: str = "checks"  # jobs of another line have places of their own
 
 
-def run(job: str, *arguments: Any, limits: Limits, visitor: str = "") -> Any:
+class Asker(NamedTuple):
+    """Who asks for a job; what is "" is not counted."""
+
+    session: str = ""  # a page or program
+    address: str = ""  # on the network
+
+
+NOBODY = Asker()
+
+
+def run(job: str, *arguments: Any, limits: Limits, asker: Asker = NOBODY) -> Any:
     """The job's result. Raises TunerError, also if the job broke a limit."""
-    (value,) = stream(job, *arguments, limits=limits, visitor=visitor)
+    (value,) = stream(job, *arguments, limits=limits, asker=asker)
     return value
 
 
-def stream(job: str, *arguments: Any, limits: Limits, visitor: str = "") -> Iterator[Any]:
+def stream(job: str, *arguments: Any, limits: Limits, asker: Asker = NOBODY) -> Iterator[Any]:
     """What the job yields, while it goes on. Raises TunerError, also if the job broke a limit."""
     seconds = limits.seconds or SECONDS
     request = {"job": job, "arguments": arguments, "seconds": seconds, "bytes": BYTES}
     failure = None
-    with _pool.place(visitor), _pool.worker() as worker:
+    with _pool.place(asker, limits.line), _pool.worker() as worker:
         worker.connection.settimeout(seconds + GRACE)
         worker.send(request)
         for answer in worker.answers():
@@ -147,39 +161,38 @@ class _Pool:
     def __init__(self) -> None:
         self.idle: list[_Worker] = []
         self._preparation: dict | None = None  # a job for the server itself
-        self._asked: Counter[str] = Counter()  # jobs of each visitor
-        self._busy: Counter[str] = Counter()  # those that have a place
+        self._asked: Counter[tuple] = Counter()  # jobs in a line, of all and of each asker
+        self._busy: Counter[tuple] = Counter()  # those that have a place
         self._changed = threading.Condition()
         self._starting = threading.Lock()
         self._server: subprocess.Popen | None = None
         self._control: socket.socket | None = None
 
     @contextmanager
-    def place(self, visitor: str) -> Iterator[None]:
-        """One of MOST places, of which a visitor has at most MOST_EACH. Raises TunerError if none gets free."""
-        self._count(self._asked, visitor, 1)
+    def place(self, asker: Asker, line: str = "checks") -> Iterator[None]:
+        """One of the line's places. Raises TunerError if none gets free, or if the asker has asked for too many."""
+        whose = [(line, "all", ""), *((line, kind, name) for kind, name in asker._asdict().items() if name)]
+        self._count(self._asked, whose, 1)
         try:
             with self._changed:
-                if self._asked[visitor] > MOST_ASKED:
+                if any(self._asked[key] > MOST_ASKED.get(key[1], math.inf) for key in whose):
                     raise TunerError("You have started many checks at once. Wait until they are done, then try again.")
-                if not self._changed.wait_for(lambda: self._is_free(visitor), PATIENCE):
+                if not self._changed.wait_for(lambda: all(self._busy[key] < MOST[key[1]] for key in whose), PATIENCE):
                     raise TunerError("This page is busy checking what others entered. Try again in a minute.")
-                self._count(self._busy, visitor, 1)
+                self._count(self._busy, whose, 1)
             try:
                 yield
             finally:
-                self._count(self._busy, visitor, -1)
+                self._count(self._busy, whose, -1)
         finally:
-            self._count(self._asked, visitor, -1)
+            self._count(self._asked, whose, -1)
 
-    def _is_free(self, visitor: str) -> bool:
-        return self._busy[visitor] < MOST_EACH and sum(self._busy.values()) < MOST
-
-    def _count(self, counter: Counter[str], visitor: str, by: int) -> None:
+    def _count(self, counter: Counter[tuple], whose: list[tuple], by: int) -> None:
         with self._changed:
-            counter[visitor] += by
-            if not counter[visitor]:
-                del counter[visitor]
+            counter.update(dict.fromkeys(whose, by))
+            for key in whose:
+                if not counter[key]:
+                    del counter[key]
             self._changed.notify_all()
 
     @contextmanager

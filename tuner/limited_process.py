@@ -103,6 +103,8 @@ def _fork(connection: socket.socket) -> Worker:
             os.dup2(0, stream)
         _die_with_parent()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with suppress(OSError):  # another system than Linux
+            Path("/proc/self/oom_score_adj").write_text("1000")  # where the machine's memory runs out, this ends first
         _work(connection)
         status = 0
     finally:

@@ -42,15 +42,17 @@ class Sampling:
     top_p: float = 1.0
     max_new_tokens: int = 96
     seed: int = 0
+    ends: tuple[int, ...] = ()  # the tokens that end an answer; none if the chat template is to tell
 
 
 def stream(
     loaded: LoadedVariants,
-    conversations: dict[str, list[dict]],
+    conversations: dict[str, list[dict] | str],
     sampling: Sampling,
     stop: threading.Event | None = None,
 ) -> Iterator[dict[str, str]]:
-    """Answer each variant's conversation; yields the texts so far, by variant, whenever one has grown."""
+    """Answer each variant's conversation, which may be rendered already; yields the texts so far, by variant, whenever
+    one has grown."""
     stop = stop or threading.Event()
     results: queue.SimpleQueue = queue.SimpleQueue()
     # Variants that share the base's weights take turns; each merged model answers in a thread of its own.
@@ -81,7 +83,7 @@ def stream(
 def _answer_group(
     loaded: LoadedVariants,
     group: list[ActiveModel],
-    conversations: dict[str, list[dict]],
+    conversations: dict[str, list[dict] | str],
     sampling: Sampling,
     stop: threading.Event,
     results: queue.SimpleQueue,
@@ -106,7 +108,7 @@ def answer(
     loaded: LoadedVariants,
     active: ActiveModel,
     variants: list[str],
-    conversations: list[list[dict]],
+    conversations: list[list[dict] | str],
     sampling: Sampling,
     *,
     streamer: "Streamer | None" = None,
@@ -122,7 +124,9 @@ def answer(
         return generate(model, loaded.tokenizer, prompts, sampling, adapter_names=names, streamer=streamer, stop=stop)
 
 
-def _prompt(loaded: LoadedVariants, messages: list[dict]) -> str:
+def _prompt(loaded: LoadedVariants, messages: list[dict] | str) -> str:
+    if isinstance(messages, str):
+        return messages
     if loaded.base.row.chats:
         return render_prompt(messages, loaded.tokenizer)
     return encode.source(messages)
@@ -163,7 +167,7 @@ def generate(
         max_new_tokens=min(room, sampling.max_new_tokens),
         num_beams=1,  # some models set their own, such as BART's four beams
         do_sample=False,  # GumbelSampler adds the noise that makes greedy search sample
-        eos_token_id=[tokenizer.eos_token_id] if encoded else stop_ids(tokenizer),
+        eos_token_id=[tokenizer.eos_token_id] if encoded else list(sampling.ends) or stop_ids(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         disable_compile=True,  # torch.compile does not work on ZeroGPU
         **({"decoder_start_token_id": model.config.decoder_start_token_id} if encoded else {}),

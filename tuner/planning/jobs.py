@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tuner import recipe as recipes
 from tuner.data import sources
-from tuner.data.chat import render_prompt
+from tuner.data.chat import render_prompt, stop_ids
 from tuner.data.encode import preview_pieces, source
 from tuner.data.parse import Table
 from tuner.data.tokens import histogram
@@ -85,12 +85,17 @@ def survey(device: dict, recipe: dict, rows: Rows, token: str | bool) -> Iterato
         yield from method_costs(*_given(recipe, rows), local=False, token=token)
 
 
-def read_prompts(run: str, conversations: list[list[dict]], token: str | bool) -> None:
-    """Render and tokenize the conversations as the run's base will read them. Raises TunerError if it can't."""
+def read_prompts(run: str, conversations: list[list[dict]], token: str | bool) -> dict | None:
+    """The conversations as texts that the run's base reads, and the tokens that end its answers.
+
+    None for a base without a chat template. Raises TunerError if it can't read them.
+    """
     base = base_of(Run(Path(run)), token)
     tokenizer = _tokenizer(base.folder)
-    for messages in conversations:
-        tokenizer(render_prompt(messages, tokenizer) if base.row.chats else source(messages), verbose=False)
+    texts = [render_prompt(m, tokenizer) if base.row.chats else source(m) for m in conversations]
+    for text in texts:
+        tokenizer(text, verbose=False)
+    return {"texts": texts, "ends": stop_ids(tokenizer)} if base.row.chats else None
 
 
 _tokenizer = lru_cache(maxsize=2)(load_tokenizer)  # of those who chat

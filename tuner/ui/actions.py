@@ -248,9 +248,11 @@ def chat(
     run = next(iter(lineup.adapters.values()))  # all have the same base
     gpu.import_core()
     _fetch_base(run, visitor)
-    # A message may stop a tokenizer or a template that strangers wrote: not here, and not in a GPU's window.
-    if not is_shipped(run.recipe.model.name):
-        checking.read_prompts(run, list(conversations.values()), visitor)
+    # A message may stop a tokenizer or a template that strangers wrote: not here, and not in a GPU's window. Nor is it
+    # rendered again here, since a template is a program and may do something else the next time.
+    foreign = not is_shipped(run.recipe.model.name)
+    if read := foreign and checking.read_prompts(run, list(conversations.values()), visitor):
+        conversations, sampling["ends"] = dict(zip(conversations, read["texts"])), tuple(read["ends"])
     for run in lineup.merged.values():
         _merge(run)
     merged = {variant: run.merged for variant, run in lineup.merged.items()}

@@ -28,7 +28,7 @@ from tuner.ui.wiring import CHECKS, MODELS, MOST_LISTED
 # Callers who follow a run, waiting or in training: as many as there may be runs, and some to be refused in a sentence.
 FOLLOWING = {"concurrency_limit": bounds.MOST_RUNS + 200, "concurrency_id": "follow"}
 # They hold no thread; only those whose runs are being prepared do.
-_preparing = ThreadPoolExecutor(4, "prepare")
+_preparing = ThreadPoolExecutor(CHECKS["concurrency_limit"], "prepare")
 
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tuner import gpu, limited, runs
 from tuner.errors import TunerError
-from tuner.limited import Limits
+from tuner.limited import Asker, Limits
 from tuner.models import device
 from tuner.models.fetch import is_at_hand, is_shipped
 from tuner.planning import pace
@@ -19,7 +19,7 @@ JOBS = "tuner.planning.jobs"  # in processes of their own, since a visitor's inp
 LIMITS = {
     "settings": Limits("Reading this recipe", "Write it plainly: each setting by its name, with a value.", 20),
     "columns": Limits("Reading these rows", "Give fewer or shorter rows."),
-    "fetch": Limits("Downloading this base model", "Try again later, or choose a smaller one.", 3600),
+    "fetch": Limits("Downloading this base model", "Try again later, or choose a smaller one.", 3600, "downloads"),
     "check": Limits("Checking this recipe", "Give fewer or shorter rows, or choose another base model."),
     "read_prompts": Limits("Reading this conversation", "Write less, or choose a run on another base model.", 20),
 }
@@ -73,7 +73,7 @@ def preview(requested: Recipe, rows: Entered | None = None, visitor: Visitor = A
 def survey(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> Iterator[dict]:
     """What each method would cost, as it becomes known: see `method_costs`. Raises TunerError."""
     given = _planned(requested, rows, visitor)
-    yield from limited.stream(f"{JOBS}:survey", *given, limits=LIMITS["check"], visitor=visitor.session)
+    yield from limited.stream(f"{JOBS}:survey", *given, limits=LIMITS["check"], asker=_asker(visitor))
 
 
 def write_run(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> Run:
@@ -87,15 +87,19 @@ def write_run(requested: Recipe, rows: Entered | None = None, visitor: Visitor =
     return Run(path)
 
 
-def read_prompts(run: Run, conversations: list[list[dict]], visitor: Visitor = ANYBODY) -> None:
-    """Try whether the run's base can read these conversations. Raises TunerError if it can't."""
-    _job("read_prompts", str(run.path.absolute()), conversations, visitor.token or False, visitor=visitor)
+def read_prompts(run: Run, conversations: list[list[dict]], visitor: Visitor = ANYBODY) -> dict | None:
+    """What the run's base reads of these conversations: see the job. Raises TunerError if it can't read them."""
+    return _job("read_prompts", str(run.path.absolute()), conversations, visitor.token or False, visitor=visitor)
 
 
 def _job(name: str, *arguments: Any, visitor: Visitor = ANYBODY) -> Any:
     """What a job returns. Raises TunerError."""
     limits = LIMITS.get(name, LIMITS["check"])
-    return limited.run(f"{JOBS}:{name}", *arguments, limits=limits, visitor=visitor.session)
+    return limited.run(f"{JOBS}:{name}", *arguments, limits=limits, asker=_asker(visitor))
+
+
+def _asker(visitor: Visitor) -> Asker:
+    return Asker(visitor.session, visitor.address)
 
 
 def _planned(requested: Recipe, rows: Entered | None, visitor: Visitor) -> tuple:

@@ -13,7 +13,7 @@ from tuner.planning import forecast
 from tuner.ui import actions, api, ownership, playground_tab, runs_tab, train_tab
 from tuner.ui.blocks import Page
 from tuner.ui.visitor import Visitor, for_visitor, with_secret
-from tuner.ui.wiring import NOBODY, PRIVATE, remembered, with_run
+from tuner.ui.wiring import MOST_LISTED, NOBODY, PRIVATE, remembered, with_run
 
 CSS = Path(__file__).with_name("style.css")
 HEADER = """<div class="t-header"><h1>Tuner</h1>
@@ -29,9 +29,23 @@ only, and the upload is deleted after a day; tokens are never stored. When the d
 are deleted.</p>
 <p>Limits of this page: files of up to {megabytes:g} MB with {rows:,} rows and {tokens:,.0f} tokens, base models of up
 to {billions:g} billion parameters, and runs of up to {minutes:g} minutes.</p></div>"""
+# Each tab saves its list of runs over that of any other tab, so their secrets are kept here together as well.
+KNOWN = """
+    const known = (runs) => {
+        let others = {};
+        try { others = JSON.parse(window.localStorage.getItem('tuner-runs')) || {}; } catch { /* damaged */ }
+        runs = Array.isArray(runs) ? Object.fromEntries(runs.map((id) => [id, ''])) : runs || {};
+        const ids = Object.keys({...runs, ...others}).slice(0, MOST);
+        return Object.fromEntries(ids.map((id) => [id, runs[id] || others[id] || '']));
+    };
+""".replace("MOST", str(MOST_LISTED))
+KEEP = "(kept) => {" + KNOWN + "window.localStorage.setItem('tuner-runs', JSON.stringify(known((kept || {}).runs)));}"
 # The run and the secret of the address, for _opened. What follows the # reaches no server's log, and it must not stay
 # in the address bar, from where people copy links.
-OPENED = """(kept) => {
+OPENED = (
+    "(kept) => {"
+    + KNOWN
+    + """
     const url = new URL(window.location);
     const secret = new URLSearchParams(url.hash.slice(1)).get('secret') || '';
     if (secret) {
@@ -39,8 +53,9 @@ OPENED = """(kept) => {
         window.history.replaceState(window.history.state, '', url);
     }
     window.onhashchange = () => window.location.hash.startsWith('#secret=') && window.location.reload();
-    return {...kept, opened: {run: url.searchParams.get('run') || '', secret}};
+    return {...kept, runs: known((kept || {}).runs), opened: {run: url.searchParams.get('run') || '', secret}};
 }"""
+)
 CLEAN = (3600, 86400)  # once an hour, delete uploads that are a day old
 KEPT_SECRET = "tuner"  # fixed, because a new secret at each start would make the browsers' lists unreadable
 
@@ -114,6 +129,7 @@ def build() -> gr.Blocks:
         outputs = train_tab.show_outputs(train)
         arrived = page.load(for_visitor(arrive), browser, outputs, js=OPENED, **PRIVATE)
         train.check_again(arrived)
+        browser.change(None, browser, None, js=KEEP, api_visibility="private")
     return page
 
 
@@ -143,8 +159,9 @@ def _link_tabs(
         return [gr.Tabs(selected="train"), *train_tab.show(train, run, kept, visitor)]
 
     def to_resume(run: str, kept: dict, visitor: Visitor) -> list:
-        train_tab.resume(run, kept, visitor)
-        return to_train(run, kept, visitor)
+        panel = train_tab.resume(run, kept, visitor)  # with the reason if it can't be resumed
+        values = to_train(run, kept, visitor)
+        return [*values[:3], *panel, *values[3 + len(panel) :]]
 
     train.chat.click(to_playground, [train.shown, browser], [tabs, playground.run], **PRIVATE)
     train.push.click(for_visitor(to_push), [train.shown, browser], [tabs, mine.push_fold, *mine.outputs], **PRIVATE)
