@@ -141,19 +141,19 @@ class Proxy:
             self.seen.append((line + rest).decode("latin-1"))
             app, there = await asyncio.open_connection("127.0.0.1", self.port)
             there.write(line + PROXIED + rest.replace(b"Connection: keep-alive\r\n", b"", 1))
-            await asyncio.wait(
-                [asyncio.create_task(_copy(app, back)), asyncio.create_task(_copy(browser, there))],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            sending = asyncio.create_task(_copy(browser, there))
+            await _copy(app, back)
+            sending.cancel()
             there.close()
         back.close()
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # whoever refuses a request need not read it to its end, but answers
         while data := await source.read(65536):
             target.write(data)
             await target.drain()
+        target.close()
 
 
 def _certificate(folder: Path) -> Path:

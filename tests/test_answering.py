@@ -559,7 +559,12 @@ def test_a_merged_model_is_compared_as_saved_with_the_adapter_in_16_bits_and_as_
         return answers[model]
 
     class Made(SimpleNamespace):
-        id, merged, adapter, data = "r1", tmp_path / "merged", tmp_path / "adapter", tmp_path / "data"
+        id, merged, adapter, data, path, plan = (
+            "r1",
+            *map(tmp_path.joinpath, ("merged", "adapter", "data")),
+            tmp_path,
+            {},
+        )
 
         def write_json(self, name, content):
             told.append((name, content))

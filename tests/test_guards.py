@@ -97,8 +97,8 @@ def by_page(tabs) -> str:
 def test_preparing_a_run_makes_room_but_takes_neither_the_example_nor_what_waits(way, tabs, crowd, monkeypatch):
     old, example, waiting = aged("old"), aged(actions.EXAMPLE), aged("waiting")
     run_queue.queue.join("waiting", "bob")
-    (old.path / "ballast").write_bytes(bytes(5 * 2**20))
-    monkeypatch.setattr(runs_cleanup, "LIMIT", 5 * 2**20)  # enough for the new run
+    (old.path / "ballast").write_bytes(bytes(16 * 2**20))
+    monkeypatch.setattr(runs_cleanup, "LIMIT", 16 * 2**20)  # enough for the new run
     new = way(tabs)
     assert not old.path.exists()
     assert example.path.exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LEARNS, ROOT, small_recipe
+from visitors_runs import ANN
 
 from tuner import runs
 from tuner.errors import TunerError
@@ -18,7 +19,7 @@ from tuner.inference import merge
 from tuner.planning import plan
 from tuner.runs import Run
 from tuner.training.window import train
-from tuner.ui import actions
+from tuner.ui import actions, ownership
 
 pytestmark = pytest.mark.long
 TRAINING = ["loading", "first step", "checkpoint", "saving", "scoring", "scored"]
@@ -47,7 +48,9 @@ def root(tmp_path, monkeypatch) -> Path:
 
 
 def copied(run: Run, root: Path) -> Run:
-    return Run(shutil.copytree(run.path, root / "mine"))
+    mine = Run(shutil.copytree(run.path, root / "mine"))
+    ownership.claim(mine, ANN)
+    return mine
 
 
 @contextmanager
@@ -77,7 +80,7 @@ def test_a_training_killed_at_any_stage_is_resumed_as_if_nothing_had_happened(st
         with pytest.raises(TunerError, match="already in training"):
             list(train(Run(run.path)))
         with pytest.raises(TunerError, match="Stop it first"):
-            actions.delete("mine")
+            actions.delete("mine", ANN)
         assert actions.summary(run)["status"] == "training"
         process.send_signal(how)
         assert process.wait(60) == -how

@@ -21,7 +21,7 @@ HOME = f"https://{HOST}"
 GRADIOS_OWN = ("https://huggingface.co/api/spaces/", "https://fonts.googleapis.com/")
 # What a page of another site can try: as a program would, as old forms do, and without asking for an answer.
 ATTACK = """async ([home, path, body]) => {
-    const plain = {method: 'POST', credentials: 'include', body};
+    const plain = {method: 'POST', credentials: 'include', body, signal: AbortSignal.timeout(30000)};
     const told = [];
     for (const options of [
         {...plain, headers: {'Content-Type': 'application/json'}},
@@ -33,9 +33,9 @@ ATTACK = """async ([home, path, body]) => {
 }"""
 FORM = """([home, path, body]) => {
     const form = document.createElement('form');
-    Object.assign(form, {method: 'POST', action: home + path, enctype: 'text/plain', target: body});
+    Object.assign(form, {method: 'POST', action: home + path, enctype: 'text/plain', target: path + body});
     const frame = document.createElement('iframe');
-    frame.name = body;
+    frame.name = path + body;  // a second request to the same frame would end the first
     document.body.append(frame);
     const input = document.createElement('input');
     [input.name, input.value] = [body.slice(0, -1) + ', "x": "', '"}'];
@@ -193,8 +193,10 @@ def test_a_program_with_a_token_trains_and_pushes_and_deletes(space):
     bob = space.hub.user("bob")
     client = Client(space.url, verbose=False, token=bob)
     recipe = "training: {batch_size: 4}\nbudget: {steps: 2}\nevaluation: {rows: 4, max_new_tokens: 8, loss_every: 0}"
-    run, *_ = [event.get("run") for event in client.submit(recipe=recipe, api_name="/train")]
+    first, *_ = client.submit(recipe=recipe, api_name="/train")
+    own = {"run": first["run"], "secret": first["secret"]}
     before = len(space.hub.seen)
-    assert client.predict(run, "bob/mine", bob, api_name="/push").endswith("/bob/mine")
+    address = client.predict(**own, repository="bob/mine", token=bob, api_name="/push")
+    assert address.endswith("/bob/mine")
     assert {seen.token for seen in space.hub.seen[before:]} - {None} == {bob}
-    assert client.predict(run, api_name="/delete") == "deleted"
+    assert client.predict(**own, api_name="/delete") == "deleted"

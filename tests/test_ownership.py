@@ -87,9 +87,9 @@ def test_only_its_owner_starts_a_runs_next_window_by_watching(mine, monkeypatch)
     started = []
     monkeypatch.setattr(run_queue, "start", lambda run, visitor, event: started.append((run.id, visitor.session)))
     with_events(mine, START, CLOSED)
-    train_tab._tick("mine", {"runs": {"mine": "wrong"}, "shown": "mine"}, Visitor("bob"))
+    train_tab._tick("mine", {"runs": {"mine": "wrong"}, "shown": "mine"}, visitor=Visitor("bob"))
     assert started == []
-    train_tab._tick("mine", None, ANN)
+    train_tab._tick("mine", None, visitor=ANN)
     assert started == [("mine", "ann")]
 
 
