@@ -9,8 +9,9 @@ import pytest
 from bounded import done_within, refused_within
 
 from tuner import recipe
-from tuner.data import cells, formats, parse, sources
+from tuner.data import cells, formats, parquet, parse, sources
 from tuner.data.recognize import recognize
+from tuner.errors import TunerError
 
 LONG = 200_000  # characters
 
@@ -226,3 +227,11 @@ def test_brackets_inside_texts_are_no_lists(name, monkeypatch):
 def test_brackets_are_counted_in_time_that_grows_with_the_text(text, monkeypatch):
     monkeypatch.setattr(parse, "MAX_CELLS", 0)
     refused_within(1, parse.parse, "[" + text, "a.json", None, ".json")
+
+
+def test_what_a_parquet_file_says_of_its_size_is_enough_to_refuse_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(parse, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(parquet, "_check_texts", None)  # nothing is unpacked
+    pyarrow.parquet.write_table(pyarrow.table({"number": list(range(1000))}), tmp_path / "a.parquet")
+    with pytest.raises(TunerError, match="a.parquet expands to more than"):
+        parquet.read_parquet(tmp_path / "a.parquet", "a.parquet", None)
