@@ -15,7 +15,7 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "runs", folder], check=
 os.environ |= {"TUNER_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
 
 import gradio as gr  # noqa: E402
-from visitors_runs import copied, with_events  # noqa: E402
+from visitors_runs import copied, streamed, with_events  # noqa: E402
 
 from tuner import runs  # noqa: E402
 from tuner.errors import TunerError  # noqa: E402
@@ -40,7 +40,7 @@ SAMPLING = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 4, "seed": 0}
 
 def train() -> str:
     """A new run."""
-    return next(api.train("budget: {steps: 2}", None, ROWS))["event"]
+    return next(streamed(api.train("budget: {steps: 2}", None, ROWS)))["event"]
 
 
 ACTIONS = {

@@ -233,5 +233,5 @@ def test_what_a_parquet_file_says_of_its_size_is_enough_to_refuse_it(tmp_path, m
     monkeypatch.setattr(parse, "MAX_FILE_BYTES", 1000)
     monkeypatch.setattr(parquet, "_check_texts", None)  # nothing is unpacked
     pyarrow.parquet.write_table(pyarrow.table({"number": list(range(1000))}), tmp_path / "a.parquet")
-    with pytest.raises(TunerError, match="a.parquet expands to more than"):
+    with pytest.raises(TunerError, match=r"a\.parquet expands to more than"):
         parquet.read_parquet(tmp_path / "a.parquet", "a.parquet", None)
