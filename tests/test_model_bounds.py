@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,8 @@ def test_modules_of_other_threads_do_not_count(folder, monkeypatch):
     with pytest.raises(TunerError, match="more than 0 modules"):
         look(folder)
     torch.nn.Sequential(torch.nn.Linear(2, 2))  # no hook is left behind
+    with bounds.modules_counted("m"), ThreadPoolExecutor(1) as other:
+        other.submit(torch.nn.Sequential, torch.nn.ReLU()).result()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 from visitors_runs import with_events
 
-from tuner import runs_cleanup
+from tuner import run_lock, runs_cleanup
 from tuner.runs import Run
 from tuner.ui import actions, progress, render
 
@@ -84,3 +84,13 @@ def test_an_event_with_entries_of_the_wrong_kind_breaks_no_look(mine, odd, is_sc
         log.write(json.dumps({"time": 1.0} | odd) + "\n")
     assert render.run_card(Run(mine.path))
     assert actions.summary(Run(mine.path))["problems"] == []
+
+
+def test_a_lock_is_seen_where_nothing_can_be_written(mine, monkeypatch):
+    def refuse(*given, **more):
+        raise OSError(30, "Read-only file system")
+
+    with Run(mine.path).training():
+        monkeypatch.setattr(run_lock, "take", refuse)
+        assert mine.is_training
+    assert not mine.is_training
