@@ -9,7 +9,8 @@ import pytest
 
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
-from tuner.ui import actions, api, bounds, visitor
+from tuner.runs import Run
+from tuner.ui import actions, api, bounds, run_queue, visitor
 from tuner.ui.bounds import Bounds
 from tuner.ui.visitor import Visitor
 
@@ -90,6 +91,19 @@ def test_a_run_counts_while_it_is_prepared_so_that_many_requests_at_once_are_no_
     with pytest.raises(ZeroDivisionError), held.admit(ann):
         raise ZeroDivisionError
     assert refusal(held, ann) == ""
+
+
+def test_a_run_that_stands_in_the_queue_counts_and_a_withdrawn_one_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_queue, "queue", run_queue.RunQueue(0))
+    monkeypatch.setattr(run_queue, "bounds", Bounds(lambda run: run_queue.queue.holds(run)))
+    ann = Visitor("ann")
+    for number in range(4):
+        assert refusal(run_queue.bounds, ann) == ""
+        (tmp_path / f"{number}").mkdir()
+        run_queue.start(Run(tmp_path / f"{number}"), ann, {"event": "queued"})
+    assert refusal(run_queue.bounds, ann).startswith("You have 4 runs")
+    assert run_queue.withdraw(Run(tmp_path / "0"))
+    assert refusal(run_queue.bounds, ann) == ""
 
 
 ADDRESSES = [

@@ -9,8 +9,9 @@ import pytest
 from bounded import done_within, refused_within
 
 from tuner import recipe
-from tuner.data import cells, formats, parse, sources
+from tuner.data import cells, formats, parquet, parse, sources
 from tuner.data.recognize import recognize
+from tuner.errors import TunerError
 
 LONG = 200_000  # characters
 
@@ -211,3 +212,26 @@ def test_metadata_of_parquet_names_no_file_of_this_machine(tmp_path):
         table = pyarrow.table({"text": ["a", "b"], "label": [0, 1]}).replace_schema_metadata(metadata)
         pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
         assert [row["label"] for row in done_within(2, sources.read_file, tmp_path / "a.parquet").rows] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_brackets_inside_texts_are_no_lists(name, monkeypatch):
+    monkeypatch.setattr(parse, "MAX_CELLS", 100)
+    code = 'if (x[0]) { y = "{"; }\\'
+    rows = [json.dumps({"prompt": code, "completion": code * 3}) for _ in range(50)]
+    text = "\n".join(rows) if name == "a.jsonl" else f"[{', '.join(rows)}]"
+    assert len(parse.parse(text, name, None, name[1:]).rows) == 50
+
+
+@pytest.mark.parametrize("text", ['"' + '\\"' * 500_000, '"\\' * 500_000, '[{"' + "\\" * 999_999, '"' * 1_000_000])
+def test_brackets_are_counted_in_time_that_grows_with_the_text(text, monkeypatch):
+    monkeypatch.setattr(parse, "MAX_CELLS", 0)
+    refused_within(1, parse.parse, "[" + text, "a.json", None, ".json")
+
+
+def test_what_a_parquet_file_says_of_its_size_is_enough_to_refuse_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(parse, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(parquet, "_check_texts", None)  # nothing is unpacked
+    pyarrow.parquet.write_table(pyarrow.table({"number": list(range(1000))}), tmp_path / "a.parquet")
+    with pytest.raises(TunerError, match=r"a\.parquet expands to more than"):
+        parquet.read_parquet(tmp_path / "a.parquet", "a.parquet", None)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,8 @@ def test_modules_of_other_threads_do_not_count(folder, monkeypatch):
     with pytest.raises(TunerError, match="more than 0 modules"):
         look(folder)
     torch.nn.Sequential(torch.nn.Linear(2, 2))  # no hook is left behind
+    with bounds.modules_counted("m"), ThreadPoolExecutor(1) as other:
+        other.submit(torch.nn.Sequential, torch.nn.ReLU()).result()
 
 
 @pytest.mark.parametrize(
@@ -272,7 +275,13 @@ def test_a_header_of_weights_that_lies_is_refused_at_once(tmp_path, header):
     assert sentence.startswith("'m' can't be loaded: model.safetensors is damaged or incomplete.")
 
 
-@pytest.mark.parametrize("named", ["/etc/passwd", "../x.safetensors", "a/b.safetensors", 7, "\ud800.safetensors", ""])
+@pytest.mark.parametrize(
+    "named",
+    [
+        *("/etc/passwd", "../x.safetensors", "a/b.safetensors", 7, "\ud800.safetensors", ""),
+        "x.safetensors/../../x.safetensors",
+    ],
+)
 def test_an_index_of_weights_names_no_file_outside_the_folder(tmp_path, named):
     (tmp_path.parent / "x.safetensors").write_bytes(b"")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": named}}))

@@ -129,6 +129,20 @@ def test_a_clock_that_jumps_makes_no_run_old(tmp_path, monkeypatch, jump):
     assert make_room(tmp_path, limit=0) == []
 
 
+def test_what_a_run_in_progress_has_written_counts_once(tmp_path):
+    aged(tmp_path, "old", 50, QUEUED, ENDED)
+    (planned(tmp_path, "running").path / "checkpoint").write_bytes(bytes(28 * MB))
+    assert make_room(tmp_path, limit=40 * MB) == []
+
+
+@pytest.mark.parametrize(("days", "deleted"), [(0.5, []), (300, ["ahead"])])
+def test_a_run_from_far_ahead_is_not_in_progress_for_good(tmp_path, days, deleted):
+    """Its clock was wrong; who just set theirs back by hours keeps what waits."""
+    run = aged(tmp_path, "ahead", 0, QUEUED)
+    os.utime(run.path / "events.jsonl", (time.time() + days * 86400,) * 2)
+    assert make_room(tmp_path, limit=0) == deleted
+
+
 @pytest.mark.long
 def test_a_thousand_runs_are_counted_in_a_moment(root):
     source = copied("run0")

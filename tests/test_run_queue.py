@@ -160,6 +160,21 @@ def test_a_turn_that_breaks_gives_its_place_back():
         assert served
 
 
+def test_a_turn_that_can_not_begin_gives_its_place_back_and_lets_the_next_one_through():
+    """A machine may refuse to start another thread."""
+    queue, begun = line(1, "a", "b", "c"), []
+
+    def refuse():
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError):
+        queue.when_served("a", refuse)
+    assert queue.held() == ["b", "c"]
+    assert queue.when_served("b", lambda: begun.append("b"))
+    assert queue.when_served("c", lambda: begun.append("c"))
+    assert begun == ["b"]
+
+
 # A run's turn
 
 

@@ -32,9 +32,14 @@ REPAIR = "Train its recipe again in a new run."
 MOST_BYTES = 256 * 2**20  # of a log, which are 800,000 steps; a larger one is damaged
 MOST_LINE = 2**20  # bytes; a longer line is skipped
 BEGINNING = 4 * 2**10  # bytes
-NUMBER = (int, float)
+NUMBER, FIGURE = (int, float), (int, float, type(None))  # of which None is missing
 # Of what kind these entries are, where an event has them.
-KINDS = {"event": str, "time": NUMBER, "step": int, "reason": str, "problems": list, "row": int, "rows": int}
+KINDS = {"event": str, "time": NUMBER, "reason": str, "problems": list, "loss": FIGURE, "epoch": FIGURE}
+KINDS |= dict.fromkeys(("step", "row", "rows", "of"), int)
+KINDS |= dict.fromkeys(("steps", "seconds", "seconds_to_go", "seconds_per_step", "start_up"), FIGURE)
+KINDS |= dict.fromkeys(("tokens", "tokens_per_second", "peak_memory"), FIGURE)
+NEEDED = {"micro_batch": {"rows", "of"}}  # event -> entries without which it says nothing
+_decoder = json.JSONDecoder(parse_constant=lambda name: None)  # NaN and Infinity, as older versions wrote them
 
 
 class EventReader:
@@ -187,9 +192,18 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _parse(line: bytes) -> dict | None:
     try:
-        event = json.loads(line)
+        event = _decoder.decode(line.decode())
     except (ValueError, RecursionError):
         return None
     if not isinstance(event, dict) or "event" not in event:
         return None
-    return event if all(isinstance(event[key], kind) for key, kind in KINDS.items() if key in event) else None
+    is_right = all(_is_right(value, KINDS[key]) for key, value in event.items() if key in KINDS)
+    return event if is_right and event.keys() >= NEEDED.get(event["event"], set()) else None
+
+
+def _is_right(value: Any, kind: type | tuple[type, ...]) -> bool:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return False
+    if isinstance(value, list):
+        return all(isinstance(item, str) for item in value)
+    return math.isfinite(value) if isinstance(value, float) else not isinstance(value, int) or abs(value) < 2**63

@@ -152,10 +152,11 @@ def seconds_needed(run: Run) -> float:
     start_up = forecast["start_up"] if started is None else started
     if run.is_trained:
         return BESIDE + start_up + forecast["scoring"]
-    last, budget = run.last_event("step"), run.plan["seconds"]
+    last, budget = run.last_event("step") or {}, run.plan["seconds"]
     if budget:
-        return max(0.0, budget - (last["seconds"] if last else 0.0)) + forecast["scoring"]
-    training = start_up + last["seconds_to_go"] if last else forecast["training"]
+        return max(0.0, budget - (last.get("seconds") or 0.0)) + forecast["scoring"]
+    left = last.get("seconds_to_go")
+    training = forecast["training"] if left is None else start_up + left
     # The estimate may be too low, and unused seconds are not charged.
     return BESIDE + 1.2 * training + forecast["scoring"]
 

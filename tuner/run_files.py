@@ -10,9 +10,9 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from tuner.errors import TunerError
@@ -20,6 +20,8 @@ from tuner.errors import TunerError
 MOST_BYTES = 64 * 2**20  # of a file that is read as a whole
 
 Number = float | None
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 # What to do about a file that is missing or damaged.
 REPAIRS = {
     "plan.json": "Prepare the run again with: tuner train RECIPE --out RUN",
@@ -41,11 +43,11 @@ class Choice(TypedDict):
 class Forecast(TypedDict, total=False):
     """Estimated seconds, and bytes of memory."""
 
-    training: float
-    scoring: float
-    start_up: float
-    a_step: float
-    memory: dict[str, float] | None
+    training: Finite
+    scoring: Finite
+    start_up: Finite
+    a_step: Finite
+    memory: dict[str, Finite] | None
 
 
 class PlanFile(TypedDict, total=False):
@@ -57,17 +59,17 @@ class PlanFile(TypedDict, total=False):
     settings: dict[str, JsonValue]
     revision: str | None
     model_folder: str | None
-    rows: int
-    heldout_rows: int
-    tokens: int
-    trained_tokens: int
-    steps_per_epoch: int
-    steps: int | None
+    rows: Count
+    heldout_rows: Count
+    tokens: Count
+    trained_tokens: Count
+    steps_per_epoch: Count
+    steps: Count | None
     epochs: Number
     seconds: Number
-    model_parameters: int
-    trainable_parameters: int
-    truncated_rows: int
+    model_parameters: Count
+    trainable_parameters: Count
+    truncated_rows: Count
     warnings: list[str]
     chosen: list[Choice]
     forecast: Forecast | None
@@ -177,7 +179,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(read_text(path))
         if value and path.name in SHAPES:
-            SHAPES[path.name].validate_python(value)
+            SHAPES[path.name].validate_python(value, strict=True)
     except (RecursionError, ValidationError) as error:
         raise ValueError("not as it was written") from error
     if not isinstance(value, dict) or (value and path.name == "evaluation.json" and not _is_scored(value)):

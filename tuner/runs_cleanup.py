@@ -17,6 +17,7 @@ from tuner.runs import Run
 
 LIMIT = float(os.environ.get("TUNER_MAX_RUNS_GB", 20)) * 2**30  # bytes of all runs together
 IN_PROGRESS = 3600  # seconds after its last event in which a run may still wait for its turn or its next window
+AHEAD = 86400  # seconds from now on; a run that was written to later than that has the time of a wrong clock
 SPARE = 50 * 2**20  # bytes of a disk that are left free, for logs
 BLOCK = 512  # bytes, in which a file's size on the disk is counted
 
@@ -108,7 +109,7 @@ def _to_come(run: Run, size: int) -> int:
 def _is_in_progress(run: Run) -> bool:
     age = _age(run)  # before a look at the lock, which may write a file
     try:
-        return (age < IN_PROGRESS and run.ending != "finished") or run.is_training
+        return (-AHEAD < age < IN_PROGRESS and run.ending != "finished") or run.is_training
     except TunerError:  # nobody can resume it
         return False
 
@@ -124,12 +125,12 @@ def _is_signed_in(run: Run) -> bool:
 
 
 def _age(run: Run) -> float:
-    """Seconds since the run was last written to, by the clock that says less: a clock that was set forward while
-    Tuner ran makes no run old."""
+    """Seconds since the run was last written to, by the clock that is nearer to it: a clock that was set while Tuner
+    ran makes no run old."""
     for name in ("events.jsonl", "."):
         with suppress(OSError):
             touched = os.stat(run.path / name).st_mtime
-            return min(time.time(), _STARTED + time.monotonic()) - touched
+            return min(time.time() - touched, _STARTED + time.monotonic() - touched, key=abs)
     return 0.0
 
 

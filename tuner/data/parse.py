@@ -31,6 +31,7 @@ SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 HELDOUT_SPLITS = ("validation", "valid", "val", "dev", "heldout", "held-out", "held_out", "eval", "test")
 SPLITS = ("train", "training", *HELDOUT_SPLITS)
 
+_TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)  # in JSON; one that is never closed goes to the end
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -229,9 +230,13 @@ def _unreadable(error: Exception) -> str:
     return "a whole number of more than 4,300 digits"
 
 
+def _brackets(text: str) -> int:
+    return text.count("[") + text.count("{")
+
+
 def _check_brackets(text: str, name: str) -> None:
     # An empty list is 2 characters of JSON, and 56 bytes of memory.
-    if text.count("[") + text.count("{") > MAX_CELLS:
+    if _brackets(text) > MAX_CELLS and _brackets(_TEXT.sub("", text)) > MAX_CELLS:  # texts may be programs
         raise TunerError(f"{name} has more than {MAX_CELLS:,} lists and objects. Give a sample of its rows.")
 
 

@@ -234,8 +234,8 @@ def _training(run: Run) -> str:
     )
     steps, planned = end.get("step"), step.get("steps")
     share = f" of {planned:,}" if planned and planned != steps else ""
-    seconds = f"{end['seconds']:.1f} s" if "seconds" in end else UNKNOWN
-    epochs = count(step["epoch"], "epoch") if "epoch" in step else f"{UNKNOWN} epochs"
+    seconds = UNKNOWN if end.get("seconds") is None else f"{end['seconds']:.1f} s"
+    epochs = f"{UNKNOWN} epochs" if step.get("epoch") is None else count(step["epoch"], "epoch")
     heldout_loss, loss = (UNKNOWN if e.get("loss") is None else e["loss"] for e in (heldout, step))
     trained, all_parameters = _number(plan.get("trainable_parameters")), _number(plan.get("model_parameters"))
     lines = [

@@ -14,23 +14,25 @@ from typing import Any
 
 from tuner.errors import TunerError
 
-# Megabytes of a file, by the end of its name; twice what any known model needs, or more.
+# Megabytes of a file, by the end of its name, the first that fits; twice what any known model needs, or more.
 MAX_FILE_MB = {
+    "tokenizer_config.json": 16,
     "config.json": 4,
     "model.safetensors.index.json": 32,
     "chat_template.jinja": 1,
-    "tokenizer_config.json": 16,
     ".json": 80,  # tokenizer.json, vocab.json and the like
     ".model": 80,
     ".txt": 80,
 }
-# Things that are built one by one: how their settings are named, the most there may be, and what to call them.
+# Things that are built one by one: how their settings are named, the fewest and the most there may be, and what to
+# call them. For DeBERTa, -1 positions are as many as fit; LLaVA's vision_feature_layer counts from the end.
 MAX_COUNTS = (
-    (re.compile(r"layers?$|blocks$|depths?$|hidden_groups$|inner_group_num$"), 256, "layers"),
-    (re.compile(r"experts?$"), 1024, "experts"),
-    (re.compile(r"labels$|classes$"), 10_000, "labels"),
-    (re.compile(r"position_embeddings$|positions$"), 2**24, "positions"),
+    (re.compile(r"layers$|(^|_)n(um)?_layer$|blocks$|depths?$|hidden_groups$|inner_group_num$"), 0, 256, "layers"),
+    (re.compile(r"experts?$"), 0, 1024, "experts"),
+    (re.compile(r"labels$|classes$"), 0, 10_000, "labels"),
+    (re.compile(r"position_embeddings$|positions$"), -1, 2**24, "positions"),
 )
+LABELS = "label2id"  # whose names are a person's, and no settings
 MAX_VALUES = 100_000  # values in a configuration, most of which are labels
 # Settings of answers that a model may bring along, and the bounds of each; others, and wrong ones, are left out.
 GENERATION = {
@@ -96,7 +98,7 @@ def _walk(value: Any) -> Iterator[tuple[str, Any]]:
     while unseen:
         key, value = unseen.pop()
         if isinstance(value, dict):
-            unseen += value.items()
+            unseen += ((key if key == LABELS else name, inner) for name, inner in value.items())
         elif isinstance(value, list):
             unseen += [(key, inner) for inner in value]
         else:
@@ -129,8 +131,8 @@ def _check_rules(file: Path, changed: tuple[int, int]) -> None:
 def _check_count(key: str, count: int, name: str) -> None:
     if not -(2**63) <= count < 2**63:
         raise _excessive(name, f"{key[:80]} has more digits than a number of 64 bits")
-    for pattern, most, things in MAX_COUNTS:
-        if pattern.search(key) and not 0 <= count <= most:
+    for pattern, fewest, most, things in MAX_COUNTS:
+        if pattern.search(key) and not fewest <= count <= most:
             raise _excessive(name, f"{key[:80]} is {count:,}, and the limit is {most:,} {things}")
 
 

@@ -66,7 +66,7 @@ class Curve:
         """Take the next event into account."""
         kind = event["event"]
         if kind == "step":
-            if event["loss"] is not None:
+            if event.get("loss") is not None:
                 self._losses.add(event["step"], event["loss"])
             self.step, self.last = event["step"], event
         elif kind == "heldout" and event["loss"] is not None:

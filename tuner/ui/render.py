@@ -127,21 +127,24 @@ def _to_go(now: progress.Progress) -> str:
     if not now.last:
         return "The first step is running."
     of = f" of {now.steps:,}" if now.steps else ""
-    return f"Step {now.step:,}{of}, about {duration(now.last['seconds_to_go'])} left."
+    left = now.last.get("seconds_to_go")
+    return f"Step {now.step:,}{of}{'' if left is None else f', about {duration(left)} left'}."
 
 
 def _numbers(now: progress.Progress) -> str:
     if not now.last:
         return ""
-    numbers = {"training loss": f"{now.last['loss']:.3f}"}
-    if now.heldout:
-        numbers["held-out loss"] = f"{now.heldout[-1][1]:.3f}"
-    numbers["tokens per second"] = f"{now.last['tokens_per_second']:,.0f}"
+    time = ("training time", now.seconds or None)
     if now.phase == "training":
-        numbers["left"] = duration(now.last["seconds_to_go"])
-    elif now.seconds:
-        numbers["training time"] = duration(now.seconds)
-    return tag("div", "".join(f"<div><b>{v}</b><span>{n}</span></div>" for n, v in numbers.items()), "t-numbers")
+        time = ("left", now.last.get("seconds_to_go"))
+    numbers = (
+        ("training loss", now.last.get("loss"), "{:.3f}".format),
+        ("held-out loss", now.heldout[-1][1] if now.heldout else None, "{:.3f}".format),
+        ("tokens per second", now.last.get("tokens_per_second"), "{:,.0f}".format),
+        (*time, duration),
+    )
+    shown = (f"<div><b>{write(v)}</b><span>{n}</span></div>" for n, v, write in numbers if v is not None)
+    return tag("div", "".join(shown), "t-numbers")
 
 
 def _result(run: Run, now: progress.Progress, scores: dict) -> str:

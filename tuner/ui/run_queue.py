@@ -115,13 +115,23 @@ class RunQueue:
                     return
                 run = next(run for run in self._in_order() if run in self._begin)
                 begin = self._give_place(run)
-            begin()
+            try:
+                begin()
+            except BaseException:  # the machine starts no more threads
+                self._take_place_back(run)
+                raise
 
     def _give_place(self, run: str) -> Callable[[], None] | None:
         self._training[run], self._order = self._waiting.pop(run), None
         self._slots[run] = min(set(range(self.places)) - set(self._slots.values()))
         self._given.add(run)
         return self._begin.pop(run, None)
+
+    def _take_place_back(self, run: str) -> None:
+        with self._lock:
+            del self._training[run], self._slots[run]
+            self._given.discard(run)
+            self._order = None
 
     @contextmanager
     def turn(self, run: str) -> Iterator[bool]:
@@ -137,8 +147,7 @@ class RunQueue:
         finally:
             if is_served:
                 with self._lock:
-                    del self._training[run], self._slots[run]
-                    self._order = None
+                    self._take_place_back(run)
                     self._seconds.append(time.monotonic() - began)
                 self._serve()
 
