@@ -119,6 +119,7 @@ def test_ten_train_to_their_end_while_a_thousand_wait_and_fifty_look_on(tmp_path
         async with Crowd(url) as crowd:
             alone = {endpoint: [await crowd.wait(endpoint) for _ in range(2)][-1] for endpoint in ASKED}
             trainers = [asyncio.create_task(crowd.train(*run)) for run in enumerate(trained)]
+            crowd.tasks += trainers
             while not all(any(event["event"] == "starting" for event in events) for events in trained):
                 assert not any(trainer.done() for trainer in trainers), trained
                 await asyncio.sleep(0.1)
