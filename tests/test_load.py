@@ -148,7 +148,7 @@ def test_ten_train_to_their_end_while_a_thousand_wait_and_fifty_look_on(tmp_path
         assert run.read_json("evaluation.json")["rows"] == 2
         assert not [event for event in events if event["event"] == "error"]
     assert threads < 200
-    assert slowest["status"] < 2
+    assert slowest["status"] < 10  # ten processes train on the same cores
     assert slowest["check"] < 15
     assert slowest["chat"] < 30
 
