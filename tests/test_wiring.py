@@ -402,7 +402,7 @@ def test_the_server_starts_with_its_limits_and_opens_to_others_on_a_space_alone(
     app["main"]()
     assert started.pop("theme").name == page.theme().name
     assert started == {
-        "max_size": 200,
+        "max_size": 2000,
         "default_concurrency_limit": 8,
         "server_name": "0.0.0.0" if space else None,
         "css_paths": page.CSS,
