@@ -69,6 +69,7 @@ def look(folder: Path, task: str = "generation", labels: tuple[str, ...] = ()) -
         ({"pad_token_id": 10**6}, "Padding_idx must be within num_embeddings"),
         ({"rope_scaling": {"type": "nope"}}, "'nope'"),
         ({"architectures": [1]}, "architectures is not a list of names"),
+        ({"architectures": 1}, "architectures is not a list of names"),
         ({"attn_implementation": "nope"}, "nope"),
         ({"text_config": {"hidden_size": 5}}, "transformers can't read them"),
         ({"num_hidden_layers": None}, "(num_hidden_layers has the wrong type)"),

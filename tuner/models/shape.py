@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner import recipe
+from tuner import recipe, words
 from tuner.data.tokens import strangers_code
 from tuner.errors import TunerError
 from tuner.models import bounds
@@ -104,8 +104,8 @@ def _impossible(folder: Path, name: str, error: Exception) -> TunerError:
 def _reason(error: Exception) -> str:
     """What is wrong with a configuration, in words: an architecture checks its own values, or trips over them."""
     cause = error.__cause__ or error  # huggingface_hub wraps what it finds in a setting
-    if not isinstance(cause, (TypeError, AttributeError, IndexError)):
-        return str(cause).strip().rpartition("\n")[2].strip().rstrip(".") or "transformers can't read them"
+    if said := words.said_by(cause).rpartition("\n")[2].strip().rstrip("."):
+        return said
     setting = re.match(r"Validation error for field '(\w+)'", str(error))
     return f"{setting[1]} has the wrong type" if setting else "transformers can't read them"
 
