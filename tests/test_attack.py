@@ -120,6 +120,7 @@ def test_the_tables_name_every_endpoint():
     assert {f.api_name for f in blocks.fns.values()} == attack_http.ENDPOINTS.keys()
 
 
+@pytest.mark.long
 def test_two_hundred_wrong_requests_find_nothing():
     quick = {family: attack.OUTSIDE[family] for family in ("handler", "endpoint", "request", "path", "origin", "link")}
     names = ",".join(case.name for case in attack.chosen(quick, 680, seed=0))
