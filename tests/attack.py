@@ -77,6 +77,7 @@ MOST_MEMORY = 3 * 2**30  # bytes, of the app and its children together, and of e
 FIFO = r"/[^\s'\"]*/fifo\b"  # which the attack itself named
 CANARY = "canary-7f3a9"  # in files that nobody may see
 TRACEBACK = re.compile(r"Traceback \(most recent|File \"[^\"]+\", line \d+")
+LOGGED = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)+\S.*", re.MULTILINE)
 RAW = re.compile(
     r"\b[A-Z]\w+(?:Error|Exception)\b(?=[:(\\'\"])|object has no attribute|'?NoneType'? |object is not |"
     r"<gradio\.|<class '|0x7[0-9a-f]{8,}|"
@@ -234,7 +235,8 @@ def attack_inside(cases: list[Case], tally: Tally, workers: list[Worker], ends: 
                 tally.add({"memory": "memory above the limit"}.get(result, f"process {result}"), case, "")
                 continue
             tally.judge(case, Answer(result["outcome"], result["text"]), result["traceback"])
-            if result["seconds"] > FROZEN + result["size"] / 2**20:
+            # An answer is computed on this machine's processor where there is no GPU.
+            if case.call != "chat" and result["seconds"] > FROZEN + result["size"] / 2**20:
                 tally.add("page's process busy", case, f"{result['seconds']:.1f} s")
         worker.end()
 
@@ -324,6 +326,12 @@ def judge_traces(folder: Path, hub: Hub, owner: str, before: dict, tally: Tally)
         tally.add("the owner's token was used", None, f"{len(used)} times, first for {used[0]}")
     if pushed := [name for _, name in hub.repos if "stolen" in name]:
         tally.add("another's run was pushed", None, ", ".join(pushed))
+
+
+def judge_log(log: str, tally: Tally) -> None:
+    """Note each traceback that was logged: what strangers send must not fill the log of whoever runs the app."""
+    for traceback in LOGGED.findall(log):
+        tally.add("a bug was logged", None, traceback[-400:])
 
 
 # -- all of it
@@ -425,7 +433,7 @@ def _over_http(
         if not psutil.pid_exists(pid):
             tally.add("the app died", None, url.log.read_text()[-300:])
         judge_traces(folder, hub, owner, before, tally)
-        logged = len(TRACEBACK.findall(url.log.read_text()))
+        judge_log(url.log.read_text(), tally)
         if memory.most > MOST_MEMORY:
             tally.add("memory above the limit", None, f"{memory.most / 2**20:.0f} MB")
     return {
@@ -433,7 +441,6 @@ def _over_http(
         "longest wait (s)": longest,
         "memory at first (MB)": memory.first / 2**20,
         "most memory (MB)": memory.most / 2**20,
-        "frames of tracebacks in the log": logged,
     }
 
 

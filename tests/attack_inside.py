@@ -3,6 +3,7 @@
 python attack_inside.py '{"seed": 0, "folder": "/tmp/x", "token": "hf_..."}'    # then a line for each case: recipe/17
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -54,7 +55,7 @@ class Inside:
 
     def file(self, given: dict) -> Any:
         """An uploaded file, which Gradio would have put into a folder of its own."""
-        content = given["content"]() if callable(given["content"]) else given["content"]
+        content = given["content"]
         path = self.folder / f"upload-{os.getpid()}" / given["name"]
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -65,8 +66,7 @@ class Inside:
 
     def pasted(self, given: dict) -> Any:
         """Pasted text."""
-        text = given["text"]() if callable(given["text"]) else given["text"]
-        return self.api.check(attack_cases.GOOD, None, text, self.visitor)
+        return self.api.check(attack_cases.GOOD, None, given["text"], self.visitor)
 
     def push(self, given: dict) -> Any:
         """A push of the example to a repository."""
@@ -79,6 +79,8 @@ class Inside:
             if call in ("open", "status"):
                 return self.api.status(given["run"]) if call == "status" else self.actions.open_run(given["run"]).id
             answer = getattr(self.api, call)(given["run"], *["hi"] * (call == "chat"), visitor=self.visitor)
+            if hasattr(answer, "__anext__"):
+                return asyncio.run(anext(answer))
             return next(answer) if hasattr(answer, "__next__") else answer
 
         return do
@@ -86,7 +88,7 @@ class Inside:
     def do(self, case: Case) -> dict:
         """Do a case: whether it was accepted or refused, in which words, and in how many seconds of this process."""
         call = getattr(self, case.call, None) or self.of_run(case.call)
-        given = case.given
+        given = {key: value() if callable(value) else value for key, value in case.given.items()}
         if case.call not in ("check", "file", "pasted"):
             fifo = str(self.folder / "fifo")
             given = {key: fifo if value == "FIFO" else value for key, value in given.items()}
@@ -103,6 +105,7 @@ class Inside:
             text = str(error) if known else f"{type(error).__name__}: {error}"
         seconds = time.process_time() - started
         size = len(str(case.given)) if not callable(case.given.get("content")) else 0
+        text = text.replace(str(self.folder / "fifo")[:40], "FIFO")  # which the attack itself named
         return {"outcome": outcome, "text": text[:20_000], "seconds": seconds, "size": size}
 
 

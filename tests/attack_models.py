@@ -168,7 +168,7 @@ HOSTILE: dict[str, Callable[[Files], Files]] = {
     "tokenizer-no-length": _settings(model_max_length="x"),
     "template-loops": _template("{% for i in range(10**9) %}{% for j in range(10**9) %}{% endfor %}{% endfor %}"),
     "template-long-text": _template("{{ 'a' * 10**9 }}" + LOOP),
-    "template-power": _template("{{ 9 ** 9 ** 9 }}" + LOOP),
+    "template-power": _template("{{ 9 ** (9 ** 9) }}" + LOOP),
     "template-loops-over-loops": _template(
         "{% for i in range(9999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}"
     ),

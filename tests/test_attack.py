@@ -121,6 +121,17 @@ def test_the_tables_name_every_endpoint():
 
 
 @pytest.mark.long
+def test_two_hundred_wrong_requests_find_nothing():
+    quick = {family: attack.OUTSIDE[family] for family in ("handler", "endpoint", "request", "path", "origin", "link")}
+    names = ",".join(case.name for case in attack.chosen(quick, 680, seed=0))
+    assert names.count(",") >= 199  # commas between 200
+    tally = attack.run(attack.parser().parse_args(["--only", names, "--seconds", "300"]))
+    assert sum(tally.tried.values()) >= 200
+    assert tally.violations == []
+
+
+@pytest.mark.long
 def test_a_short_attack_finds_nothing():
-    options = attack.parser().parse_args(["--count", "300", "--seconds", "60"])
-    assert attack.run(options).violations == []
+    tally = attack.run(attack.parser().parse_args(["--count", "300", "--seconds", "300"]))
+    assert sum(tally.tried.values()) >= 300
+    assert tally.violations == []

@@ -205,7 +205,7 @@ SHARDS = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b"
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json is not a valid JSON object"),
         (lambda folder: (folder / "config.json").write_text("3"), "config.json is not a valid JSON object"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff{}"), "config.json is not a valid JSON object"),
-        (lambda folder: change_config(folder, hidden_size="wide"), "expected int, got str"),
+        (lambda folder: change_config(folder, hidden_size="wide"), "hidden_size has the wrong type"),
         (lambda folder: change_config(folder, num_attention_heads=0), "values that can't be right"),
     ],
 )

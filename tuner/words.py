@@ -1,4 +1,4 @@
-"""Numbers with their nouns, sentences that page and terminal share, and whether a text is whole characters."""
+"""Numbers with their nouns, sentences that page and terminal share, what errors say, and half characters."""
 
 import re
 
@@ -9,6 +9,12 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 def is_broken(text: str) -> bool:
     """Whether a text has half a character, which neither a file nor a tokenizer accepts."""
     return not text.isascii() and _SURROGATE.search(text) is not None
+
+
+def said_by(error: BaseException) -> str:
+    """What a library's error says of somebody's values; nothing where Python only speaks of its own types."""
+    text = str(error).strip()
+    return "" if isinstance(error, (TypeError, AttributeError, IndexError)) or "<class '" in text else text
 
 
 def count(number: float, noun: str) -> str:

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from tuner.errors import TunerError
-from tuner.words import count
+from tuner.words import count, said_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -84,8 +84,8 @@ def strangers_code(problem: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         log.info("%s", problem, exc_info=error)
-        reason = (str(error).strip().partition("\n")[0] or type(error).__name__)[:120].rstrip(".")
-        raise TunerError(f"{problem} ({reason}). Choose another model.") from None
+        said = said_by(error).partition("\n")[0][:120].rstrip(".")
+        raise TunerError(f"{problem}{f' ({said})' * bool(said)}. Choose another model.") from None
 
 
 def token_pieces(ids: list[int], learned: list[bool], tokenizer: "PreTrainedTokenizerBase") -> list[dict]:

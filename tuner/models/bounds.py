@@ -88,7 +88,8 @@ def check_config(settings: dict, name: str) -> None:
             raise _excessive(name, f"it has more than {MAX_VALUES:,} values")
         if isinstance(value, int):
             _check_count(key, value, name)
-    if not all(isinstance(item, str) for item in settings.get("architectures") or []):
+    architectures = settings.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(item, str) for item in architectures):
         raise _excessive(name, "architectures is not a list of names")
 
 

@@ -1,12 +1,13 @@
 """What a base model is, read from its configuration without its weights: its task, sizes and layers."""
 
 import logging
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner import recipe
+from tuner import recipe, words
 from tuner.data.tokens import strangers_code
 from tuner.errors import TunerError
 from tuner.models import bounds
@@ -93,14 +94,20 @@ def load_config(folder: Path, name: str) -> "PretrainedConfig":
 
 def _impossible(folder: Path, name: str, error: Exception) -> TunerError:
     log.info("%s has a configuration that fails", name, exc_info=error)
-    reason = (
-        str(error).strip().rpartition("\n")[2].strip().rstrip(".").replace(str(folder), name)[:200]
-        or type(error).__name__
-    )
+    reason = _reason(error).replace(str(folder), name)[:200]
     return TunerError(
         f"'{name}' can't be loaded: its config.json has values that can't be right ({reason}). Correct them, or "
         "choose another model."
     )
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a configuration, in words: an architecture checks its own values, or trips over them."""
+    cause = error.__cause__ or error  # huggingface_hub wraps what it finds in a setting
+    if said := words.said_by(cause).rpartition("\n")[2].strip().rstrip("."):
+        return said
+    setting = re.match(r"Validation error for field '(\w+)'", str(error))
+    return f"{setting[1]} has the wrong type" if setting else "transformers can't read them"
 
 
 def _check_quantization(config: "PretrainedConfig", name: str) -> None:

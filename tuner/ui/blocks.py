@@ -1,22 +1,37 @@
-"""Gradio's Blocks, from which no error comes raw: neither a handler's nor an endpoint's, nor one of Gradio's own."""
+"""Gradio's Blocks, from which no error comes raw: neither a handler's nor an endpoint's, nor one of Gradio's own.
 
+Programs can send anything to any handler, so what a function gets is of the types that it names.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import cache
 from html import escape
 from typing import Any
 
 import gradio as gr
+import orjson
+from gradio.components.api_component import Api
+from pydantic import TypeAdapter, ValidationError
 
 from tuner.ui.problems import problems_of
+from tuner.ui.visitor import GIVEN
 
 UNREADABLE = "These inputs don't fit: there are too many or too few, or one has the wrong type."
+WRONG_TYPE = "The input '{name}' has the wrong type. What the endpoints take is described at /gradio_api/info."
+# A page's own, which is mended wherever it is read; and an input that the page has not shown yet holds nothing.
+KEPT = (gr.State, gr.BrowserState)
 
 
 class Page(gr.Blocks):
     """Blocks whose visitors read sentences, whatever goes wrong."""
 
-    async def preprocess_data(self, block_fn: gr.blocks.BlockFunction, *arguments: Any) -> list:
+    async def preprocess_data(self, block_fn: gr.blocks.BlockFunction, inputs: list, *arguments: Any) -> list:
         """The inputs of a handler. Raises gr.Error if they can't be read."""
         try:
-            return await super().preprocess_data(block_fn, *arguments)
+            orjson.dumps(inputs)  # what this can't write, such as half a character, Gradio can't send back
+            values = await super().preprocess_data(block_fn, inputs, *arguments)
+            return values if block_fn.inputs_as_dict else _checked(block_fn, values)
         except gr.Error:
             raise
         except Exception:  # whatever a component trips over in what a program sent
@@ -25,11 +40,51 @@ class Page(gr.Blocks):
     async def process_api(self, block_fn: gr.blocks.BlockFunction, *arguments: Any, **named: Any) -> dict:
         """Run a handler or the next step of one. Raises gr.Error with sentences."""
         try:
+            if _takes_event(block_fn.fn) and not isinstance(getattr(named.get("event_data"), "_data", None), dict):
+                raise _error(UNREADABLE)
             return await super().process_api(block_fn, *arguments, **named)
         except Exception as error:
             message = "\n".join(problems_of(error))
             # The page shows an error's message as HTML, programs read it as it is.
             raise _error(escape(message) if block_fn.api_visibility == "private" else message) from None
+
+
+def _checked(block_fn: gr.blocks.BlockFunction, values: list) -> list:
+    """The values as the types that the function names; a program may leave out what has a default."""
+    checked = []
+    for i, (value, block) in enumerate(zip(values, block_fn.inputs, strict=True)):
+        parameters = _parameters(block_fn.fn)
+        parameter, adapter = parameters[min(i, len(parameters) - 1)]
+        if value is None and parameter.default is not parameter.empty:
+            value = parameter.default
+        elif isinstance(block, Api) or not (value is None or isinstance(block, KEPT)):
+            try:
+                value = adapter.validate_python(value)
+            except ValidationError:
+                raise _error(WRONG_TYPE.format(name=parameter.name)) from None
+        checked.append(value)
+    return checked
+
+
+@cache
+def _parameters(function: Callable) -> list[tuple[inspect.Parameter, TypeAdapter]]:
+    """What a handler takes from its inputs; the last one may stand for many."""
+    own = [p for p in inspect.signature(function).parameters.values() if not _is_given(p)]
+    return [(p, TypeAdapter(Any if p.annotation is p.empty else p.annotation)) for p in own]
+
+
+@cache
+def _takes_event(function: Callable | None) -> bool:
+    return function is not None and any(map(_is_event, inspect.signature(function).parameters.values()))
+
+
+def _is_event(parameter: inspect.Parameter) -> bool:
+    return isinstance(parameter.annotation, type) and issubclass(parameter.annotation, gr.EventData)
+
+
+def _is_given(parameter: inspect.Parameter) -> bool:
+    """Whether Gradio itself passes this, and no input."""
+    return parameter.annotation in GIVEN.values() or _is_event(parameter)
 
 
 def _error(message: str) -> gr.Error:

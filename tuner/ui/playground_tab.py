@@ -222,10 +222,13 @@ def _heldout(run: Run) -> list[dict]:
     return run.heldout(MOST_EXAMPLES) or []
 
 
-def _use_example(shown: list[str], event: gr.SelectData) -> list:
-    """Prompt and reference of a held-out row, for a new conversation."""
-    rows = _heldout(actions.open_run(shown[0]))
-    row = rows[event.index if isinstance(event.index, int) else event.index[0]]
+def _use_example(shown: list[str], event: gr.EventData) -> list:
+    """The prompt and the reference of the example that was clicked."""
+    rows, place = _heldout(actions.open_run(shown[0])) if shown else [], getattr(event, "index", None)
+    place = place[0] if isinstance(place, list) and place else place  # in a table, its row
+    if not isinstance(place, int) or not 0 <= place < len(rows):
+        return [gr.skip(), gr.skip()]
+    row = rows[place]
     return [row["messages"][-1]["content"], render.reference(row["reference"])]
 
 

@@ -22,7 +22,8 @@ def checked_sampling(sampling: dict) -> dict:
         except (TypeError, ValueError, OverflowError):
             checked[name] = math.nan
         if not low <= checked[name] <= high:
-            problems.append(f"{name}: {sampling[name]} can't be used. Give a number from {low} to {high}.")
+            given = f"{sampling[name]:g}" if isinstance(sampling[name], float) else sampling[name]
+            problems.append(f"{name}: {given} can't be used. Give a number from {low} to {high}.")
     if problems:
         raise TunerError(*problems)
     return checked

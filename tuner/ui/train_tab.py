@@ -10,6 +10,7 @@ import gradio as gr
 from tuner import gpu
 from tuner.errors import TunerError
 from tuner.hub.card import without_paths
+from tuner.methods.registry import METHODS
 from tuner.ui import actions, chooser, elements, form, looks, ownership, plan_card, progress, render, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
@@ -206,9 +207,10 @@ def _preview(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> st
         return elements.problems(problems_of(error))
 
 
-def _choose(event: gr.EventData) -> str:
+def _choose(event: gr.EventData) -> str | dict:
     """The method that was clicked."""
-    return event.method
+    chosen = getattr(event, "method", None)
+    return chosen if isinstance(chosen, str) and chosen in METHODS else gr.skip()
 
 
 def _survey(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> Iterator:
