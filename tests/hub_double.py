@@ -184,7 +184,9 @@ class Hub:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING_FACE_"))}
         offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "0")
         silent = dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
-        return kept | offline | silent | {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+        login = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "HF_TOKEN_PATH": f"{home}/token"}  # where there may be one
+        here = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+        return kept | offline | silent | login | here
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -221,7 +222,7 @@ def test_the_processes_end_with_the_app_however_it_ends():
 
 def test_a_job_that_comes_before_the_preparation_is_not_ended_by_it(pool):
     worker = limited.run("os:getpid", limits=TRYING)
-    limited.start("builtins:abs", -7)
+    limited.start("builtins:abs", lambda: (-7,))
     assert is_alive(worker)
     assert limited.run("os:getpid", limits=TRYING) == worker
 
@@ -245,3 +246,23 @@ def test_the_pages_jobs_are_counted_by_page_and_by_address_and_its_downloads_apa
         "check": "checks",
         "survey": "checks",
     }
+
+
+def test_who_comes_while_the_preparation_is_made_ready_waits_for_a_prepared_worker(pool):
+    asked, known = threading.Event(), threading.Event()
+
+    def arguments() -> tuple:
+        asked.set()
+        assert known.wait(10)
+        return ("TUNER_PREPARED", "yes")
+
+    preparing = threading.Thread(target=limited.start, args=("os:putenv", arguments))
+    preparing.start()
+    assert asked.wait(10)
+    with ThreadPoolExecutor(1) as visitors:
+        answer = visitors.submit(limited.run, "subprocess:getoutput", "echo $TUNER_PREPARED", limits=TRYING)
+        with pytest.raises(TimeoutError):
+            answer.result(0.5)
+        known.set()
+        assert answer.result(30) == "yes"
+    preparing.join()

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -227,10 +227,10 @@ class _Pool:
             raise RuntimeError(f"no worker could be started: {answer}")
         return worker
 
-    def start(self, preparation: dict) -> None:
+    def start(self, job: str, arguments: Callable[[], tuple]) -> None:
         """Have the server do a job itself before it forks more workers; an earlier visitor may have started it."""
-        with self._starting:
-            self._preparation = preparation
+        with self._starting:  # so that visitors wait for a worker that is prepared
+            self._preparation = {"job": job, "arguments": arguments()}
             if self._is_running():
                 self._prepare()
             else:
@@ -280,9 +280,9 @@ class _Pool:
 _pool = _Pool()
 
 
-def start(job: str, *arguments: Any) -> None:
+def start(job: str, arguments: Callable[[], tuple]) -> None:
     """Start the process of which the workers are forked. It does this job, and all workers know what it learned.
 
-    The job may read nothing foreign.
+    The job may read nothing foreign. Whoever asks for a worker waits until the arguments are known.
     """
-    _pool.start({"job": job, "arguments": arguments})
+    _pool.start(job, arguments)

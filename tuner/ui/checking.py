@@ -40,7 +40,7 @@ def entered(file: str | None, pasted: str | None) -> Entered | None:
 
 def warm_up() -> None:
     """Start the processes that read what visitors enter, then import here what the first chat needs."""
-    limited.start(f"{JOBS}:warm_up", _device())
+    limited.start(f"{JOBS}:warm_up", lambda: (_device(),))
     _job("settings", "{}")
     gpu.import_core()
 
