@@ -10,7 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from playwright.sync_api import sync_playwright
+import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --no-first-run"
@@ -71,6 +72,17 @@ def _starts(path: str) -> bool:
         return subprocess.run([path, "--version"], capture_output=True, timeout=60).returncode == 0
     except OSError:
         return False
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """One browser for all tests of a module: pytest_plugins = ["browser"]."""
+    if not executable():
+        (pytest.fail if in_ci() else pytest.skip)(MISSING)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(**launch_options())
+        yield chromium
+        chromium.close()
 
 
 if __name__ == "__main__":

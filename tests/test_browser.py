@@ -4,16 +4,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-import browser
 import pytest
 from conftest import ROOT
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from served import Served, serve
 from stage import Stage
 
 from tuner.runs import Run
 from tuner.ui import ownership
 from tuner.ui.visitor import ANYBODY
+
+pytest_plugins = ["browser"]
 
 PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
 STEPS = 150  # of four rows: some 10 s of training, so that there is time to reload
@@ -30,17 +31,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The served app's address."""
     with serve(tmp_path_factory.mktemp("browser") / "runs") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """One browser for all tests."""
-    if not browser.executable():
-        (pytest.fail if browser.in_ci() else pytest.skip)(browser.MISSING)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(**browser.launch_options())
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterator
 
-import browser
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from served import Served, serve
 from signed_in import Site
+
+pytest_plugins = ["browser"]
 
 PATIENCE = 90_000
 PLANTED = "planted"
@@ -37,17 +38,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The served app's address."""
     with serve(tmp_path_factory.mktemp("markup") / "runs") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """One browser for all tests."""
-    if not browser.executable():
-        (pytest.fail if browser.in_ci() else pytest.skip)(browser.MISSING)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(**browser.launch_options())
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
