@@ -253,7 +253,7 @@ def table() -> list[tuple]:
         "rows",
         "rows.csv.gz",
         ".csv",
-        "rows.CSV ",
+        "rows.cvs",
         "r\n.csv",
         "a" * 200 + ".csv",
         "<b>.csv",

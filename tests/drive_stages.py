@@ -1,6 +1,7 @@
 """Trains or merges a run, and holds it in the middle of a stage until a line comes in: python tests/drive_stages.py
 STAGE COMMAND RUN."""
 
+import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -31,7 +32,7 @@ def held(function: Callable, when: str) -> Callable:
 
     def wait() -> None:
         if next(first, False):
-            print("held", flush=True)
+            os.write(1, b"\nheld\n")  # a line of its own, whatever another thread prints
             sys.stdin.readline()
 
     def call(*given: Any, **more: Any) -> Any:

@@ -72,8 +72,10 @@ def adapter(run: Run) -> bytes:
     return (run.adapter / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("stage", TRAINING)
+@pytest.mark.parametrize(
+    ("stage", "how"),
+    [*((stage, signal.SIGKILL) for stage in TRAINING), ("first step", signal.SIGTERM), ("saving", signal.SIGTERM)],
+)
 def test_a_training_killed_at_any_stage_is_resumed_as_if_nothing_had_happened(stage, how, prepared, whole, root):
     run = copied(prepared, root)
     with held(stage, run) as process:

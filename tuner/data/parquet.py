@@ -35,8 +35,8 @@ def read_parquet(path: Path, name: str, max_rows: int | None) -> Table:
                     break
     except MemoryError:
         raise TunerError(f"{name} needs more memory than there is. Give a sample of its rows.") from None
-    except (pyarrow.ArrowException, OSError) as error:
-        raise TunerError(f"{name} is a damaged Parquet file ({str(error)[:120]}). Save it again.") from None
+    except (pyarrow.ArrowException, OSError):
+        raise TunerError(f"{name} is a damaged Parquet file. Save it again.") from None
     return parse.make(name, columns, rows[: parse.MAX_ROWS], notes=tuple(notes))
 
 

@@ -212,7 +212,7 @@ def _values(form: SimpleNamespace, data: dict) -> dict:
     values["data.source"] = sources[where] or "rows"
     if where != "hub":
         values["data.config"] = None
-    if values["data.format"] in FORMATS:
+    if values["data.format"] in list(FORMATS):  # a program may send what has no hash
         roles = zip(FORMATS[values["data.format"]].roles, form.roles, strict=False)
         values["data.columns"] = {role: data[component] for role, component in roles if data[component]}
     values[f"budget.{data[form.kind]}"] = data[form.amount]
