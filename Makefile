@@ -3,7 +3,8 @@
 # make test-all    make test, make space, make rehearsal, make attack and make matrix: 30 to 45 minutes on two cores
 # make space       the app as on a ZeroGPU Space, about 7 minutes; before that it installs what a Space installs (about 5.5 GB)
 # make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
-# make attack      malformed recipes, files, names, models and requests, while another visitor watches; 4 minutes on two cores
+# make load        ten trainings, a thousand waiting runs and a thousand viewers at once, on a machine that does nothing else
+# make attack      malformed recipes, files, names, models and requests, while another visitor watches; 9 minutes on two cores
 # make matrix      every method on every model family, in float32 and in bfloat16 as on a GPU
 # make bench       benchmarks: against a plain TRL script, and against the usual way on ZeroGPU
 # make bench-gpu   the same on a GPU, and more: estimates, precision, determinism; an hour or so
@@ -29,7 +30,7 @@ run: .venv/run
 test: .venv/dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	@$(PY) tests/browser.py
-	$(TEST) -m "not long" -n 2 --dist loadfile --no-loadscope-reorder
+	$(TEST) -m "not long and not load" -n 2 --dist loadfile --no-loadscope-reorder
 	@$(PY) tests/browser.py --check
 
 test-all: test space rehearsal attack matrix
@@ -38,7 +39,10 @@ space: .space/gradio-$(SDK)
 	OMP_NUM_THREADS=1 $(SPACE) -m pytest -q -o addopts= -p no:cacheprovider tests/space.py
 
 rehearsal: .venv/dev
-	TUNER_REHEARSALS=20 $(TEST) -s --timeout 1800 -m long
+	TUNER_REHEARSALS=20 $(TEST) -n 2 --dist loadfile --no-loadscope-reorder --timeout 1800 -m long
+
+load: .venv/dev
+	$(TEST) -s --timeout 1800 -m load
 
 attack: .venv/dev
 	OMP_NUM_THREADS=1 $(PY) tests/attack.py --count 5000
@@ -87,4 +91,4 @@ WHEELS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tuner-wheels
 	@$(SPACE) -m pip install --quiet --no-index --find-links $(WHEELS) -r .space/pytest.txt
 	@touch $@
 
-.PHONY: run test test-all space rehearsal attack matrix bench bench-gpu install example
+.PHONY: run test test-all space rehearsal load attack matrix bench bench-gpu install example

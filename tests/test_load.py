@@ -86,7 +86,7 @@ def load(folder: Path, waiting: int, pages: int, seconds: float) -> tuple[Load, 
     return nobody, everybody, threads
 
 
-@pytest.mark.long
+@pytest.mark.load
 def test_a_thousand_who_wait_and_a_thousand_who_watch_cost_next_to_nothing(tmp_path):
     nobody, everybody, threads = load(tmp_path, 1000, 1000, 30)
     assert everybody.cpu < 0.6
@@ -103,7 +103,7 @@ def test_some_who_wait_and_some_who_watch_cost_next_to_nothing(tmp_path):
     assert threads < 60
 
 
-@pytest.mark.long
+@pytest.mark.load
 def test_ten_train_to_their_end_while_a_thousand_wait_and_fifty_look_on(tmp_path):
     """All runs that the app takes: ten train, all others wait, and a further visitor looks, checks and chats."""
     trained: list[list[dict]] = [[] for _ in range(10)]

@@ -366,5 +366,4 @@ def test_what_is_said_of_parquet(tmp_path, monkeypatch):
     pyarrow.parquet.write_table(pyarrow.table({"x": pyarrow.array([], "string")}), path)
     assert refused(path) == "rows.parquet has a header but no rows. Give at least 4 rows."
     path.write_bytes(b"PAR1" + bytes(100))
-    assert refused(path).startswith("rows.parquet is a damaged Parquet file. Save it again.")
-    assert refused(path).endswith("). Save it again.")
+    assert refused(path) == "rows.parquet is a damaged Parquet file. Save it again."
