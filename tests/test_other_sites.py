@@ -13,6 +13,8 @@ from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 from served import serve
 from signed_in import HOST, Provider, Proxy, Site, on_a_space
 
+REAL = ("-u",)  # a Python of its own: Gradio reads the sign-in's settings when it is imported
+
 PATIENCE = 90_000
 STEPS = 60
 FORMS = 18
@@ -57,7 +59,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
     with Provider(alice) as provider:
         environment = on_a_space(provider, hub, folder / "home") | {"HF_TOKEN": owner}
         with (
-            serve(folder / "runs", **environment) as url,
+            serve(folder / "runs", REAL, **environment) as url,
             Proxy(url, folder) as proxy,
             Site("<p>Nothing to see here.</p>") as site,
         ):
