@@ -1,6 +1,6 @@
 # make run         the page
-# make test        the linter and the tests, 4 to 6 minutes on two cores
-# make test-all    make test, make space, make rehearsal, make attack and make matrix: 30 to 45 minutes on two cores
+# make test        the linter and the tests, 8 to 9 minutes on two cores
+# make test-all    make test, make space, make rehearsal, make attack and make matrix: 45 minutes or more on two cores
 # make space       the app as on a ZeroGPU Space, about 7 minutes; before that it installs what a Space installs (about 5.5 GB)
 # make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
 # make load        ten trainings, a thousand waiting runs and a thousand viewers at once, on a machine that does nothing else
