@@ -202,6 +202,12 @@ def test_missing_rows_and_wrong_settings_are_told_together(built, data):
     assert len(caught.value.problems) == 1
 
 
+def test_a_format_of_the_wrong_type_is_told_with_the_other_problems(built, data):
+    data |= {built.settings["data.format"]: ["text"]}  # from a program; the page can't send it
+    with pytest.raises(TunerError, match=r"data\.format"):
+        form.read(built, data)
+
+
 def problem_with(built, data) -> str:
     with pytest.raises(TunerError) as caught:
         actions.check(*form.read(built, data))
