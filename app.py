@@ -4,6 +4,9 @@ import os
 import threading
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# Gradio would sum up its last 10,000 requests after each one, for a page of figures that is not served here.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", f"{10**9}")  # requests
 # Libraries' progress bars would fill the server's log.
 for bars in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
     os.environ.setdefault(bars, "1")
@@ -29,6 +32,7 @@ def main() -> None:
         footer_links=["api"],
         run_history=False,
         mcp_server=False,
+        enable_monitoring=False,
         max_file_size=MAX_FILE_BYTES + 2**20,  # so that a file just over the limit gets our own message
         app_kwargs=door.APP,
         ssr_mode=False,  # or Node would serve the page, and the door would not see it

@@ -1,5 +1,5 @@
-"""The watchdog: another visitor, in a process of its own, who keeps asking for something cheap and notes each wait;
-and the memory of the app with its children.
+"""The watchdog: another visitor, from another network address, who keeps asking for something cheap and notes each
+wait; and the memory of the app with its children.
 
     python attack_watch.py http://127.0.0.1:7860/ PID    # until its standard input ends; then it prints what it saw
 """
@@ -17,6 +17,7 @@ import psutil
 
 PAUSE = 0.02  # seconds between two questions
 PATIENCE = 60  # seconds, after which a question counts as not answered
+HEADERS = {"X-Forwarded-For": "203.0.113.9", "Content-Type": "application/json"}
 
 
 class Stalls(threading.Thread):
@@ -57,7 +58,7 @@ class OtherVisitor:
     def _ask(self, method: str, path: str, body: dict | None = None) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection(self.host, timeout=PATIENCE)
         content = json.dumps(body) if body is not None else None
-        connection.request(method, path, content, {"Content-Type": "application/json"} if body else {})
+        connection.request(method, path, content, HEADERS)
         return connection.getresponse()
 
     def page(self) -> bool:

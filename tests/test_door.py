@@ -118,6 +118,8 @@ def test_nothing_is_fetched_for_a_visitor(path, http):
 def test_what_gradio_offers_its_developers_is_closed(http):
     assert http.get("/gradio_api/dev/reload", timeout=5).json()["detail"] == door.CLOSED
     assert http.post("/gradio_api/process_recording").json()["detail"] == door.CLOSED
+    assert http.get("/monitoring").status_code == 403
+    assert http.get("/monitoring/summary").status_code == 403
 
 
 ANSWERS = [

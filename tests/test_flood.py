@@ -23,7 +23,8 @@ class Room:
     """A page behind the door: `wait` is busy until it is freed, `follow` holds many, and `quick` is not busy."""
 
     def __init__(self):
-        self.free = threading.Event()
+        self.free, self.busy = threading.Event(), threading.Semaphore(0)
+        self.answered: list[str] = []
         with Page() as self.page:
             gr.api(self.wait, api_name="wait", concurrency_limit=1)
             gr.api(self.follow, api_name="follow", concurrency_limit=1000)
@@ -33,7 +34,9 @@ class Room:
         self.url = f"{self.url}gradio_api/"
 
     def wait(self, text: str) -> str:
+        self.busy.release()
         self.free.wait(60)
+        self.answered.append(text)
         return text
 
     async def follow(self, text: str) -> str:
@@ -75,6 +78,8 @@ def served() -> Iterator[Room]:
 def room(served: Room) -> Iterator[Room]:
     """The room with nobody in it."""
     served.free.clear()
+    served.busy = threading.Semaphore(0)
+    served.answered.clear()
     yield served
     served.free.set()
     until(lambda: not served.waiting() and served.page._queue.get_active_worker_count() == 0)
@@ -114,6 +119,22 @@ def test_a_refused_address_comes_in_again_as_soon_as_its_requests_are_answered(r
     assert statuses(room.joins(EVE, "quick", 1)) == {200: 1}
 
 
+def test_addresses_take_turns_so_that_a_flood_delays_only_its_own_sender(room):
+    assert statuses(room.joins(EVE, "wait", 50, "eve")) == {200: 50}
+    assert statuses(room.joins(ANN, "wait", 3, "ann")) == {200: 3}
+    until(lambda: room.waiting() == 52)
+    room.free.set()
+    until(lambda: len(room.answered) == 53)
+    assert room.answered[:7] == ["eve", "eve", "ann", "eve", "ann", "eve", "ann"]
+
+
+def test_a_session_describes_no_component_which_would_take_14_ms_of_everybodys_time(room):
+    room.joins(EVE, "quick", 1)
+    session = next(reversed(room.page.state_holder.session_data.values()))
+    assert set(session.config_values) == set(room.page.blocks)
+    assert not any(session.config_values.values())
+
+
 def test_requests_that_are_answered_at_once_count_as_long_as_that_takes(room, monkeypatch):
     monkeypatch.setattr(allowance, "MOST_WAITING", 2)
     run = f"{room.url}run/wait"
@@ -121,7 +142,8 @@ def test_requests_that_are_answered_at_once_count_as_long_as_that_takes(room, mo
     calls = [threading.Thread(target=httpx.post, args=(run,), kwargs=given) for _ in range(2)]
     for call in calls:
         call.start()
-    until(lambda: statuses(room.joins(EVE, "quick", 1)) == {429: 1})
+    assert all(room.busy.acquire(timeout=20) for _ in calls)
+    assert statuses(room.joins(EVE, "quick", 1)) == {429: 1}
     assert statuses(room.joins(ANN, "quick", 1)) == {200: 1}
     room.free.set()
     for call in calls:

@@ -1,5 +1,7 @@
 """What one network address may have at once, so that nobody fills the server: requests that wait, and uploads.
 
+Addresses take turns, so that whoever sends much waits for it, and nobody else.
+
 A whole classroom may share an address: 30 pages, each with a check, a preview, a chat and its ticks.
 """
 
@@ -8,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gradio.queueing import Event
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -66,6 +69,21 @@ class Waiting:
     def leave(self, request: Request) -> None:
         """Count the request no longer."""
         self._answered.pop(id(request), None)
+
+
+class Line(list):
+    """The events of one of Gradio's lines: an address's second request stands behind the first of everybody else."""
+
+    def append(self, event: Event) -> None:
+        """Let the event stand behind those that are as early for their addresses as it is for its own."""
+        addresses = [Request.of(other.request.scope).address for other in self]
+        turn, turns = addresses.count(Request.of(event.request.scope).address) + 1, Counter()
+        for place, address in enumerate(addresses):
+            turns[address] += 1
+            if turns[address] > turn:
+                self.insert(place, event)
+                return
+        super().append(event)
 
 
 class Uploads:

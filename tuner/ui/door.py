@@ -17,6 +17,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from fastapi.exceptions import RequestValidationError
+from gradio.queueing import EventQueue
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -132,9 +133,13 @@ class Door:
 
 def _queued(app: Starlette) -> Iterator[allowance.Request]:
     """The requests that wait in Gradio's queue."""
-    for line in app.get_blocks()._queue.event_queue_per_concurrency_id.values():
+    for line in _lines(app):
         for event in line.queue:
             yield allowance.Request.of(event.request.scope)
+
+
+def _lines(app: Starlette) -> Iterable[EventQueue]:
+    return app.get_blocks()._queue.event_queue_per_concurrency_id.values()
 
 
 def _refusal(scope: Scope, request: allowance.Request) -> JSONResponse | None:
@@ -298,6 +303,10 @@ def _with_headers(scope: Scope, send: Send) -> Send:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     # Middleware that is given to Gradio would stand behind Gradio's own, which answers other sites' preflights.
     app.middleware_stack = Door(app.middleware_stack, partial(_queued, app))
+    for function in app.get_blocks().fns.values():  # Gradio would make each line for its first request
+        app.get_blocks()._queue.create_event_queue_for_fn(function)
+    for line in _lines(app):
+        line.queue = allowance.Line(line.queue)
     yield
 
 
