@@ -27,8 +27,9 @@ from tuner.ui.wiring import CHECKS, MODELS, MOST_LISTED
 
 # Callers who follow a run, waiting or in training: as many as there may be runs, and some to be refused in a sentence.
 FOLLOWING = {"concurrency_limit": bounds.MOST_RUNS + 200, "concurrency_id": "follow"}
-# They hold no thread; only those whose runs are being prepared do.
-_preparing = ThreadPoolExecutor(CHECKS["concurrency_limit"], "prepare")
+# They hold no thread; only those whose runs are being prepared do, for as long as a process with limits takes, and
+# those that join again: few of these at a time, or they would keep the page's own thread from Python's lock.
+_preparing, _joining = ThreadPoolExecutor(CHECKS["concurrency_limit"], "prepare"), ThreadPoolExecutor(2, "join")
 
 
 T = TypeVar("T")
@@ -126,7 +127,7 @@ async def train(
         with run_queue.bounds.admit(visitor):
             return actions.prepare(*_requested(recipe, file, rows, visitor))
 
-    run, secret = await _prepared(prepare)
+    run, secret = await _done(prepare, _preparing)
     yield {"event": "run", "run": run.id, "secret": secret, "plan": _shown_plan(run)}
     async for event in run_queue.follow(run, visitor, run.reader(), _listener()):
         yield event
@@ -146,16 +147,16 @@ async def resume(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> Asyn
         reader.skip()  # what happened before
         return actions.resume(run, owner), reader
 
-    opened, reader = await _prepared(prepare)
+    opened, reader = await _done(prepare, _joining)
     yield {"event": "run", "run": opened.id, "plan": _shown_plan(opened)}
     async for event in run_queue.follow(opened, owner, reader, _listener()):
         yield event
 
 
-async def _prepared(prepare: Callable[[], T]) -> T:
-    """What `prepare` returns. It runs in a thread, which knows the request that ZeroGPU charges."""
+async def _done(deed: Callable[[], T], threads: ThreadPoolExecutor) -> T:
+    """What it returns. It runs in one of the threads, which knows the request that ZeroGPU charges."""
     try:
-        return await asyncio.get_running_loop().run_in_executor(_preparing, partial(copy_context().run, prepare))
+        return await asyncio.get_running_loop().run_in_executor(threads, partial(copy_context().run, deed))
     except Exception as error:
         raise _refused(error) from None
 
