@@ -40,16 +40,17 @@ def train_until_killed(run: runs.Run) -> tuple[psutil.Process, list[dict]]:
     window = gpu.train(run)
     said = [next(window)]
     (process,) = children() - before
-    process.environment = process.environ()
+    process.environment, process.niceness = process.environ(), process.nice()
     process.kill()
     return process, said + list(window)
 
 
-def test_the_training_process_is_told_no_secret(run, monkeypatch):
+def test_the_training_process_stands_back_behind_the_page_and_is_told_no_secret(run, monkeypatch):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TUNER_MAX_TOKENS", "5000")
     process, _ = train_until_killed(run)
+    assert process.niceness == psutil.Process().nice() + gpu.BEHIND
     assert process.environment["TUNER_MAX_TOKENS"] == "5000"
     assert process.environment["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
     assert not [name for name, value in process.environment.items() if name in SECRETS or value in SECRETS.values()]

@@ -29,6 +29,7 @@ BESIDE = 5  # seconds requested for a window of training beyond its training and
 SCORING = 30  # seconds of scoring, for runs without a forecast
 DEATHS = 3  # workers that may die before anything was learned
 TOO_SHORT = ("died", "unscored", "error")  # endings of a window that may have been too short
+BEHIND = 10  # the nice value of a training process: the page comes first where they share a processor
 POLL = 0.2  # seconds between looks at a run's events
 
 _importing = threading.Lock()
@@ -155,8 +156,7 @@ def seconds_needed(run: Run) -> float:
     last, budget = run.last_event("step") or {}, run.plan["seconds"]
     if budget:
         return max(0.0, budget - (last.get("seconds") or 0.0)) + forecast["scoring"]
-    left = last.get("seconds_to_go")
-    training = forecast["training"] if left is None else start_up + left
+    training = forecast["training"] if (left := last.get("seconds_to_go")) is None else start_up + left
     # The estimate may be too low, and unused seconds are not charged.
     return BESIDE + 1.2 * training + forecast["scoring"]
 
@@ -212,9 +212,8 @@ def _in_a_process(run: Run, slot: int) -> Iterator[None]:
     """Train in a separate process, yielding now and then. Raises TunerError and Died."""
     earlier_error = run.last_event("error")
     with open(run.path / "train.log", "ab") as log_file:
-        command = [sys.executable, "-m", "tuner", "train", str(run.path.resolve()), "--json"]
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "tuner", "train", str(run.path.resolve()), "--json"],
             cwd=Path(__file__).resolve().parent.parent,
             env=environment.for_child() | _bind(run, slot),
             stdin=subprocess.DEVNULL,
@@ -222,6 +221,7 @@ def _in_a_process(run: Run, slot: int) -> Iterator[None]:
             stderr=log_file,
             start_new_session=True,
         )
+        os.setpriority(os.PRIO_PROCESS, process.pid, os.nice(0) + BEHIND)
     while process.poll() is None:
         yield
         time.sleep(POLL)
