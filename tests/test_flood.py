@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -155,6 +156,19 @@ def test_a_classroom_behind_one_address_fits_with_the_runs_that_it_may_have(room
     assert statuses(room.joins(EVE, "follow", 60)) == {200: 60}
     until(lambda: room.waiting() == 0)
     assert statuses(room.joins(EVE, "wait", 30 * 4)) == {200: 120}  # a tick, a check, a preview and a chat each
+
+
+def test_answers_that_are_held_open_are_bounded_and_closed_ones_make_room(room, monkeypatch):
+    monkeypatch.setattr(allowance, "MOST_READING", 3)
+    events = [answer.json()["event_id"] for answer in room.joins(EVE, "follow", 3)]
+    with ExitStack() as streams, httpx.Client(headers=EVE, timeout=60) as client:
+        for event in events:
+            assert streams.enter_context(client.stream("GET", f"{room.url}call/follow/{event}")).status_code == 200
+        refused = client.get(f"{room.url}info")
+        assert refused.status_code == 429
+        assert "has 3 connections open" in refused.json()["detail"]
+        assert httpx.get(f"{room.url}info", headers=ANN).status_code == 200
+    until(lambda: httpx.get(f"{room.url}info", headers=EVE).status_code == 200)
 
 
 def test_what_waits_is_bounded_in_bytes_too(room, monkeypatch):

@@ -335,19 +335,24 @@ def test_why_a_run_of_the_list_cannot_be_resumed_is_told(built, mine):
 
 
 @pytest.mark.parametrize(
-    ("run", "kept", "shown"),
+    ("run", "kept", "shown", "told"),
     [
-        ("mine", {"runs": ["a"], "shown": "other"}, "mine"),
-        ("", {"runs": ["mine"], "shown": "mine"}, "mine"),
-        ("gone", {"runs": ["mine"], "shown": "mine"}, ""),
-        ("", {}, ""),
+        ("mine", {"runs": ["a"], "shown": "other"}, "mine", ""),
+        ("", {"runs": ["mine"], "shown": "mine"}, "mine", ""),
+        ("gone", {"runs": ["mine"], "shown": "mine"}, "", "There is no run"),
+        ("", {"runs": ["gone"], "shown": "gone"}, "", ""),
+        ("", {}, "", ""),
     ],
 )
-def test_who_arrives_sees_the_run_of_the_link_or_the_one_shown_last_and_keeps_the_list(built, mine, run, kept, shown):
-    opened = {"run": run, "secret": ""}
+def test_who_arrives_sees_the_run_of_the_link_or_the_one_shown_last_and_keeps_the_list(
+    built, mine, run, kept, shown, told, monkeypatch
+):
+    opened, warnings = {"run": run, "secret": ""}, []
+    monkeypatch.setattr(page.gr, "Warning", lambda text, title: warnings.append(text))
     values = built.function("page.load")(kept | {"opened": opened}, *request_of(Visitor("bob")))
     assert values[:2] == [shown, {"runs": dict.fromkeys(kept.get("runs", []), ""), "shown": shown}]
     assert ("t-verdict" in str(values[2])) == bool(shown)
+    assert [told in text for text in warnings] == [True] * bool(told), warnings
 
 
 def test_the_about_text_states_the_limits_with_their_units(monkeypatch):
@@ -409,6 +414,7 @@ def test_the_server_starts_with_its_limits_and_opens_to_others_on_a_space_alone(
         "footer_links": ["api"],
         "run_history": False,
         "mcp_server": False,
+        "enable_monitoring": False,
         "max_file_size": parse.MAX_FILE_BYTES + 2**20,
         "app_kwargs": door.APP,
         "ssr_mode": False,

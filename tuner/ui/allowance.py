@@ -18,6 +18,7 @@ from tuner.data.parse import MAX_FILE_BYTES
 from tuner.ui.visitor import network_address
 
 MOST_WAITING = 150  # requests
+MOST_READING = 600  # answers, most of which a page of its own holds open to be told of what happens
 MOST_WAITING_BYTES = 64 * 2**20
 MOST_UPLOADED = 40 * MAX_FILE_BYTES  # bytes, of the uploads that are kept
 MOST_UPLOADED_BY_ALL = 200 * MAX_FILE_BYTES
@@ -26,6 +27,7 @@ KEPT = 25 * 3600  # seconds; page.CLEAN deletes uploads that are a day old, once
 
 WHOSE = "Your network address, which others may share, has"
 WAITING = f"{WHOSE} {{number}} requests waiting, which is too much at once. Wait until some are answered."
+READING = f"{WHOSE} {{number}} connections open, which is too much at once. Close some pages."
 UPLOADED = f"{WHOSE} uploaded {{size:,.0f}} MB in a day, which is the most. Paste your rows, or try again tomorrow."
 FULL = "Visitors have uploaded so much today that no more can be stored. Paste your rows, or try again tomorrow."
 
@@ -55,6 +57,7 @@ class Waiting:
 
     def __init__(self):
         self._answered: dict[int, Request] = {}
+        self._reading: dict[int, Request] = {}
 
     def enter(self, request: Request, queued: Iterable[Request]) -> str | None:
         """Count the request until it leaves; or why it can't come in, since its address has too much waiting."""
@@ -66,9 +69,18 @@ class Waiting:
         self._answered[id(request)] = request
         return None
 
+    def read(self, request: Request) -> str | None:
+        """Count a request that changes nothing until it leaves; or why it can't come in."""
+        mine = sum(other.address == request.address for other in self._reading.values())
+        if mine >= MOST_READING:
+            return READING.format(number=mine)
+        self._reading[id(request)] = request
+        return None
+
     def leave(self, request: Request) -> None:
         """Count the request no longer."""
         self._answered.pop(id(request), None)
+        self._reading.pop(id(request), None)
 
 
 class Line(list):

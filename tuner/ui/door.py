@@ -122,9 +122,11 @@ class Door:
 
     def _admit(self, scope: Scope, request: allowance.Request) -> JSONResponse | None:
         """Refuse what its address has too much of already; anything else counts until it is answered."""
-        if scope["method"] in READS or scope["path"].startswith(FREEING):
+        if scope["path"].startswith(FREEING):
             return None
-        if scope["path"].startswith(UPLOAD):
+        if scope["method"] in READS:
+            refusal = self._waiting.read(request)
+        elif scope["path"].startswith(UPLOAD):
             refusal = allowance.uploads.refusal(request.address, request.size)
         else:
             refusal = self._waiting.enter(request, self._queued())

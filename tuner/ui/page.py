@@ -1,7 +1,7 @@
 """The page: a header, the tabs, and the buttons that lead from one tab to another."""
 
 import os
-from contextlib import suppress
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,9 +138,11 @@ def _opened(kept: dict | None, visitor: Visitor) -> tuple[str, dict]:
     opened = kept.get("opened") if isinstance(kept, dict) else None
     run, secret = (str(opened.get(name) or "") for name in ("run", "secret")) if isinstance(opened, dict) else ("", "")
     kept = remembered(kept)
-    with suppress(TunerError):
+    try:
         if run and ownership.is_owner(actions.open_run(run), with_secret(visitor, run, secret)):
             kept = with_run(kept, run, secret)
+    except TunerError as error:
+        gr.Warning(escape(f"{error}"), title="Tuner")
     return run or kept["shown"], kept
 
 
