@@ -61,10 +61,6 @@ def _shown_plan(run: Run) -> dict:
     return {key: value for key, value in run.plan.items() if key != "model_folder"}
 
 
-def _refused(error: Exception) -> gr.Error:
-    return gr.Error("\n".join(problems_of(error)), title="Tuner", print_exception=False)
-
-
 def _requested(recipe: str, file: str | None, rows: str, visitor: Visitor) -> tuple[Recipe, Entered | None, Visitor]:
     return actions.read_recipe(recipe or "{}", visitor), actions.entered(file, rows), visitor
 
@@ -155,10 +151,7 @@ async def resume(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> Asyn
 
 async def _done(deed: Callable[[], T], threads: ThreadPoolExecutor) -> T:
     """What it returns. It runs in one of the threads, which knows the request that ZeroGPU charges."""
-    try:
-        return await asyncio.get_running_loop().run_in_executor(threads, partial(copy_context().run, deed))
-    except Exception as error:
-        raise _refused(error) from None
+    return await asyncio.get_running_loop().run_in_executor(threads, partial(copy_context().run, deed))
 
 
 def _listener() -> Callable[[], bool]:
@@ -177,23 +170,20 @@ def status(run: str) -> dict:
     Returns:
         Its status and phase, step and steps, the latest events, evaluation and merge check (or null), plan and recipe.
     """
-    try:
-        opened = actions.open_run(run)
-        now = run_queue.look(opened)
-        return {
-            **actions.summary(opened),
-            "phase": now.phase,
-            "place": run_queue.queue.place(opened.id),
-            "step": now.step,
-            "steps": now.steps,
-            "events": list(opened.log.fold(progress.Latest).events),
-            "evaluation": opened.read_json("evaluation.json"),
-            "merge_check": opened.read_json("merge_check.json"),
-            "plan": _shown_plan(opened),
-            "recipe": without_paths(opened).to_yaml(),
-        }
-    except Exception as error:
-        raise _refused(error) from None
+    opened = actions.open_run(run)
+    now = run_queue.look(opened)
+    return {
+        **actions.summary(opened),
+        "phase": now.phase,
+        "place": run_queue.queue.place(opened.id),
+        "step": now.step,
+        "steps": now.steps,
+        "events": list(opened.log.fold(progress.Latest).events),
+        "evaluation": opened.read_json("evaluation.json"),
+        "merge_check": opened.read_json("merge_check.json"),
+        "plan": _shown_plan(opened),
+        "recipe": without_paths(opened).to_yaml(),
+    }
 
 
 def stop(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> str:
@@ -203,10 +193,7 @@ def stop(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> str:
         run: The run's id.
         secret: The run's secret, which /train gave you.
     """
-    try:
-        return actions.stop(run, with_secret(visitor, run, secret))
-    except Exception as error:
-        raise _refused(error) from None
+    return actions.stop(run, with_secret(visitor, run, secret))
 
 
 def runs(runs: list[str]) -> list[dict]:
@@ -216,7 +203,7 @@ def runs(runs: list[str]) -> list[dict]:
         runs: The ids of your runs, at most 500.
     """
     if len(runs) > MOST_LISTED:
-        raise _refused(TunerError(f"{len(runs)} ids are too many. Ask for at most {MOST_LISTED} at a time."))
+        raise TunerError(f"{len(runs)} ids are too many. Ask for at most {MOST_LISTED} at a time.")
     return actions.summaries(runs)
 
 
@@ -227,10 +214,7 @@ def delete(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> str:
         run: The run's id.
         secret: The run's secret, which /train gave you.
     """
-    try:
-        actions.delete(run, with_secret(visitor, run, secret))
-    except Exception as error:
-        raise _refused(error) from None
+    actions.delete(run, with_secret(visitor, run, secret))
     return "deleted"
 
 
@@ -268,16 +252,13 @@ def chat(
     """
     start = [{"role": "system", "content": system}] if system else []
     turn = {"role": "user", "content": message}
-    try:
-        ids = [name for name in map(str.strip, run.split(",")) if name]
-        lineup = actions.lineup(ids, with_secret(visitor, ids[0] if ids else "", secret))
-        if system and not lineup.task.chats:
-            raise TunerError(f"system: models for {lineup.task.title} have no system prompt. Leave it out.")
-        conversations = {v: [*start, *(history or {}).get(v, []), turn] for v in lineup.variants}
-        sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
-        yield from actions.chat(lineup, conversations, visitor, **sampling)
-    except Exception as error:
-        raise _refused(error) from None
+    ids = [name for name in map(str.strip, run.split(",")) if name]
+    lineup = actions.lineup(ids, with_secret(visitor, ids[0] if ids else "", secret))
+    if system and not lineup.task.chats:
+        raise TunerError(f"system: models for {lineup.task.title} have no system prompt. Leave it out.")
+    conversations = {v: [*start, *(history or {}).get(v, []), turn] for v in lineup.variants}
+    sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
+    yield from actions.chat(lineup, conversations, visitor, **sampling)
 
 
 def merge(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> dict:
@@ -291,10 +272,7 @@ def merge(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> dict:
         top1_agreement and max_logit_difference compared with the adapter on the 16-bit base; the same names with
         _quantized compare with the adapter on the base as it was trained.
     """
-    try:
-        return actions.merge(run, with_secret(visitor, run, secret))
-    except Exception as error:
-        raise _refused(error) from None
+    return actions.merge(run, with_secret(visitor, run, secret))
 
 
 def push(
@@ -314,7 +292,4 @@ def push(
         private: Whether only you can see the repository.
         secret: The run's secret, which /train gave you.
     """
-    try:
-        return actions.push(run, repository, private, with_secret(with_token(visitor, token), run, secret))
-    except Exception as error:
-        raise _refused(error) from None
+    return actions.push(run, repository, private, with_secret(with_token(visitor, token), run, secret))
