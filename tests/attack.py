@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -272,7 +273,8 @@ def attack_outside(cases: list[Case], tally: Tally, attacker: Attacker, ends: fl
             except TimeoutError:
                 tally.add("no answer", case, "")
                 answer = Answer("none", "")
-            except (OSError, ValueError) as error:  # the connection was closed: refused, as long as others are served
+            # The connection or a stream was closed: refused, as long as others are served.
+            except (OSError, ValueError, HTTPException) as error:
                 answer = Answer("refuse", str(error) if isinstance(error, ValueError) else "")
             tally.flights.append((started, time.time(), case))
             tally.judge(case, answer)
