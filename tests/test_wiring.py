@@ -34,7 +34,7 @@ after form.preview_fold.expand: preview(form form.is_previewed train.shown) -> f
 after any input: preview(form form.is_previewed train.shown) -> form.preview [120 check]
 train.apply.click: apply(train.yaml) -> form.fill train.yaml_problem [120 check]
 after train.apply.click: check(form train.shown) -> train.card train.yaml train.fetch [120 check]
-method.name.change: <lambda>(method.name) -> form.explained method.rank method.alpha method.dropout \
+method.name.change: choose(method.name) -> form.explained method.rank method.alpha method.dropout \
 method.target_modules method.virtual_tokens method.bottleneck method.layers [at once]
 form.methods.click: _choose() -> method.name [at once]
 form.methods_fold.expand: <lambda>() -> form.is_surveyed [at once]

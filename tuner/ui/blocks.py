@@ -23,6 +23,9 @@ WRONG_TYPE = "The input '{name}' has the wrong type. What the endpoints take is 
 # A page's own, which is mended wherever it is read; and an input that the page has not shown yet holds nothing.
 KEPT = (gr.State, gr.BrowserState)
 
+ONE = str | float | bool | None  # which a page has not shown yet, or which was emptied, holds None
+HOLDS = dict.fromkeys((gr.Textbox, gr.Dropdown, gr.Radio, gr.Number, gr.Slider, gr.Checkbox), ONE)
+
 
 class Page(gr.Blocks):
     """Blocks whose visitors read sentences, whatever goes wrong."""
@@ -36,7 +39,8 @@ class Page(gr.Blocks):
         try:
             orjson.dumps(inputs)  # what this can't write, such as half a character, Gradio can't send back
             values = await super().preprocess_data(block_fn, inputs, *arguments)
-            return values if block_fn.inputs_as_dict else _checked(block_fn, values)
+            values = [_chosen(*pair) for pair in zip(values, block_fn.inputs, strict=True)]
+            return (_held if block_fn.inputs_as_dict else _checked)(block_fn, values)
         except gr.Error:
             raise
         except Exception:  # whatever a component trips over in what a program sent
@@ -82,6 +86,26 @@ def _checked(block_fn: gr.blocks.BlockFunction, values: list) -> list:
                 raise _error(WRONG_TYPE.format(name=parameter.name)) from None
         checked.append(value)
     return checked
+
+
+def _chosen(value: Any, block: gr.blocks.Block) -> Any:
+    """The value; nobody can choose none of a Radio's."""
+    return block.value if value is None and isinstance(block, gr.Radio) else value
+
+
+def _held(block_fn: gr.blocks.BlockFunction, values: list) -> list:
+    """The values as what the components hold that they come from."""
+    for value, block in zip(values, block_fn.inputs, strict=True):
+        try:
+            _adapter(type(block)).validate_python(value)
+        except ValidationError:
+            raise _error(WRONG_TYPE.format(name=block.label)) from None
+    return values
+
+
+@cache
+def _adapter(component: type[gr.blocks.Block]) -> TypeAdapter:
+    return TypeAdapter(next((HOLDS[kind] for kind in component.__mro__ if kind in HOLDS), Any))
 
 
 @cache

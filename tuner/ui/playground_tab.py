@@ -13,6 +13,7 @@ from tuner.runs import Run
 from tuner.tasks import DEFAULT_TASK, TASKS
 from tuner.ui import actions, conversation, elements, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
+from tuner.ui.conversation import Turn
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
 from tuner.ui.wiring import MODELS, PRIVATE, remembered, with_list
@@ -115,7 +116,7 @@ def _wire(tab: SimpleNamespace) -> None:
         kept: dict | None,
         shown: list[str],
         prompt: str,
-        first: list | None,
+        first: list[Turn] | None,
         visitor: Visitor,
     ) -> dict:
         return choose_runs(tab, chosen or [], shown, prompt, first, with_list(visitor, kept))
@@ -164,7 +165,7 @@ def choose_runs(
     chosen: list[str],
     shown: list[str],
     prompt: str,
-    first: list | None,
+    first: list[Turn] | None,
     visitor: Visitor = ANYBODY,
 ) -> dict:
     """Updates for another choice of runs: the columns' titles, examples, merge check and prompt.
@@ -183,7 +184,7 @@ def choose_runs(
     except Exception as error:
         return {tab.problem: elements.problems(problems_of(error))}
     task = lineup.task if lineup else TASKS[DEFAULT_TASK]
-    prompts = [turn["content"] for turn in plain(first, answered=False) if turn["role"] == "user"]
+    prompts = [turn["content"] for turn in first or [] if turn["role"] == "user"]
     last_prompt = {"value": prompts[-1]} if prompts and not (prompt or "").strip() else {}
     return {
         tab.shown: chosen,
@@ -264,25 +265,25 @@ def _idle() -> list:
 
 
 def _answer(
-    chosen: list[str],
+    chosen: list[str] | None,
     kept: dict | None,
     prompt: str,
     system: str,
-    temperature,
-    top_p,
-    length,
-    seed,
-    *columns,
+    temperature: float,
+    top_p: float,
+    length: int,
+    seed: int | None,
+    *columns: list[Turn] | None,
     visitor: Visitor = ANYBODY,
 ) -> Iterator[list]:
     """The conversations as they grow, the problem if there is one, and the merge check."""
     if not prompt:
         yield [gr.skip()] * (COLUMNS + 2)
         return
-    before = [plain(column) for column in columns]
+    before = [until_answered(column) for column in columns]
     sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": length, "seed": seed or 0}
     try:
-        lineup = actions.lineup(chosen, with_list(visitor, kept))
+        lineup = actions.lineup(chosen or [], with_list(visitor, kept))
         unused = [gr.skip()] * (COLUMNS - len(lineup.variants))
         questions = [[*turns, {"role": "user", "content": prompt}] for turns in before[: len(lineup.variants)]]
         yield [*questions, *unused, elements.note(_preparing(lineup)), gr.skip()]
@@ -306,18 +307,13 @@ def _preparing(lineup: actions.Lineup) -> str:
     return "Merging the adapter into the 16-bit base and checking the result …" if unmerged else "Loading the models …"
 
 
-def _answered(questions: list[list[dict]], texts: list[str]) -> list[list[dict]]:
+def _answered(questions: list[list[Turn]], texts: list[str]) -> list[list[Turn]]:
     return [[*turns, {"role": "assistant", "content": text}] for turns, text in zip(questions, texts)]
 
 
-def plain(column: list | None, *, answered: bool = True) -> list[dict]:
-    """A column's turns as role and text, whatever form Gradio gives them; with `answered`, up to the last answer."""
-    turns = []
-    for message in column or []:
-        content = message["content"]
-        if not isinstance(content, str):
-            content = "".join(part.get("text", "") if isinstance(part, dict) else str(part) for part in content)
-        turns.append({"role": message["role"], "content": content})
-    while answered and turns and turns[-1]["role"] == "user":  # stopped before the answer began
+def until_answered(column: list[Turn] | None) -> list[Turn]:
+    """A column's turns up to the last answer: it may have been stopped before the next one began."""
+    turns = list(column or [])
+    while turns and turns[-1]["role"] == "user":
         turns.pop()
     return turns

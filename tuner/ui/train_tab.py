@@ -105,7 +105,11 @@ def _wire_form(tab: SimpleNamespace) -> None:
 def _wire_methods(tab: SimpleNamespace) -> None:
     f, everything = tab.form, {*tab.form.inputs, tab.form.is_surveyed}
     name = f.settings["method.name"]
-    name.change(lambda method: form.show_method(f, method), name, form.method_outputs(f), queue=False, **PRIVATE)
+
+    def choose(method: str | None) -> list:
+        return form.show_method(f, method or name.value)
+
+    name.change(choose, name, form.method_outputs(f), queue=False, **PRIVATE)
     f.methods.click(_choose, None, name, queue=False, **PRIVATE)
     opened = f.methods_fold.expand(lambda: True, None, f.is_surveyed, queue=False, **PRIVATE)
     f.methods_fold.collapse(lambda: False, None, f.is_surveyed, queue=False, **PRIVATE)
