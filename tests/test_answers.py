@@ -9,6 +9,7 @@ import pytest
 from conftest import small_recipe
 from datasets import load_from_disk
 from tables import table
+from tiny import tiny_model
 
 from tuner import runs
 from tuner.errors import TunerError
@@ -21,6 +22,7 @@ from tuner.planning import plan
 from tuner.planning.pace import PACES, pace_key, recall
 from tuner.runs import Run
 from tuner.tasks import TASKS
+from tuner.training.window import train
 
 QUESTIONS = ["five long words are here", "a", "three words here", "two words", "four words are here", "never answered"]
 
@@ -245,3 +247,11 @@ def test_a_line_separator_inside_a_row_does_not_cut_it(tmp_path):
     ((prompt, reference),) = [(row["messages"][-1]["content"], row["reference"]) for row in answers.heldout_rows(run)]
     assert (prompt, reference) in cells
     assert "first line" in card_use.use(run, run.recipe, None, "me/adapter", "peft")
+
+
+def test_scoring_runs_no_template_which_might_never_end(tmp_path):
+    base = tiny_model(tmp_path / "base")
+    run = plan.prepare(small_recipe(model__name=str(base)), path=tmp_path / "run")
+    (base / "chat_template.jinja").write_text("{{ raise_exception('rendered again') }}")
+    *_, last = train(run)
+    assert (last["event"], last["rows"]) == ("evaluation", 4)

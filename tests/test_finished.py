@@ -243,7 +243,7 @@ def test_the_page_lists_a_damaged_run_beside_the_others_and_says_what_is_wrong(n
     assert "mine" in [run for _, run in playground_tab.choices(visitor["runs"])]
     if text != "{}":  # the card needs no setting of the plan
         assert in_order(plain(train_tab.panel("broken")[0]), "Run broken", name, "damaged")
-    with pytest.raises(gr.Error, match=f"Run broken: its {name} is"):
+    with pytest.raises(TunerError, match=f"Run broken: its {name} is"):
         use("broken")
     with pytest.raises(TunerError, match=f"Run broken: its {name} is"):
         actions.resume("broken", ANN)

@@ -9,6 +9,7 @@ from tiny import tiny_model
 
 from tuner import runs
 from tuner.data import parse
+from tuner.data.chat import render_prompt, stop_ids
 from tuner.errors import TunerError
 from tuner.models.fetch import check_size
 from tuner.planning import forecast, plan
@@ -279,7 +280,7 @@ def test_a_prepared_run_holds_what_was_planned_and_asks_the_held_out_prompts(tmp
     run = plan.prepare(recipe, table(40), path=tmp_path / "run")
     checked = plan.check(recipe, table(40))
     estimated = {"forecast"}  # from the memory that is free at the moment, among others
-    assert {k: v for k, v in run.plan.items() if k not in estimated} == {
+    assert {k: v for k, v in run.plan.items() if k not in {*estimated, "stop_ids"}} == {
         k: v for k, v in checked.plan.items() if k not in estimated
     }
     assert run.recipe == recipe
@@ -293,6 +294,11 @@ def test_a_prepared_run_holds_what_was_planned_and_asks_the_held_out_prompts(tmp
         assert system == {"role": "system", "content": "Be brief."}
         assert (user["role"], row["reference"]) == ("user", f"Please {user['content']}.")
         assert row["reference"] in checked.tokenizer.decode(tokens["input_ids"])
+    # What is asked was rendered while that could be ended, of those rows that are scored.
+    assert [row.get("text") for row in asked] == [
+        render_prompt(row["messages"], checked.tokenizer) for row in asked[:4]
+    ] + [None]
+    assert run.plan["stop_ids"] == stop_ids(checked.tokenizer)
 
 
 def test_a_run_is_written_among_the_others_unless_a_folder_is_given(tmp_path):

@@ -70,6 +70,7 @@ class PlanFile(TypedDict, total=False):
     model_parameters: Count
     trainable_parameters: Count
     truncated_rows: Count
+    stop_ids: list[Count]
     warnings: list[str]
     chosen: list[Choice]
     forecast: Forecast | None
@@ -131,6 +132,7 @@ class Prompt(TypedDict):
 
     messages: list[Turn]
     reference: str
+    text: NotRequired[str]  # as a chat model reads it; of the rows that are scored
 
 
 PROMPT = TypeAdapter(Prompt)

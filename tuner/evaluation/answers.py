@@ -84,12 +84,14 @@ def _answer_all(
     # Rows of similar length together need the least padding.
     order = sorted(range(len(rows)), key=lambda i: len(str(rows[i]["messages"])))
     unanswered = [i for i in order if str(i) not in answers]
+    ends = tuple(run.plan.get("stop_ids", ()))
+    sampling = generate.Sampling(max_new_tokens=run.recipe.evaluation.max_new_tokens, ends=ends)
     size = _batch_size(run)
     while unanswered:
         yield run.append({"event": "evaluating", "row": len(answers), "rows": len(rows)})
         batch = unanswered[:size]
         began = time.monotonic()
-        texts = _answer_if_they_fit([rows[i] for i in batch], loaded, run.recipe.evaluation.max_new_tokens, stop)
+        texts = _answer_if_they_fit([rows[i] for i in batch], loaded, sampling, stop)
         if stop and stop.is_set():
             return  # the answers of this batch may be cut short
         if texts is None:
@@ -143,13 +145,14 @@ def _answer_if_they_fit(rows: list[dict], *arguments) -> list[dict[str, str]] | 
     return None
 
 
-def _answer(rows: list[dict], loaded: LoadedVariants, max_new_tokens: int, stop: Stop | None) -> list[dict[str, str]]:
+def _answer(
+    rows: list[dict], loaded: LoadedVariants, sampling: generate.Sampling, stop: Stop | None
+) -> list[dict[str, str]]:
     """The answers of base and adapter to each row."""
-    sampling = generate.Sampling(max_new_tokens=max_new_tokens)
     answers: list[dict[str, str]] = [{} for _ in rows]
     for active in loaded.sharing_base:
         variants = [v for v in active.variants for _ in rows]
-        conversations = [row["messages"] for row in rows] * len(active.variants)
+        conversations = [row.get("text", row["messages"]) for row in rows] * len(active.variants)
         texts = generate.answer(loaded, active, variants, conversations, sampling, stop=stop)
         for number, (variant, text) in enumerate(zip(variants, texts)):
             answers[number % len(rows)][variant] = text

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tuner import metrics, runs
 from tuner.data import encode, formats, parse, sources
+from tuner.data.chat import render_prompt, stop_ids
 from tuner.data.recognize import recognize
 from tuner.data.split import Split, split_rows
 from tuner.data.tokens import Tokenized, check_ids
@@ -135,9 +136,13 @@ def prepare(
     run = runs.create(recipe, root, path)
     for name, rows in (("train", checked.train.rows), ("heldout", checked.heldout.rows)):
         Dataset.from_list(rows).save_to_disk(str(run.data / name))
-    heldout = filter(None, map(encode.heldout_prompt, checked.heldout_rows))
-    run.write_text("data/heldout.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in heldout))
-    run.write_json("plan.json", checked.plan)
+    plan, prompts = checked.plan, list(filter(None, map(encode.heldout_prompt, checked.heldout_rows)))
+    if checked.base.row.chats:  # now: a template is a program, and what trains has no limits on seconds and memory
+        plan = {**plan, "stop_ids": stop_ids(checked.tokenizer)}
+        for row in prompts[: recipe.evaluation.rows]:
+            row["text"] = render_prompt(row["messages"], checked.tokenizer)
+    run.write_text("data/heldout.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prompts))
+    run.write_json("plan.json", plan)
     return run
 
 

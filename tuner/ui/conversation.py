@@ -3,18 +3,7 @@
 gr.Chatbot turns tags into elements even where it renders no Markdown, and loads the images that they name.
 """
 
-from typing import Literal
-
 import gradio as gr
-from typing_extensions import TypedDict  # pydantic, which checks what programs send, needs this one before Python 3.12
-
-
-class Turn(TypedDict):
-    """What somebody said."""
-
-    role: Literal["user", "assistant"]
-    content: str
-
 
 # Each turn in an element of its own. Names in double braces would not do, because Gradio evaluates `${...}` in them.
 TURNS = """<div class="t-turns">${(value || []).map((turn) => `<div class="t-turn">

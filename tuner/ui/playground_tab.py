@@ -9,11 +9,11 @@ import gradio as gr
 from tuner.methods.files import CONFIG
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import PRECISIONS
+from tuner.run_files import Turn
 from tuner.runs import Run
 from tuner.tasks import DEFAULT_TASK, TASKS
 from tuner.ui import actions, conversation, elements, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
-from tuner.ui.conversation import Turn
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
 from tuner.ui.wiring import MODELS, PRIVATE, remembered, with_list
