@@ -1,5 +1,6 @@
 """Serve the page, on a Space or on your own machine: `python app.py`, then http://127.0.0.1:7860."""
 
+import logging
 import os
 import threading
 
@@ -24,6 +25,7 @@ WAITING = 2000  # requests that may queue; the door bounds those of one address
 
 def main() -> None:
     """Serve the page until it is stopped."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a faster kernel from the Hub on some CPUs
     threading.Thread(target=checking.warm_up, daemon=True).start()
     page.build().queue(max_size=WAITING, default_concurrency_limit=8).launch(
         server_name="0.0.0.0" if "SPACE_ID" in os.environ else None,
