@@ -21,6 +21,8 @@ from tuner.planning import plan
 from tuner.tasks import TASKS
 from tuner.training.window import train
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 # Each task, and each way in which what was trained lies in its folder.
 PUSHED = [
     ("llama", "generation", "full"),

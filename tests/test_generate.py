@@ -29,6 +29,8 @@ from tuner.models.shape import load_tokenizer
 from tuner.planning import plan
 from tuner.training.window import train
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 VARIANTS = ("base", "adapter", "merged")
 PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw cuz my kid is sick"}]
 

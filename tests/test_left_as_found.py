@@ -17,6 +17,8 @@ from tuner.planning import plan
 from tuner.training import failures, window
 from tuner.training.window import Window, train
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 QUICK = {"budget__steps": 2, "evaluation__rows": 1, "evaluation__max_new_tokens": 1}
 # Methods of each way to attach: PEFT's layers, with a schedule, copies of the base's weights, hooks, tokens in front.
 IN_16_BIT = ("full", "bottleneck")

@@ -15,6 +15,8 @@ from tuner.runs import RUNS, Run
 from tuner.training import micro_batches, window
 from tuner.training.window import train
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 ELSEWHERE = [  # where cuBLAS, the driver and this machine ask for memory themselves
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",

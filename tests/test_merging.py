@@ -25,6 +25,8 @@ from tuner.planning import plan
 from tuner.runs import Run
 from tuner.training.window import train
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 METHODS = ["lora", "full", "layernorm", "ia3"]
 
 

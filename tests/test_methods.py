@@ -33,6 +33,8 @@ from tuner.training.clock import Clock
 from tuner.training.window import train
 from tuner.ui import form
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 ASKED = {
     *("lora", "qlora", "rslora", "dora", "adalora", "ia3", "prompt_tuning", "prefix_tuning", "p_tuning"),
     *("llama_adapter", "bottleneck", "bitfit", "upper_layers", "layernorm", "shira", "unilora", "lora_ia3", "full"),
