@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import small_recipe
+from conftest import mostly_long, small_recipe
 
 from tuner import runs
 from tuner.errors import TunerError
@@ -63,7 +63,10 @@ def facts(base: torch.nn.Module) -> dict[str, tuple]:
     }
 
 
-@pytest.mark.parametrize(("method", "times"), [(method, 10 if method == "lora" else 2) for method in KINDS])
+TIMES = [(method, 3 if method == "lora" else 2) for method in KINDS]
+
+
+@pytest.mark.parametrize(("method", "times"), mostly_long(TIMES, ("lora", 3), ("full", 2), ("prompt_tuning", 2)))
 def test_trainings_leave_their_base_exactly_as_they_found_it(make, method, times):
     first = make(method, budget__steps=1)
     first.write_json("evaluation.json", {})  # training alone
@@ -151,9 +154,11 @@ def test_an_8_bit_base_keeps_nothing_of_the_rows_that_it_has_seen(make):
     assert live_bytes() == before
 
 
+JOBS = [*(("lora", end) for end in ENDS), *product(["adalora", "full"], ["finished", "failed", "out of memory"])]
+
+
 @pytest.mark.parametrize(
-    ("method", "end"),
-    [*(("lora", end) for end in ENDS), *product(["adalora", "full"], ["finished", "failed", "out of memory"])],
+    ("method", "end"), mostly_long(JOBS, *JOBS[:5], ("adalora", "out of memory"), ("full", "finished"))
 )
 def test_after_a_job_the_memory_holds_what_it_held_before_to_the_byte(make, monkeypatch, method, end):
     run = make(method)

@@ -13,7 +13,7 @@ from itertools import cycle, islice
 import fresh
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, mostly_long
 from reload import logits
 from tiny import FAMILIES, tiny_model
 
@@ -199,9 +199,10 @@ IN_16_BITS = [
     ("bert", "classification", "lora_ia3", "nf4"),
     ("bert", "classification", "bitfit", "none"),
 ]
+QUICK = [case for case in IN_16_BITS if case[2] in ("layernorm", "llama_adapter", "lora_ia3")]
 
 
-@pytest.mark.parametrize(("family", "task", "method", "quantization"), IN_16_BITS)
+@pytest.mark.parametrize(("family", "task", "method", "quantization"), mostly_long(IN_16_BITS, *QUICK))
 def test_what_is_trained_in_float32_computes_on_a_16_bit_base_wherever_it_answers(
     family, task, method, quantization, bases, tmp_path
 ):

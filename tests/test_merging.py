@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import fresh
 import psutil
 import pytest
 import torch
@@ -35,7 +36,12 @@ def several(tmp_path_factory) -> dict[str, Run]:
     """A run of each of these methods on one base."""
     made = {}
     for name in METHODS:
-        settings = {"training__learning_rate": 0.02, "budget__steps": 2, "evaluation__rows": 1}
+        settings = {
+            "training__learning_rate": 0.02,
+            "budget__steps": 2,
+            "evaluation__rows": 1,
+            "evaluation__max_new_tokens": 1,
+        }
         recipe = small_recipe(method__name=name, method__rank="auto", model__quantization="none", **settings)
         made[name] = plan.prepare(recipe, path=tmp_path_factory.mktemp("several") / name)
         list(train(made[name]))
@@ -97,6 +103,7 @@ def test_on_zerogpu_a_merge_takes_no_window_where_a_cpu_has_room(mine, monkeypat
 
     monkeypatch.setattr(gpu, "ZERO", True)
     monkeypatch.setattr(gpu, "_window", window)
+    monkeypatch.setattr(cpu_process.sys, "executable", fresh.PYTHON)
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")  # which the process must not see: it would report to the platform
     monkeypatch.setenv("SPACES_ZERO_DEVICE_API_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")

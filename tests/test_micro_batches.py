@@ -54,6 +54,14 @@ def make(tmp_path):
     return make
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> runs.Run:
+    """A run whose batches all fit, which those in parts are held against."""
+    run = plan.prepare(small_recipe(**BRIEFLY), path=tmp_path_factory.mktemp("whole") / "run")
+    list(train(run))
+    return run
+
+
 @pytest.fixture
 def hold_at_most():
     """A device whose memory holds no more than so many rows of a forward pass, in training or in a held-out loss."""
@@ -158,9 +166,8 @@ def test_a_batch_that_fits_takes_the_trainers_own_step(built, monkeypatch):
 # Memory that runs out
 
 
-def test_a_run_that_runs_out_of_memory_goes_on_in_parts_with_the_same_result(make, hold_at_most):
-    whole, parts = make(), make()
-    list(train(whole))
+def test_a_run_that_runs_out_of_memory_goes_on_in_parts_with_the_same_result(make, whole, hold_at_most):
+    parts = make()
     hold_at_most(1)
     list(train(parts))
     assert told(whole) == []
@@ -313,10 +320,8 @@ def test_a_single_row_that_will_not_fit_is_refused_before_the_first_step(begin):
     assert in_order(str(caught.value), "Run run needs about 0 MB of the GPU's memory", "only 0 MB", "data.max_length")
 
 
-def test_a_run_on_a_fuller_card_than_planned_for_trains_in_parts_from_its_first_step(make, card, monkeypatch):
-    whole, parts = make(), make()
-    card.free = 10**12
-    list(train(whole))
+def test_a_run_on_a_fuller_card_than_planned_for_trains_in_parts_from_its_first_step(make, whole, card):
+    parts = make()
     memory = {"adapter": 10**9, "activations": 3 * 10**9, "logits": 10**9}
     parts.write_json("plan.json", parts.plan | {"forecast": {"memory": memory}})
     card.free = 3 * 10**9
