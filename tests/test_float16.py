@@ -147,6 +147,7 @@ def test_a_methods_schedule_stands_still_while_a_step_is_skipped(make, scale, mo
     assert stepped == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_the_log_of_a_run_that_overflows_is_json(make, scale):
     scale(**QUICK)
     run = make(evaluation__loss_every=2)

@@ -372,7 +372,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("how", mostly_long(BROKEN, "into a copy", "at half the scale"))
+@pytest.mark.parametrize("how", mostly_long(BROKEN, "at half the scale"))
 def test_the_check_of_a_broken_merge_is_clearly_below_that_of_a_sound_one(taught, merged, monkeypatch, tmp_path, how):
     run = runs.Run(shutil.copytree(taught.path, tmp_path / "run"))
     monkeypatch.setattr(attach, "merge", BROKEN[how])

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import in_order, small_recipe
+from conftest import in_order, mostly_long, small_recipe
 from torch import nn
 
 from tuner.errors import TunerError
@@ -48,7 +48,7 @@ def fails_with():
         handle.remove()
 
 
-@pytest.mark.parametrize("message", ELSEWHERE)
+@pytest.mark.parametrize("message", mostly_long(ELSEWHERE, ELSEWHERE[0]))
 def test_memory_that_runs_out_outside_the_allocator_splits_the_batch_too(run, fails_with, message):
     fails_with(message, rows=2)
     list(train(run))

@@ -81,7 +81,10 @@ def one_by_one(shares: dict[Run, float]) -> dict[str, torch.Tensor]:
     return weights
 
 
-@pytest.mark.parametrize("names", [("lora", "ia3"), ("full", "lora"), ("layernorm", "lora", "full")])
+@pytest.mark.parametrize(
+    "names",
+    [("lora", "ia3"), ("full", "lora"), pytest.param(("layernorm", "lora", "full"), marks=pytest.mark.long)],
+)
 def test_a_weighted_merge_reads_the_base_once_and_gives_what_merging_each_run_alone_gives(
     names, several, loads, tmp_path, monkeypatch
 ):
@@ -195,6 +198,7 @@ def test_the_end_of_a_process_on_the_cpu_is_a_sentence_or_nothing_if_it_broke(co
     assert "a traceback" in caplog.text
 
 
+@pytest.mark.long
 def test_a_merge_that_a_training_overtakes_is_that_of_the_newer_adapter(several, monkeypatch, tmp_path):
     mine = Run(shutil.copytree(several["lora"].path, tmp_path / "mine"))
     expected, compare, overtaken = merge.merge(mine), merge._compare, []

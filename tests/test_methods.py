@@ -455,6 +455,7 @@ def test_adalora_drops_ranks_and_goes_on_bit_for_bit_in_the_midst_of_it(whole_an
     assert_ranks_were_dropped(whole)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("time_to_train")
 def test_adalora_drops_its_ranks_where_the_steps_are_not_known_beforehand(tmp_path):
     run = plan.prepare(small_recipe(**BRIEFLY, method__name="adalora", budget__seconds=4), path=tmp_path / "run")

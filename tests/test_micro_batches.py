@@ -137,7 +137,7 @@ def gradients(window: Window, inputs: dict, rows: int) -> tuple[float, dict[str,
     return loss.item(), {n: p.grad.clone() for n, p in window.model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize(("task", "family", "method"), mostly_long(LEARNERS, *LEARNERS[:5]))
+@pytest.mark.parametrize(("task", "family", "method"), mostly_long(LEARNERS, *LEARNERS[:3]))
 def test_gradients_of_a_step_in_parts_are_those_of_the_whole_batch(built, task, family, method):
     window = built(task, family, method)
     rows = [window.trainer.train_dataset[i] for i in next(iter(window.trainer.batches))][:7]

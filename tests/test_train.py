@@ -225,6 +225,7 @@ def test_a_run_of_the_first_version_goes_on(make, whole):
     assert weights(run) == weights(whole)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("time_to_train")
 def test_a_run_of_the_first_version_with_a_budget_in_seconds_goes_on(make):
     """Its marks told no step, its windows no start-up."""
@@ -247,6 +248,7 @@ def test_a_run_of_a_newer_version_is_refused_in_plain_words(make):
         list(train(run))
 
 
+@pytest.mark.long
 def test_a_broken_newest_checkpoint_is_passed_over_for_the_one_before(make, whole):
     run = make(budget__steps=9, **OFTEN)
     for event in train(run):
@@ -539,6 +541,7 @@ def test_a_budget_over_before_the_first_step_is_no_finished_run(make):
     assert run.status == "failed"
 
 
+@pytest.mark.long
 def test_a_base_that_was_trained_on_serves_the_next_run_unchanged(make, whole):
     """Two runs in one process share the loaded base: the second is what it would have been alone."""
     list(train(make(budget__steps=3, method__rank=8)))
@@ -547,7 +550,7 @@ def test_a_base_that_was_trained_on_serves_the_next_run_unchanged(make, whole):
     assert weights(run) == weights(whole)
 
 
-@pytest.mark.parametrize("quantization", ["int8", "none"])
+@pytest.mark.parametrize("quantization", mostly_long(["int8", "none"], "none"))
 def test_other_ways_of_holding_the_base_train_too(make, quantization):
     run = make(model__quantization=quantization, budget__steps=3)
     list(train(run))
