@@ -25,7 +25,7 @@ from hub_double import hub  # noqa: F401  a fixture
 from pretend_cards import pretend  # noqa: F401  a fixture
 
 from tuner import limited, limited_process, runs
-from tuner.planning import pace
+from tuner.planning import forecast, pace
 from tuner.recipe import Recipe
 from tuner.runs import Run
 
@@ -68,6 +68,16 @@ def small_recipe(**settings: Any) -> Recipe:
     return Recipe.load("corporate").with_settings(SMALL | {k.replace("__", "."): v for k, v in settings.items()})
 
 
+def mostly_long(cases: Iterable[Any], *quick: Any) -> list:
+    """Cases for parametrize, a tuple for several parameters: `quick` in `make test`, the rest in `make rehearsal`."""
+    cases = list(cases)
+    assert all(case in cases for case in quick)
+    return [
+        case if case in quick else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.long)
+        for case in cases
+    ]
+
+
 def keep_only(monkeypatch: pytest.MonkeyPatch, table: dict, names: Iterable[str]) -> None:
     """Take other rows out of a table, for a test of sentences that name them all; further rows may be added."""
     for name in table.keys() - set(names):
@@ -91,6 +101,12 @@ def steady_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "device_speed", lambda: 3e10)
 
 
+@pytest.fixture
+def no_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans without an estimate of memory, which would take a third of a short run's time."""
+    monkeypatch.setattr(forecast, "_memory", lambda *arguments: None)
+
+
 @pytest.fixture(autouse=True)
 def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor's jobs are done in this process, so that tests can change what they use."""
@@ -111,7 +127,7 @@ def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["counted", pytest.param("real", marks=pytest.mark.long)])
 def time_to_train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time as training sees it: a tenth of a second a step, however busy the machine is; or the real one."""
+    """Time as training sees it: a fifth of a second a step, however busy the machine is; or the real one."""
     if request.param == "counted":
         from tuner.models import losses
         from tuner.training import clock, upkeep, window
@@ -124,7 +140,7 @@ def time_to_train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(losses, "mean_loss", step)
         for module in (clock, upkeep, window):
-            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: len(steps) / 10))
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: len(steps) / 5))
 
 
 @pytest.fixture(scope="session")

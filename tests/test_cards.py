@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import fresh
 import pytest
 import torch
-from conftest import small_recipe
+from conftest import mostly_long, small_recipe
 from recorded import HUB, PLAN, recorded, section
 from test_matrix import ROWS, small_run
 from tiny import tiny_model
@@ -21,18 +21,22 @@ from tuner.planning import plan
 from tuner.tasks import TASKS
 from tuner.training.window import train
 
-# Each task, and each way in which what was trained lies in its folder.
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
+# Each task, and each way in which what was trained lies in its folder; and more of each.
 PUSHED = [
     ("llama", "generation", "full"),
     ("llama", "generation", "bottleneck"),
-    ("llama", "generation", "prompt_tuning"),
-    ("llama", "generation", "lora_ia3"),
     ("t5", "seq2seq", "lora"),
-    ("bart", "seq2seq", "bitfit"),
     ("distilbert", "classification", "lora_ia3"),
-    ("bert", "classification", "lora"),
     ("roberta", "token_classification", "ia3"),
     ("distilbert", "question_answering", "upper_layers"),
+]
+MORE = [
+    ("llama", "generation", "prompt_tuning"),
+    ("llama", "generation", "lora_ia3"),
+    ("bart", "seq2seq", "bitfit"),
+    ("bert", "classification", "lora"),
 ]
 LOAD = """
 import json, re, sys, torch
@@ -49,14 +53,15 @@ for place, card in json.load(sys.stdin).items():
 
 @pytest.fixture
 def bases(tmp_path, monkeypatch):
-    for family in {family for family, _, _ in PUSHED}:
+    for family in {family for family, _, _ in PUSHED + MORE}:
         tiny_model(tmp_path / "bases" / family, family)
     monkeypatch.setattr(recipe, "EXAMPLES", tmp_path / "bases")
 
 
-def test_the_cards_lines_load_every_kind_of_adapter_for_every_task_in_a_fresh_process(hub, bases, tmp_path):
+@pytest.mark.parametrize("pushed", mostly_long([PUSHED, MORE], PUSHED), ids=["one of each", "more"])
+def test_the_cards_lines_load_every_kind_of_adapter_for_every_task_in_a_fresh_process(hub, bases, tmp_path, pushed):
     token, cards, made = hub.user("alice"), {}, {}
-    for number, (family, task, method) in enumerate(PUSHED):
+    for number, (family, task, method) in enumerate(pushed):
         table = sources.read_pasted("\n".join(map(json.dumps, ROWS[task])))
         chosen = small_run(family, method, "none").with_settings({"task": task, "budget.steps": 3})
         run = plan.prepare(chosen, table, path=tmp_path / f"run{number}")

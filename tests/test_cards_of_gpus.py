@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import small_recipe
+from conftest import mostly_long, small_recipe
 from pretend_cards import A10G, GB, H100, H200_SLICE, RTX_PRO, T4, V100
 from tiny import tiny_tokenizer
 
@@ -155,17 +156,24 @@ def test_half_a_card_has_half_its_speed(pretend):
 # -- plans
 
 
-@pytest.fixture(params=["extrapolated", pytest.param("whole", marks=pytest.mark.long)])
-def traced(request, tmp_path_factory, monkeypatch) -> None:
-    """Forward passes through whole models; or for a quick test through one and two layers, with one and two rows."""
-    if request.param == "whole":
-        return
+@pytest.fixture(scope="module")
+def short(tmp_path_factory) -> Callable[..., memory.Trace]:
+    """Traces the forward pass of a model with so many layers and rows, each once."""
     trace = memory._trace
 
     @cache
     def short(name: str, layers: int, rows: int, model, *others) -> memory.Trace:
         folder = describe(tmp_path_factory.mktemp("short"), name, layers)
         return trace(Base(folder, model), *others[:2], rows, *others[2:])
+
+    return short
+
+
+@pytest.fixture(params=["extrapolated", pytest.param("whole", marks=pytest.mark.long)])
+def traced(request, short, monkeypatch) -> None:
+    """Forward passes through whole models; or for a quick test through one and two layers, with one and two rows."""
+    if request.param == "whole":
+        return
 
     def extrapolate(base, method, dtype, rows, *others) -> memory.Trace:
         layers = QWEN3[base.model.name][2]
@@ -196,7 +204,7 @@ def planned(folder: Path, length: int, **settings) -> SimpleNamespace:
 CARDS = {"T4": T4, "A10G": A10G, "RTX PRO, large": RTX_PRO, "H100": H100}  # by memory
 
 
-@pytest.mark.parametrize("name", QWEN3)
+@pytest.mark.parametrize("name", mostly_long(QWEN3, "Qwen3-8B"))
 def test_each_card_gets_its_type_its_batch_and_its_refusals(traced, bases, pretend, name):
     for quantization in ("nf4", "none"):
         before = 0

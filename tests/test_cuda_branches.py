@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import load_from_disk
 from reload import logits
-from test_matrix import PLACES, ROWS, bases, collected, no_estimates, small_run, trained_as_named  # noqa: F401
+from test_matrix import PLACES, ROWS, bases, collected, small_run, trained_as_named  # noqa: F401
 
 from tuner.data import sources
 from tuner.errors import TunerError
@@ -25,6 +25,8 @@ from tuner.models.fetch import base_of
 from tuner.models.losses import heldout_loss
 from tuner.planning import plan
 from tuner.runs import Run
+
+pytestmark = pytest.mark.usefixtures("no_estimates")
 
 
 def combinations(whole: bool) -> list[tuple[tuple[str, str], str, str]]:

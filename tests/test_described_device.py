@@ -18,7 +18,11 @@ def what_counts() -> tuple:
     return device.device_type(), device.gpu(), device.gpu_memory(), dtype, pace.device_speed()
 
 
-@pytest.mark.parametrize("card", [T4, H100, RTX_PRO, H200_SLICE], ids=lambda card: card.name)
+@pytest.mark.parametrize(
+    "card",
+    [T4, pytest.param(H100, marks=pytest.mark.long), RTX_PRO, pytest.param(H200_SLICE, marks=pytest.mark.long)],
+    ids=lambda card: card.name,
+)
 def test_a_process_without_a_card_plans_for_the_one_that_was_described(pretend, monkeypatch, card):
     recipe, nothing = small_recipe().model_dump(), [None, None]
     with monkeypatch.context() as there:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from conftest import small_recipe
+from conftest import mostly_long, small_recipe
 from pretend_cards import GB, Card
 from tiny import tiny_model
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -129,9 +129,15 @@ CASES = [
     *[("qwen3", q, "bfloat16", SHAPES[0]) for q in ("nf4", "int8", "none")],
     ("gpt2", "nf4", "bfloat16", SHAPES[0]),
 ]
+OF_EACH = [("tiny-office", "nf4", "float32", SHAPES[0]), ("gpt2", "nf4", "float32", SHAPES[1])]
+OF_EACH += [("qwen3", "nf4", "bfloat16", SHAPES[0])]
+OF_EACH += [("qwen3", quantization, "float32", SHAPES[1]) for quantization in ("int8", "none")]
+TRACED = [name for name, row in METHODS.items() if not row.needs_storage]
+# One for each way to attach.
+WAYS = ("dora", "adalora", "ia3", "bottleneck", "prompt_tuning", "bitfit", "lora_ia3", "full")
 
 
-@pytest.mark.parametrize(("family", "quantization", "dtype", "size"), CASES)
+@pytest.mark.parametrize(("family", "quantization", "dtype", "size"), mostly_long(CASES, *OF_EACH))
 def test_activations_are_what_a_real_forward_pass_leaves_alive(folders, family, quantization, dtype, size):
     recipe, base = made(folders[family], family, quantization, dtype)
     real, _ = measured(base, recipe, *size, 5)
@@ -147,7 +153,7 @@ def test_activations_where_only_some_layers_have_an_adapter(folders):
         assert estimate == pytest.approx(real, rel=0.15)
 
 
-@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.needs_storage])
+@pytest.mark.parametrize("method", mostly_long(TRACED, *WAYS))
 def test_activations_of_every_method_that_can_be_made_without_storage(folders, method):
     recipe, base = made(folders["llama"], "llama", "none", method__name=method, **OWN)
     real, _ = measured(base, recipe, 4, 48, 5)
@@ -191,11 +197,14 @@ class Launched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+LAUNCHED = [("lora", "nf4"), ("lora", "int8"), ("lora", "none"), ("dora", "nf4"), ("adalora", "none"), ("ia3", "nf4")]
+LAUNCHED += [("bitfit", "none"), ("prompt_tuning", "nf4"), ("oft", "none"), ("full", "none")]
+
+
 @pytest.mark.parametrize(
     ("method", "quantization"),
-    [("lora", "nf4"), ("lora", "int8"), ("lora", "none"), ("dora", "nf4"), ("adalora", "none"), ("ia3", "nf4"),
-     ("bitfit", "none"), ("prompt_tuning", "nf4"), ("oft", "none"), ("full", "none")],
-)  # fmt: skip
+    mostly_long(LAUNCHED, ("lora", "nf4"), ("lora", "int8"), ("adalora", "none"), ("full", "none")),
+)
 def test_operations_are_those_of_a_real_step(folders, method, quantization):
     recipe, base = made(folders["qwen3"], "qwen3", quantization, "bfloat16", method__name=method, **OWN)
     model, inputs = adapted(base, recipe), batch(2, 24, 5, 300)
@@ -223,7 +232,7 @@ def test_quantized_layers_have_operations_of_their_own(folders, quantization):
     assert launched[quantization] - launched["none"] == pytest.approx(3 * layers * (1 + BACKWARD_OPERATIONS), abs=2)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", mostly_long(["float32", "bfloat16"], "bfloat16"))
 def test_the_peak_is_activations_and_logits(folders, dtype):
     recipe, base = made(folders["tiny-office"], "tiny-office", "none", dtype)
     _, most = measured(base, recipe, 4, 80, 78)
@@ -295,6 +304,7 @@ def test_memory_that_programs_use_is_not_available(monkeypatch):
     assert 2**20 < available_memory() < psutil.virtual_memory().total - psutil.Process().memory_full_info().uss
 
 
+@pytest.mark.long
 def test_a_model_of_billions_is_estimated_from_its_configuration_alone(tmp_path):
     from transformers import Qwen3Config
 

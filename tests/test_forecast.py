@@ -55,7 +55,7 @@ def test_loading_is_estimated_from_a_run_that_had_to_load_the_base_and_not_from_
     for forget in (True, False):
         if forget:
             load.forget_bases()
-        run = plan.prepare(small_recipe(budget__steps=2, evaluation__rows=1))
+        run = plan.prepare(small_recipe(budget__steps=2, evaluation__rows=1, evaluation__max_new_tokens=1))
         list(train(run))
         start_up = run.last_event("start")["start_up"]
         if forget:
@@ -65,10 +65,10 @@ def test_loading_is_estimated_from_a_run_that_had_to_load_the_base_and_not_from_
 
 
 def test_the_pace_of_an_earlier_run_corrects_the_next_estimate():
-    before = foreseen(budget__steps=20)
-    run = plan.prepare(small_recipe(budget__steps=20))
+    before = foreseen(budget__steps=8)
+    run = plan.prepare(small_recipe(budget__steps=8))
     list(train(run))
-    after = foreseen(budget__steps=20)
+    after = foreseen(budget__steps=8)
     assert not before["measured"]
     assert after["measured"]
     taken = run.last_event("end")["seconds_per_step"]

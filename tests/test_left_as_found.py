@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import small_recipe
+from conftest import mostly_long, small_recipe
 
 from tuner import runs
 from tuner.errors import TunerError
@@ -16,6 +16,8 @@ from tuner.models.fetch import base_of
 from tuner.planning import plan
 from tuner.training import failures, window
 from tuner.training.window import Window, train
+
+pytestmark = pytest.mark.usefixtures("no_estimates")
 
 QUICK = {"budget__steps": 2, "evaluation__rows": 1, "evaluation__max_new_tokens": 1}
 # Methods of each way to attach: PEFT's layers, with a schedule, copies of the base's weights, hooks, tokens in front.
@@ -61,7 +63,10 @@ def facts(base: torch.nn.Module) -> dict[str, tuple]:
     }
 
 
-@pytest.mark.parametrize(("method", "times"), [(method, 10 if method == "lora" else 2) for method in KINDS])
+TIMES = [(method, 3 if method == "lora" else 2) for method in KINDS]
+
+
+@pytest.mark.parametrize(("method", "times"), mostly_long(TIMES, ("lora", 3), ("full", 2), ("prompt_tuning", 2)))
 def test_trainings_leave_their_base_exactly_as_they_found_it(make, method, times):
     first = make(method, budget__steps=1)
     first.write_json("evaluation.json", {})  # training alone
@@ -149,10 +154,11 @@ def test_an_8_bit_base_keeps_nothing_of_the_rows_that_it_has_seen(make):
     assert live_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("method", "end"),
-    [*(("lora", end) for end in ENDS), *product(["adalora", "full"], ["finished", "failed", "out of memory"])],
-)
+JOBS = [*(("lora", end) for end in ENDS), *product(["adalora", "full"], ["finished", "failed", "out of memory"])]
+QUICKLY = [*(("lora", end) for end in ("finished", "failed", "refused", "out of memory")), ("full", "finished")]
+
+
+@pytest.mark.parametrize(("method", "end"), mostly_long(JOBS, *QUICKLY))
 def test_after_a_job_the_memory_holds_what_it_held_before_to_the_byte(make, monkeypatch, method, end):
     run = make(method)
     list(train(runs.Run(shutil.copytree(run.path, run.path.parent / "warm"))))  # what is made once in a process

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import mostly_long
 
 from tuner import gpu
 from tuner.errors import TunerError
@@ -85,7 +86,7 @@ def test_an_8_bit_base_remembers_no_batch(mine):
     assert live_bytes() == before
 
 
-@pytest.mark.parametrize("place", ["merge", "_save", "_compare"])
+@pytest.mark.parametrize("place", mostly_long(["merge", "_save", "_compare"], "_compare"))
 def test_a_merge_leaves_nothing_behind_wherever_it_fails(mine, monkeypatch, place):
     base = load.shared_base(base_of(mine))
     before = live_bytes()

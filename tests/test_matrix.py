@@ -13,7 +13,7 @@ from itertools import cycle, islice
 import fresh
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, mostly_long
 from reload import logits
 from tiny import FAMILIES, tiny_model
 
@@ -28,9 +28,11 @@ from tuner.methods.registry import METHODS
 from tuner.models.fetch import base_of
 from tuner.models.load import shared_base
 from tuner.models.shape import shape_of
-from tuner.planning import forecast, plan
+from tuner.planning import plan
 from tuner.recipe import Recipe
 from tuner.training.window import Window, train
+
+pytestmark = pytest.mark.usefixtures("no_estimates")
 
 WORDS = ["report", "meeting", "friday", "help", "answer", "question", "thank", "great", "send", "please"]
 TEXTS = [f"{a} the {b} by {c}" for a, b, c in zip(WORDS, WORDS[3:] + WORDS[:3], WORDS[5:] + WORDS[:5])] * 2
@@ -68,12 +70,6 @@ def combinations(whole: bool) -> list[tuple[tuple[str, str], str, str]]:
         place = next(p for p in islice(cycle(PLACES), i, None) if p[1] in row.tasks)
         places.append((place, name, row.quantizations[i % len(row.quantizations)]))
     return sorted(places)  # so that runs of one base model follow each other, and it is loaded once
-
-
-@pytest.fixture(autouse=True)
-def no_estimates(monkeypatch):
-    """Estimates of memory would take a third of the time: they have tests of their own."""
-    monkeypatch.setattr(forecast, "_memory", lambda *arguments: None)
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +199,10 @@ IN_16_BITS = [
     ("bert", "classification", "lora_ia3", "nf4"),
     ("bert", "classification", "bitfit", "none"),
 ]
+QUICK = [case for case in IN_16_BITS if case[2] in ("layernorm", "llama_adapter", "lora_ia3")]
 
 
-@pytest.mark.parametrize(("family", "task", "method", "quantization"), IN_16_BITS)
+@pytest.mark.parametrize(("family", "task", "method", "quantization"), mostly_long(IN_16_BITS, *QUICK))
 def test_what_is_trained_in_float32_computes_on_a_16_bit_base_wherever_it_answers(
     family, task, method, quantization, bases, tmp_path
 ):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import in_order, small_recipe
+from conftest import in_order, mostly_long, small_recipe
 from torch import nn
 
 from tuner.errors import TunerError
@@ -14,6 +14,8 @@ from tuner.planning.pace import PACES, pace_key, recall
 from tuner.runs import RUNS, Run
 from tuner.training import micro_batches, window
 from tuner.training.window import train
+
+pytestmark = pytest.mark.usefixtures("no_estimates")
 
 ELSEWHERE = [  # where cuBLAS, the driver and this machine ask for memory themselves
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
@@ -46,7 +48,7 @@ def fails_with():
         handle.remove()
 
 
-@pytest.mark.parametrize("message", ELSEWHERE)
+@pytest.mark.parametrize("message", mostly_long(ELSEWHERE, ELSEWHERE[0]))
 def test_memory_that_runs_out_outside_the_allocator_splits_the_batch_too(run, fails_with, message):
     fails_with(message, rows=2)
     list(train(run))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import fresh
 import psutil
 import pytest
 import torch
@@ -25,6 +26,8 @@ from tuner.planning import plan
 from tuner.runs import Run
 from tuner.training.window import train
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 METHODS = ["lora", "full", "layernorm", "ia3"]
 
 
@@ -33,7 +36,12 @@ def several(tmp_path_factory) -> dict[str, Run]:
     """A run of each of these methods on one base."""
     made = {}
     for name in METHODS:
-        settings = {"training__learning_rate": 0.02, "budget__steps": 2, "evaluation__rows": 1}
+        settings = {
+            "training__learning_rate": 0.02,
+            "budget__steps": 2,
+            "evaluation__rows": 1,
+            "evaluation__max_new_tokens": 1,
+        }
         recipe = small_recipe(method__name=name, method__rank="auto", model__quantization="none", **settings)
         made[name] = plan.prepare(recipe, path=tmp_path_factory.mktemp("several") / name)
         list(train(made[name]))
@@ -73,7 +81,10 @@ def one_by_one(shares: dict[Run, float]) -> dict[str, torch.Tensor]:
     return weights
 
 
-@pytest.mark.parametrize("names", [("lora", "ia3"), ("full", "lora"), ("layernorm", "lora", "full")])
+@pytest.mark.parametrize(
+    "names",
+    [("lora", "ia3"), ("full", "lora"), pytest.param(("layernorm", "lora", "full"), marks=pytest.mark.long)],
+)
 def test_a_weighted_merge_reads_the_base_once_and_gives_what_merging_each_run_alone_gives(
     names, several, loads, tmp_path, monkeypatch
 ):
@@ -95,6 +106,7 @@ def test_on_zerogpu_a_merge_takes_no_window_where_a_cpu_has_room(mine, monkeypat
 
     monkeypatch.setattr(gpu, "ZERO", True)
     monkeypatch.setattr(gpu, "_window", window)
+    monkeypatch.setattr(cpu_process.sys, "executable", fresh.PYTHON)
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")  # which the process must not see: it would report to the platform
     monkeypatch.setenv("SPACES_ZERO_DEVICE_API_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -186,6 +198,7 @@ def test_the_end_of_a_process_on_the_cpu_is_a_sentence_or_nothing_if_it_broke(co
     assert "a traceback" in caplog.text
 
 
+@pytest.mark.long
 def test_a_merge_that_a_training_overtakes_is_that_of_the_newer_adapter(several, monkeypatch, tmp_path):
     mine = Run(shutil.copytree(several["lora"].path, tmp_path / "mine"))
     expected, compare, overtaken = merge.merge(mine), merge._compare, []

@@ -1,7 +1,7 @@
 """What each method would cost on the same base and rows, and why a method can't be attached."""
 
 import pytest
-from conftest import small_recipe
+from conftest import mostly_long, small_recipe
 from tables import CSV, table
 
 from tuner import runs
@@ -83,7 +83,7 @@ def test_a_method_that_cannot_be_used_has_its_reason_and_no_figures_unless_it_is
         assert quantized[name] == {"name": name}
 
 
-@pytest.mark.parametrize("tight", ["full", "lora"])
+@pytest.mark.parametrize("tight", mostly_long(["full", "lora"], "full"))
 def test_a_method_that_fits_with_fewer_rows_per_step_is_not_refused(monkeypatch, tight):
     recipe = recipe_of(training__batch_size="auto", data__max_rows=None, budget__epochs=3)
     monkeypatch.setattr(method_costs, "METHODS", {name: METHODS[name] for name in ("ia3", "lora", "full")})

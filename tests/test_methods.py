@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 import test_matrix
 import torch
-from conftest import small_recipe
+from conftest import mostly_long, small_recipe
 from peft.tuners.ia3 import IA3Layer
 from safetensors.torch import load_file
 from tiny import DECODER, FAMILIES, GROUPED, tiny_model
@@ -32,6 +32,8 @@ from tuner.tasks import TASKS
 from tuner.training.clock import Clock
 from tuner.training.window import train
 from tuner.ui import form
+
+pytestmark = pytest.mark.usefixtures("no_estimates")
 
 ASKED = {
     *("lora", "qlora", "rslora", "dora", "adalora", "ia3", "prompt_tuning", "prefix_tuning", "p_tuning"),
@@ -106,7 +108,7 @@ def test_bitfit_gives_a_base_without_biases_new_ones_though_its_new_head_has_one
 ELSEWHERE = {"qwen3": "generation", "gpt2": "generation", "t5": "seq2seq", "distilbert": "token_classification"}
 
 
-@pytest.mark.parametrize("family", ELSEWHERE)
+@pytest.mark.parametrize("family", mostly_long(ELSEWHERE, "gpt2", "distilbert"))
 def test_a_rows_formula_holds_on_other_architectures_and_beside_a_new_head(bases, family):
     counted = 0
     for name in METHODS:
@@ -266,13 +268,13 @@ def test_a_new_row_is_all_that_a_new_method_takes(monkeypatch, capsys, tmp_path)
     monkeypatch.setitem(METHODS, "made_up", MADE_UP)
     assert cli.main(["methods", "--json"]) == 0
     assert "made_up" in {row["name"] for row in json.loads(capsys.readouterr().out)["methods"]}
-    wanted = small_recipe(method__name="made_up", method__rank="auto")
+    wanted = small_recipe(method__name="made_up", method__rank="auto", budget__steps=2, evaluation__rows=2)
     checked = plan.check(wanted)
     assert {"setting": "rank", "value": 2, "reason": "Made up's default"} in checked.plan["chosen"]
     run = plan.prepare(wanted, path=tmp_path / "run")
-    assert [e["step"] for e in train(run) if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [e["step"] for e in train(run) if e["event"] == "step"] == [1, 2]
     assert run.status == "finished"
-    assert run.read_json("evaluation.json")["rows"] == 4
+    assert run.read_json("evaluation.json")["rows"] == 2
     stored = load_file(run.adapter / "adapter_model.safetensors")
     assert sum(t.numel() for t in stored.values()) == run.plan["trainable_parameters"]
     assert cli.main(["chat", str(run.path), "--prompt", "yo", "--json", "--max-new-tokens", "4"]) == 0
@@ -401,7 +403,7 @@ def test_all_problems_of_a_method_are_reported_together(bases):
 
 # A run that is cut in two ends as one that is not
 
-OFTEN = {"training__checkpoint_seconds": 0.01, "evaluation__loss_every": 0, "evaluation__rows": 2}
+BRIEFLY = {"evaluation__rows": 1, "evaluation__max_new_tokens": 1}
 
 
 @pytest.fixture
@@ -410,7 +412,7 @@ def whole_and_parted(tmp_path, monkeypatch):
     goes_on = Clock.is_time_to_leave
 
     def made(at: int, **settings) -> tuple:
-        wanted = small_recipe(**OFTEN, **settings)
+        wanted = small_recipe(**BRIEFLY, **settings)
         whole, parted = (plan.prepare(wanted, path=tmp_path / name) for name in ("whole", "parted"))
         list(train(whole))
         with monkeypatch.context() as patch:
@@ -439,7 +441,7 @@ def singular_values(run) -> torch.Tensor:
 RESUMED = ["prefix_tuning", "bottleneck", "ia3", "full", "lora_ia3", "p_tuning", "bitfit"]
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", mostly_long(RESUMED, "prefix_tuning", "bottleneck", "lora_ia3"))
 def test_a_run_of_any_method_that_is_cut_in_two_ends_with_the_same_adapter_bit_for_bit(whole_and_parted, name):
     settings = {"method__name": name, "method__rank": "auto", "model__quantization": "none"}
     whole, parted = whole_and_parted(3, **settings)
@@ -448,14 +450,15 @@ def test_a_run_of_any_method_that_is_cut_in_two_ends_with_the_same_adapter_bit_f
 
 
 def test_adalora_drops_ranks_and_goes_on_bit_for_bit_in_the_midst_of_it(whole_and_parted):
-    whole, parted = whole_and_parted(12, method__name="adalora", budget__steps=20)
+    whole, parted = whole_and_parted(6, method__name="adalora", model__quantization="none", budget__steps=10)
     assert files(parted) == files(whole)
     assert_ranks_were_dropped(whole)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("time_to_train")
 def test_adalora_drops_its_ranks_where_the_steps_are_not_known_beforehand(tmp_path):
-    run = plan.prepare(small_recipe(**OFTEN, method__name="adalora", budget__seconds=4), path=tmp_path / "run")
+    run = plan.prepare(small_recipe(**BRIEFLY, method__name="adalora", budget__seconds=4), path=tmp_path / "run")
     assert run.plan["steps"] is None
     list(train(run))
     assert_ranks_were_dropped(run)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import in_order, plain, small_recipe
+from conftest import in_order, mostly_long, plain, small_recipe
 from test_matrix import ROWS, small_run
 from tiny import FAMILIES, tiny_model
 from torch import nn
@@ -26,7 +26,10 @@ from tuner.training.micro_batches import MicroBatch
 from tuner.training.window import Window, train
 from tuner.ui import progress, render
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 OFTEN = {"training__checkpoint_seconds": 0.01}  # a checkpoint after every step
+BRIEFLY = {"budget__steps": 3, "evaluation__rows": 2, "evaluation__max_new_tokens": 1}
 
 
 def weights(run: runs.Run) -> bytes:
@@ -46,9 +49,17 @@ def make(tmp_path):
     """A prepared run of the small recipe with batches of 4 rows; its folder's name counts up."""
 
     def make(**settings) -> runs.Run:
-        return plan.prepare(small_recipe(**settings), path=tmp_path / f"run{len(list(tmp_path.iterdir()))}")
+        return plan.prepare(small_recipe(**BRIEFLY | settings), path=tmp_path / f"run{len(list(tmp_path.iterdir()))}")
 
     return make
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> runs.Run:
+    """A run whose batches all fit, which those in parts are held against."""
+    run = plan.prepare(small_recipe(**BRIEFLY), path=tmp_path_factory.mktemp("whole") / "run")
+    list(train(run))
+    return run
 
 
 @pytest.fixture
@@ -126,7 +137,7 @@ def gradients(window: Window, inputs: dict, rows: int) -> tuple[float, dict[str,
     return loss.item(), {n: p.grad.clone() for n, p in window.model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize(("task", "family", "method"), LEARNERS)
+@pytest.mark.parametrize(("task", "family", "method"), mostly_long(LEARNERS, *LEARNERS[:3]))
 def test_gradients_of_a_step_in_parts_are_those_of_the_whole_batch(built, task, family, method):
     window = built(task, family, method)
     rows = [window.trainer.train_dataset[i] for i in next(iter(window.trainer.batches))][:7]
@@ -155,9 +166,8 @@ def test_a_batch_that_fits_takes_the_trainers_own_step(built, monkeypatch):
 # Memory that runs out
 
 
-def test_a_run_that_runs_out_of_memory_goes_on_in_parts_with_the_same_result(make, hold_at_most):
-    whole, parts = make(), make()
-    list(train(whole))
+def test_a_run_that_runs_out_of_memory_goes_on_in_parts_with_the_same_result(make, whole, hold_at_most):
+    parts = make()
     hold_at_most(1)
     list(train(parts))
     assert told(whole) == []
@@ -197,7 +207,7 @@ def test_a_step_that_ran_out_of_memory_is_repeated_with_its_own_random_numbers(m
 
 def test_a_resumed_run_begins_with_the_rows_of_its_checkpoint(make, hold_at_most, monkeypatch):
     hold_at_most(2)
-    whole, parted = make(**OFTEN), make(**OFTEN)
+    whole, parted = (make(**OFTEN, budget__steps=6) for _ in range(2))
     list(train(whole))
     for event in train(parted):
         if event["event"] == "step" and event["step"] == 2:
@@ -218,7 +228,7 @@ def test_a_single_row_that_does_not_fit_ends_the_run(make, hold_at_most):
 
 
 def test_heldout_losses_are_measured_in_parts_too(make, hold_at_most, monkeypatch):
-    whole, parts = make(evaluation__loss_every=3), make(evaluation__loss_every=3)
+    whole, parts = (make(evaluation__loss_every=3, evaluation__rows=4) for _ in range(2))
     list(train(whole))
     hold_at_most(2, training=False)
     monkeypatch.setattr(answers, "BATCH", 1)  # base and adapter answer a prompt in a batch of two
@@ -310,10 +320,8 @@ def test_a_single_row_that_will_not_fit_is_refused_before_the_first_step(begin):
     assert in_order(str(caught.value), "Run run needs about 0 MB of the GPU's memory", "only 0 MB", "data.max_length")
 
 
-def test_a_run_on_a_fuller_card_than_planned_for_trains_in_parts_from_its_first_step(make, card, monkeypatch):
-    whole, parts = make(), make()
-    card.free = 10**12
-    list(train(whole))
+def test_a_run_on_a_fuller_card_than_planned_for_trains_in_parts_from_its_first_step(make, whole, card):
+    parts = make()
     memory = {"adapter": 10**9, "activations": 3 * 10**9, "logits": 10**9}
     parts.write_json("plan.json", parts.plan | {"forecast": {"memory": memory}})
     card.free = 3 * 10**9

@@ -20,6 +20,8 @@ from tuner.recipe import Recipe
 from tuner.training import trainer, window
 from tuner.training.window import Window, train
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 FEW = {"budget__steps": 2, "evaluation__rows": 1, "evaluation__max_new_tokens": 1}
 SENTENCE = (
     "Tuner trains on one GPU, and this is one of 2 processes. Start it without `accelerate launch` or torchrun, or "

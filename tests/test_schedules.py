@@ -14,6 +14,8 @@ from tuner.models.losses import collate, mean_loss
 from tuner.planning import plan
 from tuner.training.window import train
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 RANK = 4
 ROWS = collate([{"input_ids": list(range(5, 25)), "labels": list(range(5, 25))}])
 

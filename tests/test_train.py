@@ -8,7 +8,7 @@ from pathlib import Path
 import fresh
 import pytest
 import torch
-from conftest import ROOT, in_order, small_recipe
+from conftest import ROOT, in_order, mostly_long, small_recipe
 from safetensors import safe_open
 from safetensors.torch import save as serialize
 
@@ -24,10 +24,13 @@ from tuner.training.clock import PACE_STEPS, Clock
 from tuner.training.trainer import decay
 from tuner.training.window import Window, train
 
+pytestmark = pytest.mark.usefixtures("no_estimates")
+
 # What plan.json held before runs had a format.
 FIRST_PLAN = ("rows", "heldout_rows", "steps_per_epoch", "steps", "epochs", "seconds", "settings", "revision")
 FIRST_PLAN += ("trainable_parameters", "warnings", "chosen")
 OFTEN = {"training__checkpoint_seconds": 0.01}  # a checkpoint after every step
+BRIEFLY = {"evaluation__rows": 1, "evaluation__max_new_tokens": 1}  # for scores that nobody reads
 
 
 def weights(run: runs.Run) -> bytes:
@@ -54,7 +57,7 @@ def make(tmp_path):
     """A prepared run of the small recipe; its folder's name counts up."""
 
     def make(**settings) -> runs.Run:
-        return plan.prepare(small_recipe(**settings), path=tmp_path / f"run{len(list(tmp_path.iterdir()))}")
+        return plan.prepare(small_recipe(**BRIEFLY | settings), path=tmp_path / f"run{len(list(tmp_path.iterdir()))}")
 
     return make
 
@@ -62,27 +65,29 @@ def make(tmp_path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run that the interrupted ones are held against."""
-    run = plan.prepare(small_recipe(budget__steps=9, **OFTEN), path=tmp_path_factory.mktemp("whole") / "run")
+    run = plan.prepare(
+        small_recipe(budget__steps=9, **BRIEFLY, **OFTEN), path=tmp_path_factory.mktemp("whole") / "run"
+    )
     list(train(run))
     return run
 
 
 def test_it_learns_and_says_so_while_it_runs(make):
-    run = make(budget__steps=30, evaluation__loss_every=10, training__learning_rate=5e-3)
+    run = make(budget__steps=12, evaluation__loss_every=4, training__learning_rate=5e-3)
     events = [e for e in train(run) if e["event"] != "heartbeat"]
     kinds = [e["event"] for e in events]
     assert kinds[0] == "start"
     assert "end" in kinds
     assert kinds[-1] == "evaluation"
     reported = [e for e in events if e["event"] == "step"]
-    assert [e["step"] for e in reported] == list(range(1, 31))
+    assert [e["step"] for e in reported] == list(range(1, 13))
     assert {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "seconds", "seconds_to_go"} <= set(
         reported[0]
     )
     heldout = [e["loss"] for e in events if e["event"] == "heldout"]
-    assert [e["step"] for e in events if e["event"] == "heldout"][:: len(heldout) - 1] == [0, 30]
+    assert [e["step"] for e in events if e["event"] == "heldout"][:: len(heldout) - 1] == [0, 12]
     assert heldout[-1] < heldout[0]
-    assert reported[-1]["learning_rate"] < reported[15]["learning_rate"]
+    assert reported[-1]["learning_rate"] < reported[5]["learning_rate"]
     assert run.status == "finished"
     stored = [e for e in run.events() if e["event"] != "heartbeat"]
     assert stored == events
@@ -175,7 +180,7 @@ def test_a_closed_tab_stops_the_run_and_it_goes_on_to_the_same_end(make, whole):
 
 
 def test_dropout_is_resumed_to_the_bit_too(make):
-    settings = OFTEN | {"budget__steps": 8, "method__dropout": 0.2, "evaluation__loss_every": 1}
+    settings = OFTEN | {"budget__steps": 8, "method__dropout": 0.2, "evaluation__loss_every": 3}
     whole, parted = make(**settings), make(**settings)
     list(train(whole))
     for event in train(parted):
@@ -191,7 +196,7 @@ def flip(file: Path, place: int) -> None:
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("place", [-1000, 40, 3])
+@pytest.mark.parametrize("place", mostly_long([-1000, 40, 3], -1000))
 def test_a_flipped_bit_in_the_newest_checkpoint_is_seen_and_the_one_before_is_taken(make, whole, place):
     run = make(budget__steps=9, **OFTEN)
     for event in train(run):
@@ -220,6 +225,7 @@ def test_a_run_of_the_first_version_goes_on(make, whole):
     assert weights(run) == weights(whole)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("time_to_train")
 def test_a_run_of_the_first_version_with_a_budget_in_seconds_goes_on(make):
     """Its marks told no step, its windows no start-up."""
@@ -242,6 +248,7 @@ def test_a_run_of_a_newer_version_is_refused_in_plain_words(make):
         list(train(run))
 
 
+@pytest.mark.long
 def test_a_broken_newest_checkpoint_is_passed_over_for_the_one_before(make, whole):
     run = make(budget__steps=9, **OFTEN)
     for event in train(run):
@@ -357,7 +364,7 @@ def test_a_run_that_breaks_otherwise_or_further_on_may_be_resumed(make, poison):
 
 
 def test_scoring_that_breaks_twice_says_so_and_goes_on_once_it_can(make, monkeypatch):
-    run = make()
+    run = make(budget__steps=1)
 
     def broken(*arguments):
         raise IndexError("no such answer")
@@ -372,7 +379,7 @@ def test_scoring_that_breaks_twice_says_so_and_goes_on_once_it_can(make, monkeyp
 
 
 def test_scoring_that_came_further_before_it_broke_again_may_be_resumed(make, monkeypatch):
-    run, answer = make(), answers._answer
+    run, answer = make(budget__steps=1, evaluation__rows=4), answers._answer
     monkeypatch.setattr(answers, "BATCH", 2)
 
     def break_after(batches: int) -> None:
@@ -402,13 +409,13 @@ def test_a_learning_rate_that_blows_up_is_named_as_the_cause(make):
 
 @pytest.mark.usefixtures("time_to_train")
 def test_a_budget_in_seconds_becomes_steps_after_the_first_ones_and_the_rate_lands(make):
-    run = make(budget__seconds=4)
+    run = make(budget__seconds=5)
     events = list(train(run))
     marks = [(e["at"], e["steps"]) for e in events if e["event"] == "schedule"]
     reported = [e for e in events if e["event"] == "step"]
     end = next(e for e in events if e["event"] == "end")
     assert marks
-    assert 0.7 * 4 < end["seconds"] <= 4
+    assert 0.7 * 5 < end["seconds"] <= 5
     assert end["step"] == reported[-1]["step"]
     assert reported[-1]["learning_rate"] < 0.1 * max(e["learning_rate"] for e in reported)
 
@@ -431,19 +438,19 @@ def test_a_resumed_budget_walks_by_the_marks_that_were_written_down(make):
 
 
 def test_a_run_longer_than_its_windows_goes_on_in_the_next_to_the_same_end(make, monkeypatch):
-    settings = {"budget__steps": 30, "training__batch_size": 2, "evaluation__loss_every": 0}
+    settings = {"budget__steps": 8, "training__batch_size": 2, "evaluation__rows": 4}
     whole, parted = make(**settings), make(**settings)
     list(train(whole))
     leave = Clock.is_time_to_leave
     with monkeypatch.context() as patch:
-        # However fast the machine is, a window is over after twelve steps.
-        patch.setattr(Clock, "is_time_to_leave", lambda c, step: "window" if c.steps_done == 12 else leave(c, step))
-        for done in (12, 24):
+        # However fast the machine is, a window is over after three steps.
+        patch.setattr(Clock, "is_time_to_leave", lambda c, step: "window" if c.steps_done == 3 else leave(c, step))
+        for done in (3, 6):
             list(train(parted, window=60))
             assert (parted.status, newest(parted)) == ("paused", done)
         list(train(parted, window=60))
     assert parted.status == "finished"
-    assert [e["step"] for e in parted.events() if e["event"] == "start"] == [0, 12, 24]
+    assert [e["step"] for e in parted.events() if e["event"] == "start"] == [0, 3, 6]
     assert weights(parted) == weights(whole)
     assert parted.read_json("evaluation.json")["rows"] == 4
 
@@ -459,7 +466,7 @@ def test_a_window_in_seconds_is_left_in_mid_run(make):
 
 
 def test_a_window_too_short_for_one_step_is_said_plainly_and_the_run_can_go_on(make):
-    run = make()
+    run = make(budget__steps=1)
     with pytest.raises(TunerError, match="over before the first step"):
         list(train(run, window=0.01))
     assert run.status == "failed"
@@ -467,6 +474,7 @@ def test_a_window_too_short_for_one_step_is_said_plainly_and_the_run_can_go_on(m
     assert run.status == "finished"
 
 
+@pytest.mark.long
 def test_a_process_killed_while_it_scores_leaves_a_run_that_can_still_be_scored(make):
     run = make(evaluation__rows=40, evaluation__max_new_tokens=64, data__max_rows=80, data__heldout=40)
     kill_after(start_in_a_process(run), "evaluating")
@@ -479,7 +487,7 @@ def test_a_process_killed_while_it_scores_leaves_a_run_that_can_still_be_scored(
 
 
 def test_scoring_that_does_not_fit_a_window_takes_fewer_rows_at_once_until_it_does(make):
-    run = make(evaluation__rows=32, evaluation__max_new_tokens=64, data__max_rows=80, data__heldout=40)
+    run = make(budget__steps=1, evaluation__rows=32, data__max_rows=80, data__heldout=40)
     for event in train(run):
         if event["event"] == "evaluating":
             run.stop()
@@ -493,7 +501,7 @@ def test_scoring_that_does_not_fit_a_window_takes_fewer_rows_at_once_until_it_do
 
 
 def test_an_answer_longer_than_a_window_is_said_plainly_instead_of_asked_for_again_and_again(make):
-    run = make()
+    run = make(budget__steps=1, evaluation__rows=4)
     for event in train(run):
         if event["event"] == "evaluating":
             run.stop()
@@ -504,7 +512,7 @@ def test_an_answer_longer_than_a_window_is_said_plainly_instead_of_asked_for_aga
 
 
 def test_what_was_made_of_a_stopped_runs_adapter_does_not_outlive_it(make):
-    run = make(budget__steps=8)
+    run = make(budget__steps=8, evaluation__rows=4)
     for event in train(run):
         if event["event"] == "step" and event["step"] == 2:
             run.stop()
@@ -533,6 +541,7 @@ def test_a_budget_over_before_the_first_step_is_no_finished_run(make):
     assert run.status == "failed"
 
 
+@pytest.mark.long
 def test_a_base_that_was_trained_on_serves_the_next_run_unchanged(make, whole):
     """Two runs in one process share the loaded base: the second is what it would have been alone."""
     list(train(make(budget__steps=3, method__rank=8)))
@@ -541,7 +550,7 @@ def test_a_base_that_was_trained_on_serves_the_next_run_unchanged(make, whole):
     assert weights(run) == weights(whole)
 
 
-@pytest.mark.parametrize("quantization", ["int8", "none"])
+@pytest.mark.parametrize("quantization", mostly_long(["int8", "none"], "none"))
 def test_other_ways_of_holding_the_base_train_too(make, quantization):
     run = make(model__quantization=quantization, budget__steps=3)
     list(train(run))
