@@ -17,7 +17,7 @@ from tuner.ui.visitor import ANYBODY
 pytest_plugins = ["browser"]
 
 PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
-STEPS = 150  # of four rows: some 10 s of training, so that there is time to reload
+STEPS = 90  # of four rows: some 4 s of training, so that there is time to reload
 OWN_ROW = '#runs .t-row:not([data-run="example"])'
 PHONE = {"width": 390, "height": 844}
 # What Gradio itself says when a page is left while it listens.
