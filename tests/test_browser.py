@@ -142,6 +142,7 @@ def test_problems_stand_in_place_and_nothing_typed_is_lost(visit):
     expect(page.locator("#card")).to_contain_text("per epoch")
 
 
+@pytest.mark.long
 def test_markup_in_rows_is_shown_as_text_wherever_it_is_shown(visit):
     markup = "<b class=planted>x</b>"
     page = visit()

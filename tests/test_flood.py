@@ -109,7 +109,8 @@ def test_a_flood_from_one_address_is_refused_in_a_sentence_and_others_are_answer
     (joined,) = room.joins(ANN, "quick", 1, "hello")
     assert '["hello"]' in httpx.get(f"{room.url}call/quick/{joined.json()['event_id']}", headers=ANN).text
     # What makes room is not refused.
-    done = httpx.post(f"{room.url}reset", json={"event_id": next(a for a in answers if a.is_success).json()["event_id"]}, headers=EVE)
+    taken = next(answer for answer in answers if answer.is_success).json()
+    done = httpx.post(f"{room.url}reset", json={"event_id": taken["event_id"]}, headers=EVE)
     assert done.status_code == 200
 
 
