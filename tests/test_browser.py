@@ -205,6 +205,7 @@ def test_one_tab_of_an_owner_does_not_forget_the_runs_of_another(visit, url):
         expect(page.locator(OWN_ROW)).to_have_count(1)
 
 
+@pytest.mark.long
 def test_dark_and_a_phones_width(visit, tmp_path):
     page = visit("?__theme=dark", viewport=PHONE)
     expect(page.locator("#card")).to_contain_text("per epoch")
