@@ -122,10 +122,11 @@ def test_the_tables_name_every_endpoint():
 
 def test_a_short_attack_finds_nothing():
     """`make attack` with few cases, of every family, without HTTP and over it."""
-    cases = attack.chosen(attack.INSIDE, 80, seed=0) + attack.chosen(attack.OUTSIDE, 500, seed=0)
-    names = ",".join(case.name for case in cases)
-    tally = attack.run(attack.parser().parse_args(["--only", names, "--processes", "1", "--seconds", "250"]))
-    assert sum(tally.tried.values()) == len(cases) >= 200
+    cases = attack.chosen(attack.INSIDE, 80, seed=0) + attack.chosen(attack.OUTSIDE, 200, seed=0)
+    names = [*(case.name for case in cases if case.family != "link"), "link"]  # all that is tried on another's run
+    only = ["--only", ",".join(names), "--processes", "1", "--seconds", "250"]
+    tally = attack.run(attack.parser().parse_args(only))
+    assert sum(tally.tried.values()) >= 150
     assert tally.tried.keys() == attack.INSIDE.keys() | attack.OUTSIDE.keys()
     assert tally.planted[REFUSE] >= 30
     assert tally.planted[ACCEPT] >= 50
