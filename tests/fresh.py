@@ -6,7 +6,7 @@
 Its processes are forked from a server that has already imported torch and the other libraries, which takes 10 seconds.
 The server imports nothing of `tuner`, and each process has its own environment, folder and standard streams. What the
 environment tells libraries when they are imported is read again where tests change it: which Hub there is, and whether
-to ask it. Only processes on the stage of ZeroGPU can't be forked, because there `spaces` must come before torch.
+to ask it.
 
 The first process starts the server, and all of one test run share it; it ends with the test run.
 """

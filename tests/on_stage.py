@@ -17,10 +17,13 @@ def main(arguments: list[str]) -> None:
         sys.exit(__doc__)
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     # A torch without CUDA cannot be patched by spaces, which leaves alone what it cannot import.
+    torch = sys.modules.pop("torch", None)  # already imported in a process of tests/fresh.py
     sys.modules["torch"] = None
     import spaces
 
     del sys.modules["torch"]
+    if torch:
+        sys.modules["torch"] = torch
     if not spaces.config.Config.zero_gpu:
         sys.exit("spaces does nothing here: the environment of a stage is missing")
     if arguments[0] == "-m":

@@ -5,10 +5,10 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from conftest import ROOT, small_recipe
@@ -29,7 +29,7 @@ class App:
 
     def __init__(self, stage: Stage):
         self.stage = stage
-        command = [sys.executable, str(ROOT / "tests/on_stage.py"), str(ROOT / "tests/drive_faults.py")]
+        command = [fresh.PYTHON, str(ROOT / "tests/on_stage.py"), str(ROOT / "tests/drive_faults.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         environment = os.environ | stage.environment
         self.process = subprocess.Popen(command, **pipes, text=True, env=environment, start_new_session=True)

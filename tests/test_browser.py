@@ -17,7 +17,7 @@ from tuner.ui.visitor import ANYBODY
 pytest_plugins = ["browser"]
 
 PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
-STEPS = 150  # of four rows: some 10 s of training, so that there is time to reload
+STEPS = 90  # of four rows: some 4 s of training, so that there is time to reload
 OWN_ROW = '#runs .t-row:not([data-run="example"])'
 PHONE = {"width": 390, "height": 844}
 # What Gradio itself says when a page is left while it listens.
@@ -142,6 +142,7 @@ def test_problems_stand_in_place_and_nothing_typed_is_lost(visit):
     expect(page.locator("#card")).to_contain_text("per epoch")
 
 
+@pytest.mark.long
 def test_markup_in_rows_is_shown_as_text_wherever_it_is_shown(visit):
     markup = "<b class=planted>x</b>"
     page = visit()
@@ -204,6 +205,7 @@ def test_one_tab_of_an_owner_does_not_forget_the_runs_of_another(visit, url):
         expect(page.locator(OWN_ROW)).to_have_count(1)
 
 
+@pytest.mark.long
 def test_dark_and_a_phones_width(visit, tmp_path):
     page = visit("?__theme=dark", viewport=PHONE)
     expect(page.locator("#card")).to_contain_text("per epoch")

@@ -20,6 +20,7 @@ from tuner.planning import plan
 from tuner.recipe import Method
 from tuner.training.window import train
 
+QUICK = {"evaluation__rows": 1, "evaluation__max_new_tokens": 2}
 FEW = ["data.max_rows=40", "evaluation={rows: 4, max_new_tokens: 4, loss_every: 0}", "training.batch_size=4"]
 PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw"}]
 
@@ -29,7 +30,7 @@ def test_compare_trains_each_method_for_the_same_seconds_on_the_same_base_with_i
     capsys, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(runs, "RUNS", tmp_path)
-    command = ["compare", "corporate", "--methods", "lora,ia3,full", "--seconds", "3", "--json"]
+    command = ["compare", "corporate", "--methods", "lora,ia3,full", "--seconds", "2", "--json"]
     assert main([*command, *(part for setting in FEW for part in ("--set", setting))]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["method"] for row in rows] == ["lora", "ia3", "full"]
@@ -37,10 +38,10 @@ def test_compare_trains_each_method_for_the_same_seconds_on_the_same_base_with_i
         run = runs.open_run(row["run"])
         # Full fine-tuning needs 16-bit weights, so all methods train on them.
         assert run.recipe.model.quantization == "none"
-        assert run.recipe.budget.seconds == 3
+        assert run.recipe.budget.seconds == 2
         width = 256
         assert run.plan["settings"]["learning_rate"] == METHODS[row["method"]].learning_rate(width)
-        assert row["seconds"] <= 3.5
+        assert row["seconds"] <= 2.5
         assert row["steps"] > 0
         assert row["score"] is not None
         assert row["base"] == rows[0]["base"]
@@ -139,7 +140,7 @@ def several(tmp_path_factory):
     folder, made = tmp_path_factory.mktemp("several"), {}
     for name in ("lora", "rslora", "ia3", "prefix_tuning"):
         rate = METHODS[name].learning_rate(256)
-        recipe = small_recipe(method__name=name, method__rank="auto", training__learning_rate=rate)
+        recipe = small_recipe(method__name=name, method__rank="auto", training__learning_rate=rate, **QUICK)
         made[name] = plan.prepare(recipe, path=folder / name)
         list(train(made[name]))
     return made
@@ -170,7 +171,7 @@ def test_switching_adapters_does_not_load_the_base_again(several):
 
 
 def test_adapters_of_different_bases_are_refused_side_by_side(several, tmp_path):
-    other = plan.prepare(small_recipe(model__quantization="none", budget__steps=1), path=tmp_path / "other")
+    other = plan.prepare(small_recipe(model__quantization="none", **QUICK), path=tmp_path / "other")
     list(train(other))
     with pytest.raises(TunerError, match="different bases"):
         load_variants({"a": several["lora"], "b": other})

@@ -98,17 +98,20 @@ def statuses(answers: list[httpx.Response]) -> Counter:
     return Counter(answer.status_code for answer in answers)
 
 
-def test_a_flood_from_one_address_is_refused_in_a_sentence_and_others_are_answered(room):
-    answers = room.joins(EVE, "wait", 250)
-    assert statuses(answers)[200] <= allowance.MOST_WAITING + 1  # one of them is served
-    assert statuses(answers)[429] >= 250 - allowance.MOST_WAITING - 1
+def test_a_flood_from_one_address_is_refused_in_a_sentence_and_others_are_answered(room, monkeypatch):
+    monkeypatch.setattr(allowance, "MOST_WAITING", 20)
+    room.joins(EVE, "wait", 1)
+    assert room.busy.acquire(timeout=20)  # it is served
+    answers = room.joins(EVE, "wait", 50)
+    assert statuses(answers) == {200: 20, 429: 30}
     (refused,) = {answer.text for answer in answers if answer.status_code == 429}
     assert "Your network address, which others may share, has" in refused
     assert httpx.post(f"{room.url}call/quick", json={"data": ["hi"]}, headers=EVE).status_code == 429
     (joined,) = room.joins(ANN, "quick", 1, "hello")
     assert '["hello"]' in httpx.get(f"{room.url}call/quick/{joined.json()['event_id']}", headers=ANN).text
     # What makes room is not refused.
-    done = httpx.post(f"{room.url}reset", json={"event_id": answers[0].json()["event_id"]}, headers=EVE)
+    taken = next(answer for answer in answers if answer.is_success).json()
+    done = httpx.post(f"{room.url}reset", json={"event_id": taken["event_id"]}, headers=EVE)
     assert done.status_code == 200
 
 
@@ -152,6 +155,7 @@ def test_requests_that_are_answered_at_once_count_as_long_as_that_takes(room, mo
     assert statuses(room.joins(EVE, "quick", 1)) == {200: 1}
 
 
+@pytest.mark.long
 def test_a_classroom_behind_one_address_fits_with_the_runs_that_it_may_have(room):
     assert statuses(room.joins(EVE, "follow", 60)) == {200: 60}
     until(lambda: room.waiting() == 0)

@@ -582,7 +582,7 @@ def test_settings_of_the_environment_count():
         "TUNER_WINDOW_SECONDS=45 TUNER_TRAINING_SLOTS=3": "True 42 45.0 3 runs 20.0",
         "TUNER_RUNS=mine TUNER_MAX_RUNS_GB=7": "True 42 45.0 3 mine 7.0",
     }
-    command, given = [sys.executable, "-c", ENVIRONMENTS], "".join(f"{line}\n" for line in settings)
+    command, given = [fresh.PYTHON, "-c", ENVIRONMENTS], "".join(f"{line}\n" for line in settings)
     told = subprocess.run(command, cwd=ROOT, env=clean, input=given, capture_output=True, text=True)
     assert told.stdout.splitlines() == list(settings.values()), told.stderr
 

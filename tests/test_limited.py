@@ -22,6 +22,7 @@ from tuner.ui import checking
 from tuner.ui.visitor import Visitor
 
 TRYING = Limits("Trying this", "Try something else.", 1)
+SHORT = TRYING._replace(seconds=0.5)
 LATE = "Trying this took longer than 1 seconds, so it was stopped. Try something else."
 LARGE = "Trying this needed more than 191 MB of memory, so it was stopped. Try something else."
 BROKEN = "Trying this ended its process: a file is damaged, or needs too much memory. Try something else."
@@ -85,7 +86,7 @@ def test_a_job_streams_what_it_yields_and_is_ended_when_nobody_listens(pool):
 @pytest.mark.parametrize(
     ("job", "arguments", "said"),
     [
-        ("time:sleep", [60], LATE),
+        pytest.param("time:sleep", [60], LATE, marks=pytest.mark.long),
         ("re:fullmatch", ["(a+)+b", "a" * 40], LATE),  # which holds Python's lock, so no thread could end it
         ("builtins:bytearray", [10**9], LARGE),
         ("operator:mul", ["x", 10**9], LARGE),
@@ -128,9 +129,8 @@ def test_a_persons_problem_passes_whole_and_any_other_is_a_bug_with_its_trace():
 
 def test_others_need_not_wait_for_a_slow_job():
     limited.run("builtins:abs", -7, limits=TRYING)
-    slow = [
-        threading.Thread(target=refusal, args=("time:sleep", 60), kwargs={"asker": Asker("eve")}) for _ in range(3)
-    ]
+    given = {"asker": Asker("eve"), "limits": SHORT}
+    slow = [threading.Thread(target=refusal, args=("time:sleep", 60), kwargs=given) for _ in range(3)]
     for thread in slow:
         thread.start()
     for _ in range(10):
@@ -155,8 +155,8 @@ def test_a_visitor_may_not_ask_for_everything_at_once(pool, monkeypatch):
 
 def test_whoever_opens_many_pages_leaves_a_place_to_others():
     limited.run("builtins:abs", -7, limits=TRYING)
-    many = [Asker(f"page {number}", "203.0.113.7") for number in range(6)]
-    slow = [threading.Thread(target=refusal, args=("time:sleep", 60), kwargs={"asker": asker}) for asker in many]
+    many = [{"asker": Asker(f"page {number}", "203.0.113.7"), "limits": SHORT} for number in range(6)]
+    slow = [threading.Thread(target=refusal, args=("time:sleep", 60), kwargs=given) for given in many]
     for thread in slow:
         thread.start()
     for _ in range(10):

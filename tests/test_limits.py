@@ -70,6 +70,7 @@ def test_a_recipe_names_no_path_of_the_server(monkeypatch, tmp_path):
         assert model in problems[0]
 
 
+@pytest.mark.long
 def test_a_file_far_beyond_the_limit_is_not_even_uploaded(tmp_path):
     sizes = {"read.csv": 3 * 2**19, "refused.csv": 5 * 2**19}  # the limit is 1 MB, and one more is told by Tuner
     for name, size in sizes.items():

@@ -136,6 +136,15 @@ def test_an_unknown_method_is_told_with_the_closest_and_with_all():
     assert unknown_method(small_recipe(method__name="ia3")) == []
 
 
+def test_a_method_is_attached_once_to_a_base_however_often_other_settings_change(monkeypatch):
+    attached, attach = [], method_check.attach_on_meta
+    monkeypatch.setattr(method_check, "attach_on_meta", lambda *args: attached.append(args) or attach(*args))
+    method_check._attach.cache_clear()
+    for settings in ({}, {"seed": 5}, {"budget__steps": 9}, {"method__rank": 5}, {"method__rank": 5, "seed": 6}):
+        assert problems(**settings) == []
+    assert len(attached) == 2
+
+
 def test_a_target_that_names_no_layer_is_told_with_those_that_do(monkeypatch):
     monkeypatch.setattr(method_check, "attach_on_meta", lambda *args: 1 / 0)  # not tried after a problem
     has = "It has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj; choose from these, or set it to"
@@ -165,6 +174,7 @@ def test_what_peft_refuses_is_told_in_its_words_on_one_line(monkeypatch, error, 
         raise error
 
     monkeypatch.setattr(method_check, "attach_on_meta", refuse)
+    method_check._attach.cache_clear()
     assert problems(method__rank=3) == [
         f"method.rank: LoRA with rank 3 can't be attached to tiny-office: PEFT says: {reason}. Leave it out (the "
         "default is 16), or choose lora."

@@ -58,13 +58,7 @@ def test_models_of_the_hub_train_by_their_real_names_and_the_shipped_recipe_runs
     assert config["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
     plan = json.loads((tmp_path / "q/plan.json").read_text())
     assert plan["revision"] == hub.repo("Qwen/Qwen3-0.6B").sha
-
-
-def test_a_prepared_run_needs_the_hub_no_more(hub, tmp_path):
-    hub.add_model("Qwen/Qwen3-0.6B", tiny_model(tmp_path / "qwen", "qwen3"))
-    command = ["train", "corporate", "--out", str(tmp_path / "q"), "--set", "model.name=Qwen/Qwen3-0.6B", *FEW]
-    ((status, _, error),) = run_commands(hub.env(tmp_path / "home"), command)
-    assert status == 0, error
+    # A prepared run needs the Hub no more.
     requests = len(hub.seen)
     (tmp_path / "q/evaluation.json").unlink()
     again = ["evaluate", str(tmp_path / "q")], ["chat", str(tmp_path / "q"), "--prompt", "yo", "--max-new-tokens", "2"]

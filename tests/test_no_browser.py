@@ -2,8 +2,8 @@
 
 import os
 import subprocess
-import sys
 
+import fresh
 import pytest
 from conftest import ROOT
 
@@ -18,7 +18,7 @@ def without_chromium(tmp_path) -> dict[str, str]:
 
 @pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
 def test_make_test_ends_with_one_loud_line_and_fails_in_ci_alone(without_chromium, ci, status):
-    command = [sys.executable, "tests/browser.py", "--check"]
+    command = [fresh.PYTHON, "tests/browser.py", "--check"]
     env = without_chromium | {"CI": ci}
     check = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert check.returncode == status, check.stderr
@@ -29,7 +29,7 @@ def test_make_test_ends_with_one_loud_line_and_fails_in_ci_alone(without_chromiu
 
 @pytest.mark.parametrize(("ci", "outcome", "status"), [("", "1 skipped", 0), ("true", "1 error", 1)])
 def test_a_test_of_the_page_does_not_run(without_chromium, ci, outcome, status):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", TEST]
+    command = [fresh.PYTHON, "-m", "pytest", "-p", "no:cacheprovider", TEST]
     env = without_chromium | {"CI": ci}
     result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert result.returncode == status, result.stdout

@@ -9,12 +9,12 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
 
+import fresh
 import pytest
 from conftest import ROOT, small_recipe
 from stage import Stage
@@ -39,7 +39,7 @@ class Driver:
 
     def __init__(self, stage: Stage, **environment: str):
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests/on_stage.py"), str(ROOT / "tests/drive.py")],
+            [fresh.PYTHON, str(ROOT / "tests/on_stage.py"), str(ROOT / "tests/drive.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

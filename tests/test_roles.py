@@ -253,7 +253,7 @@ def test_who_may_do_what(served, world, name):
             assert world.models.merges == ([world.run.id] if role == "owner" else [])
 
 
-def test_fifty_wrong_secrets_change_nothing_and_tell_nothing(served, world):
+def test_wrong_secrets_change_nothing_and_tell_nothing(served, world):
     world = world(CONTINUING)
     others = ownership.claim(copied("another"), ANYBODY)
     wrong = [
@@ -268,7 +268,7 @@ def test_fifty_wrong_secrets_change_nothing_and_tell_nothing(served, world):
         world.secret + "x",
         world.secret.upper(),
     ]
-    wrong += [f"guess {number}" for number in range(50 - len(wrong))]
+    wrong += [f"guess {number}" for number in range(5)]
     before = trace(served, world)
     answers = set()
     for secret in wrong:

@@ -3,10 +3,10 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import fresh
 import pytest
 from conftest import ROOT
 from test_readme import blocks, shell
@@ -64,7 +64,7 @@ def test_the_upload_holds_what_the_app_needs_and_nothing_else_and_starts(checkou
         (space / name).write_bytes(content)
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "TUNER_RUNS")}
     code = "import app, tuner; print(app.page.build().title, tuner.__file__)"
-    started = subprocess.run([sys.executable, "-c", code], cwd=space, env=env, capture_output=True, text=True)
+    started = subprocess.run([fresh.PYTHON, "-c", code], cwd=space, env=env, capture_output=True, text=True)
     assert started.returncode == 0, started.stderr
     assert started.stdout.split() == ["Tuner", str(space / "tuner/__init__.py")]
     assert (space / "runs/example/recipe.yaml").is_file()

@@ -5,11 +5,11 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import fresh
 import pytest
 from stage import Stage
 
@@ -68,7 +68,7 @@ class Caller:
         script.write_text(SCRIPT)
         with Stage() as stage:
             self.process = subprocess.Popen(
-                [sys.executable, str(ON_STAGE), str(script)],
+                [fresh.PYTHON, str(ON_STAGE), str(script)],
                 env=os.environ | stage.environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -316,13 +316,13 @@ def test_a_script_and_a_module_run_as_the_main_one_with_torch_and_spaces(tmp_pat
     what = ["-m", "seen"] if module else [str(tmp_path / "seen.py")]
     with Stage() as stage:
         environment = os.environ | stage.environment | {"PYTHONPATH": str(tmp_path)}
-        command = [sys.executable, str(ON_STAGE), *what, "a", "-b"]
+        command = [fresh.PYTHON, str(ON_STAGE), *what, "a", "-b"]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.stdout.split("\n")[0] == f"['a', '-b'] __main__ {ON_STAGE.parent.parent} torch True", ended.stderr
 
 
 def test_without_a_stage_the_launcher_says_so():
-    command = [sys.executable, str(ON_STAGE), "app.py"]
+    command = [fresh.PYTHON, str(ON_STAGE), "app.py"]
     environment = {k: v for k, v in os.environ.items() if k != "SPACES_ZERO_GPU"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode

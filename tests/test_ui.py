@@ -31,7 +31,8 @@ training: {checkpoint_seconds: 0.5, batch_size: 8}
 budget: {steps: %d}
 evaluation: {rows: 4, max_new_tokens: 8, loss_every: 0}
 """
-FAR = {"training__warmup_steps": 0, "training__learning_rate": 0.02}  # so that six steps are heard
+FAR = {"training__warmup_steps": 0, "training__learning_rate": 0.02, "budget__steps": 6}  # which are heard
+BRIEF = {"budget__steps": 1, "evaluation__rows": 1, "evaluation__max_new_tokens": 2}
 PREFIX = {"method__name": "prefix_tuning", "method__rank": "auto"}
 HUB_AT_HAND = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 ROWS = "prompt,completion\n" + "".join(f"hey can u do task {i},Could you please do task {i}?\n" for i in range(24))
@@ -81,7 +82,7 @@ def trained(url: Served, runs: Path) -> Callable[..., str]:
 
     def run_of(**settings) -> str:
         if (key := str(settings)) not in trained:
-            run = plan.prepare(small_recipe(evaluation__rows=2, **settings), root=runs)
+            run = plan.prepare(small_recipe(**{**BRIEF, **settings}), root=runs)
             list(train(run))
             trained[key] = run.id
         return trained[key]

@@ -116,7 +116,7 @@ def test_a_model_that_is_no_longer_public_is_no_longer_had_from_the_cache(hub, p
     assert "HF_HUB_OFFLINE is set" in away[0]
 
 
-@pytest.mark.parametrize("setting", ["private", "gated"])
+@pytest.mark.parametrize("setting", ["private", pytest.param("gated", marks=pytest.mark.long)])
 def test_whoever_may_still_read_a_model_that_was_closed_does_not_open_it_to_others(setting, hub, people, tmp_path):
     model, alice = hub.add_model("alice/open", BASE, readers=("alice",)), people["alice"]
     expired = ("fetch", "alice/open", "hf_expired")

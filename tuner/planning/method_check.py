@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+from functools import lru_cache
 
 from tuner.data.problems import quoted
 from tuner.methods import spec
@@ -34,12 +35,18 @@ def method_problems(recipe: Recipe, base: Base) -> list[str]:
     if problems or row.needs_storage:
         return problems
     try:
-        attach_on_meta(base, method_key(recipe))
+        _attach(base, method_key(recipe))
     except Exception as error:  # PEFT raises whatever fits
         log.info("%s can't be attached to %s", row.name, recipe.model.name, exc_info=error)
         reason = " ".join(str(error).split())[:LONGEST_REASON].rstrip(". ")
         return [spec.attach_problem(row, recipe, f"PEFT says: {reason or type(error).__name__}")]
     return []
+
+
+@lru_cache(maxsize=256)
+def _attach(base: Base, method: str) -> None:
+    """Attach the method of a `method_key`, once: a recipe is checked again whenever one of its settings changes."""
+    attach_on_meta(base, method)
 
 
 def _target_problems(recipe: Recipe, shape: Shape) -> list[str]:
