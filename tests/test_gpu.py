@@ -40,7 +40,9 @@ def train_until_killed(run: runs.Run) -> tuple[psutil.Process, list[dict]]:
     window = gpu.train(run)
     said = [next(window)]
     (process,) = children() - before
-    process.environment, process.niceness = process.environ(), process.nice()
+    while not (environment := process.environ()):  # which the system sets a moment after the program has begun
+        pass
+    process.environment, process.niceness = environment, process.nice()
     process.kill()
     return process, said + list(window)
 
