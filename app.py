@@ -27,7 +27,8 @@ def main() -> None:
     """Serve the page until it is stopped."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a faster kernel from the Hub on some CPUs
     threading.Thread(target=checking.warm_up, daemon=True).start()
-    page.build().queue(max_size=WAITING, default_concurrency_limit=8).launch(
+    # What waits in a line is not also done at once (/run/), past all others.
+    page.build().queue(max_size=WAITING, default_concurrency_limit=8, api_open=False).launch(
         server_name="0.0.0.0" if "SPACE_ID" in os.environ else None,
         theme=page.theme(),
         css_paths=page.CSS,
@@ -35,6 +36,7 @@ def main() -> None:
         run_history=False,
         mcp_server=False,
         enable_monitoring=False,
+        state_session_capacity=2000,
         max_file_size=MAX_FILE_BYTES + 2**20,  # so that a file just over the limit gets our own message
         app_kwargs=door.APP,
         ssr_mode=False,  # or Node would serve the page, and the door would not see it

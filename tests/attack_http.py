@@ -206,7 +206,7 @@ def origins() -> list[tuple]:
             rows.append((f"{path} from {origin[:40]}", REFUSE, "json", given))
         given = {"path": path, "body": body, "headers": {"Sec-Fetch-Site": "cross-site", **cookie}}
         rows.append((f"{path} from another site without its name", REFUSE, "json", given))
-        if "runs" in path and "v2" not in path:
+        if path == f"{CALL}/runs":  # what is done at once would go past the queue
             rows.append((f"good: {path} from a program", ACCEPT, "json", {"path": path, "body": body}))
     return rows
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tuner.ui import actions, door, playground_tab, train_tab
-from tuner.ui.blocks import UNREADABLE, WRONG_TYPE, Page
+from tuner.ui.blocks import TOO_LARGE, UNREADABLE, WRONG_TYPE, Page
 from tuner.ui.visitor import Visitor, for_visitor
 
 SKIP = gr.skip()
@@ -97,3 +97,8 @@ def test_a_click_on_an_example_that_there_is_not_changes_nothing(said):
 def test_a_click_on_a_method_that_there_is_not_changes_nothing(said):
     assert train_tab._choose(gr.EventData(None, said)) == SKIP
     assert train_tab._choose(gr.EventData(None, {"method": "dora"})) == "dora"
+
+
+def test_what_takes_no_rows_takes_no_megabytes(http):
+    assert http.post("greeted", json={"data": ["x" * 1000]}).json()["data"] == ["x" * 1000]
+    assert http.post("greeted", json={"data": ["x" * 2**20]}).json()["error"] == TOO_LARGE

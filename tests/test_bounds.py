@@ -4,7 +4,6 @@ import asyncio
 import threading
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 
 from tuner.errors import TunerError
@@ -112,12 +111,16 @@ ADDRESSES = [
     (True, "10.16.1.2", "1.1.1.1, 198.41.30.7", "198.41.30.7"),  # the visitor wrote the first one
     (True, "10.16.1.2", "1.1.1.1,198.41.30.7, 10.16.9.9", "198.41.30.7"),  # through two proxies
     (True, "10.16.1.2", "nonsense, 10.1.1.1", "10.16.1.2"),
+    (True, "10.16.1.2", "1.1.1.1, unknown", "10.16.1.2"),  # whoever the proxy did not know wrote the first one
+    (True, "10.16.1.2", "1.1.1.1, 198.41.30.7:51234", "198.41.30.7"),
+    (True, "10.16.1.2", "1.1.1.1, [2a01:4f8:1:2::9]:443", "2a01:4f8:1::/48"),
+    (True, "10.16.1.2", "1.1.1.1, ::ffff:198.41.30.7", "198.41.30.7"),
     (True, "10.16.1.2", "", "10.16.1.2"),
     (True, "198.41.30.7", "1.1.1.1", "198.41.30.7"),  # not through the platform's proxy
-    (True, "10.16.1.2", "2a01:4f8:1:2:aaaa::1", "2a01:4f8:1:2::/64"),
-    (True, "10.16.1.2", "2a01:4f8:1:2:bbbb::9", "2a01:4f8:1:2::/64"),  # the same visitor
+    (True, "10.16.1.2", "2a01:4f8:1:2:aaaa::1", "2a01:4f8:1::/48"),
+    (True, "10.16.1.2", "2a01:4f8:1:2:bbbb::9", "2a01:4f8:1::/48"),  # the same visitor
     (False, "192.168.1.9", "1.1.1.1", "192.168.1.9"),  # anybody could write that
-    (False, "2a01:4f8:1:2::9", "", "2a01:4f8:1:2::/64"),
+    (False, "2a01:4f8:1:2::9", "", "2a01:4f8:1::/48"),
     (False, "testclient", "", "testclient"),
     (False, None, "", ""),
 ]
@@ -145,7 +148,7 @@ def test_one_visitors_slow_preparations_hold_up_nobody_elses(monkeypatch):
         slow = [asyncio.create_task(anext(api.train("{}", visitor=Visitor("eve")))) for _ in range(4)]
         await asyncio.sleep(0)
         try:
-            with pytest.raises(gr.Error, match="ann's run is prepared"):
+            with pytest.raises(TunerError, match="ann's run is prepared"):
                 await asyncio.wait_for(anext(api.train("{}", visitor=Visitor("ann"))), 3)
         finally:
             goes_on.set()

@@ -278,9 +278,12 @@ def knock(headers: dict[str, str], method: str = "POST", path: str = "/gradio_ap
     async def send(message):
         sent.append(message)
 
+    async def receive():
+        return {"type": "http.request"}
+
     pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "method": method, "path": path, "scheme": "http", "headers": pairs}
-    asyncio.run(door.Door(room)(scope, None, send))
+    asyncio.run(door.Door(room)(scope, receive, send))
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 

@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import gradio as gr
 import httpx
 import pytest
 
-from tuner.ui import allowance, door
+from tuner.ui import allowance, body, door, lines
 from tuner.ui.blocks import Page
 
+JSON = {"Content-Type": "application/json"}
 EVE, ANN = {"X-Forwarded-For": "8.8.8.8"}, {"X-Forwarded-For": "9.9.9.9"}
 
 
@@ -70,8 +72,10 @@ class Room:
 @pytest.fixture(scope="module")
 def served() -> Iterator[Room]:
     """The room, served."""
-    room = Room()
-    yield room
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "FORGOTTEN", 1)
+        room = Room()
+        yield room
     room.page.server.should_exit = True
 
 
@@ -163,6 +167,7 @@ def test_a_classroom_behind_one_address_fits_with_the_runs_that_it_may_have(room
 
 
 def test_answers_that_are_held_open_are_bounded_and_closed_ones_make_room(room, monkeypatch):
+    assert 30 * 10 < allowance.MOST_READING < 1000  # a classroom's pages and their files; Linux opens 1,024 files
     monkeypatch.setattr(allowance, "MOST_READING", 3)
     events = [answer.json()["event_id"] for answer in room.joins(EVE, "follow", 3)]
     with ExitStack() as streams, httpx.Client(headers=EVE, timeout=60) as client:
@@ -185,7 +190,7 @@ def test_what_waits_is_bounded_in_bytes_too(room, monkeypatch):
 
 def test_one_address_may_upload_so_many_bytes_a_day(room, monkeypatch):
     monkeypatch.setattr(allowance, "uploads", allowance.Uploads())
-    monkeypatch.setattr(allowance, "MOST_UPLOADED", 2 * allowance.SMALLEST)
+    monkeypatch.setattr(allowance, "MOST_UPLOADED", 2 * 2**20)
     megabyte = [bytes([number]) * 10**6 for number in range(5)]
     assert [room.upload(EVE, content).status_code for content in megabyte[:2]] == [200, 200]
     refused = room.upload(EVE, megabyte[2])
@@ -193,7 +198,7 @@ def test_one_address_may_upload_so_many_bytes_a_day(room, monkeypatch):
     assert "uploaded 2 MB in a day" in refused.json()["detail"]
     assert room.upload(ANN, megabyte[3]).status_code == 200
     later = time.monotonic() + allowance.KEPT
-    monkeypatch.setattr(allowance.time, "monotonic", lambda: later)
+    monkeypatch.setattr(allowance, "time", SimpleNamespace(monotonic=lambda: later))
     assert room.upload(EVE, megabyte[4]).status_code == 200
 
 
@@ -204,7 +209,8 @@ def test_many_small_files_count_as_well(room, monkeypatch):
     assert room.upload(EVE, b"a").status_code == 429
 
 
-def test_an_upload_that_breaks_off_or_is_refused_on_its_way_leaves_nothing(room, monkeypatch):
+def test_an_upload_that_breaks_off_or_is_refused_on_its_way_leaves_nothing_and_counts_for_nothing(room, monkeypatch):
+    monkeypatch.setattr(allowance, "uploads", allowance.Uploads())
     folder = Path(room.app.uploaded_file_dir)
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
@@ -223,3 +229,48 @@ def test_an_upload_that_breaks_off_or_is_refused_on_its_way_leaves_nothing(room,
         answer = b"".join(iter(lambda: sent.recv(10_000), b""))
     assert b"This request is larger than 0.25 MB" in answer
     assert set(folder.iterdir()) == before
+    assert not allowance.uploads._sums.total()
+
+
+def test_a_body_of_very_many_values_is_refused_before_anything_walks_over_them(room):
+    for many in (b"[]," * 2_000_000 + b"0", b'"",' * 2_000_000 + b"0", b"[" * 30_000 + b"]" * 30_000):
+        began = time.monotonic()
+        answer = httpx.post(f"{room.url}call/quick", content=b'{"data": [' + many + b"]}", headers=EVE | JSON)
+        assert (answer.status_code, answer.json()["detail"]) == (422, body.TOO_MANY)
+        assert time.monotonic() - began < 2  # Gradio took 7 s
+    assert statuses(room.joins(ANN, "quick", 1, '"[{,' * 100_000)) == {
+        200: 1
+    }  # within a text they are only characters
+
+
+@pytest.mark.parametrize("path", ["call/quick", "run/quick", "queue/join", "cancel", "reset"])
+def test_names_that_would_be_kept_are_short(path, room):
+    for name in body.NAMES:
+        answer = httpx.post(f"{room.url}{path}", json={"data": [""], name: "x" * 65}, headers=EVE)
+        assert (answer.status_code, answer.json()["detail"]) == (422, body.UNREADABLE)
+    assert httpx.get(f"{room.url}queue/data?session_hash={'x' * 5000}", headers=EVE).status_code == 414
+
+
+def test_a_body_that_does_not_say_how_long_it_is_counts_as_the_longest(room, monkeypatch):
+    monkeypatch.setattr(allowance, "MOST_WAITING_BYTES", door.MAX_BODY_BYTES)
+    address = urlsplit(room.url)
+    head = f"POST {address.path}call/quick HTTP/1.1\r\nHost: {address.netloc}\r\nX-Forwarded-For: 8.8.8.8\r\n"
+    with socket.create_connection((address.hostname, address.port)) as sent:
+        sent.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n1\r\n[\r\n".encode())
+        until(lambda: statuses(room.joins(EVE, "quick", 1)) == {429: 1})
+    until(lambda: statuses(room.joins(EVE, "quick", 1)) == {200: 1})
+
+
+@pytest.mark.parametrize("path", ["cancel", "reset"])
+def test_what_makes_room_takes_little_of_it(path, room):
+    held = {"event_id": "", "fn_index": 0, "session_hash": "", "more": "x" * door.MAX_FREEING_BYTES}
+    assert httpx.post(f"{room.url}{path}", json=held, headers=EVE).status_code == 413
+
+
+def test_answers_that_nobody_reads_are_counted_and_then_forgotten(room, monkeypatch):
+    monkeypatch.setattr(allowance, "MOST_UNREAD", 20)
+    until(lambda: statuses(room.joins(EVE, "quick", 1)) == {429: 1})
+    assert "answers that nobody has read" in room.joins(EVE, "quick", 1)[0].text
+    (mine,) = room.joins(ANN, "quick", 1, "still here")
+    until(lambda: '["still here"]' in httpx.get(f"{room.url}call/quick/{mine.json()['event_id']}", headers=ANN).text)
+    until(lambda: statuses(room.joins(EVE, "quick", 1)) == {200: 1})

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,3 +167,10 @@ def test_a_thousand_runs_that_are_open_take_little_memory(long_run):
     assert len(now.losses) < 400
     assert len(look.card) < 40_000
     assert os.path.getsize(long_run.log.path) > 4 * 2**20  # of which nothing else is kept
+
+
+@pytest.mark.parametrize("name", ["x" * 65, "../x", "", "a b", "x" * 10**6])
+def test_of_what_is_no_id_nothing_is_kept(name, monkeypatch):
+    monkeypatch.setattr(looks, "_watched", OrderedDict())
+    assert looks.at(name).phase == "gone"
+    assert not looks._watched

@@ -15,7 +15,7 @@ from tuner.data import parse
 from tuner.planning import forecast
 from tuner.ui import actions, api, checking, chooser, door, form, page, run_queue, runs_tab, train_tab
 from tuner.ui.visitor import GIVEN, Visitor
-from tuner.ui.wiring import NOBODY
+from tuner.ui.wiring import NOBODY, remembered
 
 pytest_plugins = ["page_fixtures"]
 
@@ -355,6 +355,16 @@ def test_who_arrives_sees_the_run_of_the_link_or_the_one_shown_last_and_keeps_th
     assert [told in text for text in warnings] == [True] * bool(told), warnings
 
 
+def test_of_what_a_browser_sends_only_ids_and_secrets_are_remembered():
+    sent = {
+        "runs": {"../x": "s", "x" * 65: "s", "mine": "t" * 101, "other": "s", "": ""},
+        "shown": "x" * 65,
+        "more": 1,
+    }
+    assert remembered(sent) == {"runs": {"mine": "", "other": "s"}, "shown": ""}
+    assert remembered({"runs": ["a", 5, "b/c"], "shown": "a"}) == {"runs": {"a": ""}, "shown": "a"}
+
+
 def test_the_about_text_states_the_limits_with_their_units(monkeypatch):
     monkeypatch.setattr(parse, "MAX_FILE_BYTES", 3 * 2**20)
     monkeypatch.setattr(parse, "MAX_ROWS", 45_000)
@@ -409,12 +419,14 @@ def test_the_server_starts_with_its_limits_and_opens_to_others_on_a_space_alone(
     assert started == {
         "max_size": 2000,
         "default_concurrency_limit": 8,
+        "api_open": False,
         "server_name": "0.0.0.0" if space else None,
         "css_paths": page.CSS,
         "footer_links": ["api"],
         "run_history": False,
         "mcp_server": False,
         "enable_monitoring": False,
+        "state_session_capacity": 2000,
         "max_file_size": parse.MAX_FILE_BYTES + 2**20,
         "app_kwargs": door.APP,
         "ssr_mode": False,

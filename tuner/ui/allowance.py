@@ -1,7 +1,5 @@
 """What one network address may have at once, so that nobody fills the server: requests that wait, and uploads.
 
-Addresses take turns, so that whoever sends much waits for it, and nobody else.
-
 A whole classroom may share an address: 30 pages, each with a check, a preview, a chat and its ticks.
 """
 
@@ -10,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradio.queueing import Event
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -20,14 +17,16 @@ from tuner.ui.visitor import network_address
 MOST_WAITING = 150  # requests
 MOST_READING = 600  # answers, most of which a page of its own holds open to be told of what happens
 MOST_WAITING_BYTES = 64 * 2**20
+MOST_UNREAD = 2000  # messages; those of a page that is open are read at once
 MOST_UPLOADED = 40 * MAX_FILE_BYTES  # bytes, of the uploads that are kept
 MOST_UPLOADED_BY_ALL = 200 * MAX_FILE_BYTES
-SMALLEST = 2**20  # bytes; the unit in which uploads count, since each file takes a folder of its own
+SMALLEST = 2**16  # bytes; the unit in which uploads count, since each file takes a folder of its own
 KEPT = 25 * 3600  # seconds; page.CLEAN deletes uploads that are a day old, once an hour
 
 WHOSE = "Your network address, which others may share, has"
 WAITING = f"{WHOSE} {{number}} requests waiting, which is too much at once. Wait until some are answered."
 READING = f"{WHOSE} {{number}} connections open, which is too much at once. Close some pages."
+UNREAD = f"{WHOSE} {{number:,}} answers that nobody has read, which is too much at once. Read them first."
 UPLOADED = f"{WHOSE} uploaded {{size:,.0f}} MB in a day, which is the most. Paste your rows, or try again tomorrow."
 FULL = "Visitors have uploaded so much today that no more can be stored. Paste your rows, or try again tomorrow."
 
@@ -59,8 +58,10 @@ class Waiting:
         self._answered: dict[int, Request] = {}
         self._reading: dict[int, Request] = {}
 
-    def enter(self, request: Request, queued: Iterable[Request]) -> str | None:
+    def enter(self, request: Request, queued: Iterable[Request], unread: int = 0) -> str | None:
         """Count the request until it leaves; or why it can't come in, since its address has too much waiting."""
+        if unread > MOST_UNREAD:
+            return UNREAD.format(number=unread)
         # A request that joins the queue is in both for a moment.
         all_of_them = {id(other): other for other in (*self._answered.values(), *queued)}
         mine = [other.size for other in all_of_them.values() if other.address == request.address]
@@ -83,19 +84,22 @@ class Waiting:
         self._reading.pop(id(request), None)
 
 
-class Line(list):
-    """The events of one of Gradio's lines: an address's second request stands behind the first of everybody else."""
+class Upload:
+    """One upload as it comes in."""
 
-    def append(self, event: Event) -> None:
-        """Let the event stand behind those that are as early for their addresses as it is for its own."""
-        addresses = [Request.of(other.request.scope).address for other in self]
-        turn, turns = addresses.count(Request.of(event.request.scope).address) + 1, Counter()
-        for place, address in enumerate(addresses):
-            turns[address] += 1
-            if turns[address] > turn:
-                self.insert(place, event)
-                return
-        super().append(event)
+    def __init__(self, address: str):
+        self.address, self.files, self.is_stored = address, 0, False
+
+    def add(self, files: int = 1) -> str | None:
+        """Count so many small files, or parts of a large one; or why they are too much."""
+        if not (refusal := uploads.add(self.address, files)):
+            self.files += files
+        return refusal
+
+    def end(self) -> None:
+        """Nothing more comes; what did not become a file counts no longer."""
+        if not self.is_stored:
+            uploads.take_back(self.address, self.files)
 
 
 class Uploads:
@@ -112,6 +116,12 @@ class Uploads:
             self._log.append((time.monotonic(), address, size))
             self._sums[address] += size
         return refusal
+
+    def take_back(self, address: str, files: int) -> None:
+        """Count so many small files, or parts of a large one, no longer: nothing was stored."""
+        if files:
+            self._log.append((time.monotonic(), address, -files * SMALLEST))
+            self._sums[address] -= files * SMALLEST
 
     def refusal(self, address: str, size: int) -> str | None:
         """Why the address can't upload so many bytes more."""

@@ -20,6 +20,9 @@ from tuner.ui.visitor import GIVEN
 
 UNREADABLE = "These inputs don't fit: there are too many or too few, or one has the wrong type."
 WRONG_TYPE = "The input '{name}' has the wrong type. What the endpoints take is described at /gradio_api/info."
+# Of what takes no rows. Much of it is kept for a while: in a session's state, or in an answer until it is read.
+MOST_BYTES = 2**20
+TOO_LARGE = "This is more than 1 MB, which is too much at once. Shorten it, or clear the conversation."
 # A page's own, which is mended wherever it is read; and an input that the page has not shown yet holds nothing.
 KEPT = (gr.State, gr.BrowserState)
 
@@ -37,7 +40,9 @@ class Page(gr.Blocks):
     async def preprocess_data(self, block_fn: gr.blocks.BlockFunction, inputs: list, *arguments: Any) -> list:
         """The inputs of a handler. Raises gr.Error if they can't be read."""
         try:
-            orjson.dumps(inputs)  # what this can't write, such as half a character, Gradio can't send back
+            size = len(orjson.dumps(inputs))  # what this can't write, such as half a character, Gradio can't send back
+            if size > MOST_BYTES and not any(isinstance(block, gr.File) for block in block_fn.inputs):
+                raise _error(TOO_LARGE)
             values = await super().preprocess_data(block_fn, inputs, *arguments)
             values = [_chosen(*pair) for pair in zip(values, block_fn.inputs, strict=True)]
             return (_held if block_fn.inputs_as_dict else _checked)(block_fn, values)

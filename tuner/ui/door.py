@@ -7,17 +7,17 @@ elsewhere. The door stands before all of Gradio, its CORS headers included:
     page.build().launch(app_kwargs=door.APP)
 """
 
+import asyncio
 import ipaddress
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from urllib.parse import urlsplit
 
 from fastapi.exceptions import RequestValidationError
-from gradio.queueing import EventQueue
+from gradio.queueing import Queue
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuner.data.parse import MAX_FILE_BYTES
-from tuner.ui import allowance
+from tuner.ui import allowance, body, lines
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,9 @@ API = "/gradio_api/"
 UPLOAD = API + "upload"
 # An upload's form adds some bytes to its file, and a file just over the limit gets Gradio's own message.
 MAX_UPLOAD_BYTES = MAX_FILE_BYTES + 2 * 2**20
-MAX_BODY_BYTES = 8 * 2**20  # pasted rows, above all; parsing this takes some 0.1 s in which nobody else is served
+MAX_BODY_BYTES = 8 * 2**20  # pasted rows, above all
+MAX_FREEING_BYTES = 2**12  # a few names
+MAX_ADDRESS = 2**12  # bytes of a path with its query, of which Gradio keeps some
 
 READS = {"GET", "HEAD", "OPTIONS"}
 # What the page and programs post to; Gradio has more, such as tools of its own development mode.
@@ -47,6 +49,7 @@ REFUSED_READS = tuple(API + name for name in ("deep_link", "dev/", "proxy=", "fi
 CHANGES = ("/logout",)
 
 # Gradio repeats a request's headers in its answer to a Range, and tells all visitors the address that this one names.
+HOPS = b"x-forwarded-for"
 DROPPED = (b"range", b"x-gradio-server")
 
 SELF = {
@@ -82,66 +85,54 @@ RENAMED = (
 )
 CLOSED = "Tuner does not offer this. See its page, or its endpoints at /gradio_api/info."
 TOO_LARGE = "This request is larger than {limit:g} MB. Upload large rows as a file of up to {file:g} MB."
-UNREADABLE = "This request can't be read. What the endpoints take is described at /gradio_api/info."
 BROKEN_OFF = "The upload broke off. Try again."
 FAILED = "Tuner can't answer this request. If its page sent it, reload the page; nothing you trained is lost."
 
 
 class Door:
-    """Middleware that refuses other sites' requests and bounds all of them; each answer gets our headers.
+    """Middleware that refuses other sites' requests and bounds all of them; each answer gets our headers."""
 
-    `queued` yields the requests that wait in Gradio's queue.
-    """
-
-    def __init__(self, app: ASGIApp, queued: Callable[[], Iterable[allowance.Request]] = tuple):
+    def __init__(self, app: ASGIApp, queue: Queue | None = None):
         self.app = app
-        self._queued = queued
+        self._queue = queue
         self._waiting = allowance.Waiting()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            scope["headers"] = [(name, value) for name, value in scope["headers"] if not _is_dropped(name, value)]
+            scope["headers"] = _cleaned(scope["headers"])
             request = allowance.Request.put(scope, _declared(scope))
+            upload, receive = allowance.Upload(request.address), _bounded(scope, receive)
             if scope["path"].startswith(UPLOAD):
-                receive, send = _counted(scope, _bounded(scope, receive)), _with_files_counted(scope, send)
-            else:
-                receive = _bounded(scope, receive)
-            answer = _refusal(scope, request) or self._admit(scope, request) or self.app
+                receive, send = _counted(upload, receive), _with_files_counted(upload, send)
+            answer = _refusal(scope, request) or self._admit(scope, request)
             try:
-                await answer(scope, receive, _with_headers(scope, send))
-            except HTTPException:
-                pass  # a stream's, which has told its reader
+                if not answer and scope["method"] not in READS and not scope["path"].startswith(UPLOAD):
+                    answer, receive = await _looked_at(receive)
+                await (answer or self.app)(scope, receive, _with_headers(scope, send))
+            except (HTTPException, body.Gone):
+                pass  # a stream's, which has told its reader; or there is none
             except Exception as error:  # answered; from here it would only break the caller's next request
                 log.error("%s %s failed: %r", scope["method"], scope["path"], error)
             finally:
                 self._waiting.leave(request)
+                upload.end()
         else:
             await send({"type": "websocket.close", "code": 1008})  # the page uses none
 
     def _admit(self, scope: Scope, request: allowance.Request) -> JSONResponse | None:
         """Refuse what its address has too much of already; anything else counts until it is answered."""
-        if scope["path"].startswith(FREEING):
-            return None
-        if scope["method"] in READS:
+        if scope["method"] in READS or scope["path"].startswith(FREEING):
             refusal = self._waiting.read(request)
         elif scope["path"].startswith(UPLOAD):
-            refusal = allowance.uploads.refusal(request.address, request.size)
+            refusal = allowance.uploads.refusal(request.address, request.size) or self._waiting.read(request)
+        elif self._queue is not None:
+            unread = self._queue.pending_messages_per_session.unread(request.address)
+            refusal = self._waiting.enter(request, lines.waiting(self._queue), unread)
         else:
-            refusal = self._waiting.enter(request, self._queued())
+            refusal = None
         return _refuse(429, refusal) if refusal else None
-
-
-def _queued(app: Starlette) -> Iterator[allowance.Request]:
-    """The requests that wait in Gradio's queue."""
-    for line in _lines(app):
-        for event in line.queue:
-            yield allowance.Request.of(event.request.scope)
-
-
-def _lines(app: Starlette) -> Iterable[EventQueue]:
-    return app.get_blocks()._queue.event_queue_per_concurrency_id.values()
 
 
 def _refusal(scope: Scope, request: allowance.Request) -> JSONResponse | None:
@@ -154,11 +145,30 @@ def _refusal(scope: Scope, request: allowance.Request) -> JSONResponse | None:
         return _refuse(404, CLOSED)
     if request.size > _limit(scope):
         return _refuse(413, _too_large(scope))
+    if len(scope["path"]) + len(scope.get("query_string", b"")) > MAX_ADDRESS:
+        return _refuse(414, body.UNREADABLE)
     return None
+
+
+async def _looked_at(receive: Receive) -> tuple[JSONResponse | None, Receive]:
+    """A refusal of the request for its body, if it is to be refused; and what receives the same body again."""
+    try:
+        content = await body.read(receive)
+    except HTTPException as error:
+        return _refuse(error.status_code, error.detail), receive
+    refusal = body.problem(content)
+    return _refuse(422, refusal) if refusal else None, body.again(content, receive)
 
 
 def _refuse(status: int, sentence: str) -> JSONResponse:
     return JSONResponse({"detail": sentence, "error": sentence}, status)
+
+
+def _cleaned(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers without those that are dropped; those of several proxies become one."""
+    hops = [value for name, value in headers if name == HOPS]
+    kept = [(name, value) for name, value in headers if name != HOPS and not _is_dropped(name, value)]
+    return [*kept, (HOPS, b",".join(hops))] if hops else kept
 
 
 def _is_dropped(name: bytes, value: bytes) -> bool:
@@ -225,7 +235,8 @@ def _only_opens(scope: Scope, headers: Headers) -> bool:
 
 
 def _limit(scope: Scope) -> int:
-    return MAX_UPLOAD_BYTES if scope["path"].startswith(UPLOAD) else MAX_BODY_BYTES
+    limits = {UPLOAD: MAX_UPLOAD_BYTES, **dict.fromkeys(FREEING, MAX_FREEING_BYTES)}
+    return next((limit for path, limit in limits.items() if scope["path"].startswith(path)), MAX_BODY_BYTES)
 
 
 def _too_large(scope: Scope) -> str:
@@ -254,12 +265,12 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
     return bounded
 
 
-def _counted(scope: Scope, receive: Receive) -> Receive:
+def _counted(upload: allowance.Upload, receive: Receive) -> Receive:
     """An upload's body, as far as its address may upload. Only of one that ends like this, Gradio leaves no file."""
-    address, received, counted, has_more = allowance.Request.of(scope).address, 0, 0, True
+    received, has_more = 0, True
 
     async def receive_part() -> Message:
-        nonlocal received, counted, has_more
+        nonlocal received, has_more
         try:
             message = await receive()
         except HTTPException as error:
@@ -267,21 +278,21 @@ def _counted(scope: Scope, receive: Receive) -> Receive:
         if has_more and message["type"] == "http.disconnect":
             raise MultiPartException(BROKEN_OFF)
         received, has_more = received + len(message.get("body", b"")), message.get("more_body", False)
-        while received > counted:
-            if refusal := allowance.uploads.add(address):
+        while received > upload.files * allowance.SMALLEST:
+            if refusal := upload.add():
                 raise MultiPartException(refusal)
-            counted += allowance.SMALLEST
         return message
 
     return receive_part
 
 
-def _with_files_counted(scope: Scope, send: Send) -> Send:
+def _with_files_counted(upload: allowance.Upload, send: Send) -> Send:
     async def with_files_counted(message: Message) -> None:
+        upload.is_stored = upload.is_stored or message.get("status") == 200
         # A form may hold many small files, each of which takes a folder; the answer lists them.
-        body = message.get("body", b"")
-        if body.startswith(b"["):
-            allowance.uploads.add(allowance.Request.of(scope).address, len(json.loads(body)) - 1)
+        listed = message.get("body", b"")
+        if listed.startswith(b"["):
+            upload.add(len(json.loads(listed)) - 1)
         await send(message)
 
     return with_files_counted
@@ -304,16 +315,15 @@ def _with_headers(scope: Scope, send: Send) -> Send:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     # Middleware that is given to Gradio would stand behind Gradio's own, which answers other sites' preflights.
-    app.middleware_stack = Door(app.middleware_stack, partial(_queued, app))
-    for function in app.get_blocks().fns.values():  # Gradio would make each line for its first request
-        app.get_blocks()._queue.create_event_queue_for_fn(function)
-    for line in _lines(app):
-        line.queue = allowance.Line(line.queue)
+    app.middleware_stack = Door(app.middleware_stack, app.get_blocks()._queue)
+    lines.arrange(app.get_blocks())
+    forgetting = asyncio.create_task(lines.forget(app.get_blocks()._queue))
     yield
+    forgetting.cancel()
 
 
 def _explain(request: Request, error: Exception) -> JSONResponse:
-    return _refuse(422, UNREADABLE) if isinstance(error, RequestValidationError) else _refuse(500, FAILED)
+    return _refuse(422, body.UNREADABLE) if isinstance(error, RequestValidationError) else _refuse(500, FAILED)
 
 
 APP = {"lifespan": _lifespan, "exception_handlers": {Exception: _explain, RequestValidationError: _explain}}

@@ -18,6 +18,8 @@ from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
 from tuner.ui.wiring import MODELS, PRIVATE, remembered, with_list
 
+MOST_CHARACTERS = 100_000  # of a prompt
+TOO_LONG = f"The prompt has more than {MOST_CHARACTERS:,} characters, which is too much here. Shorten it."
 TITLES = {BASE: "Base model", ADAPTER: "Adapter", MERGED: "Merged model"}
 COLUMNS = 1 + actions.MOST_COMPARED
 MOST_EXAMPLES = 6
@@ -241,13 +243,9 @@ def _begin(prompt: str, chosen: list[str] | None) -> list:
     if not chosen:
         return [gr.skip()] * 4 + [elements.problems(["No run is chosen. Choose one, or train one first."])]
     if not (prompt or "").strip():
-        return [
-            gr.skip(),
-            "",
-            gr.skip(),
-            gr.skip(),
-            elements.problems(["The prompt is empty. Write one first."]),
-        ]
+        return [gr.skip(), "", *[gr.skip()] * 2, elements.problems(["The prompt is empty. Write one first."])]
+    if len(prompt) > MOST_CHARACTERS:
+        return [gr.skip(), "", *[gr.skip()] * 2, elements.problems([TOO_LONG])]
     return ["", prompt, gr.update(visible=False), gr.update(visible=True), ""]
 
 

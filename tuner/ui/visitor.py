@@ -91,21 +91,33 @@ def _visitor(request: gr.Request, signed_in: gr.OAuthToken | None, profile: gr.O
 
 
 def network_address(request: gr.Request | HTTPConnection) -> str:
-    """The address that the request came from, or its network of 64 bits where one visitor has all of that.
+    """The address that the request came from, or its network of 48 bits where one visitor may have all of that.
 
     On a Space every request comes through the platform's proxies. Each appends the address that it was called from to
     X-Forwarded-For, and only what the visitor wrote there stands before the visitor's own.
     """
     peer = getattr(request.client, "host", "") or ""
     forwarded = request.headers.get("x-forwarded-for", "") if "SPACE_ID" in os.environ else ""
-    address = next(filter(_is_public, reversed([*forwarded.split(","), peer])), peer).strip()
-    return (
-        f"{ipaddress.ip_network((address, 64), strict=False)}" if ":" in address and _is_public(address) else address
-    )
+    hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
+    # Back to the first hop that is not the platform's own. One that can't be read hides whoever stands before it.
+    hop = next((hop for hop in reversed([*hops, peer]) if not _is_private(hop)), peer)
+    address = _address(hop)
+    if address and address.version == 6 and address.is_global:
+        return f"{ipaddress.ip_network((address, 48), strict=False)}"
+    return f"{address or peer}"
 
 
-def _is_public(address: str) -> bool:
+def _address(hop: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that an entry of X-Forwarded-For is, perhaps with a port; IPv4 in the form of IPv6 is IPv4."""
+    host = hop.partition("]")[0].removeprefix("[") if hop.startswith("[") else hop
+    host = host.partition(":")[0] if host.count(":") == 1 else host
     try:
-        return ipaddress.ip_address(address.strip()).is_global
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return False
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_private(hop: str) -> bool:
+    address = _address(hop)
+    return address is not None and not address.is_global

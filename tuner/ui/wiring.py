@@ -5,6 +5,7 @@ from typing import Any
 
 from tuner import limited
 from tuner.models.device import ZERO
+from tuner.runs import ID
 from tuner.ui.visitor import Visitor
 
 # For the page only; programs use the named endpoints.
@@ -16,6 +17,7 @@ CHECKS = {"concurrency_limit": 2 * limited.MOST_ASKED["address"], "concurrency_i
 # job has a worker of its own.
 MODELS = {"concurrency_limit": 8 if ZERO else 1, "concurrency_id": "models"}
 MOST_LISTED = 500  # in a browser's list
+MOST_SECRET = 100  # characters
 # What a new visitor's browser remembers: the visitor's runs, newest first, with their secrets; and the one last shown.
 NOBODY = {"runs": {}, "shown": ""}
 
@@ -26,11 +28,21 @@ def remembered(kept: Any) -> dict:
     runs, shown = kept.get("runs"), kept.get("shown")
     if isinstance(runs, list):
         runs = dict.fromkeys([run for run in runs if isinstance(run, str)], "")
-    listed = list(runs.items())[:MOST_LISTED] if isinstance(runs, dict) else []
+    listed = [pair for pair in runs.items() if _is_id(pair[0])][:MOST_LISTED] if isinstance(runs, dict) else []
     return {
-        "runs": {run: secret if isinstance(secret, str) else "" for run, secret in listed},
-        "shown": shown if isinstance(shown, str) else "",
+        "runs": {
+            run: secret if isinstance(secret, str) and len(secret) <= MOST_SECRET else "" for run, secret in listed
+        },
+        "shown": shown if _is_id(shown) else "",
     }
+
+
+def _is_secret(secret: Any) -> bool:
+    return isinstance(secret, str) and len(secret) <= MOST_SECRET
+
+
+def _is_id(run: Any) -> bool:
+    return isinstance(run, str) and ID.fullmatch(run) is not None
 
 
 def with_run(kept: Any, run: str, secret: str) -> dict:
