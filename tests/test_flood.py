@@ -73,7 +73,7 @@ class Room:
 def served() -> Iterator[Room]:
     """The room, served."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "FORGOTTEN", 1)
+        patch.setattr(lines, "FORGOTTEN", 4)
         room = Room()
         yield room
     room.page.server.should_exit = True
@@ -274,3 +274,25 @@ def test_answers_that_nobody_reads_are_counted_and_then_forgotten(room, monkeypa
     (mine,) = room.joins(ANN, "quick", 1, "still here")
     until(lambda: '["still here"]' in httpx.get(f"{room.url}call/quick/{mine.json()['event_id']}", headers=ANN).text)
     until(lambda: statuses(room.joins(EVE, "quick", 1)) == {200: 1})
+
+
+def test_a_session_that_is_forgotten_while_it_is_served_ends_nobody_elses(room, monkeypatch):
+    mailboxes = room.page._queue.pending_messages_per_session
+    monkeypatch.setattr(mailboxes, "max_size", len(mailboxes) + 5)
+    assert statuses(room.joins(EVE, "follow", 40)) == {200: 40}  # for which more than five make no room
+    (mine,) = room.joins(ANN, "quick", 1, "still here")
+    assert '["still here"]' in httpx.get(f"{room.url}call/quick/{mine.json()['event_id']}", headers=ANN).text
+    room.free.set()
+    until(lambda: room.page._queue.get_active_worker_count() == 0)
+    assert statuses(room.joins(EVE, "quick", 1)) == {200: 1}
+
+
+def test_whoever_waits_is_not_forgotten_for_those_who_have_been_answered(room, monkeypatch):
+    (waits,) = room.joins(ANN, "follow", 1, "at last")
+    mailboxes = room.page._queue.pending_messages_per_session
+    monkeypatch.setattr(mailboxes, "max_size", len(mailboxes))
+    for number in range(5):
+        (asked,) = room.joins(EVE, "quick", 1, f"{number}")
+        assert f'["{number}"]' in httpx.get(f"{room.url}call/quick/{asked.json()['event_id']}", headers=EVE).text
+    room.free.set()
+    assert '["at last"]' in httpx.get(f"{room.url}call/follow/{waits.json()['event_id']}", headers=ANN).text

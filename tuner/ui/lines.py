@@ -13,12 +13,34 @@ from gradio.utils import LRUCache
 
 from tuner.ui.allowance import Request
 
-MOST_SESSIONS = 20_000  # with something to be told; allowance.MOST_UNREAD is what bounds them
+MOST_SESSIONS = 5000  # with a mailbox, the newest
 FORGOTTEN = 300  # seconds between looks at what is unread: what was there at the last one is dropped
 
 
 class Mailboxes(LRUCache):
-    """What Gradio has to tell each session, until it is read; each with the address that asked."""
+    """What Gradio has to tell each session, until it is read; each with the address that asked.
+
+    `unfinished` are the events of each session whose end it has not been told yet.
+    """
+
+    def __init__(self, max_size: int, unfinished: dict[str, set[str]]):
+        super().__init__(max_size)
+        self._unfinished = unfinished
+
+    def __setitem__(self, session: str, box: asyncio.Queue) -> None:
+        """Add a session; if there are too many, the oldest goes that waits for nothing."""
+        if session not in self and len(self) >= self.max_size:
+            self.forget(next((other for other in self if not self._unfinished.get(other)), next(iter(self))))
+        super().__setitem__(session, box)
+
+    def __missing__(self, session: str) -> asyncio.Queue:
+        """Where a forgotten session is told something: an error here would end Gradio's queue for everybody."""
+        return asyncio.Queue()
+
+    def forget(self, session: str) -> None:
+        """Drop what the session was to be told."""
+        self.pop(session, None)
+        self._unfinished.pop(session, None)
 
     def unread(self, address: str) -> int:
         """The messages that this address has not read yet."""
@@ -52,7 +74,7 @@ class Line(list):
 def arrange(blocks: Blocks) -> None:
     """Let the page's queue have such lines and mailboxes, before anybody comes."""
     queue = blocks._queue
-    queue.pending_messages_per_session = mailboxes = Mailboxes(MOST_SESSIONS)
+    queue.pending_messages_per_session = mailboxes = Mailboxes(MOST_SESSIONS, queue.pending_event_ids_session)
     for function in blocks.fns.values():  # Gradio would make each line for its first request
         queue.create_event_queue_for_fn(function)
     for line in _lines(queue):
@@ -60,16 +82,14 @@ def arrange(blocks: Blocks) -> None:
 
 
 async def forget(queue: Queue) -> None:
-    """Empty the mailboxes that nobody reads, as if their pages had been closed; for as long as the server runs."""
+    """Drop what nobody reads, as if its page had been closed; for as long as the server runs."""
     before: dict[str, object] = {}
     while True:
         await asyncio.sleep(FORGOTTEN)
-        boxes = queue.pending_messages_per_session
-        now = boxes.oldest()
+        now = queue.pending_messages_per_session.oldest()
         for session in [session for session, message in now.items() if before.get(session) is message]:
             await queue.clean_events(session_hash=session)
-            while session in boxes and not boxes[session].empty():  # Gradio needs the box itself for what still runs
-                boxes[session].get_nowait()
+            queue.pending_messages_per_session.forget(session)
         before = now
 
 
