@@ -75,12 +75,12 @@ def prepared(tabs) -> list:
     return train_tab._prepare(tabs.train, data, VISITOR)
 
 
-def aged(name: str) -> Run:
-    """A run that finished two days ago."""
+def aged(name: str, days: int = 2) -> Run:
+    """A run that finished so many days ago."""
     run = create(small_recipe(), path=runs.RUNS / name)
     run.append({"event": "end", "reason": "steps"})
     run.write_json("evaluation.json", {})
-    then = time.time() - 2 * DAY
+    then = time.time() - days * DAY
     os.utime(run.path / "events.jsonl", (then, then))
     return run
 
@@ -95,7 +95,7 @@ def by_page(tabs) -> str:
 
 @pytest.mark.parametrize("way", [by_endpoint, by_page])
 def test_preparing_a_run_makes_room_but_takes_neither_the_example_nor_what_waits(way, tabs, crowd, monkeypatch):
-    old, example, waiting = aged("old"), aged(actions.EXAMPLE), aged("waiting")
+    old, example, waiting = aged("old"), aged(actions.EXAMPLE, 9), aged("waiting", 9)  # which would go first
     run_queue.queue.join("waiting", "bob")
     (old.path / "ballast").write_bytes(bytes(16 * 2**20))
     monkeypatch.setattr(runs_cleanup, "LIMIT", 16 * 2**20)  # enough for the new run

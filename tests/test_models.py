@@ -22,7 +22,7 @@ from tuner.models.load import load_base, shared_base
 from tuner.models.shape import Base, shape_of
 from tuner.models.weights import check_fit, stored_sizes
 from tuner.planning import plan
-from tuner.runs import Run
+from tuner.runs import Run, create
 from tuner.ui import api
 from tuner.ui.visitor import Visitor
 
@@ -309,6 +309,21 @@ def test_two_runs_that_write_the_path_of_one_folder_differently_share_the_base(p
         for number, name in enumerate(("./my-model", str(project / "my-model")))
     ]
     assert base_of(prepared[0]) == base_of(prepared[1])
+
+
+@pytest.mark.parametrize("weights", [None, b"", bytes(100)], ids=["missing", "empty", "zeros"])
+def test_a_base_that_was_damaged_in_the_cache_after_its_run_was_prepared_says_so(tmp_path, monkeypatch, weights):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    revision = "c0ffee" * 6 + "c0de"
+    cached = shutil.copytree(recipe.EXAMPLES / "tiny-office", tmp_path / f"cache/models--a--b/snapshots/{revision}")
+    run = create(small_recipe(model__name="a/b"), path=tmp_path / "run")
+    run.write_json("plan.json", {"revision": revision})
+    assert base_of(run).folder == cached
+    (cached / "model.safetensors").unlink()
+    if weights is not None:
+        (cached / "model.safetensors").write_bytes(weights)
+    with pytest.raises(TunerError, match=r"^'?a/b'?.*safetensors"):
+        base_of(run)
 
 
 def without(file: str, **contents: dict):
