@@ -11,7 +11,7 @@ import re
 # Settings of libraries, by the beginnings of their names.
 KEPT_FAMILIES = (
     "SPACES_", "SPACE_", "LC_", "PYTHON", "CUDA_", "NVIDIA_", "CUBLAS_", "CUDNN_", "NCCL_", "OMP_", "GOMP_", "KMP_",
- "MKL_", "OPENBLAS_", "NUMEXPR_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "BNB_", "ATEN_",
+    "MKL_", "OPENBLAS_", "NUMEXPR_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "BNB_", "ATEN_",
     "BITSANDBYTES_", "MALLOC_", "HF_HUB_", "HF_DATASETS_", "HF_XET_", "TRANSFORMERS_", "ACCELERATE_", "TOKENIZERS_",
 )  # fmt: skip
 # A proxy's variable may hold a password, and a process that downloads can't do without it.
