@@ -4,7 +4,6 @@ import asyncio
 import threading
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 
 from tuner.errors import TunerError
@@ -145,7 +144,7 @@ def test_one_visitors_slow_preparations_hold_up_nobody_elses(monkeypatch):
         slow = [asyncio.create_task(anext(api.train("{}", visitor=Visitor("eve")))) for _ in range(4)]
         await asyncio.sleep(0)
         try:
-            with pytest.raises(gr.Error, match="ann's run is prepared"):
+            with pytest.raises(TunerError, match="ann's run is prepared"):
                 await asyncio.wait_for(anext(api.train("{}", visitor=Visitor("ann"))), 3)
         finally:
             goes_on.set()
