@@ -32,14 +32,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 600  # seconds
 PYTHON = str(Path(__file__).with_name("python"))
-SERVER = "TUNER_TEST_SERVER"  # the pid of the test run and the address of its server
+SERVER = "PYTHON_TEST_SERVER"  # the pid of the test run and the address of its server
 LIBRARIES = ("torch", "transformers.trainer", "transformers.models.llama.modeling_llama", "peft.tuners.lora.bnb")
 LIBRARIES += ("transformers.integrations.bitsandbytes", "trl.trainer.sft_trainer", "datasets", "gradio")
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
 
 # What the first process of a test run sets, the others inherit.
 os.environ.setdefault(SERVER, f"{os.getpid()} tuner-{secrets.token_hex(8)}")
-os.environ.setdefault("TUNER_TEST_PYTHON", sys.executable)
+os.environ.setdefault("PYTHON_TEST_ORIGINAL", sys.executable)
 
 
 def start(arguments: list[str], folder: Path, env: Mapping[str, str] | None = None, **options) -> subprocess.Popen:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,10 @@ SECRETS = dict.fromkeys(
         "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "MY_PASSWORD", "STRIPE", "TUNER_API_KEY", "TUNER_ADMIN_PASSWORD",
         "HF_HUB_WRITE_TOKEN", "PYTHON_AUTH", "SPACES_SECRET", "WANDB_API_KEY", "GRADIO_PASSWORD", "TRANSFORMERS_KEY_2",
         "SPACE_APIKEY", "TUNER_HFTOKEN", "TUNER_WEBHOOK", "SPACE_CREDS", "TORCH_MYPASSWORD",
+        "TUNER_DATABASE_URL", "TUNER_PASSPHRASE", "TUNER_JWT", "TUNER_OAUTH", "TUNER_ACCESSKEYID", "TUNER_BEARER",
+        "TUNER_DB", "TUNER_ADMIN", "HF_HUB_PAT", "NVIDIA_API", "PYTHON_DB_URL", "SPACE_ACCESSKEYID", "SPACES_JWT",
+        "PYTHON_DBURI", "HF_DATASETS_LOGIN", "TORCH_OAUTH2", "SPACE_PASSPHRASE", "CUDA_PINS",
+        "TORCHINDUCTOR_REDIS_URL",
     ),
     "a-secret-of-the-owner",
 )  # fmt: skip
@@ -108,11 +113,16 @@ def test_the_page_finds_no_login_of_the_machine_however_it_asks(tmp_path):
 
 def test_a_setting_is_not_taken_for_a_secret_because_of_a_word_in_it():
     kept = (
-        "TOKENIZERS_PARALLELISM",
-        "TUNER_MAX_TOKENS",
-        "TUNER_RUNS",
-        "HTTPS_PROXY",
-        "no_proxy",
-        "CUDA_VISIBLE_DEVICES",
-    )
+        "TOKENIZERS_PARALLELISM", "HTTPS_PROXY", "no_proxy", "CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "PYTHONPATH",
+        "SPACES_ZERO_DEVICE_API_URL", "SPACE_ID", "SPACE_HOST", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_TOKEN_PATH",
+    )  # fmt: skip
     assert [name for name in kept if not environment.is_kept(name)] == []
+
+
+def test_of_the_names_that_begin_as_tuners_own_those_that_it_reads_are_kept():
+    sources = [ROOT / "app.py", ROOT / "README.md", *(ROOT / "tuner").rglob("*.py")]
+    sources.remove(Path(environment.__file__))
+    read = {name for file in sources for name in re.findall("TUNER_[A-Z_]+", file.read_text())}
+    assert len(read) > 10
+    assert {name for name in environment.KEPT if name.startswith("TUNER_")} == read
+    assert all(map(environment.is_kept, read))

@@ -2,7 +2,6 @@
 
 import json
 
-import gradio as gr
 import pytest
 from conftest import ROOT
 from gradio_client import Client, handle_file
@@ -11,6 +10,7 @@ from visitors_runs import streamed
 
 from tuner import runs
 from tuner.data import parse
+from tuner.errors import TunerError
 from tuner.planning import forecast
 from tuner.ui import api
 from tuner.ui.visitor import Visitor
@@ -31,9 +31,9 @@ def refusals(recipe: str, file=None, rows: str = "") -> list[list[str]]:
     """What is wrong with it for /check, for /preview and for /train."""
     file = file and str(file)
     problems = [endpoint(recipe, file, rows)["problems"] for endpoint in (api.check, api.preview)]
-    with pytest.raises(gr.Error) as caught:
+    with pytest.raises(TunerError) as caught:
         next(streamed(api.train(recipe, file, rows, Visitor("somebody"))))
-    return [*problems, caught.value.message.split("\n")]
+    return [*problems, list(caught.value.problems)]
 
 
 @pytest.mark.parametrize("pasted", [False, True])

@@ -107,6 +107,9 @@ def test_no_visitor_trains_on_what_only_the_spaces_owner_or_another_visitor_may_
 def test_a_model_that_is_no_longer_public_is_no_longer_had_from_the_cache(hub, people, tmp_path):
     model = hub.add_model("alice/open", BASE)
     assert ask(hub, tmp_path, ("fetch", "alice/open", False), ("local", "alice/open", False)) == [model.sha, True]
+    # It was fetched as what was listed: the branch may have moved, and its name in the cache would tell of it.
+    assert {seen.path.split("/")[4] for seen in hub.seen if "/resolve/" in seen.path} == {model.sha}
+    assert not [*tmp_path.rglob("refs")]
     model.private = True
     # A stranger's question is enough, and what the Hub then says is final even if it can't be asked any more.
     questions = [("fetch", "alice/open", False), ("local", "alice/open", False)]

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 
+import gradio as gr
+
 from tuner import recipe, runs
 from tuner.runs import Run
 from tuner.ui import ownership
@@ -38,8 +40,14 @@ def copied(run_id: str, /, task: str | None = None, **settings) -> Run:
 def request_of(visitor: Visitor) -> tuple:
     """What Gradio adds to the inputs of a handler: the request, the sign-in's token, and the profile."""
     request = SimpleNamespace(session_hash=visitor.session, client=SimpleNamespace(host=visitor.address))
-    profile = SimpleNamespace(username=visitor.account) if visitor.account else None
+    profile = profile_of(visitor.account) if visitor.account else None
     return request, SimpleNamespace(token=visitor.token) if visitor.token else None, profile
+
+
+def profile_of(account: str, username: str | None = None) -> gr.OAuthProfile:
+    """What the Hub tells of the account of this id at a sign-in; its user name is the id where none is given."""
+    told = {"sub": account, "preferred_username": username or account}
+    return gr.OAuthProfile(told | dict.fromkeys(("name", "profile", "picture"), ""))
 
 
 def streamed(events: AsyncIterator[dict]) -> Iterator[dict]:

@@ -24,8 +24,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from tuner import run_files, run_lock
 from tuner.errors import TunerError
 from tuner.events import EventLog, EventReader
@@ -172,7 +170,7 @@ class Run:
                 lock.release()
         remove(gone)
 
-    def _lock(self) -> FileLock:
+    def _lock(self) -> run_lock.Lock:
         """The run's lock. Raises TunerError if a trainer holds it, or if its folder can't be written to."""
         try:
             lock = run_lock.take(self.path)
