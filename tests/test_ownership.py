@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 from conftest import plain
-from visitors_runs import ANN, copied, request_of, with_events
+from visitors_runs import ANN, copied, profile_of, request_of, with_events
 from wires import BuiltPage
 
 from tuner import runs
 from tuner.errors import TunerError
 from tuner.runs import create
 from tuner.ui import actions, api, ownership, run_queue, train_tab, wiring
-from tuner.ui.visitor import ANYBODY, Visitor, with_secret
+from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret
 
 pytest_plugins = ["page_fixtures"]
 START, CLOSED = {"event": "start", "step": 0, "steps": 9}, {"event": "end", "reason": "window", "step": 4}
@@ -37,6 +37,21 @@ def test_the_secret_or_the_account_makes_an_owner_and_nothing_else_does(mine):
         assert not ownership.is_owner(mine, visitor)
         with pytest.raises(TunerError, match="Only the run's owner"):
             actions.own_run("mine", visitor)
+
+
+def test_whoever_takes_up_an_accounts_freed_name_does_not_own_its_runs(mine):
+    """The account that was renamed still does: the Hub's id of an account stays, its name may become another's."""
+
+    def visitor(account: str, username: str) -> Visitor:
+        request, *_ = request_of(ANYBODY)
+        return for_visitor(lambda visitor: visitor)(request, None, profile_of(account, username))
+
+    ownership.claim(mine, visitor("id-1", "ann"))
+    assert ownership.is_owner(mine, visitor("id-1", "ann-was-renamed"))
+    assert not ownership.is_owner(mine, visitor("id-2", "ann"))
+    assert not ownership.is_owner(mine, visitor("id-2", "id-1"))
+    mine.write_json(ownership.FILE, {"secret": "", "account": "ann"})  # as before ids were kept
+    assert not ownership.is_owner(mine, visitor("id-2", "ann"))
 
 
 def test_a_thousand_wrong_secrets_take_no_time(mine):

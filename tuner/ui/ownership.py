@@ -1,7 +1,8 @@
 """Whose run it is. Its link lets anybody look and chat; whatever changes the run or spends time on it, its owner does.
 
 The owner is whoever has the run's secret, kept by the browser or API client that started the run, or is signed in with
-the account that started it. A run made in a terminal has no owner on the page.
+the account that started it, by the account's id: a name can be given up, and taken by somebody else. A run made in a
+terminal has no owner on the page.
 """
 
 import hashlib

@@ -18,7 +18,7 @@ class Visitor:
 
     session: str = ""  # Gradio's name for the page that was opened, or for the API client
     address: str = ""  # on the network; everybody in one classroom may share it
-    account: str | None = None  # the name on the Hub
+    account: str | None = None  # its id at the Hub; a name can be given up, and taken by somebody else
     token: str | None = field(default=None, repr=False)  # the visitor's own, for the Hub; it is stored nowhere
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # of the visitor's runs, by id
 
@@ -85,7 +85,7 @@ def _visitor(request: gr.Request, signed_in: gr.OAuthToken | None, profile: gr.O
     return Visitor(
         session=request.session_hash or "",
         address=network_address(request),
-        account=profile.username if profile else None,
+        account=profile.get("sub") if profile else None,
         token=signed_in.token if signed_in else None,
     )
 
