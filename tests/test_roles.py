@@ -58,7 +58,7 @@ HANDLERS = {
     "after any input: preview": NOTHING,
     "train.apply.click: apply": NOTHING,
     "after train.apply.click: check": NOTHING,
-    "method.name.change: <lambda>": NOTHING,
+    "method.name.change: choose": NOTHING,
     "form.methods.click: _choose": NOTHING,
     "form.methods_fold.expand: <lambda>": NOTHING,
     "form.methods_fold.collapse: <lambda>": NOTHING,
