@@ -45,13 +45,13 @@ def test_the_last_place_is_for_who_has_none():
     assert line.served == ["ab1", "ba1", "ca1"]
 
 
-def test_next_is_the_address_with_the_fewest_then_the_session_with_the_fewest_then_who_came_first():
+def test_next_is_the_address_with_the_fewest_that_waited_longest_and_then_such_a_session():
     line = Line("aa1", "ab1", "ba1", "ca1", "aa2", "ac1", "bb1", "bc1")
     assert line.served == ["aa1", "ab1", "ba1", "ca1"]
-    line.leave("ca1", "ab1")  # of a and b, who have one each, a came first: with a page that has none
+    line.leave("ca1", "ab1")  # of a and b, who have one each, a was served first: its page that has none is next
     assert line.served == ["aa1", "ba1", "ac1"]
     line.leave("aa1", "ac1")
-    assert line.served == ["ba1", "aa2", "bb1"]
+    assert line.served == ["ba1", "bb1", "aa2"]
 
 
 def test_however_two_addresses_flood_a_third_waits_for_one_to_end_at_most_and_soon_for_none():
@@ -67,6 +67,17 @@ def test_however_two_addresses_flood_a_third_waits_for_one_to_end_at_most_and_so
         line.leave(line.served[ended % len(line.served)])
 
 
+def test_of_many_addresses_that_flood_none_is_served_twice_before_who_comes_new():
+    line = Line(*(f"{address}a{number}" for number in range(9) for address in "abcdef"))
+    assert [name[0] for name in line.served] == ["a", "b", "c", "d"]
+    line.join("na1")
+    order = []
+    for _ in range(7):
+        line.leave(line.served[0])
+        order.append(line.served[-1][0])
+    assert order == ["e", "f", "n", "a", "b", "c", "d"]
+
+
 def test_who_asks_for_too_much_is_refused_and_what_ended_or_left_the_line_counts_no_longer():
     line = Line("aa1", "aa2", "aa3", "ab1", session=3, address=4)
     for name in ("aa4", "ac1"):
@@ -79,7 +90,7 @@ def test_who_asks_for_too_much_is_refused_and_what_ended_or_left_the_line_counts
     line.leave("aa2", "ab1", "ac1", "ad1")
     assert not line.served
     places = line.places
-    assert not places._waiting + places._served + list(places._busy)
+    assert not places._waiting + places._served + list(places._busy) + list(places._latest)
 
 
 def test_who_is_not_known_is_not_counted():

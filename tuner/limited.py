@@ -158,7 +158,7 @@ class _Pool:
         self._control: socket.socket | None = None
 
     def place(self, asker: Asker, line: str = LINES[0]) -> AbstractContextManager[None]:
-        """Hold one of the line's places. Raises TunerError if none gets free, or if the asker has asked for too many."""
+        """Hold one of the line's places. Raises TunerError if none gets free, or if the asker has too many."""
         return self._places[line].hold(asker, PATIENCE)
 
     @contextmanager
