@@ -2,6 +2,9 @@
 
 import asyncio
 import threading
+import time
+from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -156,3 +159,57 @@ def test_one_visitors_slow_preparations_hold_up_nobody_elses(monkeypatch):
 
     monkeypatch.setattr(actions, "prepare", prepare)
     asyncio.run(ask())
+
+
+def test_the_preparations_of_two_addresses_hold_up_no_third_ones(monkeypatch):
+    goes_on, preparing = threading.Event(), Counter()
+
+    def prepare(requested: Recipe, rows: actions.Entered | None, visitor: Visitor) -> None:
+        preparing[visitor.address] += 1
+        if visitor.address != "9.9.9.9":
+            assert goes_on.wait(20)
+        raise TunerError(f"{visitor.address}'s run is prepared.")
+
+    def train(number: int, address: str) -> asyncio.Task:
+        return asyncio.create_task(anext(api.train("{}", visitor=Visitor(f"{number}", address))))
+
+    async def ask() -> None:
+        flood = [train(number, address) for address in ("8.8.8.8", "7.7.7.7") for number in range(300)]
+        await asyncio.sleep(0)
+        try:
+            with pytest.raises(TunerError, match=r"9\.9\.9\.9's run is prepared"):
+                await asyncio.wait_for(train(0, "9.9.9.9"), 10)
+            assert preparing["8.8.8.8"] <= 12  # of 120 threads
+        finally:
+            goes_on.set()
+            errors = await asyncio.gather(*flood, return_exceptions=True)
+        assert preparing == {"8.8.8.8": 60, "7.7.7.7": 60, "9.9.9.9": 1}
+        assert sum("has 60 runs that wait or train" in str(error) for error in errors) == 480
+
+    monkeypatch.setattr(actions, "prepare", prepare)
+    monkeypatch.setattr(actions, "read_recipe", lambda text, visitor: Recipe())
+    asyncio.run(ask())
+
+
+def test_those_who_join_again_have_two_threads_and_an_address_has_one_of_them():
+    goes_on, begun = threading.Event(), []
+
+    def deed(address: str) -> None:
+        begun.append(address)
+        assert goes_on.wait(20)
+
+    async def join() -> None:
+        addresses = ["8.8.8.8"] * 20 + ["7.7.7.7", "9.9.9.9"]
+        tasks = [asyncio.create_task(api._joining.run(partial(deed, it), Visitor("", it))) for it in addresses]
+        try:
+            deadline = time.monotonic() + 20
+            while len(begun) < 2 and time.monotonic() < deadline:
+                await asyncio.sleep(0.001)
+            assert begun == ["8.8.8.8", "7.7.7.7"]
+            assert sum(thread.name.startswith("join") for thread in threading.enumerate()) <= 2
+        finally:
+            goes_on.set()
+            await asyncio.gather(*tasks)
+        assert begun[2] == "9.9.9.9"
+
+    asyncio.run(join())

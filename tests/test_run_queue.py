@@ -22,6 +22,7 @@ from tuner.ui.visitor import Visitor
 SECONDS = 20  # to wait for a thread that should be done at once
 VISITOR = ContextVar("visitor")
 ANN = Visitor("ann")
+SAME = ("session", "ann")  # as the queue names her
 
 
 def line(places: int, *joined: str) -> RunQueue:
@@ -67,6 +68,61 @@ def test_next_is_the_visitor_with_the_fewest_runs_in_training_and_then_who_came_
         assert queue.held() == [*waiting, *training]
         assert all(queue.place(run) is None for run in training)
     assert queue.held() == list(waiting)
+
+
+@pytest.mark.parametrize(
+    ("training", "waiting", "order"),
+    [
+        # visitor, address, number: many names at one address are no way past the others
+        ((), ("aX1", "bX1", "cX1", "dX1", "nY1"), ["aX1", "nY1", "bX1", "cX1", "dX1"]),
+        (("aX1", "bX1"), ("cX1", "nY1", "nY2", "oZ1"), ["nY1", "oZ1", "nY2", "cX1"]),
+        # within an address visitors take turns, as they do where it is not known
+        ((), ("aX1", "aX2", "bX1", "nY1"), ["aX1", "nY1", "bX1", "aX2"]),
+        (("aX1",), ("aX2", "bX1", "nY1"), ["nY1", "bX1", "aX2"]),
+        # many addresses of one visitor are none either
+        ((), ("aX1", "aY1", "aZ1", "nW1", "oW1"), ["aX1", "nW1", "oW1", "aY1", "aZ1"]),
+        (("aX1",), ("aY1", "nW1", "oW1"), ["nW1", "oW1", "aY1"]),
+        # of whom nothing is known, nothing is counted
+        ((), ("  1", "  2", "aX1", "aX2", "  3"), ["  1", "  2", "aX1", "  3", "aX2"]),
+    ],
+)
+def test_the_second_run_of_an_address_stands_behind_the_first_of_every_other(training, waiting, order):
+    queue = RunQueue(9)
+    with ExitStack() as stack:
+        for run in (*training, *waiting):
+            assert queue.join(run, run[0].strip(), run[1].strip())
+            if run in training:
+                assert stack.enter_context(queue.turn(run))
+        assert sorted(waiting, key=queue.place) == order
+
+
+@pytest.mark.parametrize("crowd", [("aX1", "aX2", "aX3"), ("aX1", "bX1", "cX1"), ("aX1", "aY1", "aZ1")])
+def test_who_comes_new_is_next_as_its_place_says_though_others_came_earlier(crowd):
+    queue = RunQueue(1)
+    for run in (*crowd, "nW1"):
+        assert queue.join(run, run[0], run[1])
+    turns = Turns(queue, *crowd, "nW1")
+    assert turns.begun == [crowd[0]]
+    assert queue.place("nW1") == 1
+    assert turns.end(crowd[0])
+    assert turns.begun == [crowd[0], "nW1"]
+    assert turns.end("nW1")
+    assert all(map(turns.end, crowd[1:]))
+    assert turns.begun == [crowd[0], "nW1", *crowd[1:]]
+    assert not queue._latest
+
+
+def test_an_invented_session_is_no_account_and_an_invented_crowd_no_way_past_a_newcomer(tmp_path, monkeypatch):
+    queue = RunQueue(0)
+    monkeypatch.setattr(run_queue, "queue", queue)
+    crowd = [Visitor(f"session {number}", "8.8.8.8") for number in range(60)]
+    alice = [Visitor("alice", "7.7.7.7"), Visitor("page", "9.9.9.9", account="alice")]
+    unknown = [Visitor("", f"203.0.113.{number}") for number in range(2)]
+    visitors = [*crowd, *alice, *unknown]
+    for number, visitor in enumerate(visitors):
+        (tmp_path / f"{number}").mkdir()
+        run_queue.start(Run(tmp_path / f"{number}"), visitor)
+    assert [queue.place(f"{number}") for number in (0, 60, 61, 62, 63, 1, 59)] == [1, 2, 3, 4, 5, 6, 64]
 
 
 def test_a_run_is_in_the_queue_once_and_leaves_it_once():
@@ -242,7 +298,7 @@ def test_a_run_is_trained_once_in_its_turn_for_the_visitor_who_asked(run, queue,
     until(lambda: training.trained)
     assert all(thread.daemon for thread in set(threading.enumerate()) - before)  # so that the app can be ended
     run_queue.start(run, ANN, {"event": "queued"})
-    queue.join("another of ann's", "ann")
+    queue.join("another of ann's", SAME)
     queue.join("bob's", "bob")
     assert queue.place("bob's") == 1
     training.may_end.set()
@@ -335,7 +391,7 @@ def test_a_run_whose_window_closed_or_that_lost_its_turn_is_queued_again_or_give
         assert run_queue.start_next_window(run, ANN) == waits
         assert queue.holds(run.id) == waits
         assert [e["event"] for e in run.events()[len(log) :]] == ["continued"] * waits
-        queue.join("another of ann's", "ann")
+        queue.join("another of ann's", SAME)
         queue.join("carl's", "carl")
         assert queue.place("carl's") == 2
         for name in (run.id, "another of ann's", "carl's"):
@@ -427,7 +483,7 @@ def test_who_follows_a_run_is_told_its_place_for_each_window_and_keeps_the_turn_
         told = follower.next()
         assert (told["event"], told["place"]) == ("waiting", 1)
         assert told["seconds"] > 0
-        queue.join("another of ann's", "ann")
+        queue.join("another of ann's", SAME)
         queue.join("carl's", "carl")
         assert queue.place("carl's") == 2
         for name in (run.id, "another of ann's", "carl's"):

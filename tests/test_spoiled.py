@@ -10,10 +10,17 @@ from starlette.requests import Request
 
 from tuner import limited
 from tuner.errors import TunerError
-from tuner.ui import page
+from tuner.ui import page, run_queue
 from tuner.ui.blocks import Page
 
 SPOILED = [None, {}, {"a": [1]}, [], [[None]], [{}], "", "x", "../x", 0, -1, 1.5, 10**30, True, "\n" * 9]
+
+
+@pytest.fixture(autouse=True)
+def nobody_trains(monkeypatch):
+    """What is prepared by what was sent goes nowhere."""
+    monkeypatch.setattr(run_queue, "queue", run_queue.RunQueue(0))
+    monkeypatch.setattr(run_queue, "bounds", run_queue.Bounds(lambda run: False))
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ ROOMS = [
         "limited",
         "limited_process",
         "names",
+        "places",
         "recipe",
         "recipe_yaml",
         "tasks",

@@ -24,31 +24,31 @@ WIRES = """
 form.where.change: show_source(form.where) -> form.example form.file form.pasted form.hub_row [at once]
 form.kind.input: _relabel(form.kind) -> form.amount [at once]
 form.example.input: show_example(form.example) -> form.example model.name model.quantization [at once]
-any input: check(form train.shown) -> train.card train.yaml train.fetch [120 check, newest]
-train.fetch.click: check(form train.shown) -> train.card train.yaml train.fetch [120 check]
+any input: check(form train.shown) -> train.card train.yaml train.fetch [240 check, newest]
+train.fetch.click: check(form train.shown) -> train.card train.yaml train.fetch [240 check]
 data.format.change or form.where.change or form.file.change or form.example.change or form.pasted.blur: \
-columns(form train.shown) -> form.roles [120 check, newest]
+columns(form train.shown) -> form.roles [240 check, newest]
 form.preview_fold.expand: <lambda>() -> form.is_previewed [at once]
 form.preview_fold.collapse: <lambda>() -> form.is_previewed [at once]
-after form.preview_fold.expand: preview(form form.is_previewed train.shown) -> form.preview [120 check]
-after any input: preview(form form.is_previewed train.shown) -> form.preview [120 check]
-train.apply.click: apply(train.yaml) -> form.fill train.yaml_problem [120 check]
-after train.apply.click: check(form train.shown) -> train.card train.yaml train.fetch [120 check]
+after form.preview_fold.expand: preview(form form.is_previewed train.shown) -> form.preview [240 check]
+after any input: preview(form form.is_previewed train.shown) -> form.preview [240 check]
+train.apply.click: apply(train.yaml) -> form.fill train.yaml_problem [240 check]
+after train.apply.click: check(form train.shown) -> train.card train.yaml train.fetch [240 check]
 method.name.change: choose(method.name) -> form.explained method.rank method.alpha method.dropout \
 method.target_modules method.virtual_tokens method.bottleneck method.layers [at once]
 form.methods.click: _choose() -> method.name [at once]
 form.methods_fold.expand: <lambda>() -> form.is_surveyed [at once]
 form.methods_fold.collapse: <lambda>() -> form.is_surveyed [at once]
-after form.methods_fold.expand: fill(form form.is_surveyed) -> form.methods [120 check]
-after any input: fill(form form.is_surveyed) -> form.methods [120 check]
+after form.methods_fold.expand: fill(form form.is_surveyed) -> form.methods [240 check]
+after any input: fill(form form.is_surveyed) -> form.methods [240 check]
 train.train.click: _begin() -> train.card train.train [at once]
-after train.train.click: prepare(form train.browser train.shown) -> train.shown train.browser train.panel [120 check]
+after train.train.click: prepare(form train.browser train.shown) -> train.shown train.browser train.panel [240 check]
 train.resume.click: resume(train.shown train.browser) -> train.panel [default]
 train.stop.click: _stop(train.shown train.browser) -> train.panel [at once]
 train.timer.tick: _tick(train.shown train.browser train.seen) -> train.panel train.seen [at once]
 train.shown.change: None(train.shown) ->  [at once]
 train.again.click: _leave(train.browser) -> train.shown train.browser train.panel [at once]
-after train.again.click: check(form train.shown) -> train.card train.yaml train.fetch [120 check]
+after train.again.click: check(form train.shown) -> train.card train.yaml train.fetch [240 check]
 train.browser.change: None(train.browser) ->  [at once]
 train.chat.click: to_playground(train.shown train.browser) -> tabs play.run [default]
 train.push.click: to_push(train.shown train.browser) -> tabs mine.push_fold mine.list [default]
@@ -90,7 +90,7 @@ mine.resume.click: to_resume(mine.selected train.browser) -> tabs train.shown tr
 Playground.select: update_runs(train.browser play.run) -> play.run [default]
 My runs.select: refresh(train.browser mine.selected) -> mine.list [default]
 page.load: arrive(train.browser) -> train.shown train.browser train.panel form.fill [default]
-after page.load: check(form train.shown) -> train.card train.yaml train.fetch [120 check]
+after page.load: check(form train.shown) -> train.card train.yaml train.fetch [240 check]
 """
 LOGIN = "mine.login.click: None(mine.login) ->  [at once]"
 ROWS_GIVEN = {"recipe": inspect.Parameter.empty, "file": None, "rows": ""}
@@ -99,8 +99,8 @@ OWNER = {"secret": ""}
 SAMPLED = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 96, "seed": 0}
 # Each endpoint's parameters with their defaults, and how many calls of it run at once.
 ENDPOINTS = {
-    "check": (ROWS_GIVEN, "120 check"),
-    "preview": (ROWS_GIVEN, "120 check"),
+    "check": (ROWS_GIVEN, "240 check"),
+    "preview": (ROWS_GIVEN, "240 check"),
     "train": (ROWS_GIVEN, "1200 follow"),
     "resume": ({"run": NEEDED, **OWNER}, "1200 follow"),
     "status": ({"run": NEEDED}, 4),

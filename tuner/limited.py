@@ -9,21 +9,20 @@ process of their own (limited_process.py), never from the app, which has threads
 
 import json
 import logging
-import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuner import environment, limited_process
 from tuner.errors import TunerError
+from tuner.places import NOBODY, Asker, Places
 from tuner.words import gigabytes
 
 log = logging.getLogger(__name__)
@@ -35,6 +34,7 @@ BYTES = int(float(os.environ.get("TUNER_CHECK_GB", 3)) * 1e9)  # of memory beyon
 MOST = {"all": 4, "session": 2, "address": 3}
 # Those in line included. A whole classroom may share one address.
 MOST_ASKED = {"session": 12, "address": 60}
+LINES = ("checks", "downloads")  # jobs of each have places of their own: a download may take an hour
 PATIENCE = 120  # seconds in line
 START = 120  # seconds for the first worker, whose parent has to import the libraries
 KEPT = 2  # workers that wait for the next job
@@ -50,17 +50,7 @@ class Limits(NamedTuple):
     doing: str  # begins a sentence: "Checking this recipe"
     advice: str  # a sentence
     seconds: float | None = None  # if not SECONDS
-    line: str = "checks"  # jobs of another line have places of their own
-
-
-class Asker(NamedTuple):
-    """Who asks for a job; what is "" is not counted."""
-
-    session: str = ""  # a page or program
-    address: str = ""  # on the network
-
-
-NOBODY = Asker()
+    line: str = LINES[0]
 
 
 def run(job: str, *arguments: Any, limits: Limits, asker: Asker = NOBODY) -> Any:
@@ -156,44 +146,20 @@ class _Worker:
 
 
 class _Pool:
-    """The workers, who of the visitors has which of their places, and the process that forks them."""
+    """The workers, the places of those who wait for one, and the process that forks them."""
 
     def __init__(self) -> None:
         self.idle: list[_Worker] = []
         self._preparation: dict | None = None  # a job for the server itself
-        self._asked: Counter[tuple] = Counter()  # jobs in a line, of all and of each asker
-        self._busy: Counter[tuple] = Counter()  # those that have a place
-        self._changed = threading.Condition()
+        self._places = {line: Places(MOST, MOST_ASKED) for line in LINES}
+        self._lock = threading.Lock()
         self._starting = threading.Lock()
         self._server: subprocess.Popen | None = None
         self._control: socket.socket | None = None
 
-    @contextmanager
-    def place(self, asker: Asker, line: str = "checks") -> Iterator[None]:
-        """One of the line's places. Raises TunerError if none gets free, or if the asker has asked for too many."""
-        whose = [(line, "all", ""), *((line, kind, name) for kind, name in asker._asdict().items() if name)]
-        self._count(self._asked, whose, 1)
-        try:
-            with self._changed:
-                if any(self._asked[key] > MOST_ASKED.get(key[1], math.inf) for key in whose):
-                    raise TunerError("You have started many checks at once. Wait until they are done, then try again.")
-                if not self._changed.wait_for(lambda: all(self._busy[key] < MOST[key[1]] for key in whose), PATIENCE):
-                    raise TunerError("This page is busy checking what others entered. Try again in a minute.")
-                self._count(self._busy, whose, 1)
-            try:
-                yield
-            finally:
-                self._count(self._busy, whose, -1)
-        finally:
-            self._count(self._asked, whose, -1)
-
-    def _count(self, counter: Counter[tuple], whose: list[tuple], by: int) -> None:
-        with self._changed:
-            counter.update(dict.fromkeys(whose, by))
-            for key in whose:
-                if not counter[key]:
-                    del counter[key]
-            self._changed.notify_all()
+    def place(self, asker: Asker, line: str = LINES[0]) -> AbstractContextManager[None]:
+        """Hold one of the line's places. Raises TunerError if none gets free, or if the asker has too many."""
+        return self._places[line].hold(asker, PATIENCE)
 
     @contextmanager
     def worker(self) -> Iterator[_Worker]:
@@ -202,7 +168,7 @@ class _Pool:
         try:
             yield worker
         finally:
-            with self._changed:
+            with self._lock:
                 keeps = worker.held is not None and worker.held < HELD and worker.jobs < USES and len(self.idle) < KEPT
                 if keeps:
                     self.idle.append(worker)
@@ -211,7 +177,7 @@ class _Pool:
 
     def _idle_worker(self) -> _Worker | None:
         while True:
-            with self._changed:
+            with self._lock:
                 if not self.idle:
                     return None
                 worker = self.idle.pop()

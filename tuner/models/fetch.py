@@ -53,13 +53,23 @@ def base_of(run: Run, token: str | bool | None = None) -> Base:
                 "plan.json in the run's folder says where it was."
             )
     pinned = model.model_copy(update={"revision": plan["revision"]})
-    # Whoever prepared the run was allowed to read this version.
-    folder = _cached(pinned) if pinned.revision else None
+    folder = _prepared(run)
     if folder:
         _check_files(folder, model.name)
     return Base(
         folder or fetch_model(pinned, own_folder, token), model, task_of(plan).name, tuple(plan.get("labels", ()))
     )
+
+
+def is_here(run: Run) -> bool:
+    """Whether the run's base model need not be downloaded; a look at the disk tells."""
+    return bool(run.plan.get("model_folder") or is_shipped(run.recipe.model.name) or _prepared(run))
+
+
+def _prepared(run: Run) -> Path | None:
+    """The folder of the run's base model in the cache: whoever prepared the run was allowed to read this version."""
+    revision = run.plan["revision"]
+    return _cached(run.recipe.model.model_copy(update={"revision": revision})) if revision else None
 
 
 def is_shipped(name: str) -> bool:

@@ -20,7 +20,7 @@ from tuner.errors import TunerError
 from tuner.hub.card import without_paths
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import MethodRow
-from tuner.models.fetch import is_shipped
+from tuner.models.fetch import is_here, is_shipped
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
@@ -113,6 +113,24 @@ def _kept() -> frozenset[str]:
 
 def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
     """Queue a run for training again. Raises TunerError if it has finished, is damaged, queued or in training."""
+    opened = _to_resume(run, visitor)
+    with run_queue.bounds.admit(visitor):
+        _fetch_base(opened, visitor)
+        run_queue.start(opened, visitor, {"event": "queued"})
+    return opened
+
+
+def needs_download(run: str, visitor: Visitor = ANYBODY) -> bool:
+    """Whether the base model has to be downloaded before the run is resumed. Raises TunerError as `resume` does."""
+    return not is_here(_to_resume(run, visitor))
+
+
+def download_base(run: str, visitor: Visitor = ANYBODY) -> None:
+    """Download the base model of a run that is to be resumed. Raises TunerError."""
+    checking.fetch_base(_to_resume(run, visitor), visitor)
+
+
+def _to_resume(run: str, visitor: Visitor) -> Run:
     opened = own_run(run, visitor)
     if problems := opened.damage:
         raise TunerError(*problems)
@@ -122,9 +140,6 @@ def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
         )
     if opened.is_training or run_queue.queue.holds(run):
         raise TunerError(f"Run {run} is already in training or waiting for its turn.")
-    with run_queue.bounds.admit(visitor):
-        _fetch_base(opened, visitor)
-        run_queue.start(opened, visitor, {"event": "queued"})
     return opened
 
 
@@ -132,6 +147,8 @@ def _fetch_base(run: Run, visitor: Visitor) -> None:
     """See to it that the run's base model is here before anything is queued: jobs have no visitor's token."""
     from tuner.models.fetch import base_of
 
+    if not is_here(run):
+        checking.fetch_base(run, visitor)
     base_of(run, visitor.token or False)
 
 

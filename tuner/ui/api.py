@@ -17,6 +17,7 @@ from gradio.context import LocalContext
 from tuner.errors import TunerError
 from tuner.events import EventReader
 from tuner.hub.card import without_paths
+from tuner.places import Asker, Places
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, bounds, progress, run_queue
@@ -27,12 +28,27 @@ from tuner.ui.wiring import CHECKS, MODELS, MOST_LISTED
 
 # Callers who follow a run, waiting or in training: as many as there may be runs, and some to be refused in a sentence.
 FOLLOWING = {"concurrency_limit": bounds.MOST_RUNS + 200, "concurrency_id": "follow"}
-# They hold no thread; only those whose runs are being prepared do, for as long as a process with limits takes, and
-# those that join again: few of these at a time, or they would keep the page's own thread from Python's lock.
-_preparing, _joining = ThreadPoolExecutor(CHECKS["concurrency_limit"], "prepare"), ThreadPoolExecutor(2, "join")
-
-
 T = TypeVar("T")
+
+
+class Threads:
+    """Threads that do callers' deeds, with `most` of them for one address or session; who waits for one holds none."""
+
+    def __init__(self, name: str, **most: int):
+        self._executor = ThreadPoolExecutor(most["all"], name)
+        self._places = Places(most)
+
+    async def run(self, deed: Callable[[], T], visitor: Visitor) -> T:
+        """What the deed returns. Its thread knows the request that ZeroGPU charges."""
+        call = partial(copy_context().run, deed)
+        async with self._places.hold_async(Asker(visitor.session, visitor.address)):
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+# Those who follow hold no thread. Those whose runs are being prepared do, for as long as a process with limits takes,
+# and those that join again: few of these at a time, or they would keep the page's own thread from Python's lock.
+_preparing = Threads("prepare", all=120, session=4, address=12)
+_joining = Threads("join", all=2, session=1, address=1)
 
 
 def build() -> None:
@@ -120,10 +136,10 @@ async def train(
     """
 
     def prepare() -> tuple[Run, str]:
-        with run_queue.bounds.admit(visitor):
-            return actions.prepare(*_requested(recipe, file, rows, visitor))
+        return actions.prepare(*_requested(recipe, file, rows, visitor))
 
-    run, secret = await _done(prepare, _preparing)
+    with run_queue.bounds.admit(visitor):
+        run, secret = await _preparing.run(prepare, visitor)
     yield {"event": "run", "run": run.id, "secret": secret, "plan": _shown_plan(run)}
     async for event in run_queue.follow(run, visitor, run.reader(), _listener()):
         yield event
@@ -143,15 +159,13 @@ async def resume(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> Asyn
         reader.skip()  # what happened before
         return actions.resume(run, owner), reader
 
-    opened, reader = await _done(prepare, _joining)
+    if await _joining.run(partial(actions.needs_download, run, owner), owner):
+        with run_queue.bounds.admit(owner):
+            await _preparing.run(partial(actions.download_base, run, owner), owner)
+    opened, reader = await _joining.run(prepare, owner)
     yield {"event": "run", "run": opened.id, "plan": _shown_plan(opened)}
     async for event in run_queue.follow(opened, owner, reader, _listener()):
         yield event
-
-
-async def _done(deed: Callable[[], T], threads: ThreadPoolExecutor) -> T:
-    """What it returns. It runs in one of the threads, which knows the request that ZeroGPU charges."""
-    return await asyncio.get_running_loop().run_in_executor(threads, partial(copy_context().run, deed))
 
 
 def _listener() -> Callable[[], bool]:

@@ -87,6 +87,12 @@ def write_run(requested: Recipe, rows: Entered | None = None, visitor: Visitor =
     return Run(path)
 
 
+def fetch_base(run: Run, visitor: Visitor = ANYBODY) -> None:
+    """Download the run's base model, exactly as it was when the run was prepared. Raises TunerError."""
+    pinned = run.recipe.with_settings({"model.revision": run.plan["revision"]})
+    _job("fetch", pinned.model_dump(), visitor.token or False, visitor=visitor)
+
+
 def read_prompts(run: Run, conversations: list[list[dict]], visitor: Visitor = ANYBODY) -> dict | None:
     """What the run's base reads of these conversations: see the job. Raises TunerError if it can't read them."""
     return _job("read_prompts", str(run.path.absolute()), conversations, visitor.token or False, visitor=visitor)

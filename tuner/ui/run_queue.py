@@ -8,10 +8,11 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import replace
+from typing import NamedTuple
 
 from tuner import gpu
 from tuner.events import EventReader
@@ -26,16 +27,27 @@ POLL = 0.2  # seconds between looks at a run's events
 LONGEST_POLL = 2.0  # seconds between looks at the place of a run that is far from being served
 
 
+class Whose(NamedTuple):
+    """Whose a run is, as far as it is known; nobody's turns are counted by what is not."""
+
+    visitor: Hashable = None
+    address: str = ""  # on the network
+
+
 class RunQueue:
-    """A queue for this many places. Next is the visitor with the fewest runs in training; ties go by arrival."""
+    """A queue for this many places. Next is whose visitor and whose address both have the fewest runs in training.
+
+    Of those who have none, whoever was served goes behind the others; ties go by the visitor's runs, then by arrival.
+    """
 
     def __init__(self, places: int | None = None):
         self._places = places
-        self._waiting: dict[str, str] = {}  # run -> visitor, in order of arrival
+        self._waiting: dict[str, Whose] = {}  # in order of arrival
         self._begin: dict[str, Callable[[], None]] = {}  # waiting run -> what begins its turn
-        self._training: dict[str, str] = {}
+        self._training: dict[str, Whose] = {}
         self._given: set[str] = set()  # runs that were given a place, and whose turn has not begun
         self._slots: dict[str, int] = {}  # run in training -> the number of its place, from 0
+        self._latest: dict[tuple[int, Hashable], int] = {}  # visitor or address -> when it was last served
         self._order: dict[str, int] | None = {}  # waiting run -> its place in the queue; None: to be counted again
         self._seconds: deque[float] = deque(maxlen=20)  # that the latest turns took
         self._lock = threading.RLock()
@@ -51,12 +63,12 @@ class RunQueue:
         """The number of the place that a run in training holds, from 0."""
         return self._slots[run]
 
-    def join(self, run: str, visitor: str) -> bool:
+    def join(self, run: str, visitor: Hashable, address: str = "") -> bool:
         """Join the queue; False if the run is in it already, or in training."""
         with self._lock:
             if self.holds(run):
                 return False
-            self._waiting[run], self._order = visitor, None
+            self._waiting[run], self._order = Whose(visitor, address), None
             return True
 
     def when_served(self, run: str, begin: Callable[[], None]) -> bool:
@@ -73,7 +85,7 @@ class RunQueue:
         with self._lock:
             self._begin.pop(run, None)
             left = self._waiting.pop(run, None) is not None
-            self._order = None
+            self._forget()
         return left
 
     def holds(self, run: str) -> bool:
@@ -100,12 +112,17 @@ class RunQueue:
 
     def _in_order(self) -> list[str]:
         """The waiting runs in the order in which they would be served if no others came."""
-        # A visitor's next run is served as if those before it were in training.
-        busy, busy_before = Counter(self._training.values()), {}
-        for run, visitor in self._waiting.items():
-            busy_before[run] = busy[visitor]
-            busy[visitor] += 1
-        return sorted(self._waiting, key=busy_before.get)
+        order, turns = list(self._waiting), Counter()
+        # The next run of a visitor or address is served as if those before it were in training.
+        for kind in range(len(Whose._fields)):
+            keys = {run: (kind, whose[kind]) for run, whose in self._waiting.items()}
+            busy = Counter((kind, whose[kind]) for whose in self._training.values())
+            for run in order:
+                if keys[run][1]:
+                    turns[run] = max(turns[run], busy[keys[run]])
+                    busy[keys[run]] += 1
+            order.sort(key=lambda run: (turns[run], 0 if turns[run] else self._latest.get(keys[run], 0)))
+        return order
 
     def _serve(self) -> None:
         """Give the free places to those who are next, and begin their turns."""
@@ -125,13 +142,20 @@ class RunQueue:
         self._training[run], self._order = self._waiting.pop(run), None
         self._slots[run] = min(set(range(self.places)) - set(self._slots.values()))
         self._given.add(run)
+        number = max(self._latest.values(), default=0) + 1
+        self._latest |= {key: number for key in enumerate(self._training[run]) if key[1]}
         return self._begin.pop(run, None)
 
     def _take_place_back(self, run: str) -> None:
         with self._lock:
             del self._training[run], self._slots[run]
             self._given.discard(run)
-            self._order = None
+            self._forget()
+
+    def _forget(self) -> None:
+        held = {key for whose in (*self._waiting.values(), *self._training.values()) for key in enumerate(whose)}
+        self._latest = {key: number for key, number in self._latest.items() if key in held}
+        self._order = None
 
     @contextmanager
     def turn(self, run: str) -> Iterator[bool]:
@@ -166,7 +190,9 @@ def start(run: Run, visitor: Visitor, event: dict | None = None) -> None:
 
     Called in an event's handler, whose request tells ZeroGPU whose quota to charge.
     """
-    if not queue.join(run.id, visitor.account or visitor.session):
+    # A session is a name that any program may make up, and must not pass for an account.
+    key = ("account", visitor.account) if visitor.account else visitor.session and ("session", visitor.session)
+    if not queue.join(run.id, key, visitor.address):
         return
     try:
         if event:

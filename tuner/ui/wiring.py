@@ -12,7 +12,7 @@ from tuner.ui.visitor import Visitor
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 # Whose turn it is, limited.py decides: here one visitor's slow checks would hold up all others. So more than it lets
 # one network address ask for.
-CHECKS = {"concurrency_limit": 2 * limited.MOST_ASKED["address"], "concurrency_id": "check"}
+CHECKS = {"concurrency_limit": 4 * limited.MOST_ASKED["address"], "concurrency_id": "check"}
 # Base and adapter share one model that switches adapters row by row, so it gives one answer at a time. On ZeroGPU each
 # job has a worker of its own.
 MODELS = {"concurrency_limit": 8 if ZERO else 1, "concurrency_id": "models"}
