@@ -39,8 +39,8 @@ def fail(run: Run) -> None:
 
 def answering(loaded, active, *arguments, **options) -> list[str]:
     """Answer, or fail as the conversation asks: its last turn names one of FAULTS."""
-    conversations = arguments[1]
-    if fault := FAULTS.get(conversations[0][-1]["content"]):
+    first = arguments[1][0]  # what is scored comes as text
+    if fault := FAULTS.get(first if isinstance(first, str) else first[-1]["content"]):
         raise fault
     return answer(loaded, active, *arguments, **options)
 
