@@ -38,7 +38,8 @@ def combinations(whole: bool) -> list[tuple[tuple[str, str], str, str]]:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("task", [t if t == "generation" else pytest.param(t, marks=pytest.mark.long) for t in ROWS])
+@pytest.mark.long
+@pytest.mark.parametrize("task", ROWS)
 def test_each_method_works_in_bfloat16_where_the_libraries_see_a_gpu(bases, tmp_path, task):  # noqa: F811
     done, refused, failures, whole = [], 0, [], "TUNER_MATRIX" in os.environ
     table = sources.read_pasted("\n".join(map(json.dumps, ROWS[task])))
