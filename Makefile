@@ -1,10 +1,10 @@
 # make run         the page
-# make test        the linter and the tests, 8 to 9 minutes on two cores
-# make test-all    make test, make space, make rehearsal, make attack and make matrix: 45 minutes or more on two cores
+# make test        the linter and the tests, 5 to 6 minutes on two cores
+# make test-all    make test, make space, make rehearsal, make attack and make matrix: 40 minutes or more on two cores
 # make space       the app as on a ZeroGPU Space, about 7 minutes; before that it installs what a Space installs (about 5.5 GB)
 # make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
 # make load        ten trainings, a thousand waiting runs and a thousand viewers at once, on a machine that does nothing else
-# make attack      malformed recipes, files, names, models and requests, while another visitor watches; 9 minutes on two cores
+# make attack      malformed recipes, files, names, models and requests, while another visitor watches; 3 minutes on two cores
 # make matrix      every method on every model family, in float32 and in bfloat16 as on a GPU
 # make bench       benchmarks: against a plain TRL script, and against the usual way on ZeroGPU
 # make bench-gpu   the same on a GPU, and more: estimates, precision, determinism; an hour or so

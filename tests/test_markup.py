@@ -107,6 +107,7 @@ def test_a_whole_run_of_markup_in_every_tab(page, site, tmp_path):
     page.locator("#chat").click()
     expect(page.locator("#examples")).to_contain_text("<")
     page.locator("#examples").get_by_role("button").first.click()
+    expect(page.get_by_label("Prompt", exact=True)).not_to_have_value("")
     page.locator("#send").click()
     expect(page.locator("#chat-1 .bot.message")).not_to_be_empty()
     page.get_by_role("tab", name="My runs").click()
