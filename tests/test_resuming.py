@@ -130,6 +130,6 @@ def test_a_base_that_is_gone_is_downloaded_in_a_job_before_its_run_is_resumed(pr
     assert actions.resume("far", ann).id == "far"  # nothing is asked of the Hub
     assert len(jobs) == 1
     with pytest.raises(TunerError, match="already in training or waiting"):
-        actions.needs_download("far", ann)
+        actions.resume("far", ann)
     with pytest.raises(TunerError, match="A link to a run is for looking"):
         actions.needs_download("far", Visitor("bob"))

@@ -53,7 +53,7 @@ class Places:
         """Join the line. `begin`, which must not wait, is called once there is a place. Raises TunerError."""
         ticket = Ticket(asker, begin)
         with self._lock:
-            for key in ticket.whose:
+            for key in ticket.whose if self._most_asked else ():
                 tickets = sum(key in other.whose for other in (*self._waiting, *self._served))
                 if tickets >= self._most_asked.get(key[0], math.inf):
                     raise TunerError("You have started many checks at once. Wait until they are done, then try again.")
@@ -75,20 +75,25 @@ class Places:
             self._serve()
 
     def _serve(self) -> None:
-        while len(self._served) < self._most["all"]:
-            free = [ticket for ticket in self._waiting if self._may_begin(ticket)]
-            if not free:
-                return
-            ticket = min(free, key=self._rank)
+        while len(self._served) < self._most["all"] and (ticket := self._next()):
             self._waiting.remove(ticket)
             self._served.append(ticket)
             self._busy.update(ticket.whose)
             self._latest |= dict.fromkeys(ticket.whose, next(self._number))
             ticket.begin()
 
-    def _rank(self, ticket: Ticket) -> list[int]:
-        keys = [(kind, getattr(ticket.asker, kind)) for kind in KINDS]
-        return [number for key in keys for number in (self._busy[key], self._latest.get(key, 0))]
+    def _next(self) -> Ticket | None:
+        lines: dict[str, list[Ticket]] = {}
+        for ticket in self._waiting:
+            lines.setdefault(ticket.asker.address, []).append(ticket)
+        # Only the tickets of one address are looked at, as a rule: a thousand may wait.
+        for address in sorted(lines, key=lambda address: self._rank("address", address)):
+            if free := [ticket for ticket in lines[address] if self._may_begin(ticket)]:
+                return min(free, key=lambda ticket: self._rank("session", ticket.asker.session))
+        return None
+
+    def _rank(self, kind: str, name: str) -> tuple[int, int]:
+        return self._busy[kind, name], self._latest.get((kind, name), 0)
 
     def _may_begin(self, ticket: Ticket) -> bool:
         has_one = any(self._busy[key] for key in ticket.whose)

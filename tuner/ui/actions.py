@@ -121,8 +121,8 @@ def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
 
 
 def needs_download(run: str, visitor: Visitor = ANYBODY) -> bool:
-    """Whether the base model has to be downloaded before the run is resumed. Raises TunerError as `resume` does."""
-    return not is_here(_to_resume(run, visitor))
+    """Whether the base model has to be downloaded before the run is resumed. Raises TunerError."""
+    return not is_here(own_run(run, visitor))
 
 
 def download_base(run: str, visitor: Visitor = ANYBODY) -> None:

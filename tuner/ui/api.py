@@ -154,15 +154,19 @@ async def resume(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> Asyn
     """
     owner = with_secret(visitor, run, secret)
 
-    def prepare() -> tuple[Run, EventReader]:
+    def begin(is_here: bool = False) -> tuple[Run, EventReader] | None:
+        if not is_here and actions.needs_download(run, owner):
+            return None
         reader = actions.own_run(run, owner).reader()
         reader.skip()  # what happened before
         return actions.resume(run, owner), reader
 
-    if await _joining.run(partial(actions.needs_download, run, owner), owner):
+    begun = await _joining.run(begin, owner)
+    if not begun:
         with run_queue.bounds.admit(owner):
             await _preparing.run(partial(actions.download_base, run, owner), owner)
-    opened, reader = await _joining.run(prepare, owner)
+        begun = await _joining.run(partial(begin, is_here=True), owner)
+    opened, reader = begun
     yield {"event": "run", "run": opened.id, "plan": _shown_plan(opened)}
     async for event in run_queue.follow(opened, owner, reader, _listener()):
         yield event
