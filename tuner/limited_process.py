@@ -9,6 +9,7 @@ import gc
 import importlib
 import inspect
 import json
+import logging
 import os
 import resource
 import select
@@ -39,6 +40,7 @@ class Worker(NamedTuple):
 
 def serve(app: int) -> None:
     """Fork workers for the app until it has ended."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as in app.py
     control = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     workers: dict[int, Worker] = {}  # by their pipe and by their socket
