@@ -30,11 +30,16 @@ def http() -> Iterator[httpx.Client]:
     def clicked(run: str, event: gr.EventData) -> str:
         return f"{run} {getattr(event, 'index', None)}"
 
+    def chosen(data: dict) -> str:
+        return f"{sorted(map(str, data.values()))}"
+
     with Page() as page:
         gr.api(told, api_name="told")
         gr.api(for_visitor(greeted), api_name="greeted")
         kept, given, shown = gr.BrowserState({}), [gr.JSON(), gr.JSON()], gr.Textbox()
         gr.Button().click(shared, [kept, *given], shown, api_name="shared")
+        choices = {gr.Dropdown(["a"], label="Format", allow_custom_value=True), gr.Radio(["b", "c"], value="b")}
+        gr.Button().click(chosen, choices, shown, api_name="chosen")
         gr.Button().click(clicked, shown, shown, api_name="clicked")
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, app_kwargs=dict(door.APP), show_error=True)
     with httpx.Client(base_url=f"{url}gradio_api/run/", headers={"Content-Type": "application/json"}) as client:
@@ -102,3 +107,9 @@ def test_a_click_on_a_method_that_there_is_not_changes_nothing(said):
 def test_what_takes_no_rows_takes_no_megabytes(http):
     assert http.post("greeted", json={"data": ["x" * 1000]}).json()["data"] == ["x" * 1000]
     assert http.post("greeted", json={"data": ["x" * 2**20]}).json()["error"] == TOO_LARGE
+
+
+@pytest.mark.parametrize("wrong", [{"a": 1}, ["a"], [[None]]])
+def test_what_a_component_can_not_hold_is_refused_where_inputs_come_as_a_dictionary(wrong, http):
+    assert http.post("chosen", json={"data": ["a", None]}).json()["data"] == ["['a', 'b']"]  # a Radio always has one
+    assert http.post("chosen", json={"data": [wrong, "b"]}).json()["error"] == WRONG_TYPE.format(name="Format")

@@ -337,6 +337,11 @@ def test_a_part_of_a_spaces_name_is_not_its_name(forwarded, on_a_space):
     assert knock(PROXIED | {"X-Forwarded-Host": forwarded})[1]["x-host"] == ""
 
 
+def test_what_several_proxies_wrote_in_lines_of_their_own_is_read_as_one():
+    written = [(b"x-forwarded-for", b"1.1.1.1"), (b"host", b"localhost"), (b"x-forwarded-for", b"198.41.30.7")]
+    assert dict(door._cleaned(written)) == {b"host": b"localhost", b"x-forwarded-for": b"1.1.1.1,198.41.30.7"}
+
+
 def test_there_are_no_websockets():
     sent = []
 

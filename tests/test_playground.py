@@ -279,3 +279,10 @@ def test_what_stayed_without_an_answer_is_not_asked_again():
     ]
     assert playground_tab.until_answered(unanswered) == turns("one", "an answer")
     assert playground_tab.until_answered(None) == playground_tab.until_answered([]) == []
+
+
+def test_a_prompt_as_long_as_a_book_is_refused_and_not_kept():
+    allowed, refused = (playground_tab._begin("x" * (100_000 + more), ["mine"]) for more in (0, 1))
+    assert (len(allowed[1]), allowed[4]) == (100_000, "")
+    assert refused[1] == ""
+    assert "more than 100,000 characters" in plain(refused[4])
