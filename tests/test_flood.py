@@ -297,3 +297,14 @@ def test_whoever_waits_is_not_forgotten_for_those_who_have_been_answered(room, m
         assert f'["{number}"]' in httpx.get(f"{room.url}call/quick/{asked.json()['event_id']}", headers=EVE).text
     room.free.set()
     assert '["at last"]' in httpx.get(f"{room.url}call/follow/{waits.json()['event_id']}", headers=ANN).text
+
+
+def test_what_was_taken_back_is_gone_once_a_day_has_passed_too(monkeypatch):
+    uploads, now = allowance.Uploads(), time.monotonic()
+    assert uploads.add("a", 5) is None
+    uploads.take_back("a", 5)
+    assert uploads.add("a", 2) is None
+    monkeypatch.setattr(allowance, "time", SimpleNamespace(monotonic=lambda: now + allowance.KEPT + 60))
+    assert uploads.refusal("a", 1) is None
+    assert not uploads._log
+    assert not uploads._sums.total()
