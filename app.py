@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import warnings
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # Gradio would sum up its last 10,000 requests after each one, for a page of figures that is not served here.
@@ -25,7 +26,9 @@ WAITING = 2000  # requests that may queue; the door bounds those of one address
 
 def main() -> None:
     """Serve the page until it is stopped."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a faster kernel from the Hub on some CPUs
+    # Libraries' words to each other: of a faster kernel on the Hub, and of names that will change.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
     threading.Thread(target=checking.warm_up, daemon=True).start()
     # What waits in a line is not also done at once (/run/), past all others.
     page.build().queue(max_size=WAITING, default_concurrency_limit=8, api_open=False).launch(

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ class Worker(NamedTuple):
 def serve(app: int) -> None:
     """Fork workers for the app until it has ended."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as in app.py
+    warnings.filterwarnings("ignore", category=FutureWarning)
     control = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     workers: dict[int, Worker] = {}  # by their pipe and by their socket
