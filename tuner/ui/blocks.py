@@ -26,8 +26,8 @@ TOO_LARGE = "This is more than 1 MB, which is too much at once. Shorten it, or c
 # A page's own, which is mended wherever it is read; and an input that the page has not shown yet holds nothing.
 KEPT = (gr.State, gr.BrowserState)
 
-ONE = str | float | bool | None  # which a page has not shown yet, or which was emptied, holds None
-HOLDS = dict.fromkeys((gr.Textbox, gr.Dropdown, gr.Radio, gr.Number, gr.Slider, gr.Checkbox), ONE)
+HOLD_ONE = (gr.Textbox, gr.Dropdown, gr.Radio, gr.Number, gr.Slider, gr.Checkbox)
+ONE = TypeAdapter(str | float | bool | None)  # what was emptied, or not shown yet, holds None
 
 
 class Page(gr.Blocks):
@@ -101,16 +101,12 @@ def _chosen(value: Any, block: gr.blocks.Block) -> Any:
 def _held(block_fn: gr.blocks.BlockFunction, values: list) -> list:
     """The values as what the components hold that they come from."""
     for value, block in zip(values, block_fn.inputs, strict=True):
-        try:
-            _adapter(type(block)).validate_python(value)
-        except ValidationError:
-            raise _error(WRONG_TYPE.format(name=block.label)) from None
+        if isinstance(block, HOLD_ONE):
+            try:
+                ONE.validate_python(value)
+            except ValidationError:
+                raise _error(WRONG_TYPE.format(name=block.label)) from None
     return values
-
-
-@cache
-def _adapter(component: type[gr.blocks.Block]) -> TypeAdapter:
-    return TypeAdapter(next((HOLDS[kind] for kind in component.__mro__ if kind in HOLDS), Any))
 
 
 @cache
