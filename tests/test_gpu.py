@@ -43,6 +43,7 @@ def train_until_killed(run: runs.Run) -> tuple[psutil.Process, list[dict]]:
     while not (environment := process.environ()):  # which the system sets a moment after the program has begun
         pass
     process.environment, process.niceness = environment, process.nice()
+    process.group, process.session = os.getpgid(process.pid), os.getsid(process.pid)
     process.kill()
     return process, said + list(window)
 
@@ -53,6 +54,8 @@ def test_the_training_process_stands_back_behind_the_page_and_is_told_no_secret(
     monkeypatch.setenv("TUNER_MAX_TOKENS", "5000")
     process, _ = train_until_killed(run)
     assert process.niceness == psutil.Process().nice() + gpu.BEHIND
+    # Linux weighs by niceness within a session only (man 7 sched, "The autogroup feature").
+    assert (process.session, process.group) == (os.getsid(0), process.pid)
     assert process.environment["TUNER_MAX_TOKENS"] == "5000"
     assert process.environment["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
     assert not [name for name, value in process.environment.items() if name in SECRETS or value in SECRETS.values()]
@@ -485,7 +488,7 @@ def test_jobs_are_given_what_was_asked_for(run, monkeypatch, tmp_path):
 # Writes down what it was given, then acts as its folder tells.
 PROCESS = """#!/bin/sh
 echo "$PWD $*" > "$4/given"
-ps -o sid= -p $$ > "$4/session"
+ps -o pgid= -p $$ > "$4/group"
 cat > "$4/stdin"
 echo "to stdout"
 echo "to stderr" >&2
@@ -534,7 +537,7 @@ def test_the_training_process_is_told_the_run_and_writes_to_its_log(run, process
     assert (run.path / "given").read_text() == given
     assert (run.path / "train.log").read_text() == "to stderr\n" * 2
     assert (run.path / "stdin").read_text() == ""
-    assert int((run.path / "session").read_text()) != os.getsid(0)  # it outlives the app
+    assert int((run.path / "group").read_text()) != os.getpgid(0)  # what interrupts the app in its terminal passes it
     assert capfd.readouterr() == ("", "")
 
 
