@@ -9,6 +9,7 @@ from conftest import ROOT
 from playwright.sync_api import Browser, Page, expect
 from served import Served, serve
 from stage import Stage
+from visitors_runs import with_events
 
 from tuner.runs import Run
 from tuner.ui import ownership
@@ -184,6 +185,28 @@ def test_a_link_is_for_looking_and_an_owners_link_makes_its_browser_an_owner(vis
     expect(page.locator("#owner-link")).to_be_hidden()
     assert not [address for address in asked if secret in address]
     assert secret not in url.log.read_text()
+
+
+@pytest.mark.long
+def test_an_owners_link_resumes_nothing_by_itself_until_resume_was_pressed_in_its_browser(visit, url):
+    run = Run(shutil.copytree(ROOT / "examples/finished", url.log.parent / "runs/given"))
+    secret = ownership.claim(run, ANYBODY)
+    with_events(run, {"event": "start", "step": 0, "steps": 9}, {"event": "end", "reason": "window", "step": 4})
+    page = visit(f"?run=given#secret={secret}")
+    for _ in range(2):
+        expect(page.get_by_text(ownership.BY_LINK)).to_be_visible()
+        expect(page.locator("#card .t-run")).to_have_attribute("data-phase", "continuing")
+        for _ in range(2):  # of which the first has been answered when the second comes
+            page.wait_for_event("request", lambda request: request.url.endswith("/queue/join"))
+        assert run.last_event()["event"] == "end"
+        page.reload()
+    page.locator("#resume").click()
+    expect(page.get_by_text(ownership.BY_LINK)).to_have_count(0)
+    expect(page.locator("#card .t-run")).not_to_have_attribute("data-phase", "continuing")
+    assert run.last_event("queued")
+    page.wait_for_function(f"window.localStorage.getItem('tuner-runs') === '{{\"given\":\"{secret}\"}}'")
+    page.locator("#stop").click()
+    expect(page.locator("#resume")).to_be_visible()
 
 
 @pytest.mark.long

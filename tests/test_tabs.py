@@ -283,7 +283,7 @@ def test_resuming_watching_and_stopping_act_and_then_show_the_panel(mine, monkey
         (train_tab._tick, ("mine", KEPT, "", ANN)),
         (train_tab._stop, ("mine", KEPT, ANN)),
     ):
-        card, *_ = act(*given)
+        card = next(value for value in act(*given) if isinstance(value, str))
         assert 'data-phase="finished"' in card
     holding = replace(ANN, secrets={"mine": "secret"})
     assert done == [("resume", "mine", holding), ("stop", "mine", holding)]  # there is nothing to wait for
@@ -298,7 +298,8 @@ def test_resuming_watching_and_stopping_act_and_then_show_the_panel(mine, monkey
 
 
 def test_what_cant_be_resumed_says_why_and_what_has_ended_meanwhile_is_shown_as_it_is(mine):
-    card, _, *buttons = train_tab.resume("mine", None, ANN)
+    kept, card, _, *buttons = train_tab.resume("mine", None, ANN)
+    assert kept == NOBODY
     assert "has finished, so there is nothing to resume" in plain(card)
     assert [button["visible"] for button in buttons] == [False, False, False, True, True, True]
     assert 'data-phase="finished"' in train_tab._stop("mine", None, ANN)[0]

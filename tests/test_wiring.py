@@ -43,7 +43,7 @@ after form.methods_fold.expand: fill(form form.is_surveyed) -> form.methods [240
 after any input: fill(form form.is_surveyed) -> form.methods [240 check]
 train.train.click: _begin() -> train.card train.train [at once]
 after train.train.click: prepare(form train.browser train.shown) -> train.shown train.browser train.panel [240 check]
-train.resume.click: resume(train.shown train.browser) -> train.panel [default]
+train.resume.click: resume(train.shown train.browser) -> train.browser train.panel [default]
 train.stop.click: _stop(train.shown train.browser) -> train.panel [at once]
 train.timer.tick: _tick(train.shown train.browser train.seen) -> train.panel train.seen [at once]
 train.shown.change: None(train.shown) ->  [at once]
@@ -340,6 +340,7 @@ def test_why_a_run_of_the_list_cannot_be_resumed_is_told(built, mine):
         ("mine", {"runs": ["a"], "shown": "other"}, "mine", ""),
         ("", {"runs": ["mine"], "shown": "mine"}, "mine", ""),
         ("gone", {"runs": ["mine"], "shown": "mine"}, "", "There is no run"),
+        ("<img src=x onerror=f()>", {}, "", "&lt;img src=x onerror=f()&gt;"),
         ("", {"runs": ["gone"], "shown": "gone"}, "", ""),
         ("", {}, "", ""),
     ],

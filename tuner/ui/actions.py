@@ -153,9 +153,12 @@ def _fetch_base(run: Run, visitor: Visitor) -> None:
 
 
 def watch(run: str, visitor: Visitor = ANYBODY) -> Run:
-    """The run, for somebody who watches it: as long as its owner does, its next window starts automatically."""
+    """The run, for somebody who watches it: as long as its owner does, its next window starts automatically.
+
+    Whoever was given an owner's link has to resume the run first: the GPU time is theirs.
+    """
     opened = open_run(run)
-    if ownership.is_owner(opened, visitor):
+    if run not in visitor.by_link and ownership.is_owner(opened, visitor):
         run_queue.start_next_window(opened, visitor)
     return opened
 

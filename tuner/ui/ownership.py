@@ -18,6 +18,10 @@ FILE = "owner.json"  # in the run's folder
 LINK_ONLY = (
     "A link to a run is for looking and chatting. Only the run's owner can resume, stop, delete, merge or push it."
 )
+BY_LINK = (
+    "You opened this run by its owner's link, so it does not continue by itself here. Press Resume to continue it: on "
+    "ZeroGPU that uses your own GPU time."
+)
 
 
 def claim(run: Run, visitor: Visitor) -> str:
@@ -38,13 +42,18 @@ def check_owner(run: Run, visitor: Visitor) -> None:
         raise TunerError(LINK_ONLY)
 
 
-def is_owner(run: Run, visitor: Visitor) -> bool:
-    """Whether the run is the visitor's."""
+def hindrance(run: Run, visitor: Visitor) -> str:
+    """Why the visitor can't change the run; empty if it is the visitor's."""
     try:
         check_owner(run, visitor)
-    except TunerError:
-        return False
-    return True
+    except TunerError as error:
+        return " ".join(error.problems)
+    return ""
+
+
+def is_owner(run: Run, visitor: Visitor) -> bool:
+    """Whether the run is the visitor's."""
+    return not hindrance(run, visitor)
 
 
 def is_shared(run: Run, visitor: Visitor) -> bool:

@@ -13,7 +13,7 @@ from tuner.planning import forecast
 from tuner.ui import actions, api, ownership, playground_tab, runs_tab, train_tab
 from tuner.ui.blocks import Page
 from tuner.ui.visitor import Visitor, for_visitor, with_secret
-from tuner.ui.wiring import MOST_LISTED, NOBODY, PRIVATE, remembered, with_run
+from tuner.ui.wiring import BY_LINK, MOST_LISTED, NOBODY, PRIVATE, remembered, with_run
 
 CSS = Path(__file__).with_name("style.css")
 HEADER = """<div class="t-header"><h1>Tuner</h1>
@@ -140,7 +140,8 @@ def _opened(kept: dict | None, visitor: Visitor) -> tuple[str, dict]:
     kept = remembered(kept)
     try:
         if run and ownership.is_owner(actions.open_run(run), with_secret(visitor, run, secret)):
-            kept = with_run(kept, run, secret)
+            known = secret and kept["runs"].get(run) == secret
+            kept = with_run(kept, run, secret if known or not secret else f"{BY_LINK}{secret}")
     except TunerError as error:
         gr.Warning(escape(f"{error}"), title="Tuner")
     return run or kept["shown"], kept
@@ -161,7 +162,7 @@ def _link_tabs(
         return [gr.Tabs(selected="train"), *train_tab.show(train, run, kept, visitor)]
 
     def to_resume(run: str, kept: dict, visitor: Visitor) -> list:
-        panel = train_tab.resume(run, kept, visitor)  # with the reason if it can't be resumed
+        kept, *panel = train_tab.resume(run, kept, visitor)  # with the reason if it can't be resumed
         values = to_train(run, kept, visitor)
         return [*values[:3], *panel, *values[3 + len(panel) :]]
 

@@ -8,6 +8,7 @@ from tuner.runs import Run
 from tuner.ui.series import Series
 
 LIVE = ("waiting", "starting", "training", "scoring", "continuing")
+WATCHED = ("waiting", "continuing")  # what needs its owner's page, unless the run is in the queue
 RESUMABLE = ("prepared", "paused", "stopped", "interrupted", "failed")
 NOW = {"start": "training", "step": "training", "end": "scoring", "evaluating": "scoring", "answered": "scoring"}
 SILENT = ("checkpoint", "heldout", "schedule", "micro_batch", "skipped")  # events that leave the phase as it is

@@ -234,9 +234,9 @@ def start_next_window(run: Run, visitor: Visitor) -> bool:
     if queue.holds(run.id):
         return False
     phase = progress.read(run).phase
-    if phase in ("continuing", "waiting"):
+    if phase in progress.WATCHED:
         start(run, visitor, {"event": "continued"})
-    return phase in ("continuing", "waiting")
+    return phase in progress.WATCHED
 
 
 def look(run: Run) -> progress.Progress:
@@ -247,7 +247,7 @@ def look(run: Run) -> progress.Progress:
 
 def withdraw(run: Run) -> bool:
     """Give up the place in the queue or the next window; False if the run has neither."""
-    was_waiting = queue.leave(run.id) or progress.read(run).phase in ("continuing", "waiting")
+    was_waiting = queue.leave(run.id) or progress.read(run).phase in progress.WATCHED
     if was_waiting:
         run.append({"event": "withdrawn"})
     return was_waiting

@@ -8,7 +8,7 @@ from tuner.errors import TunerError
 from tuner.ui import actions, elements, ownership, progress, render
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_token
-from tuner.ui.wiring import PRIVATE, remembered, with_list
+from tuner.ui.wiring import BY_LINK, PRIVATE, remembered, with_list
 
 CLICKED = """element.addEventListener('click', (event) => {
     const row = event.target.closest('[data-run]');
@@ -18,9 +18,9 @@ CLICKED = """element.addEventListener('click', (event) => {
 LINKS = """(id, kept) => {
     const url = new URL(window.location.origin + window.location.pathname);
     url.searchParams.set('run', id);
-    const secret = ((kept || {}).runs || {})[id];
+    const secret = (((kept || {}).runs || {})[id] || '').replace('BY_LINK', '');
     return [url.href, secret ? url.href + '#secret=' + secret : ''];
-}"""
+}""".replace("BY_LINK", BY_LINK)
 
 
 def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
@@ -120,7 +120,7 @@ def refresh(kept: dict | None, selected: str = "", visitor: Visitor = ANYBODY) -
         gr.update(visible=bool(is_own and listed.get(selected))),
         gr.update(visible=bool(is_shared)),
         gr.update(visible=False),
-        "" if not row or is_shared else elements.note(ownership.LINK_ONLY),
+        "" if not row or is_shared else elements.note(ownership.hindrance(run, visitor)),
         "",
     ]
 

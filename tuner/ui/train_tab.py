@@ -14,7 +14,7 @@ from tuner.methods.registry import METHODS
 from tuner.ui import actions, chooser, elements, form, looks, ownership, plan_card, progress, render, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
-from tuner.ui.wiring import CHECKS, PRIVATE, remembered, with_list, with_run
+from tuner.ui.wiring import CHECKS, PRIVATE, remembered, resumed, with_list, with_run
 
 MOST_VISITORS = 1000  # whose newest check of the form is remembered
 _checking: OrderedDict[str, object] = OrderedDict()  # visitor -> the newest check
@@ -158,7 +158,7 @@ def _wire_run(tab: SimpleNamespace) -> None:
     begun = tab.train.click(_begin, None, [tab.card, tab.train], queue=False, **PRIVATE)
     begun.then(for_visitor(prepare), everything, outputs, **CHECKS, **PRIVATE)
     run = [tab.shown, tab.browser]
-    tab.resume.click(for_visitor(resume), run, tab.panel, **PRIVATE)
+    tab.resume.click(for_visitor(resume), run, [tab.browser, *tab.panel], **PRIVATE)
     tab.stop.click(for_visitor(_stop), run, tab.panel, queue=False, **PRIVATE)
     tab.timer.tick(for_visitor(_tick), [*run, tab.seen], [*tab.panel, tab.seen], queue=False, **PRIVATE)
     tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
@@ -253,19 +253,20 @@ def _prepare(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> li
 
 
 def resume(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
-    """Queue the run again; returns its panel."""
-    visitor = with_list(visitor, kept)
+    """Queue the run again; returns what the browser remembers, and the run's panel."""
+    holding = with_list(visitor, kept)
     try:
-        actions.resume(run, visitor)
+        actions.resume(run, holding)
     except Exception as error:
-        return [elements.problems(problems_of(error)), *panel(run, visitor)[1:]]
-    return panel(run, visitor)
+        return [remembered(kept), elements.problems(problems_of(error)), *panel(run, holding)[1:]]
+    kept = resumed(kept, run)
+    return [kept, *panel(run, with_list(visitor, kept))]
 
 
 def _tick(run: str, kept: dict | None, seen: str = "", visitor: Visitor = ANYBODY) -> list:
     """The panel and its mark for somebody who watches; nothing if this page has been sent that already."""
     visitor, look = with_list(visitor, kept), looks.at(run, looks.MOMENT) if run else None
-    if look and look.phase in ("continuing", "waiting") and not run_queue.queue.holds(run):
+    if look and _needs_its_owner(run, look):
         with suppress(TunerError):  # shown in the card
             actions.watch(run, visitor)
         look = looks.at(run)
@@ -273,6 +274,11 @@ def _tick(run: str, kept: dict | None, seen: str = "", visitor: Visitor = ANYBOD
     values[1] = gr.Timer(seconds, active=bool(look and look.is_live))
     mark = "-".join([look.mark if look else "", str(seconds), *(f"{button['visible']:d}" for button in values[2:])])
     return [gr.skip()] * (len(values) + 1) if mark == seen else [*values, mark]
+
+
+def _needs_its_owner(run: str, look: looks.Look) -> bool:
+    """Whether nothing happens to the run until its owner's page looks."""
+    return look.phase in progress.WATCHED and not run_queue.queue.holds(run)
 
 
 def _stop(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
@@ -294,16 +300,18 @@ def panel(run: str, visitor: Visitor = ANYBODY, look: looks.Look | None = None) 
         return [gr.skip(), gr.Timer(active=False), ready, hidden, hidden, hidden, hidden, hidden]
     look = look or looks.at(run)
     phase, has_adapter, live = look.phase, look.has_adapter, look.is_live
-    is_own = is_shared = False
+    is_own, is_shared, note = False, False, ""
     with suppress(TunerError):  # it is gone
         opened = actions.open_run(run)
         is_own, is_shared = ownership.is_owner(opened, visitor), ownership.is_shared(opened, visitor)
+        note = "" if is_shared else ownership.hindrance(opened, visitor)
+    is_asked = is_own and run in visitor.by_link and _needs_its_owner(run, look)
     return [
-        look.card if is_shared or phase == "gone" else elements.note(ownership.LINK_ONLY) + look.card,
+        elements.note(ownership.BY_LINK if is_asked else note) + look.card,
         gr.Timer(active=live),
         gr.update(visible=False),
         gr.update(visible=is_own and phase in ("waiting", "training", "scoring", "continuing")),
-        gr.update(visible=is_own and phase in progress.RESUMABLE and not live),
+        gr.update(visible=is_asked or (is_own and phase in progress.RESUMABLE and not live)),
         gr.update(visible=has_adapter and not live),
         gr.update(visible=is_shared and has_adapter and not live),
         gr.update(visible=not live),

@@ -21,6 +21,7 @@ class Visitor:
     account: str | None = None  # its id at the Hub; a name can be given up, and taken by somebody else
     token: str | None = field(default=None, repr=False)  # the visitor's own, for the Hub; it is stored nowhere
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # of the visitor's runs, by id
+    by_link: frozenset[str] = frozenset()  # runs that came with an owner's link, and were not resumed here since
 
 
 ANYBODY = Visitor()

@@ -18,6 +18,7 @@ CHECKS = {"concurrency_limit": 4 * limited.MOST_ASKED["address"], "concurrency_i
 MODELS = {"concurrency_limit": 8 if ZERO else 1, "concurrency_id": "models"}
 MOST_LISTED = 500  # in a browser's list
 MOST_SECRET = 100  # characters
+BY_LINK = "link:"  # what a browser keeps before the secret of a run of Visitor.by_link
 # What a new visitor's browser remembers: the visitor's runs, newest first, with their secrets; and the one last shown.
 NOBODY = {"runs": {}, "shown": ""}
 
@@ -52,6 +53,14 @@ def with_run(kept: Any, run: str, secret: str) -> dict:
     return {"runs": newest | {id: runs[id] for id in runs if id != run}, "shown": run}
 
 
+def resumed(kept: Any, run: str) -> dict:
+    """What the browser remembers once the run was resumed in it: from now on the run continues there by itself."""
+    kept = remembered(kept)
+    return {**kept, "runs": {id: s.removeprefix(BY_LINK) if id == run else s for id, s in kept["runs"].items()}}
+
+
 def with_list(visitor: Visitor, kept: Any) -> Visitor:
     """The visitor with the secrets of the runs that the browser remembers."""
-    return replace(visitor, secrets=remembered(kept)["runs"])
+    runs = remembered(kept)["runs"]
+    secrets = {run: secret.removeprefix(BY_LINK) for run, secret in runs.items()}
+    return replace(visitor, secrets=secrets, by_link=frozenset(run for run in runs if runs[run] != secrets[run]))
