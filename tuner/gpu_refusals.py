@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tuner.errors import TunerError
 from tuner.models import device_errors
+from tuner.run_files import deleted
 from tuner.runs import Run
 
 log = logging.getLogger(__name__)
@@ -114,8 +115,8 @@ def explain(error: Exception, job: str, run: Run, *, is_worker: bool) -> Refused
         told = [link.problems for link in device_errors.chain(error) if isinstance(link, TunerError)]
         broken = device_errors.BROKEN.format(reason=reason)
         return Refused(told[0] if told else (f"{broken} {FRESH[job] if is_worker else RESTART}",), is_final=True)
-    if isinstance(error, TunerError):
-        return Refused(error.problems)
+    if isinstance(problem := deleted(run.path) or error, TunerError):
+        return Refused(problem.problems)
     if device_errors.is_out_of_memory(error) and job in OUT_OF_MEMORY:
         return Refused((OUT_OF_MEMORY[job].format(run=run.id),))
     log.error("run %s: %s broke", run.id, job, exc_info=error)

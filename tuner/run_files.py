@@ -8,7 +8,8 @@ import json
 import math
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,6 +167,22 @@ def reason(error: OSError) -> str:
 def damaged(run: str, name: str, how: str) -> TunerError:
     """That the named file of a run can't be used, and what to do."""
     return TunerError(f"Run {run}: its {name} is {how}. {REPAIRS.get(name, OTHER_REPAIR)}")
+
+
+def deleted(folder: Path) -> TunerError | None:
+    """That the run with this folder was deleted, if so."""
+    return None if os.path.isdir(folder) else TunerError(f"Run {folder.name} was deleted.")
+
+
+@contextmanager
+def unless_deleted(folder: Path) -> Iterator[None]:
+    """Do something with a run. If that breaks and the run is gone, raises a TunerError that says so instead."""
+    try:
+        yield
+    except Exception:
+        if error := deleted(folder):
+            raise error from None
+        raise
 
 
 def read_text(path: Path) -> str:

@@ -20,6 +20,7 @@ from tuner.methods.files import CONFIG, SECOND
 from tuner.methods.files import WEIGHTS as ADAPTER
 from tuner.models.fetch import FILES, fetch_model, is_shipped
 from tuner.names import BASE_SUFFIX
+from tuner.run_files import deleted
 from tuner.runs import Run
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def push(run: Run, repo: str, *, token: str | None, private: bool = True, endpoi
     except TunerError:
         raise
     except Exception as error:
-        raise _in_plain_words(error, repo) from error
-    _upload_all(api, pushes, present, private, repo)
+        raise _in_plain_words(error, repo, run) from error
+    _upload_all(api, pushes, present, private, repo, run)
     return f"{api.endpoint}/{repo_id}"
 
 
@@ -182,7 +183,12 @@ def _is_same(sibling: "RepoSibling", file: Path) -> bool:
 
 
 def _upload_all(
-    api: "HfApi", pushes: dict[str, Files], present: dict[str, set[str] | None], private: bool, repo: str
+    api: "HfApi",
+    pushes: dict[str, Files],
+    present: dict[str, set[str] | None],
+    private: bool,
+    repo: str,
+    run: Run,
 ) -> None:
     """Make the repositories that are missing and commit to all; if anything fails, none of the new ones is left."""
     made: list[str] = []
@@ -197,7 +203,7 @@ def _upload_all(
         left = [sentence for name in made if (sentence := _delete(api, name))]
         if not isinstance(error, Exception):
             raise
-        raise TunerError(*_in_plain_words(error, repo).problems, *left) from error
+        raise TunerError(*_in_plain_words(error, repo, run).problems, *left) from error
 
 
 def _create(api: "HfApi", repo_id: str, private: bool, made: list[str]) -> None:
@@ -245,8 +251,8 @@ def _delete(api: "HfApi", repo_id: str) -> str | None:
     return None
 
 
-def _in_plain_words(error: Exception, repo: str) -> TunerError:
-    if problem := hub_errors.explain(error, f"the push to '{repo}'", "The run is unchanged."):
+def _in_plain_words(error: Exception, repo: str, run: Run) -> TunerError:
+    if problem := deleted(run.path) or hub_errors.explain(error, f"the push to '{repo}'", "The run is unchanged."):
         return problem
     log.error("push to %s", repo, exc_info=error)
     return TunerError(

@@ -10,7 +10,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ from tuner.methods.registry import METHODS
 from tuner.methods.spec import MethodRow
 from tuner.models.fetch import is_here, is_shipped
 from tuner.recipe import Recipe
+from tuner.run_files import deleted, unless_deleted
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
 from tuner.ui import checking, ownership, progress, run_queue
@@ -97,8 +98,8 @@ def prepare(requested: Recipe, rows: Entered | None = None, visitor: Visitor = A
 
     Raises TunerError with all problems.
     """
-    if deleted := runs_cleanup.make_room(keep=_kept()):
-        log.info("deleted %s old runs to make room", len(deleted))
+    if removed := runs_cleanup.make_room(keep=_kept()):
+        log.info("deleted %s old runs to make room", len(removed))
     run = checking.write_run(requested, rows, visitor)
     runs_cleanup.make_room_for(run, _kept())
     secret = ownership.claim(run, visitor)
@@ -114,7 +115,7 @@ def _kept() -> frozenset[str]:
 def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
     """Queue a run for training again. Raises TunerError if it has finished, is damaged, queued or in training."""
     opened = _to_resume(run, visitor)
-    with run_queue.bounds.admit(visitor):
+    with run_queue.bounds.admit(visitor), unless_deleted(opened.path):
         _fetch_base(opened, visitor)
         run_queue.start(opened, visitor, {"event": "queued"})
     return opened
@@ -167,12 +168,16 @@ def stop(run: str, visitor: Visitor = ANYBODY) -> str:
     """Stop after the current step, or give up waiting; what was learned is kept. Raises TunerError."""
     opened = own_run(run, visitor)
     starting = run_queue.queue.holds(run) and not run_queue.queue.place(run)
-    if not opened.is_training and not starting:
-        if run_queue.withdraw(opened):
-            return "withdrawn"
+    if opened.is_training or starting:
+        opened.stop()
+        how = "stopping"
+    else:
+        how = "withdrawn" if run_queue.withdraw(opened) else ""
+    if problem := deleted(opened.path):
+        raise problem
+    if not how:
         raise TunerError(f"Run {run} is not in training, so there is nothing to stop.")
-    opened.stop()
-    return "stopping"
+    return how
 
 
 def delete(run: str, visitor: Visitor = ANYBODY) -> None:
@@ -187,8 +192,9 @@ def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
     """Merge the run's adapter into the 16-bit base; returns the merge check. Raises TunerError."""
     opened = open_run(run) if run == EXAMPLE else own_run(run, visitor)
     gpu.import_core()
-    _fetch_base(opened, visitor)
-    return _merge(opened)
+    with unless_deleted(opened.path):
+        _fetch_base(opened, visitor)
+        return _merge(opened)
 
 
 def _merge(run: Run) -> dict:
@@ -265,6 +271,13 @@ def chat(
             raise TunerError(
                 'history: a turn is not {"role": "user" or "assistant", "content": text}. Fix the history.'
             )
+    with ExitStack() as stack:
+        for run in lineup.adapters.values():
+            stack.enter_context(unless_deleted(run.path))
+        yield from _answers(lineup, conversations, visitor, sampling)
+
+
+def _answers(lineup: Lineup, conversations: dict, visitor: Visitor, sampling: dict) -> Iterator[dict[str, str]]:
     run = next(iter(lineup.adapters.values()))  # all have the same base
     gpu.import_core()
     _fetch_base(run, visitor)
@@ -276,7 +289,7 @@ def chat(
     for run in lineup.merged.values():
         _merge(run)
     merged = {variant: run.merged for variant, run in lineup.merged.items()}
-    return gpu.chat(lineup.adapters, merged, conversations, **sampling)
+    yield from gpu.chat(lineup.adapters, merged, conversations, **sampling)
 
 
 def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY) -> str:
@@ -284,7 +297,8 @@ def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY) -
     from tuner.hub import push
 
     opened = open_run(run) if run == EXAMPLE else own_run(run, visitor)
-    return push.push(opened, repository or "", token=visitor.token, private=private)
+    with unless_deleted(opened.path):
+        return push.push(opened, repository or "", token=visitor.token, private=private)
 
 
 def summary(run: Run) -> dict:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from tuner import gpu
 from tuner.events import EventReader
+from tuner.run_files import unless_deleted
 from tuner.runs import Run
 from tuner.ui import progress
 from tuner.ui.bounds import Bounds
@@ -196,8 +197,9 @@ def start(run: Run, visitor: Visitor, event: dict | None = None) -> None:
         return
     try:
         if event:
-            run.append(event)
-    except OSError:
+            with unless_deleted(run.path):
+                run.append(event)
+    except Exception:
         queue.leave(run.id)
         raise
     bounds.hold(run.id, visitor)
@@ -249,7 +251,8 @@ def withdraw(run: Run) -> bool:
     """Give up the place in the queue or the next window; False if the run has neither."""
     was_waiting = queue.leave(run.id) or progress.read(run).phase in progress.WATCHED
     if was_waiting:
-        run.append({"event": "withdrawn"})
+        with unless_deleted(run.path):
+            run.append({"event": "withdrawn"})
     return was_waiting
 
 
