@@ -1,11 +1,14 @@
 """Entries of a run's files that are of the wrong kind, or missing: each is told or left out, and breaks nothing."""
 
 import json
+import os
+import threading
 
 import pytest
 from visitors_runs import with_events
 
-from tuner import run_lock, runs_cleanup
+from tuner import gpu, run_lock, runs_cleanup
+from tuner.errors import TunerError
 from tuner.runs import Run
 from tuner.ui import actions, progress, render
 
@@ -84,6 +87,48 @@ def test_an_event_with_entries_of_the_wrong_kind_breaks_no_look(mine, odd, is_sc
         log.write(json.dumps({"time": 1.0} | odd) + "\n")
     assert render.run_card(Run(mine.path))
     assert actions.summary(Run(mine.path))["problems"] == []
+
+
+ODD = {
+    "a pipe": os.mkfifo,
+    "a folder": os.mkdir,
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link out of the folder": lambda path: path.symlink_to(path.parent.parent / "elsewhere"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_a_training_prints_goes_into_a_file_and_anything_else_in_its_place_is_told_at_once(mine, odd):
+    ODD[odd](mine.path / "train.log")
+    told: list[Exception] = []
+
+    def train() -> None:
+        try:
+            next(gpu.train(mine))
+        except Exception as error:
+            told.append(error)
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert [error.problems for error in told] == [
+        ("Run mine: its train.log is no file. Train its recipe again in a new run.",)
+    ]
+    assert not (mine.path.parent / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("name", ["lock", "lock.look", "lock.merge"])
+def test_a_lock_is_not_taken_through_a_link(mine, name, exists):
+    elsewhere = mine.path.parent / "elsewhere"
+    if exists:
+        elsewhere.write_text("kept")
+    (mine.path / name).symlink_to(elsewhere)
+    assert not mine.is_training
+    hold, what = (run_lock.merging(mine.path), "merged") if name == "lock.merge" else (mine.training(), "trained")
+    with pytest.raises(TunerError, match=rf"^Run mine can't be {what}: its folder can't be written to \("), hold:
+        pass
+    assert elsewhere.exists() == exists
 
 
 def test_a_lock_is_seen_where_nothing_can_be_written(mine, monkeypatch):

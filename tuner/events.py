@@ -82,8 +82,10 @@ class EventReader:
     def skip(self) -> None:
         """Pass over the events that there are, without reading them."""
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb", opener=_open_at_once) as file:
                 status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    return
                 file.seek(max(0, status.st_size - MOST_LINE))
                 start, last = file.tell(), file.read()
         except OSError:

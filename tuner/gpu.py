@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuner import environment, hub_errors
+from tuner import environment, hub_errors, run_files
 from tuner.errors import TunerError
 from tuner.gpu_refusals import LEAST, Died, Refused, explain, shorter_window
 from tuner.heartbeat import with_heartbeat
@@ -211,7 +211,7 @@ def _bind(run: Run, slot: int) -> dict[str, str]:
 def _in_a_process(run: Run, slot: int) -> Iterator[None]:
     """Train in a separate process, yielding now and then. Raises TunerError and Died."""
     earlier_error = run.last_event("error")
-    with open(run.path / "train.log", "ab") as log_file:
+    with open(run_files.appendable(run.path / "train.log"), "ab") as log_file:
         process = subprocess.Popen(
             [sys.executable, "-m", "tuner", "train", str(run.path.resolve()), "--json"],
             cwd=Path(__file__).resolve().parent.parent,

@@ -185,6 +185,20 @@ def unless_deleted(folder: Path) -> Iterator[None]:
         raise
 
 
+def appendable(path: Path) -> Path:
+    """The path of a run's file, which need not be there yet. Raises TunerError if something else is in its place."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise damaged(path.parent.name, path.name, "no file")
+    return path
+
+
+def forget(path: Path) -> None:
+    """Delete a run's file, if there is one."""
+    with suppress(IsADirectoryError):
+        path.unlink(missing_ok=True)
+
+
 def read_text(path: Path) -> str:
     """The text of a file. Raises ValueError if it is no text, no file or too large, and OSError as `open`."""
     # A pipe would block the opening, and a device may be endless.

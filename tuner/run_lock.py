@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import lock_descriptor, unlock_descriptor
 
 from tuner.errors import TunerError
+from tuner.run_files import reason
 
 # A FIFO in the file's place keeps nobody waiting, and a link leads nowhere.
 ASIDE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -72,12 +73,15 @@ def take(folder: Path) -> Lock | None:
 def merging(folder: Path) -> Iterator[None]:
     """Wait until no other process merges the run, and hold it: two would write into one folder.
 
-    Raises TunerError if the run is deleted meanwhile.
+    Raises TunerError if the run is deleted meanwhile, or if its folder can't be written to.
     """
     try:
         lock = _acquired(folder / "lock.merge", patience=math.inf, poll=0.05)
     except FileNotFoundError:
         raise TunerError(f"Run {folder.name} was deleted meanwhile, so it can't be merged.") from None
+    except OSError as error:
+        why = f"its folder can't be written to ({reason(error)})"
+        raise TunerError(f"Run {folder.name} can't be merged: {why}.") from None
     try:
         yield
     finally:

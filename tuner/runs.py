@@ -147,7 +147,7 @@ class Run:
             self._forget_old_stop()
             yield
         finally:
-            (self.path / "stop").unlink(missing_ok=True)
+            run_files.forget(self.path / "stop")
             lock.release()
 
     def delete(self) -> None:
@@ -189,7 +189,7 @@ class Run:
         stop, newest = self.path / "stop", self.last_event("starting", "start")
         if newest and newest["event"] == "starting" and run_files.content(stop) == f"{newest['time']}":
             return
-        stop.unlink(missing_ok=True)
+        run_files.forget(stop)
 
     def stop(self) -> None:
         """Ask the training process to stop after its current step; what was learned is kept."""
@@ -201,7 +201,7 @@ class Run:
     @property
     def is_asked_to_stop(self) -> bool:
         """Whether a stop was requested that the training process has not acted on yet."""
-        return (self.path / "stop").exists()
+        return (self.path / "stop").is_file()
 
     def append(self, event: dict) -> dict:
         """Write one event with its time and return it."""
@@ -251,6 +251,8 @@ class Run:
         try:
             partial.write_text(text, encoding="utf-8")
             partial.replace(self.path / name)
+        except IsADirectoryError:
+            raise damaged(self.id, name, "no file") from None
         finally:
             partial.unlink(missing_ok=True)
         self._read.pop(name, None)
