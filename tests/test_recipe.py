@@ -269,7 +269,11 @@ MODULES = [AUTO, "all-linear", ["q_proj", "v_proj"], []]
         (
             "training.learning_rate",
             [AUTO, 1e-9, 1],
-            {0: "can't be used: it must be greater than 0.", 1.01: "can't be used: it must be at most 1."},
+            {
+                0: "can't be used: it must be greater than 0.",
+                1e-320: "can't be used: it must be at least 1e-30.",
+                1.01: "can't be used: it must be at most 1.",
+            },
         ),
         (
             "training.batch_size",
@@ -290,7 +294,11 @@ MODULES = [AUTO, "all-linear", ["q_proj", "v_proj"], []]
         (
             "training.max_grad_norm",
             [0.1, 5],
-            {0: "can't be used: it must be greater than 0.", "x": f"{NUMBER} leave it out."},
+            {
+                0: "can't be used: it must be greater than 0.",
+                1e-46: "can't be used: it must be at least 1e-30.",
+                "x": f"{NUMBER} leave it out.",
+            },
         ),
         (
             "training.loss_on",
@@ -425,3 +433,23 @@ def test_what_is_said_of_a_recipe_that_can_not_be_found_or_decoded(tmp_path):
     for settings in (None, [], "a"):
         with pytest.raises(TunerError, match=r"^the recipe is not a recipe\."):
             Recipe.parse(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("\u202egpj.exe\u202c", "gpj.exe"),  # which would be read from right to left
+        ("a\u200bb\u2066c\ufeff\u00ad", "abc"),
+        ("two\nlines\x1b[2J", "twolines[2J"),
+        ("\u200d\u2063", ""),
+        (
+            "\U0001f469\u200d\U0001f52c \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+            ...,
+        ),  # where a joiner is part of a letter
+        ("Grüße 東京 مرحبا", ...),
+    ],
+)
+def test_a_runs_name_has_no_characters_that_nobody_sees(given, name):
+    read = Recipe.parse({"name": given})
+    assert read.name == (given if name is ... else name)
+    assert Recipe.from_yaml(read.to_yaml()) == read

@@ -2,12 +2,12 @@
 
 import gradio as gr
 import pytest
-from visitors_runs import copied
+from visitors_runs import ANN, copied, streamed, with_events
 
 from tuner import runs
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
-from tuner.ui import actions, api
+from tuner.ui import actions, api, run_queue
 from tuner.ui.problems import problems_of
 
 pytest_plugins = ["page_fixtures"]
@@ -66,11 +66,19 @@ def test_a_folder_of_runs_that_cannot_be_written_to_is_not_named_to_visitors(roo
     assert actions.summaries(["mine"]) == []
 
 
-def test_a_visitor_sees_no_path_of_a_run_that_was_made_on_this_machine(root, tmp_path):
+def test_a_visitor_sees_no_path_of_a_run_that_was_made_on_this_machine(root, tmp_path, monkeypatch):
     """A run of the terminal, whose model and rows are folders here, seen through its link."""
     folder = tmp_path / "models" / "own"
     run = copied("mine", model__name=str(folder), data__source=str(tmp_path / "rows.csv"))
     run.write_json("plan.json", run.plan | {"model_folder": str(folder)})
+    with_events(run, {"event": "start", "step": 0}, {"event": "end", "reason": "stopped"})
     shown = api.status("mine")
     assert str(tmp_path) not in f"{shown}"
     assert (shown["model"], shown["data"]) == ("own", "rows.csv")
+    monkeypatch.setattr(run_queue, "queue", run_queue.RunQueue(0))
+    monkeypatch.setattr(actions, "_fetch_base", lambda *given: None)
+    monkeypatch.setattr(actions, "prepare", lambda *given: (run, "secret"))
+    for stream in (api.resume("mine", visitor=ANN), api.train("{}", visitor=ANN)):
+        event = next(streamed(stream))
+        assert event["plan"]["steps"] == run.plan["steps"]
+        assert str(tmp_path) not in f"{event}"

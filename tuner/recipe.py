@@ -9,13 +9,14 @@ import difflib
 import json
 import os
 import re
+import unicodedata
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from tuner.errors import TunerError
 from tuner.recipe_yaml import MOST_CHARACTERS, read_yaml
@@ -42,12 +43,27 @@ def _whole_number(value: Any) -> Any:
     return int(float(value)) if is_exponent and float(value).is_integer() else value
 
 
+def _not_tiny(value: float) -> float:
+    if 0 < value < SMALLEST:
+        raise PydanticCustomError("too_small", f"Input should be at least {SMALLEST:g}")
+    return value
+
+
+def _visible(name: str) -> str:
+    shown = (c for c in name if c in JOINERS or unicodedata.category(c) not in UNSEEN)
+    return "".join(shown).strip(JOINERS)
+
+
+SMALLEST = 1e-30  # models compute in float32, which holds 1e-38, and multiply it with numbers below 1
+UNSEEN = ("Cc", "Cf", "Zl", "Zp")  # control characters, those that change the direction of what follows, ...
+JOINERS = "\u200c\u200d"  # without these, emoji and words of some languages would be others
 EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", re.ASCII)
 # Numbers are not strict, because YAML 1.1 reads "3e-3" as text; pydantic's lax mode makes a number of it.
 NUMBER = BeforeValidator(_number)  # behind the bounds, or pydantic leaves them out of the schema
 WHOLE = BeforeValidator(_whole_number)
 ENDLESS = 2**31  # no run gets as far
-Positive = Annotated[float, Field(gt=0, lt=ENDLESS), NUMBER]
+TINY = AfterValidator(_not_tiny)
+Positive = Annotated[float, Field(gt=0, lt=ENDLESS), NUMBER, TINY]
 Count = Annotated[int, Field(ge=1, lt=ENDLESS), WHOLE]
 # So that a recipe which was accepted can be read back (recipe_yaml.MOST_CHARACTERS).
 Name = Annotated[str, Field(max_length=8000)]
@@ -130,7 +146,7 @@ class Method(Part):
 class Training(Part):
     """Optimizer and schedule."""
 
-    learning_rate: Auto | Annotated[float, Field(gt=0, le=1), NUMBER] = Field(
+    learning_rate: Auto | Annotated[float, Field(gt=0, le=1), NUMBER, TINY] = Field(
         "auto", description="peak learning rate of AdamW"
     )
     batch_size: Auto | Annotated[int, Field(ge=1, le=1024), WHOLE] = Field("auto", description="rows per step")
@@ -184,7 +200,9 @@ class Evaluation(Part):
 class Recipe(Part):
     """All settings of a run."""
 
-    name: str | None = Field(None, max_length=80, description="your name for the run")
+    name: Annotated[str, Field(max_length=80), AfterValidator(_visible)] | None = Field(
+        None, description="your name for the run"
+    )
     task: Literal[("auto", *TASKS)] = Field(
         "auto", description="what the model learns to do; inferred from model and rows if auto"
     )

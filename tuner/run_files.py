@@ -28,8 +28,8 @@ REPAIRS = {
     "plan.json": "Prepare the run again with: tuner train RECIPE --out RUN",
     "evaluation.json": "Delete that file, then score the run again with: tuner evaluate RUN",
     "answers.json": "Delete that file, then score the run again with: tuner evaluate RUN",
-    "owner.json": "Nobody can change or delete the run any more. It is deleted once its space is needed: to go on, train "
-    "its recipe again in a new run.",
+    "owner.json": "Nobody can change or delete the run any more. It is deleted once its space is needed: to go on, "
+    "train its recipe again in a new run.",
     "merge_check.json": "Delete that file, then merge the run again with: tuner merge RUN",
 }
 OTHER_REPAIR = "Train its recipe again in a new run."
