@@ -84,20 +84,21 @@ def test_a_message_sent_at_once_after_a_held_out_row_was_chosen_is_answered(page
 
 
 def test_what_is_entered_while_an_answer_is_written_stays_in_the_box_with_a_word(page):
-    prompt = page.locator("#prompt textarea")
-    page.get_by_role("button", name="Sampling and system prompt").click()
-    page.get_by_label("number input for Max new tokens").fill("512")
+    slow, prompt = Slow(page), page.locator("#prompt textarea")
+    slow.hold("change")
     prompt.fill("first")
     prompt.press("Enter")
-    expect(page.locator("#chat-0 .user.message")).to_have_text("first")
+    expect(page.locator("#stop-chat")).to_be_visible()
     prompt.fill("second")
     prompt.press("Enter")
     expect(page.locator("#chat-problem")).to_contain_text("being written")
     expect(prompt).to_have_value("second")
+    slow.release()
     expect(page.locator("#send")).to_be_visible()
     prompt.press("Enter")
-    expect(page.locator("#chat-0 .user.message").nth(1)).to_have_text("second")
-    expect(page.locator(f"#chat-0 {ANSWERED}").nth(1)).not_to_be_empty()
+    for number, message in enumerate(("first", "second")):
+        expect(page.locator("#chat-0 .user.message").nth(number)).to_have_text(message)
+        expect(page.locator(f"#chat-0 {ANSWERED}").nth(number)).not_to_be_empty()
 
 
 def test_a_message_that_the_server_does_not_take_comes_back(page):
