@@ -60,6 +60,16 @@ class Room:
 
         return asyncio.run(join())
 
+    def join(self, who: dict[str, str], name: str, session: str) -> httpx.Response:
+        """The answer to a join of a session that has a name."""
+        number = next(number for number, function in self.page.fns.items() if function.api_name == name)
+        body = {"data": [""], "fn_index": number, "session_hash": session}
+        return httpx.post(f"{self.url}queue/join", json=body, headers=who, timeout=60)
+
+    def answer(self, who: dict[str, str], name: str, joined: httpx.Response) -> str:
+        """What is read of the answer to a join."""
+        return httpx.get(f"{self.url}call/{name}/{joined.json()['event_id']}", headers=who, timeout=60).text
+
     def upload(self, who: dict[str, str], *files: bytes) -> httpx.Response:
         """The answer to an upload."""
         parts = [("files", (f"{number}.csv", content)) for number, content in enumerate(files)]
@@ -268,13 +278,45 @@ def test_what_makes_room_takes_little_of_it(path, room):
     assert httpx.post(f"{room.url}{path}", json=held, headers=EVE).status_code == 413
 
 
-def test_answers_that_nobody_reads_are_counted_and_then_forgotten(room, monkeypatch):
-    monkeypatch.setattr(allowance, "MOST_UNREAD", 20)
-    until(lambda: statuses(room.joins(EVE, "quick", 1)) == {429: 1})
-    assert "answers that nobody has read" in room.joins(EVE, "quick", 1)[0].text
-    (mine,) = room.joins(ANN, "quick", 1, "still here")
-    until(lambda: '["still here"]' in httpx.get(f"{room.url}call/quick/{mine.json()['event_id']}", headers=ANN).text)
-    until(lambda: statuses(room.joins(EVE, "quick", 1)) == {200: 1})
+def test_answers_that_nobody_reads_are_forgotten(room):
+    mailboxes = room.page._queue.pending_messages_per_session
+    assert statuses(room.joins(EVE, "quick", 3)) == {200: 3}
+    (mine,) = room.joins(ANN, "follow", 1, "still here")
+    with httpx.stream("GET", f"{room.url}call/follow/{mine.json()['event_id']}", headers=ANN, timeout=60) as answer:
+        until(lambda: len(mailboxes) == 1)
+        room.free.set()
+        assert '["still here"]' in answer.read().decode()
+
+
+@pytest.mark.parametrize("sessions", [1, 30])
+def test_a_script_that_reads_no_answers_shuts_out_nobody_else_at_its_address(room, monkeypatch, sessions):
+    monkeypatch.setattr(lines, "MOST_UNREAD", 20)
+    mailboxes = room.page._queue.pending_messages_per_session
+    (asked,) = room.joins(EVE, "quick", 1, "read late")  # and in the next moment
+    (follows,) = room.joins(EVE, "follow", 1, "read at once")
+    with httpx.stream("GET", f"{room.url}call/follow/{follows.json()['event_id']}", headers=EVE, timeout=60) as stream:
+        for number in range(30):
+            session = f"script-{number % sessions}"
+            assert room.join(EVE, "quick", session).status_code == 200
+            if number == 5:
+                assert '["read late"]' in room.answer(EVE, "quick", asked)
+        assert mailboxes.unread("8.8.8.8") <= lines.MOST_UNREAD + 3  # of the last one
+        (asked,) = room.joins(EVE, "quick", 1, "after all that")
+        assert '["after all that"]' in room.answer(EVE, "quick", asked)
+        room.free.set()
+        assert '["read at once"]' in stream.read().decode()
+
+
+def test_a_script_that_is_forgotten_while_it_is_served_gives_its_places_up(room, monkeypatch):
+    monkeypatch.setattr(lines, "MOST_UNREAD", 20)
+    for _ in range(30):
+        assert room.join(EVE, "wait", "script").status_code == 200
+    until(lambda: room.waiting() < 20)
+    (asked,) = room.joins(EVE, "quick", 1, "hi")
+    assert '["hi"]' in room.answer(EVE, "quick", asked)
+    room.free.set()
+    until(lambda: room.page._queue.get_active_worker_count() == 0)
+    assert statuses(room.joins(EVE, "wait", 1)) == {200: 1}
 
 
 def test_a_session_that_is_forgotten_while_it_is_served_ends_nobody_elses(room, monkeypatch):

@@ -106,7 +106,7 @@ class Door:
             upload, receive = allowance.Upload(request.address), _bounded(scope, receive)
             if scope["path"].startswith(UPLOAD):
                 receive, send = _counted(upload, receive), _with_files_counted(upload, send)
-            answer = _refusal(scope, request) or self._admit(scope, request)
+            answer = _refusal(scope, request) or await self._admit(scope, request)
             try:
                 if not answer and scope["method"] not in READS and not scope["path"].startswith(UPLOAD):
                     answer, receive = await _looked_at(receive)
@@ -121,15 +121,15 @@ class Door:
         else:
             await send({"type": "websocket.close", "code": 1008})  # the page uses none
 
-    def _admit(self, scope: Scope, request: allowance.Request) -> JSONResponse | None:
+    async def _admit(self, scope: Scope, request: allowance.Request) -> JSONResponse | None:
         """Refuse what its address has too much of already; anything else counts until it is answered."""
         if scope["method"] in READS or scope["path"].startswith(FREEING):
             refusal = self._waiting.read(request)
         elif scope["path"].startswith(UPLOAD):
             refusal = allowance.uploads.refusal(request.address, request.size) or self._waiting.read(request)
         elif self._queue is not None:
-            unread = self._queue.pending_messages_per_session.unread(request.address)
-            refusal = self._waiting.enter(request, lines.waiting(self._queue), unread)
+            await lines.make_room(self._queue, request.address)
+            refusal = self._waiting.enter(request, lines.waiting(self._queue))
         else:
             refusal = None
         return _refuse(429, refusal) if refusal else None
