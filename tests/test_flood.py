@@ -79,6 +79,34 @@ class Room:
         return len(self.page._queue)
 
 
+class Reads:
+    """So many requests for the page at once, each through a connection of its own."""
+
+    def __init__(self, room: Room, who: dict[str, str], number: int):
+        address = urlsplit(room.url)
+        (header,) = who.items()
+        head = f"GET / HTTP/1.1\r\nHost: {address.netloc}\r\n{': '.join(header)}\r\nConnection: close\r\n\r\n"
+        self._began = time.monotonic()
+        self._sent = [socket.create_connection((address.hostname, address.port)) for _ in range(number)]
+        for connection in self._sent:
+            connection.sendall(head.encode())
+
+    def __enter__(self) -> "Reads":
+        return self
+
+    def __exit__(self, *error) -> None:
+        for connection in self._sent:
+            connection.close()
+
+    def seconds(self) -> float:
+        """Seconds until all are answered."""
+        for connection in self._sent:
+            assert connection.recv(12)[-3:] == b"200"
+            while connection.recv(2**20):
+                pass
+        return time.monotonic() - self._began
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[Room]:
     """The room, served."""
@@ -179,16 +207,24 @@ def test_a_classroom_behind_one_address_fits_with_the_runs_that_it_may_have(room
 
 def test_answers_that_are_held_open_are_bounded_and_closed_ones_make_room(room, monkeypatch):
     assert 30 * 10 < allowance.MOST_READING < 1000  # a classroom's pages and their files; Linux opens 1,024 files
-    monkeypatch.setattr(allowance, "MOST_READING", 3)
-    events = [answer.json()["event_id"] for answer in room.joins(EVE, "follow", 3)]
+    monkeypatch.setattr(allowance, "MOST_READING", 6)
+    events = [answer.json()["event_id"] for answer in room.joins(EVE, "follow", 6)]
     with ExitStack() as streams, httpx.Client(headers=EVE, timeout=60) as client:
         for event in events:
             assert streams.enter_context(client.stream("GET", f"{room.url}call/follow/{event}")).status_code == 200
         refused = client.get(f"{room.url}info")
         assert refused.status_code == 429
-        assert "has 3 connections open" in refused.json()["detail"]
+        assert "has 6 connections open" in refused.json()["detail"]
         assert httpx.get(f"{room.url}info", headers=ANN).status_code == 200
     until(lambda: httpx.get(f"{room.url}info", headers=EVE).status_code == 200)
+
+
+def test_of_many_reads_at_once_each_address_has_a_few_answered_while_others_come_in(room):
+    with Reads(room, EVE, 300) as reads:
+        began = time.monotonic()
+        assert httpx.get(room.page.local_url, headers=ANN, timeout=60).status_code == 200
+        waited = time.monotonic() - began
+        assert waited < reads.seconds() / 5
 
 
 def test_what_waits_is_bounded_in_bytes_too(room, monkeypatch):
@@ -252,6 +288,17 @@ def test_a_body_of_very_many_values_is_refused_before_anything_walks_over_them(r
     assert statuses(room.joins(ANN, "quick", 1, '"[{,' * 100_000)) == {
         200: 1
     }  # within a text they are only characters
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be", "utf-8-sig"])
+def test_a_body_in_another_encoding_than_utf_8_is_refused_since_its_values_can_not_be_counted(encoding, room):
+    # In UTF-16 one half of this character is a quotation mark, after which all would count as a text.
+    content = f'{{"data": ["\u2201", {"[], " * 50_000}0]}}'.encode(encoding)
+    answer = httpx.post(f"{room.url}call/quick", content=content, headers=EVE | JSON)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] in (body.UNREADABLE, body.TOO_MANY)
+    short = '{"data": ["hi"]}'.encode(encoding)
+    assert httpx.post(f"{room.url}call/quick", content=short, headers=EVE | JSON).json()["detail"] == body.UNREADABLE
 
 
 @pytest.mark.parametrize("path", ["call/quick", "run/quick", "queue/join", "cancel", "reset"])
