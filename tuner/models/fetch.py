@@ -257,7 +257,7 @@ def _check_room(name: str, size: int) -> None:
     if size > free - RESERVE:
         raise TunerError(
             f"{name} is a download of {gigabytes(size)}, and {gigabytes(max(0, free - RESERVE))} of this machine's "
-            "disk are free for it. Choose a smaller model."
+            "disk are free for it. Choose a smaller model, or try again later."
         )
 
 
