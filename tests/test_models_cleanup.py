@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from hub_double import Hub
 from huggingface_hub import constants
 from safetensors.numpy import save
 
-from tuner import limited, run_lock, runs, runs_cleanup
+from tuner import limited, models_cleanup, run_lock, runs, runs_cleanup
 from tuner.errors import TunerError
 from tuner.models import fetch, load
 from tuner.models.shape import Base, shape_of
@@ -181,6 +182,33 @@ def test_a_model_stays_for_an_hour_after_anybody_was_given_it(hub, cache, disk):
     assert held(cache) == {"second", "new"}
 
 
+def test_nobody_removes_a_model_while_another_one_is_about_to_be_given_it(hub, cache, disk):
+    disk(1.5)
+    downloaded(hub, "a/first")
+    hub.add_model("b/new", model(1))
+    (folder,) = cache.glob("models--a--first/snapshots/*")
+    with ThreadPoolExecutor(1) as visitors:
+
+        def find() -> Path:
+            asked.append(visitors.submit(get, "b/new"))
+            with pytest.raises(TimeoutError):  # it waits for this one
+                asked[0].result(0.5)
+            return folder
+
+        asked: list[Future] = []
+        assert models_cleanup.use(find) == folder
+        with pytest.raises(TunerError, match="Choose a smaller model"):
+            asked[0].result(20)
+    assert held(cache) == {"first"}
+
+
+def test_a_model_is_given_out_where_nothing_can_be_noted(hub, cache):
+    downloaded(hub, "a/first")
+    shutil.rmtree(cache / ".locks")
+    (cache / ".locks").touch()
+    assert get("a/first").is_dir()
+
+
 @pytest.mark.parametrize("state", ["waiting", "starting", "training", "paused"])
 def test_the_base_of_a_run_that_waits_or_trains_stays(hub, cache, disk, state):
     disk(1.5)
@@ -287,6 +315,34 @@ def test_older_versions_of_a_model_make_room_for_its_new_one_and_files_of_both_s
     third = get("a/model")
     assert [len(list(folder.iterdir())) for folder in (first, second, third)] == [0, 3, 3]
     assert (second / "extra.safetensors").read_bytes() == weights(1)
+
+
+def test_versions_to_whose_files_a_download_that_begins_may_link_stay(hub, cache, disk):
+    disk(1.5)
+    downloaded(hub, "a/first")
+    models_cleanup.begin_download(cache / "models--a--first")
+    hub.add_model("b/new", model(1))
+    with pytest.raises(TunerError, match="Choose a smaller model"):
+        get("b/new")
+    used_before(*cache.glob("models--a--first/snapshots/*"), 1.1)
+    get("b/new")
+    assert held(cache) == {"new"}
+
+
+def test_what_is_here_of_the_model_that_is_asked_for_stays(hub, cache, disk):
+    disk(2)
+    sha = hub.add_model("a/model", model(0) | {"extra.safetensors": weights(1, 0.3)}).sha
+    hub.cut("GET", f"/a/model/resolve/{sha}/model.safetensors", times=20)
+    with pytest.raises(TunerError):
+        get("a/model")
+    folder = cache / "models--a--model/snapshots" / sha
+    assert (folder / "extra.safetensors").is_file()
+    used_before(folder, 9)
+    downloaded(hub, "a/first")
+    hub.cuts.clear()
+    assert get("a/model") == folder
+    assert held(cache) == {"model"}
+    assert len([seen for seen in hub.seen if seen.method == "GET" and "extra" in seen.path]) == 1
 
 
 def test_a_copy_of_a_repository_with_the_same_commits_takes_nothing_from_the_other(hub, cache, disk):
