@@ -261,9 +261,9 @@ def downloading(hub: Hub, cache: Path, name: str, megabytes: float) -> Iterator[
             yield partial[0]
         finally:
             process.kill()
-            hub.stalls.clear()
     while any(map(run_lock.is_locked, (cache / ".locks" / storage).iterdir())):  # the process ends a little later
         time.sleep(0.01)
+    hub.stalls.clear()
 
 
 def test_a_model_whose_download_goes_on_stays_and_what_a_broken_one_left_goes(hub, cache, disk):
