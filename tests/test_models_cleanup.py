@@ -377,7 +377,10 @@ def test_two_removals_at_once_do_not_fail(hub, cache, disk):
         assert process.communicate(timeout=60)[0] == "done\n"
         assert process.returncode == 0
     assert {name for name in held(cache) if "new" in name} == {"new0", "new1", "new2", "new3"}
-    assert {name for name in held(cache) if "old" in name} in ({"old3", "old4", "old5"}, {"old4", "old5"})
+    left = sorted(name for name in held(cache) if "old" in name)
+    # Those used last; as many as it takes, since downloads that begin at once may count on the same room.
+    assert 2 <= len(left) < 6
+    assert left == [f"old{number}" for number in range(6 - len(left), 6)]
 
 
 AT_ONCE = """
