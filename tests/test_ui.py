@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import gradio as gr
 import pytest
-from conftest import small_recipe
+from conftest import small_recipe, without_estimates
 from gradio_client import Client, handle_file
 from hub_double import Hub
 from served import ROOT, Served, serve
@@ -82,7 +82,8 @@ def trained(url: Served, runs: Path) -> Callable[..., str]:
 
     def run_of(**settings) -> str:
         if (key := str(settings)) not in trained:
-            run = plan.prepare(small_recipe(**{**BRIEF, **settings}), root=runs)
+            with without_estimates():
+                run = plan.prepare(small_recipe(**{**BRIEF, **settings}), root=runs)
             list(train(run))
             trained[key] = run.id
         return trained[key]
