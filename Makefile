@@ -20,7 +20,8 @@ SPACE := .space/bin/python
 SPACE_PYTHON = $(foreach p,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python),$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p)))
 SDK := $(shell sed -n 's/^sdk_version: //p' README.md)
 # Two processes of one thread each are faster on two cores than one process of two threads.
-TEST := OMP_NUM_THREADS=1 $(PY) -m pytest
+# What they compile is kept, since they start many processes.
+TEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PY) -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 run: .venv/run
