@@ -55,7 +55,9 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def url(runs: Path, hub: Hub) -> Iterator[Served]:
     """The served app's address."""
-    with serve(runs, HF_ENDPOINT=hub.url, HF_HOME=str(runs.parent / "hf"), **HUB_AT_HAND) as address:
+    # As long as a busy machine may say that many steps take.
+    longest = {"TUNER_MAX_SECONDS": "1000000"}
+    with serve(runs, HF_ENDPOINT=hub.url, HF_HOME=str(runs.parent / "hf"), **HUB_AT_HAND, **longest) as address:
         yield address
 
 
