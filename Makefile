@@ -1,5 +1,5 @@
 # make run         the page
-# make test        the linter and the tests, 6 to 7 minutes on two cores
+# make test        the linter and the tests, about 5 minutes on two cores
 # make test-all    make test, make space, make rehearsal, make attack and make matrix: 40 minutes or more on two cores
 # make space       the app as on a ZeroGPU Space, about 7 minutes; before that it installs what a Space installs (about 5.5 GB)
 # make rehearsal   the long tests: twenty runs on ZeroGPU's stage with their workers killed at random, twenty visitors at once
@@ -20,7 +20,8 @@ SPACE := .space/bin/python
 SPACE_PYTHON = $(foreach p,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python),$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p)))
 SDK := $(shell sed -n 's/^sdk_version: //p' README.md)
 # Two processes of one thread each are faster on two cores than one process of two threads.
-TEST := OMP_NUM_THREADS=1 $(PY) -m pytest
+# What they compile is kept, since they start many processes.
+TEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PY) -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 run: .venv/run

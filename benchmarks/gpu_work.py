@@ -5,6 +5,7 @@ python benchmarks/gpu_work.py JOB
 JOB is JSON: section, cases, scratch (a folder) and rehearsal.
 """
 
+import gc
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ import gpu_sections as sections
 import torch
 from gpu_measure import IS_CUDA, Place, Refusal
 
+from tuner import gpu
 from tuner.training.window import device_name
 
 MEASURES: dict[str, Callable[[dict, Place], dict]] = {
@@ -40,6 +42,8 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints
     job = json.loads(sys.argv[1])
     place = Place(Path(job["scratch"]), job["rehearsal"])
+    gpu.import_core()
+    gc.freeze()  # as a worker of the page does
     for case in job["cases"]:
         began = time.monotonic()
         outcome = attempt(MEASURES[job["section"]], case, place)

@@ -442,6 +442,7 @@ def wires() -> list[tuple]:
 def floods() -> list[tuple]:
     """Many requests at once."""
     deep = '{"a":' * 1000
+    hidden = ('{"data": ["\u2201", [' + "[]," * 10**6 + "0]]}").encode("utf-16")
     return [
         ("1,000 joins of /status", None, "flood", {"name": "status", "data": ["VICTIM"], "count": 1000}),
         ("1,000 joins of /check", None, "flood", {"name": "check", "data": [deep, None, ""], "count": 1000}),
@@ -451,6 +452,8 @@ def floods() -> list[tuple]:
             "flood",
             {"name": "check", "data": ["a: " + "x" * 10**6, None, ""], "count": 400},
         ),
+        ("300 reads of the page", None, "flood", {"path": "/", "count": 300, "at_once": 300}),
+        ("100 bodies in UTF-16", None, "flood", {"path": "/gradio_api/call/runs", "content": hidden, "count": 100}),
     ]
 
 

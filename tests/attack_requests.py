@@ -180,15 +180,23 @@ class Attacker:
         return self.call(self.by_name["check"], [attack_cases.GOOD, None, text], session)
 
     def _flood(self, given: dict, session: str) -> Answer:
-        """Many at once, whose answers nobody waits for."""
-        body = {"data": self._filled(given["data"]), "fn_index": self.by_name[given["name"]]}
+        """Many at once, whose answers nobody waits for: joins of an endpoint, reads of a path, or bodies of bytes."""
 
-        def join(number: int) -> None:
-            for i in range(given["count"] // 20):
+        def send(name: str) -> None:
+            if "name" in given:
+                body = {"data": self._filled(given["data"]), "fn_index": self.by_name[given["name"]]}
+                self.post("/gradio_api/queue/join", body | {"session_hash": name})
+            else:
+                content, headers = given.get("content"), {"Content-Type": "application/json"}
+                self.send("POST" if content else "GET", given["path"], content, headers)
+
+        def send_some(number: int) -> None:
+            for i in range(given["count"] // at_once):
                 with contextlib.suppress(OSError, http.client.HTTPException):
-                    self.post("/gradio_api/queue/join", body | {"session_hash": f"{session}-{number}-{i}"})
+                    send(f"{session}-{number}-{i}")
 
-        crowd = [threading.Thread(target=join, args=(number,)) for number in range(20)]
+        at_once = given.get("at_once", 20)
+        crowd = [threading.Thread(target=send_some, args=(number,)) for number in range(at_once)]
         for one in crowd:
             one.start()
         for one in crowd:

@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,10 @@ from typing import Any
 # Set before anything is imported that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = f"{10**9}"  # as in app.py
 os.environ["TUNER_RUNS"] = tempfile.mkdtemp(prefix="tuner-runs-")
+# A folder without certificates: nothing here speaks TLS, and each HTTP client would read all that are trusted.
+os.environ["SSL_CERT_DIR"] = os.environ["TUNER_RUNS"]
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -52,13 +56,27 @@ SLOW = ["test_train", "test_ui", "test_browser", "test_methods", "test_rehearsal
 SLOW += ["test_estimate"]
 
 
+def pytest_sessionstart() -> None:
+    """Look for no garbage until all is imported: that makes little, and each look would walk over all modules."""
+    gc.disable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow files first."""
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
 def pytest_collection_finish() -> None:
-    """Take what was imported out of later garbage collections: each training runs one, which would take 0.3 s."""
+    """Take what was imported out of later garbage collections: each training runs some, of up to 0.3 s."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freeze_what_stays() -> Iterator[None]:
+    """Take out what the tests of a file leave behind as well, such as libraries' caches and pages."""
+    yield
     gc.collect()
     gc.freeze()
 
@@ -101,10 +119,19 @@ def steady_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "device_speed", lambda: 3e10)
 
 
-@pytest.fixture
-def no_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def without_estimates() -> Iterator[None]:
     """Plans without an estimate of memory, which would take a third of a short run's time."""
-    monkeypatch.setattr(forecast, "_memory", lambda *arguments: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecast, "_memory", lambda *arguments: None)
+        yield
+
+
+@pytest.fixture
+def no_estimates() -> Iterator[None]:
+    """The same for one test."""
+    with without_estimates():
+        yield
 
 
 @pytest.fixture(autouse=True)

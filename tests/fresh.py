@@ -99,10 +99,12 @@ def serve(owner: int, address: str) -> list[str]:
         server.bind(f"\0{address}")  # OSError: another server was faster
         server.listen(64)
         atexit.register(_skip_cleaning_up)  # the first registered is called last
+        gc.disable()  # importing makes little garbage
         for name in LIBRARIES:
             importlib.import_module(name)
         gc.collect()
         gc.freeze()
+        gc.enable()
         alive = os.pidfd_open(owner)
         while server in select.select([server, alive], [], [])[0]:
             connection, _ = server.accept()

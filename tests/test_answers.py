@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-from conftest import small_recipe
+from conftest import small_recipe, without_estimates
 from datasets import load_from_disk
 from tables import table
 from tiny import tiny_model
@@ -70,7 +70,8 @@ TOGETHER, IN_TURN = (("base", "adapter"),), (("base",), ("adapter",))
 def prepared(tmp_path_factory) -> Run:
     recipe = small_recipe(data__heldout=6, training__batch_size=3, evaluation__rows=5, evaluation__max_new_tokens=11)
     rows = table(["prompt", "completion"], *[(f"q {i}", f"a {i}") for i in range(12)])
-    return plan.prepare(recipe, rows, path=tmp_path_factory.mktemp("prepared") / "run")
+    with without_estimates():
+        return plan.prepare(recipe, rows, path=tmp_path_factory.mktemp("prepared") / "run")
 
 
 @pytest.fixture
@@ -241,6 +242,7 @@ def test_a_run_that_cannot_be_scored_says_why(run):
     assert refused.value.problems == ("Run mine has no held-out rows. Train its recipe again in a new run.",)
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_a_line_separator_inside_a_row_does_not_cut_it(tmp_path):
     cells = [(f"first line\u2028and\x85next {i}", f"so\u2029be it {i}") for i in range(8)]
     run = plan.prepare(small_recipe(), table(["prompt", "completion"], *cells), path=tmp_path / "run")
@@ -249,6 +251,7 @@ def test_a_line_separator_inside_a_row_does_not_cut_it(tmp_path):
     assert "first line" in card_use.use(run, run.recipe, None, "me/adapter", "peft")
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_scoring_runs_no_template_which_might_never_end(tmp_path):
     base = tiny_model(tmp_path / "base")
     run = plan.prepare(small_recipe(model__name=str(base)), path=tmp_path / "run")

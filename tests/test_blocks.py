@@ -1,13 +1,18 @@
 """What a program sends to a handler or an endpoint has the types that its function names, or is refused."""
 
+import tempfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import gradio as gr
 import httpx
 import pytest
 
+from tuner.errors import TunerError
 from tuner.ui import actions, door, playground_tab, train_tab
-from tuner.ui.blocks import TOO_LARGE, UNREADABLE, WRONG_TYPE, Page
+from tuner.ui.blocks import FILE_ELSEWHERE, TOO_LARGE, UNREADABLE, WRONG_TYPE, Page, upload
 from tuner.ui.visitor import Visitor, for_visitor
 
 SKIP = gr.skip()
@@ -33,6 +38,12 @@ def http() -> Iterator[httpx.Client]:
     def chosen(data: dict) -> str:
         return f"{sorted(map(str, data.values()))}"
 
+    def read(file: str | None) -> str:
+        return Path(file).read_text()
+
+    def fails(run: str) -> str:
+        raise TunerError(f"There is no run {run}.")
+
     with Page() as page:
         gr.api(told, api_name="told")
         gr.api(for_visitor(greeted), api_name="greeted")
@@ -41,6 +52,9 @@ def http() -> Iterator[httpx.Client]:
         choices = {gr.Dropdown(["a"], label="Format", allow_custom_value=True), gr.Radio(["b", "c"], value="b")}
         gr.Button().click(chosen, choices, shown, api_name="chosen")
         gr.Button().click(clicked, shown, shown, api_name="clicked")
+        gr.Button().click(read, upload(), shown, api_name="read")
+        gr.Button().click(fails, shown, shown, api_name=False, api_visibility="private")
+        gr.Button().click(fails, shown, shown, api_name="failed")
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, app_kwargs=dict(door.APP), show_error=True)
     with httpx.Client(base_url=f"{url}gradio_api/run/", headers={"Content-Type": "application/json"}) as client:
         yield client
@@ -102,6 +116,58 @@ def test_a_click_on_an_example_that_there_is_not_changes_nothing(said):
 def test_a_click_on_a_method_that_there_is_not_changes_nothing(said):
     assert train_tab._choose(gr.EventData(None, said)) == SKIP
     assert train_tab._choose(gr.EventData(None, {"method": "dora"})) == "dora"
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """The address of a server elsewhere, and what it was asked."""
+    asked: list[str] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/rows.csv", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("function", "refusal"), [("read", FILE_ELSEWHERE), ("told", UNREADABLE), ("shared", UNREADABLE)]
+)
+def test_a_file_that_is_elsewhere_is_not_fetched(function, refusal, http, elsewhere, monkeypatch):
+    address, asked = elsewhere
+    # Gradio asks no address of this machine's own network, which is the only one here.
+    monkeypatch.setattr("safehttpx.is_public_ip", lambda ip: True)
+    file = {"path": address, "meta": {"_type": "gradio.FileData"}}
+    data = {"read": [file], "told": ["a", 1, "b", [file]], "shared": [{}, {"deep": [file]}, None]}[function]
+    assert http.post(function, json={"data": data}).json()["error"] == refusal
+    assert not asked
+
+
+def test_an_error_is_markup_to_nobody(http):
+    assert http.post("failed", json={"data": ["<i>"]}).json()["error"] == "There is no run <i>."
+    functions = httpx.get(http.base_url.join("../../config")).json()["dependencies"]
+    (private,) = [function["id"] for function in functions if function["api_visibility"] == "private"]
+    told = http.post("predict", json={"data": ["<i>"], "fn_index": private}).json()["error"]
+    assert told == "There is no run &lt;i&gt;."
+
+
+def test_an_uploaded_file_arrives_and_leaves_no_other_one_behind(http):
+    folder = Path(tempfile.gettempdir()) / "gradio"
+    rows = {"files": ("a.csv", b"a,b\n1,2\n")}
+    (path,) = httpx.post(http.base_url.join("../upload"), files=rows).json()
+    before = set(folder.rglob("*"))
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    assert http.post("read", json={"data": [file]}).json()["data"] == ["a,b\n1,2\n"]
+    assert set(folder.rglob("*")) == before
+    not_uploaded = {**file, "path": "/etc/hostname"}
+    assert http.post("read", json={"data": [not_uploaded]}).json()["error"] == UNREADABLE
 
 
 def test_what_takes_no_rows_takes_no_megabytes(http):

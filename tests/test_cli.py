@@ -40,6 +40,13 @@ def test_help_imports_nothing_heavy():
     assert out.splitlines()[-1] == "[]"
 
 
+def test_a_training_does_not_look_for_garbage_in_what_was_imported(mine, monkeypatch):
+    frozen = []
+    monkeypatch.setattr("gc.freeze", lambda: frozen.append("torch" in sys.modules))
+    assert main(["train", str(mine.path)]) == 0
+    assert frozen == [True]
+
+
 def test_check_shows_what_a_recipe_would_do_and_trains_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["check", "corporate", "--json"]) == 0

@@ -342,6 +342,13 @@ def test_what_several_proxies_wrote_in_lines_of_their_own_is_read_as_one():
     assert dict(door._cleaned(written)) == {b"host": b"localhost", b"x-forwarded-for": b"1.1.1.1,198.41.30.7"}
 
 
+@pytest.mark.parametrize("name", ["X-Gradio-Server", "x-gradio-server"])
+def test_the_address_that_a_visitor_says_the_page_has_is_told_to_nobody(name, http):
+    config = http.get("/config", headers={name: "http://evil.example/"})
+    assert config.status_code == 200
+    assert "evil.example" not in config.text
+
+
 def test_there_are_no_websockets():
     sent = []
 

@@ -269,6 +269,7 @@ def test_the_preview_of_a_row_marks_what_its_task_learns_from(tokenizer, splitte
     assert marked(preview_pieces("question_answering", unanswered, tokenizer)) == []
 
 
+@pytest.mark.usefixtures("no_estimates")
 @pytest.mark.parametrize("name", ["corporate", "support", "reviews", "entities"])
 def test_the_page_previews_every_shipped_example(name):
     from tuner.ui import actions

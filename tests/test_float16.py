@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import in_order, mostly_long, small_recipe
+from conftest import in_order, mostly_long, small_recipe, without_estimates
 from safetensors import safe_open
 from test_train import reports, weights
 
@@ -103,7 +103,8 @@ RESUMED = OFTEN | {"method__dropout": 0.2, "budget__steps": 4}
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run with skipped steps that the interrupted ones are held against."""
-    run = plan.prepare(small_recipe(**SMALLER | RESUMED), path=tmp_path_factory.mktemp("whole") / "run")
+    with without_estimates():
+        run = plan.prepare(small_recipe(**SMALLER | RESUMED), path=tmp_path_factory.mktemp("whole") / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.amp, "GradScaler", partial(GRAD_SCALER, **QUICK))
         list(train(run))

@@ -256,6 +256,27 @@ def test_an_encoder_decoder_with_a_soft_prompt_streams_and_stops(tmp_path):
     assert text == shown[-1][0].strip()
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_of_a_character_that_is_cut_off_neither_the_stream_nor_the_answer_shows_anything(ended):
+    tokenizer, shown = tiny_tokenizer(), []
+    tea = tokenizer("hey 🍵", add_special_tokens=False)["input_ids"]
+    cut, ends = tea[:-1], [tokenizer.eos_token_id] * ended
+
+    class Writes(torch.nn.Linear):
+        config = transformers.LlamaConfig(max_position_embeddings=50)
+
+        def generate(self, input_ids, streamer, **others) -> torch.Tensor:
+            written = torch.tensor([cut + ends] * len(input_ids))
+            for tokens in (input_ids, *written.T):
+                streamer.put(tokens)
+            return torch.cat([input_ids, written], dim=1)
+
+    streamer = generate.Streamer(tokenizer, shown.append)
+    answers = generate.generate(Writes(1, 1), tokenizer, ["hello"], generate.Sampling(), streamer=streamer)
+    assert answers == shown[-1] == ["hey "]
+    assert "\ufffd" in tokenizer.decode(cut)
+
+
 def test_a_conversation_longer_than_the_context_is_refused(loaded):
     long = [{"role": "user", "content": "meeting " * 600}]
     with pytest.raises(TunerError, match="context of 512 tokens"):

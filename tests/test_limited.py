@@ -263,10 +263,10 @@ def test_the_pages_jobs_are_counted_by_page_and_by_address_and_its_downloads_apa
 
     def stream(job: str, *given, limits: Limits, asker: Asker) -> Iterator[None]:
         asked[job] = limits, asker
-        yield
+        yield "/cache/model" if job.endswith(":fetch") else None
 
     monkeypatch.setattr(limited, "stream", stream)
-    monkeypatch.setattr(checking, "_fetched", set())
+    monkeypatch.setattr(checking, "_fetched", {})
     mallory = Visitor("page 1", "203.0.113.7")
     elsewhere = Recipe.parse({"model": {"name": "mallory/model"}})
     assert checking.check(elsewhere, None, mallory) is None

@@ -36,6 +36,7 @@ def refusals(recipe: str, file=None, rows: str = "") -> list[list[str]]:
     return [*problems, list(caught.value.problems)]
 
 
+@pytest.mark.usefixtures("no_estimates")
 @pytest.mark.parametrize("pasted", [False, True])
 @pytest.mark.parametrize(
     ("module", "limit", "most", "word"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from tiny import DECODER, FAMILIES, tiny_model
 from transformers import GPT2Config, LlamaConfig, OlmoConfig, T5Config
 
-from tuner import recipe
+from tuner import models_cleanup, recipe
 from tuner.errors import TunerError
 from tuner.models import device, fetch, load
 from tuner.models.fetch import base_of, fetch_model, is_shipped
@@ -464,7 +465,8 @@ def test_a_run_finds_its_own_base_again_with_its_task_labels_and_revision(monkey
     )
 
 
-def test_free_disk_is_what_is_left_where_the_path_is(monkeypatch):
-    disks = {"/runs": SimpleNamespace(total=7, used=4, free=3)}
-    monkeypatch.setattr(fetch.shutil, "disk_usage", disks.__getitem__)
-    assert fetch.free_disk("/runs") == 3
+def test_free_disk_is_what_is_left_where_the_path_is_or_will_be(monkeypatch, tmp_path):
+    disks = {tmp_path: SimpleNamespace(total=7, used=4, free=3)}
+    monkeypatch.setattr(shutil, "disk_usage", disks.__getitem__)
+    assert models_cleanup.free_disk(tmp_path) == 3
+    assert models_cleanup.free_disk(f"{tmp_path}/not/yet") == 3

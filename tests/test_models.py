@@ -202,6 +202,7 @@ SHARDS = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b"
         (lambda folder: change_config(folder, num_attention_heads=0), "values that can't be right"),
     ],
 )
+@pytest.mark.usefixtures("no_estimates")
 def test_a_base_that_cannot_be_loaded_is_refused_by_the_check(tmp_path, damage, says):
     folder = tiny_model(tmp_path / "base")
     settings = {"model__name": str(folder), "model__quantization": "none"}

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import browser
+import gradio
+import httpx
 import pytest
 from gradio_client import Client
 from hub_double import Hub
@@ -202,3 +204,10 @@ def test_a_program_with_a_token_trains_and_pushes_and_deletes(space):
     assert address.endswith("/bob/mine")
     assert {seen.token for seen in space.hub.seen[before:]} - {None} == {bob}
     assert client.predict(**own, api_name="/delete") == "deleted"
+
+
+@pytest.mark.long
+def test_the_page_tells_no_path_of_this_machine(space):
+    config = httpx.get(f"{space.url}config", headers={"X-Forwarded-Host": HOST}).text
+    assert "Sign in with Hugging Face" in config
+    assert str(Path(gradio.__file__).parent) not in config

@@ -553,15 +553,15 @@ def test_the_disk_must_hold_adapter_checkpoints_and_rows(tmp_path, monkeypatch):
 
     monkeypatch.setattr(plan, "free_disk", free)
     free_now = needed
-    plan._check_disk(facts, root)
-    assert asked[0] == tmp_path
+    plan._check_disk(facts, root, True)
+    assert asked[0] == root
     free_now = needed - 30 * 2**20
     with pytest.raises(TunerError) as refused:
-        plan._check_disk(facts, root)
+        plan._check_disk(facts, root, True)
     assert refused.value.problems == (
         "This run needs about 168 MB of disk space, and 138 MB are free. Delete old runs, or set TUNER_RUNS to a "
         "folder on another disk.",
     )
     free_now = needed - 1
     with pytest.raises(TunerError):
-        plan._check_disk(facts, root)
+        plan._check_disk(facts, root, True)

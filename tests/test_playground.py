@@ -179,17 +179,20 @@ def test_an_example_gives_the_last_question_of_its_row_and_its_reference(mine):
 
 
 def test_sending_empties_the_prompt_and_offers_to_stop():
-    prompt, pending, send, stop, problem = playground_tab._begin(" hi ", ["mine"])
-    assert (prompt, pending, problem) == ("", " hi ", "")
+    prompt, pending, send, stop, problem, sent = playground_tab._begin(" hi ", ["mine"], "", 4)
+    assert (prompt, pending, problem, sent) == ("", " hi ", "", 5)
     assert (send["visible"], stop["visible"]) == (False, True)
-    for chosen in ([], None):
-        *others, problem = playground_tab._begin("hi", chosen)
-        assert others == [SKIP] * 4
-        assert NO_RUN in plain(problem)
-    for empty in ("", "  \n", None):
-        prompt, pending, send, stop, problem = playground_tab._begin(empty, ["mine"])
-        assert (prompt, pending, send, stop) == (SKIP, "", SKIP, SKIP)
-        assert "The prompt is empty. Write one first." in plain(problem)
+    for typed, chosen, pending, told in (
+        ("hi", [], "", NO_RUN),
+        ("hi", None, None, NO_RUN),
+        ("", ["mine"], "", "The prompt is empty. Write one first."),
+        ("  \n", ["mine"], "", "The prompt is empty. Write one first."),
+        (None, ["mine"], None, "The prompt is empty. Write one first."),
+        ("hi", ["mine"], "earlier", "An answer is being written."),
+    ):
+        *others, problem, sent = playground_tab._begin(typed, chosen, pending, 4)
+        assert [*others, sent] == [SKIP] * 5
+        assert told in plain(problem)
 
 
 def test_when_answering_ends_the_prompt_comes_back_only_after_a_problem():
@@ -204,9 +207,7 @@ def test_when_answering_ends_the_prompt_comes_back_only_after_a_problem():
         prompt, pending, send, stop, now = playground_tab._end("hi", typed, shown)
         assert (prompt, pending, now) == (restored, "", message)
         assert (send["visible"], stop["visible"]) == (True, False)
-    *columns, pending, send, stop = playground_tab._empty()
-    assert columns == [[]] * 4
-    assert (pending, send["visible"], stop["visible"]) == ("", True, False)
+        assert playground_tab._fail("hi", typed, shown)[0] == (typed or "hi")
 
 
 def test_each_column_goes_on_with_its_own_conversation_and_shows_its_own_answers(mine, models):
@@ -282,7 +283,7 @@ def test_what_stayed_without_an_answer_is_not_asked_again():
 
 
 def test_a_prompt_as_long_as_a_book_is_refused_and_not_kept():
-    allowed, refused = (playground_tab._begin("x" * (100_000 + more), ["mine"]) for more in (0, 1))
+    allowed, refused = (playground_tab._begin("x" * (100_000 + more), ["mine"], "", 0) for more in (0, 1))
     assert (len(allowed[1]), allowed[4]) == (100_000, "")
-    assert refused[1] == ""
+    assert refused[1] == SKIP
     assert "more than 100,000 characters" in plain(refused[4])

@@ -24,6 +24,12 @@ def test_yaml_reads_back_as_the_same_recipe_with_every_default_written_out():
     assert yaml.safe_load(text)["training"]["warmup_steps"] == recipe.training.warmup_steps
 
 
+def test_a_text_that_was_read_before_is_not_read_again():
+    text = Recipe.load("corporate").to_yaml()
+    assert Recipe.from_yaml(text) is Recipe.from_yaml(text)
+    assert Recipe.from_yaml(f"{text}\n# another") is not Recipe.from_yaml(text)
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda f: f.name)
 def test_shipped_recipes_are_valid(file):
     assert Recipe.load(file).budget

@@ -195,6 +195,7 @@ def test_an_unknown_format_is_refused_with_the_nearest_and_all():
     assert "Did you mean" not in problems(["text"], ["a"], format="parquet")
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_a_new_format_is_one_row(monkeypatch):
     """Rows of a quiz: recognized, read, trained on and offered on the page, by a row of FORMATS alone."""
     from tuner.planning import plan

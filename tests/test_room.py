@@ -9,7 +9,7 @@ import pytest
 from test_runs import ENDED, QUEUED, aged
 from visitors_runs import copied
 
-from tuner import runs, runs_cleanup
+from tuner import models_cleanup, runs, runs_cleanup
 from tuner.errors import TunerError
 from tuner.runs import Run
 from tuner.runs_cleanup import make_room, make_room_for
@@ -58,7 +58,7 @@ def test_a_refused_run_is_gone_and_an_admitted_one_stays(tmp_path):
 
 
 def test_a_full_disk_refuses_a_new_run_whatever_the_limit_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs_cleanup, "_free", lambda root: 60 * MB)
+    monkeypatch.setattr(models_cleanup, "free_disk", lambda path: 60 * MB)
     old, new = aged(tmp_path, "old", 50, QUEUED, ENDED), planned(tmp_path, "new")
     with pytest.raises(TunerError, match="no room"):
         make_room_for(new)

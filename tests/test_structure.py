@@ -24,7 +24,7 @@ ROOMS = [
         "tasks",
     },
     {"metrics"},
-    {"runs", "runs_cleanup", "run_files", "run_lock"},
+    {"runs", "runs_cleanup", "models_cleanup", "run_files", "run_lock"},
     {"data"},
     {"models"},
     {"methods"},

@@ -175,7 +175,7 @@ def test_what_can_not_be_trained_here_is_refused_before_a_byte_of_weights_is_fet
 
 def test_a_download_that_the_disk_has_no_room_for_is_not_begun(hub, tmp_path):
     hub.add_model("a/model", BASE)
-    code = ASK.replace("def check", "fetch.free_disk = lambda path: 2**30 + 1000\ndef check", 1)
+    code = ASK.replace("def check", "fetch.models_cleanup.free_disk = lambda path: 2**30 + 1000\ndef check", 1)
     line = json.dumps(["fetch", "a/model", None, {}])
     done = fresh.run(["-c", code], ROOT, line, hub.env(tmp_path))
     assert "of this machine's disk are free for it" in done.stdout, done.stderr

@@ -4,6 +4,7 @@ Exit status: 0 on success; 2 if the request can't work, with every problem in pl
 """
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -169,6 +170,7 @@ def _train(options: Options) -> None:
     run = _open_or_prepare(options)
     from tuner.training.window import train
 
+    gc.freeze()  # or the garbage collections of a training would look through all that was imported
     if not options.json:
         print(f"run {run.path}\n{terminal.plan_text(run.plan)}")
     show = (lambda event: print(json.dumps(event), flush=True)) if options.json else terminal.Progress()

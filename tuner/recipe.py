@@ -10,6 +10,7 @@ import json
 import os
 import re
 import unicodedata
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -227,6 +228,7 @@ class Recipe(Part):
             raise TunerError(*_sentences(error.errors())) from None
 
     @classmethod
+    @lru_cache(maxsize=64)  # a recipe is read wherever its run is opened, and 10 ms are long for it
     def from_yaml(cls, text: str, name: str = "the recipe") -> "Recipe":
         """A recipe from YAML text. Raises TunerError with every problem."""
         return cls.parse(read_yaml(text, name), name)

@@ -92,9 +92,9 @@ def is_held(folder: Path) -> bool:
     """Whether a living process holds the lock."""
     try:
         with _alone(folder):
-            return _is_locked(folder / "lock")
+            return is_locked(folder / "lock")
     except OSError:  # on a read-only or a full disk nobody can train anyway
-        return _is_locked(folder / "lock")
+        return is_locked(folder / "lock")
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def _alone(folder: Path) -> Iterator[None]:
             look.release()
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a file is locked, told without writing."""
     try:
         lock = _acquired(path, flags=os.O_RDONLY | ASIDE)

@@ -4,13 +4,12 @@ Room is counted as the disk does: a sparse file takes what is written, and links
 """
 
 import os
-import shutil
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from tuner import runs
+from tuner import models_cleanup, runs
 from tuner.errors import TunerError
 from tuner.events import first_events
 from tuner.runs import Run
@@ -56,7 +55,9 @@ def make_room(
         to_come = sum(_to_come(run, sizes[run]) for run in unfinished if unfinished[run]) + (needed or 0)
         missing = sum(sizes.values()) + to_come - limit
         if needed is not None:
-            missing = max(missing, to_come + SPARE - _free(root))
+            # First by what can be downloaded again.
+            models_cleanup.make_room(root, to_come + SPARE, lambda: bases(root))
+            missing = max(missing, to_come + SPARE - models_cleanup.free_disk(root))
         spare = [run for run in sizes if run.id not in keep and not unfinished.get(run)] if missing > 0 else []
         if needed is not None and missing > sum(sizes[run] for run in spare):
             raise _no_room(missing)  # before any run is deleted in vain
@@ -92,6 +93,16 @@ def make_room_for(run: Run, keep: frozenset[str] = frozenset()) -> list[str]:
         raise
 
 
+def bases(root: Path | None = None) -> dict[str, bool]:
+    """The versions of models on which there are runs, by commit; whether one of those runs waits or trains."""
+    found: dict[str, bool] = {}
+    for run in runs.list_runs(root):
+        with suppress(TunerError):  # nobody can train it
+            if commit := run.plan.get("revision"):
+                found[commit] = found.get(commit, False) or _will_train(run)
+    return found
+
+
 def _finish_deletions(root: Path) -> None:
     """Delete what is left of runs whose deletion was broken off."""
     for folder in root.glob(f"{runs.DELETED}*"):
@@ -112,6 +123,14 @@ def _is_in_progress(run: Run) -> bool:
         return (-AHEAD < age < IN_PROGRESS and run.ending != "finished") or run.is_training
     except TunerError:  # nobody can resume it
         return False
+
+
+def _will_train(run: Run) -> bool:
+    """Whether the run is in progress, or was queued and its turn has not begun, however long ago that was."""
+    if (run.path / "evaluation.json").is_file():
+        return False
+    newest = run.last_event("queued", "continued", "starting", "start", "withdrawn") or {}
+    return newest.get("event") in ("queued", "continued") or _is_in_progress(run)
 
 
 def _worth(run: Run) -> tuple[bool, bool, float]:
@@ -146,9 +165,3 @@ def _size(folder: Path) -> int:
                     else:
                         total += entry.stat(follow_symlinks=False).st_blocks * BLOCK
     return total
-
-
-def _free(root: Path) -> int:
-    while not root.exists():
-        root = root.resolve().parent
-    return shutil.disk_usage(root).free

@@ -184,7 +184,12 @@ def generate(
         **extra,
     )
     generated = out[:, 1:] if encoded else out[:, batch["input_ids"].shape[1] :]
-    return [text.strip() if encoded else text for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
+    return [text.strip() if encoded else text for text in _texts(tokenizer, generated.tolist())]
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
+    """The rows' texts. Of a character of several tokens nothing is shown until it is whole, nor if it is cut off."""
+    return [text.rstrip("\ufffd") for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
 def _virtual_tokens(model: nn.Module) -> int:
@@ -244,8 +249,7 @@ class Streamer(_Shared):
             return
         for row, token in zip(self.tokens, value.flatten().tolist()):
             row.append(token)
-        # A character made of several tokens decodes to U+FFFD until it is complete.
-        self.show([self.tokenizer.decode(row, skip_special_tokens=True).rstrip("\ufffd") for row in self.tokens])
+        self.show(_texts(self.tokenizer, self.tokens))
 
     def end(self) -> None:
         """Required by transformers; nothing is held back."""

@@ -26,10 +26,11 @@ from tuner.methods import attach
 from tuner.methods.files import CONFIG
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import autocast, device_type
-from tuner.models.fetch import base_of, free_disk
+from tuner.models.fetch import base_of
 from tuner.models.load import forget_bases, load_base
 from tuner.models.losses import SCORES, collate
 from tuner.models.shape import Base, load_config, load_tokenizer, shape_of
+from tuner.models_cleanup import free_disk
 from tuner.runs import Run
 from tuner.runs_cleanup import bytes_to_merge
 

@@ -69,14 +69,17 @@ def check_size(file: Path, name: str) -> None:
 def read_json(file: Path, name: str) -> dict:
     """The JSON object in one of the model's files. Raises TunerError if there is none, or if it is too large."""
     check_size(file, name)
+    problem = "not a valid JSON object"
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        value, problem = None, "missing"
     except (ValueError, OSError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise TunerError(
-            f"'{name}' can't be loaded: its {file.name} is not a valid JSON object. Download or copy it again, or "
-            "choose another model."
+            f"'{name}' can't be loaded: its {file.name} is {problem}. Download or copy it again, or choose another "
+            "model."
         )
     return value
 

@@ -9,16 +9,15 @@ import json
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner import hub_errors, names, recipe
+from tuner import hub_errors, models_cleanup, names, recipe, runs_cleanup
 from tuner.errors import TunerError
 from tuner.models.shape import Base
-from tuner.models.weights import stored_sizes
+from tuner.models.weights import reading, stored_sizes
 from tuner.runs import Run
 from tuner.tasks import task_of
 from tuner.words import count, gigabytes
@@ -53,7 +52,7 @@ def base_of(run: Run, token: str | bool | None = None) -> Base:
                 "plan.json in the run's folder says where it was."
             )
     pinned = model.model_copy(update={"revision": plan["revision"]})
-    folder = _prepared(run)
+    folder = models_cleanup.use(lambda: _prepared(run))
     if folder:
         _check_files(folder, model.name)
     return Base(
@@ -139,7 +138,7 @@ def _download(model: recipe.Model, token: str | bool | None, most_parameters: fl
 
     names.check(model=model.name, revision=model.revision)
     is_own = token is None
-    if is_own and model.revision and (folder := _cached(model)):
+    if is_own and model.revision and (folder := models_cleanup.use(lambda: _cached(model))):
         return folder
     hub_errors.limit_waiting()
     api = HfApi(token=token)
@@ -148,9 +147,14 @@ def _download(model: recipe.Model, token: str | bool | None, most_parameters: fl
         if info.gated or info.private:  # whose description may be open to more people than their files
             api.auth_check(model.name)
         _note_public(model, info)
-        if folder := _cached(model.model_copy(update={"revision": info.sha})):
+        newest = model.model_copy(update={"revision": info.sha})
+        if folder := models_cleanup.use(lambda: _cached(newest)):
             return folder
-        _check_listing(info, most_parameters)
+        size, folder = _check_listing(info, most_parameters), _storage(model.name) / "snapshots" / info.sha
+        if not is_own:
+            models_cleanup.make_room(folder, size + RESERVE, runs_cleanup.bases, keep=folder)
+        _check_room(info.id, size)
+        models_cleanup.begin_download(_storage(model.name))
         revision = model.revision if is_own else info.sha  # the latter leaves no trace of a branch's name
         return Path(snapshot_download(model.name, revision=revision, token=token, allow_patterns=FILES))
     except TunerError:
@@ -158,8 +162,8 @@ def _download(model: recipe.Model, token: str | bool | None, most_parameters: fl
     except Exception as error:
         if isinstance(error, RepositoryNotFoundError):  # it is gone, or hidden from whoever asked
             _forget_public(model.name)
-        usable = _cached(model) if is_own else None if hub_errors.is_answer(error) else _public_copy(model)
-        if usable:
+        find = _cached if is_own else _public_copy
+        if (is_own or not hub_errors.is_answer(error)) and (usable := models_cleanup.use(lambda: find(model))):
             return usable
         page = f"https://huggingface.co/{model.name}"
         raise hub_errors.explain(error, f"the model '{model.name}'", page=page, token=token) or error from error
@@ -168,12 +172,12 @@ def _download(model: recipe.Model, token: str | bool | None, most_parameters: fl
 def _cached(model: recipe.Model) -> Path | None:
     """The folder of the model in the cache, if it is complete. Whether somebody may use it, the caller must know."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     names.check(model=model.name, revision=model.revision)
-    with suppress(LocalEntryNotFoundError):
+    with suppress(FileNotFoundError):
         options = {"revision": model.revision, "allow_patterns": FILES, "local_files_only": True}
-        return Path(snapshot_download(model.name, **options))
+        folder = Path(snapshot_download(model.name, **options))
+        return folder if any(folder.iterdir()) else None  # whose removal was broken off
     return None
 
 
@@ -219,9 +223,8 @@ def _forget_public(name: str) -> None:
         (_storage(name) / PUBLIC).unlink(missing_ok=True)
 
 
-def _check_listing(info: "ModelInfo", most_parameters: float | None) -> None:
-    """Raise TunerError if what the Hub lists is no model, is too large for a visitor, or has no room on the disk."""
-    from huggingface_hub import constants
+def _check_listing(info: "ModelInfo", most_parameters: float | None) -> int:
+    """The bytes of the files that we need. Raises TunerError if it is no model, or too large for a visitor."""
     from huggingface_hub.utils import filter_repo_objects
 
     files = {file.rfilename: file.size or 0 for file in info.siblings or []}
@@ -243,12 +246,18 @@ def _check_listing(info: "ModelInfo", most_parameters: float | None) -> None:
                 f"page allows at most {MOST_FILES} files with {gigabytes(MOST_TEXT)}. Choose another model, or run "
                 "Tuner on your own machine."
             )
-    cache = Path(constants.HF_HUB_CACHE)
-    free = free_disk(next(folder for folder in (cache, *cache.resolve().parents) if folder.exists()))
-    if weights + text > free - RESERVE:
+    return weights + text
+
+
+def _check_room(name: str, size: int) -> None:
+    """Raise TunerError if the disk has no room for a download of so many bytes."""
+    from huggingface_hub import constants
+
+    free = models_cleanup.free_disk(constants.HF_HUB_CACHE)
+    if size > free - RESERVE:
         raise TunerError(
-            f"{info.id} is a download of {gigabytes(weights + text)}, and {gigabytes(max(0, free - RESERVE))} of this "
-            "machine's disk are free for it. Choose a smaller model."
+            f"{name} is a download of {gigabytes(size)}, and {gigabytes(max(0, free - RESERVE))} of this machine's "
+            "disk are free for it. Choose a smaller model, or try again later."
         )
 
 
@@ -263,7 +272,8 @@ def check_size(name: str, parameters: int, most: float) -> None:
 
 def _check_files(folder: Path, name: str) -> None:
     """Raise TunerError unless the folder holds a model, with readable weights that are not pickles."""
-    _check_names([file.name for file in folder.iterdir()], name)
+    with reading(folder, name):
+        _check_names(os.listdir(folder), name)
     stored_sizes(folder, name)
 
 
@@ -281,8 +291,3 @@ def _check_names(files: Collection[str], name: str) -> None:
             f"'{name}' has no safetensors weights, and pickles are never loaded. Choose a model, or a revision, that "
             "has them."
         )
-
-
-def free_disk(path: Path) -> int:
-    """Free bytes on the disk that holds `path`."""
-    return shutil.disk_usage(path).free

@@ -9,6 +9,7 @@ from tuner.errors import TunerError
 from tuner.models.bounds import generation_settings
 from tuner.models.device import compute_dtype, device_type
 from tuner.models.shape import Base, Shape, _configure, shape_of
+from tuner.models.weights import reading
 from tuner.words import gigabytes
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def load_base(base: Base, *, quantization: str | None = None) -> "PreTrainedMode
     _check_room(base, quantization, name)
     dtype, config = getattr(torch, name), _configure(base)
     answers = generation_settings(base.folder, shape_of(base).vocabulary)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), reading(base.folder, base.model.name):
         torch.manual_seed(0)
         loaded = getattr(transformers, base.row.auto_class).from_pretrained(
             base.folder,
@@ -78,7 +79,8 @@ def is_loaded(base: Base) -> bool:
 
 
 def _key(base: Base, quantization: str | None = None) -> tuple:
-    changed = (base.folder / "config.json").stat().st_mtime_ns
+    with reading(base.folder, base.model.name):
+        changed = (base.folder / "config.json").stat().st_mtime_ns
     precision = quantization or base.model.quantization, compute_dtype(base.model)[0]
     return (str(base.folder), changed, base.task, base.labels, *precision)
 

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tuner.errors import TunerError
@@ -13,6 +15,20 @@ MAX_HEADER_BYTES = 16 * 2**20  # 100,000 tensors; safetensors itself would read 
 MAX_SHARDS = 1000
 SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 BLOCK = re.compile(r"\w+\.\d+(?=\.)")  # such as layers.3
+
+
+@contextmanager
+def reading(folder: Path, name: str) -> Iterator[None]:
+    """Raise TunerError in place of an error of a file that was removed while the model was read."""
+    try:
+        yield
+    except OSError as error:
+        if (folder / "config.json").is_file() and stored_sizes(folder, name):
+            raise
+        raise TunerError(
+            f"'{name}' can't be loaded: its files were removed from this machine while they were read. Try again: "
+            "what is on the Hub is downloaded again."
+        ) from error
 
 
 def stored_sizes(folder: Path, name: str) -> dict[str, int]:

@@ -45,9 +45,9 @@ def columns(rows: Rows, example: str) -> list[str]:
     return table.columns
 
 
-def fetch(recipe: dict, token: str | bool) -> None:
-    """Download the base model. Raises TunerError."""
-    fetch_model(Recipe.parse(recipe).model, None, token, forecast.MAX_PARAMETERS)
+def fetch(recipe: dict, token: str | bool) -> str:
+    """Download the base model; returns its folder. Raises TunerError."""
+    return str(fetch_model(Recipe.parse(recipe).model, None, token, forecast.MAX_PARAMETERS))
 
 
 def check(device: dict, recipe: dict, rows: Rows, token: str | bool) -> dict:

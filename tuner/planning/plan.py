@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tuner import metrics, runs
+from tuner import metrics, models_cleanup, runs, runs_cleanup
 from tuner.data import encode, formats, parse, sources
 from tuner.data.chat import render_prompt, stop_ids
 from tuner.data.recognize import recognize
@@ -20,9 +20,10 @@ from tuner.data.tokens import Tokenized, check_ids
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import compute_dtype
-from tuner.models.fetch import check_size, fetch_model, find_folder, free_disk, is_shipped
+from tuner.models.fetch import check_size, fetch_model, find_folder, is_shipped
 from tuner.models.shape import Base, Shape, can_do, check_task, load_config, load_tokenizer, shape_of
 from tuner.models.weights import check_fit, stored_sizes
+from tuner.models_cleanup import free_disk
 from tuner.planning import forecast
 from tuner.planning.memory import count_trainable, method_key
 from tuner.planning.method_check import method_problems, unknown_method
@@ -107,7 +108,7 @@ def check(
     with collect(problems):
         forecast.check_budget(estimate, recipe)
     with collect(problems):
-        _check_disk(plan, runs.RUNS)
+        _check_disk(plan, runs.RUNS, local)
     if not local:
         with collect(problems):
             forecast.check_limits(estimate, train.total_tokens)
@@ -315,11 +316,11 @@ def _check_vocabulary(model: Base, shape: Shape, tokenizer: "PreTrainedTokenizer
     check_ids(read + ([row["labels"] for row in rows] if model.row.generates else []), shape.vocabulary, tokenizer)
 
 
-def _check_disk(plan: dict, root: Path) -> None:
-    # In float32: the adapter, and two checkpoints of weights and AdamW's two moments; the rows as int64 pairs.
-    needed = plan["trainable_parameters"] * 4 * (1 + 2 * 3) + plan["tokens"] * 16 + 50 * 2**20
-    while not root.exists():
-        root = root.resolve().parent
+def _check_disk(plan: dict, root: Path, local: bool) -> None:
+    """Raise TunerError if the disk has no room for the run; for a visitor's, base models make room."""
+    needed = runs_cleanup.bytes_to_train(plan) + runs_cleanup.SPARE
+    if not local:
+        models_cleanup.make_room(root, needed, runs_cleanup.bases)
     if free_disk(root) < needed:
         raise TunerError(
             f"This run needs about {needed / 2**20:.0f} MB of disk space, and {free_disk(root) / 2**20:.0f} MB are "

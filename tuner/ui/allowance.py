@@ -17,7 +17,6 @@ from tuner.ui.visitor import network_address
 MOST_WAITING = 150  # requests
 MOST_READING = 600  # answers, most of which a page of its own holds open to be told of what happens
 MOST_WAITING_BYTES = 64 * 2**20
-MOST_UNREAD = 2000  # messages; those of a page that is open are read at once
 MOST_UPLOADED = 40 * MAX_FILE_BYTES  # bytes, of the uploads that are kept
 MOST_UPLOADED_BY_ALL = 200 * MAX_FILE_BYTES
 SMALLEST = 2**16  # bytes; the unit in which uploads count, since each file takes a folder of its own
@@ -26,7 +25,6 @@ KEPT = 25 * 3600  # seconds; page.CLEAN deletes uploads that are a day old, once
 WHOSE = "Your network address, which others may share, has"
 WAITING = f"{WHOSE} {{number}} requests waiting, which is too much at once. Wait until some are answered."
 READING = f"{WHOSE} {{number}} connections open, which is too much at once. Close some pages."
-UNREAD = f"{WHOSE} {{number:,}} answers that nobody has read, which is too much at once. Read them first."
 UPLOADED = f"{WHOSE} uploaded {{size:,.0f}} MB in a day, which is the most. Paste your rows, or try again tomorrow."
 FULL = "Visitors have uploaded so much today that no more can be stored. Paste your rows, or try again tomorrow."
 
@@ -58,10 +56,8 @@ class Waiting:
         self._answered: dict[int, Request] = {}
         self._reading: dict[int, Request] = {}
 
-    def enter(self, request: Request, queued: Iterable[Request], unread: int = 0) -> str | None:
+    def enter(self, request: Request, queued: Iterable[Request]) -> str | None:
         """Count the request until it leaves; or why it can't come in, since its address has too much waiting."""
-        if unread > MOST_UNREAD:
-            return UNREAD.format(number=unread)
         # A request that joins the queue is in both for a moment.
         all_of_them = {id(other): other for other in (*self._answered.values(), *queued)}
         mine = [other.size for other in all_of_them.values() if other.address == request.address]

@@ -13,6 +13,7 @@ import gradio as gr
 import orjson
 from gradio.blocks import BlocksConfig
 from gradio.components.api_component import Api
+from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 from pydantic import TypeAdapter, ValidationError
 
 from tuner.ui.problems import problems_of
@@ -23,6 +24,7 @@ WRONG_TYPE = "The input '{name}' has the wrong type. What the endpoints take is 
 # Of what takes no rows. Much of it is kept for a while: in a session's state, or in an answer until it is read.
 MOST_BYTES = 2**20
 TOO_LARGE = "This is more than 1 MB, which is too much at once. Shorten it, or clear the conversation."
+FILE_ELSEWHERE = "A file is given by an address. Upload the file itself, or name a dataset of the Hub in the recipe."
 # A page's own, which is mended wherever it is read; and an input that the page has not shown yet holds nothing.
 KEPT = (gr.State, gr.BrowserState)
 
@@ -43,6 +45,7 @@ class Page(gr.Blocks):
             size = len(orjson.dumps(inputs))  # what this can't write, such as half a character, Gradio can't send back
             if size > MOST_BYTES and not any(isinstance(block, gr.File) for block in block_fn.inputs):
                 raise _error(TOO_LARGE)
+            _check_files(inputs, block_fn.inputs)
             values = await super().preprocess_data(block_fn, inputs, *arguments)
             values = [_chosen(*pair) for pair in zip(values, block_fn.inputs, strict=True)]
             return (_held if block_fn.inputs_as_dict else _checked)(block_fn, values)
@@ -74,6 +77,25 @@ class Config(BlocksConfig):
         session = super().__copy__()
         session.config_for_block = lambda *_: {}
         return session
+
+
+def upload(**named: Any) -> gr.File:
+    """A component for an uploaded file; its handlers get the path."""
+    component = gr.File(**named)
+    # Gradio's own would leave an empty file behind each time that the component is read.
+    component._process_single_file = lambda file: file.path
+    return component
+
+
+def _check_files(inputs: list, blocks: list[gr.blocks.Block]) -> None:
+    """Raise gr.Error for a file where none belongs, or by an address: Gradio would download it, whatever its size."""
+    for value, block in zip(inputs, blocks, strict=False):
+        files: list[dict] = []
+        traverse(value, files.append, is_file_obj_with_meta)
+        if files and not isinstance(block, gr.File):
+            raise _error(UNREADABLE)
+        if any(is_http_url_like(file["path"]) for file in files):
+            raise _error(FILE_ELSEWHERE)
 
 
 def _checked(block_fn: gr.blocks.BlockFunction, values: list) -> list:

@@ -52,7 +52,8 @@ def problem(body: bytes) -> str | None:
     if _values(body) > MOST_VALUES:
         return TOO_MANY
     try:
-        content = json.loads(body)
+        # Gradio would read other encodings, too, in which part of a character may be what is a quotation mark here.
+        content = json.loads(body.decode())
     except (ValueError, RecursionError):
         return UNREADABLE
     return None if isinstance(content, Mapping) and all(_is_name(content.get(name)) for name in NAMES) else UNREADABLE

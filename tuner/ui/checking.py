@@ -1,5 +1,6 @@
 """What a visitor enters, read and checked: in processes of their own, since a stranger's input may stop one."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,7 +12,7 @@ from tuner.limited import Asker, Limits
 from tuner.models import device
 from tuner.models.fetch import is_at_hand, is_shipped
 from tuner.planning import pace
-from tuner.recipe import Recipe
+from tuner.recipe import Model, Recipe
 from tuner.runs import Run
 from tuner.ui.visitor import ANYBODY, Visitor
 
@@ -23,7 +24,7 @@ LIMITS = {
     "check": Limits("Checking this recipe", "Give fewer or shorter rows, or choose another base model."),
     "read_prompts": Limits("Reading this conversation", "Write less, or choose a run on another base model.", 20),
 }
-_fetched: set[tuple] = set()  # base models that were downloaded since the app has started
+_fetched: dict[tuple, str] = {}  # base models that were downloaded since the app has started -> their folders
 
 
 class Entered(NamedTuple):
@@ -111,11 +112,16 @@ def _asker(visitor: Visitor) -> Asker:
 def _planned(requested: Recipe, rows: Entered | None, visitor: Visitor) -> tuple:
     """The arguments of a job that plans. What has to be downloaded for it is here by then."""
     settings, token, model = requested.model_dump(), visitor.token or False, requested.model
-    if not is_shipped(model.name) and (model.name, model.revision) not in _fetched:
+    if not is_shipped(model.name) and not _is_fetched(model):
         with suppress(TunerError):  # which the job tells with all other problems
-            _job("fetch", settings, token, visitor=visitor)
-            _fetched.add((model.name, model.revision))
+            _fetched[model.name, model.revision] = _job("fetch", settings, token, visitor=visitor)
     return _device(), settings, rows or Entered(), token
+
+
+def _is_fetched(model: Model) -> bool:
+    """Whether the model was downloaded since the app has started, and has not made room for another one."""
+    folder = _fetched.get((model.name, model.revision))
+    return folder is not None and os.path.isfile(os.path.join(folder, "config.json"))
 
 
 def _device() -> dict:

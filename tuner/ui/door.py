@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +27,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuner.data.parse import MAX_FILE_BYTES
+from tuner.places import Asker, Places
 from tuner.ui import allowance, body, lines
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ UPLOAD = API + "upload"
 MAX_UPLOAD_BYTES = MAX_FILE_BYTES + 2 * 2**20
 MAX_BODY_BYTES = 8 * 2**20  # pasted rows, above all
 MAX_FREEING_BYTES = 2**12  # a few names
+AT_ONCE = {"all": 20, "address": 4}  # reads whose answer has not begun; the page itself takes 0.02 s each time
 MAX_ADDRESS = 2**12  # bytes of a path with its query, of which Gradio keeps some
 
 READS = {"GET", "HEAD", "OPTIONS"}
@@ -96,6 +98,7 @@ class Door:
         self.app = app
         self._queue = queue
         self._waiting = allowance.Waiting()
+        self._reading = Places(AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -106,11 +109,11 @@ class Door:
             upload, receive = allowance.Upload(request.address), _bounded(scope, receive)
             if scope["path"].startswith(UPLOAD):
                 receive, send = _counted(upload, receive), _with_files_counted(upload, send)
-            answer = _refusal(scope, request) or self._admit(scope, request)
+            answer = _refusal(scope, request) or await self._admit(scope, request)
             try:
                 if not answer and scope["method"] not in READS and not scope["path"].startswith(UPLOAD):
                     answer, receive = await _looked_at(receive)
-                await (answer or self.app)(scope, receive, _with_headers(scope, send))
+                await (answer or self._app(scope, request))(scope, receive, _with_headers(scope, send))
             except (HTTPException, body.Gone):
                 pass  # a stream's, which has told its reader; or there is none
             except Exception as error:  # answered; from here it would only break the caller's next request
@@ -121,15 +124,32 @@ class Door:
         else:
             await send({"type": "websocket.close", "code": 1008})  # the page uses none
 
-    def _admit(self, scope: Scope, request: allowance.Request) -> JSONResponse | None:
+    def _app(self, scope: Scope, request: allowance.Request) -> ASGIApp:
+        """What answers the request; reads are answered in turn, an address's with those of the others."""
+        if scope["method"] not in READS:
+            return self.app
+
+        async def answer_in_turn(scope: Scope, receive: Receive, send: Send) -> None:
+            async with AsyncExitStack() as place:
+                await place.enter_async_context(self._reading.hold_async(Asker(address=request.address)))
+
+                async def begin(message: Message) -> None:
+                    await place.aclose()  # an answer that has begun may take as long as its reader
+                    await send(message)
+
+                await self.app(scope, receive, begin)
+
+        return answer_in_turn
+
+    async def _admit(self, scope: Scope, request: allowance.Request) -> JSONResponse | None:
         """Refuse what its address has too much of already; anything else counts until it is answered."""
         if scope["method"] in READS or scope["path"].startswith(FREEING):
             refusal = self._waiting.read(request)
         elif scope["path"].startswith(UPLOAD):
             refusal = allowance.uploads.refusal(request.address, request.size) or self._waiting.read(request)
         elif self._queue is not None:
-            unread = self._queue.pending_messages_per_session.unread(request.address)
-            refusal = self._waiting.enter(request, lines.waiting(self._queue), unread)
+            await lines.make_room(self._queue, request.address)
+            refusal = self._waiting.enter(request, lines.waiting(self._queue))
         else:
             refusal = None
         return _refuse(429, refusal) if refusal else None

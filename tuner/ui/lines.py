@@ -4,8 +4,10 @@ Whoever sends much waits for it, and nobody else.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from gradio.blocks import Blocks
 from gradio.queueing import Event, EventQueue, Queue
@@ -14,11 +16,33 @@ from gradio.utils import LRUCache
 from tuner.ui.allowance import Request
 
 MOST_SESSIONS = 5000  # with a mailbox, the newest
+MOST_UNREAD = 2000  # messages of one address; those of a page that is open are read at once
 FORGOTTEN = 300  # seconds between looks at what is unread: what was there at the last one is dropped
 
 
+class Mailbox(asyncio.Queue):
+    """What Gradio has to tell one session, until it is read."""
+
+    address = ""  # of who asked
+    touched = 0.0  # when a message was read, or the first unread one came
+
+    @property
+    def burden(self) -> float:
+        """How much is unread, and for how long: messages times seconds. Whoever reads has next to none."""
+        return self.qsize() * (time.monotonic() - self.touched)
+
+    def _put(self, message: Any) -> None:
+        if self.empty():
+            self.touched = time.monotonic()
+        super()._put(message)
+
+    def _get(self) -> Any:
+        self.touched = time.monotonic()
+        return super()._get()
+
+
 class Mailboxes(LRUCache):
-    """What Gradio has to tell each session, until it is read; each with the address that asked.
+    """What Gradio has to tell each session, until it is read.
 
     `unfinished` are the events of each session whose end it has not been told yet.
     """
@@ -27,15 +51,15 @@ class Mailboxes(LRUCache):
         super().__init__(max_size)
         self._unfinished = unfinished
 
-    def __setitem__(self, session: str, box: asyncio.Queue) -> None:
-        """Add a session; if there are too many, the oldest goes that waits for nothing."""
+    def __setitem__(self, session: str, _: asyncio.Queue) -> None:
+        """Add a session, with a mailbox of ours; if there are too many, the oldest goes that waits for nothing."""
         if session not in self and len(self) >= self.max_size:
             self.forget(next((other for other in self if not self._unfinished.get(other)), next(iter(self))))
-        super().__setitem__(session, box)
+        super().__setitem__(session, Mailbox())
 
-    def __missing__(self, session: str) -> asyncio.Queue:
+    def __missing__(self, session: str) -> Mailbox:
         """Where a forgotten session is told something: an error here would end Gradio's queue for everybody."""
-        return asyncio.Queue()
+        return Mailbox()
 
     def forget(self, session: str) -> None:
         """Drop what the session was to be told."""
@@ -44,7 +68,11 @@ class Mailboxes(LRUCache):
 
     def unread(self, address: str) -> int:
         """The messages that this address has not read yet."""
-        return sum(box.qsize() for box in self.values() if getattr(box, "address", None) == address)
+        return sum(box.qsize() for box in self.values() if box.address == address)
+
+    def most_burdened(self, address: str) -> str:
+        """The session of this address that leaves most unread for longest. Only if there is something unread."""
+        return max((session for session, box in self.items() if box.address == address), key=lambda s: self[s].burden)
 
     def oldest(self) -> dict[str, object]:
         """The oldest unread message of each session."""
@@ -81,16 +109,28 @@ def arrange(blocks: Blocks) -> None:
         line.queue = Line(mailboxes)
 
 
+async def make_room(queue: Queue, address: str) -> None:
+    """Forget the address's sessions that do not read, until it has no more than MOST_UNREAD; the others are kept."""
+    mailboxes = queue.pending_messages_per_session
+    while mailboxes.unread(address) > MOST_UNREAD:
+        await _close(queue, mailboxes.most_burdened(address))
+
+
 async def forget(queue: Queue) -> None:
-    """Drop what nobody reads, as if its page had been closed; for as long as the server runs."""
+    """Drop what nobody reads; for as long as the server runs."""
     before: dict[str, object] = {}
     while True:
         await asyncio.sleep(FORGOTTEN)
         now = queue.pending_messages_per_session.oldest()
         for session in [session for session, message in now.items() if before.get(session) is message]:
-            await queue.clean_events(session_hash=session)
-            queue.pending_messages_per_session.forget(session)
+            await _close(queue, session)
         before = now
+
+
+async def _close(queue: Queue, session: str) -> None:
+    """Forget the session, as if its page had been closed."""
+    await queue.clean_events(session_hash=session)
+    queue.pending_messages_per_session.forget(session)
 
 
 def waiting(queue: Queue) -> Iterator[Request]:

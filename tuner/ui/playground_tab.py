@@ -24,12 +24,19 @@ TITLES = {BASE: "Base model", ADAPTER: "Adapter", MERGED: "Merged model"}
 COLUMNS = 1 + actions.MOST_COMPARED
 MOST_EXAMPLES = 6
 NOTHING = "(nothing)"  # shown if a model finds no answer in a text, or no entities
+BUSY = "An answer is being written. Wait until it is done, or press Stop."
+# What the browser does at a click: the columns are emptied, nothing is pending, and Send stands instead of Stop. From
+# the server this would come later, and end what was sent meanwhile.
+VISIBLE = "{__type__: 'update', visible: %s}"
+EMPTY = f"[{'[], ' * COLUMNS}'', {VISIBLE % 'true'}, {VISIBLE % 'false'}]"
 
 
 def build(browser: gr.BrowserState) -> SimpleNamespace:
     """The tab's inputs and outputs."""
-    # `shown` are the runs that the columns belong to, `pending` is the prompt that is being answered.
-    tab = SimpleNamespace(browser=browser, shown=gr.State([]), pending=gr.State(""))
+    # `shown` are the runs that the columns belong to, and `sent` is a number of messages that begins an answer when it
+    # changes. `pending` is the prompt being answered, which the browser keeps: out of the server's state an event that
+    # ends late would take the next prompt.
+    tab = SimpleNamespace(browser=browser, shown=gr.State([]), sent=gr.State(0), pending=gr.Textbox(visible=False))
     _conversation(tab)
     _settings(tab)
     _wire(tab)
@@ -104,14 +111,15 @@ def _wire(tab: SimpleNamespace) -> None:
     sampling = [tab.system, tab.temperature, tab.top_p, tab.length, tab.seed]
     answered = [*tab.columns, tab.problem, tab.check]
     busy = [tab.prompt, tab.pending, tab.send, tab.stop]
-    answers = []
-    for start in (tab.send.click, tab.prompt.submit):
-        begun = start(_begin, [tab.prompt, tab.run], [*busy, tab.problem], queue=False, **PRIVATE)
-        given = [tab.run, tab.browser, tab.pending, *sampling, *tab.columns]
-        answers.append(begun.then(for_visitor(_answer), given, answered, **MODELS, **PRIVATE))
-        answers[-1].then(_end, [tab.pending, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
-    stopped = tab.stop.click(None, None, None, cancels=answers, api_visibility="private")
-    stopped.then(_end, [tab.pending, tab.prompt, tab.problem], [*busy, tab.problem], queue=False, **PRIVATE)
+    given = [tab.run, tab.browser, tab.pending, *sampling, *tab.columns]
+    ending = {"inputs": [tab.pending, tab.prompt, tab.problem], "outputs": [*busy, tab.problem]}
+    sending, begun = [tab.prompt, tab.run, tab.pending, tab.sent], [*ending["outputs"], tab.sent]
+    gr.on([tab.send.click, tab.prompt.submit], _begin, sending, begun, **PRIVATE)  # queued, or no change would be told
+    answer = tab.sent.change(for_visitor(_answer), given, answered, **MODELS, **PRIVATE)
+    for after, deed in ((answer.then, _end), (answer.failure, _fail)):
+        after(deed, **ending, queue=False, **PRIVATE)
+    stopped = tab.stop.click(None, None, None, cancels=answer, api_visibility="private")
+    stopped.then(_end, **ending, queue=False, **PRIVATE)
 
     def choose(
         chosen: list[str] | None,
@@ -127,12 +135,12 @@ def _wire(tab: SimpleNamespace) -> None:
     outputs += [tab.prompt, tab.reference, tab.problem, *tab.columns]
     given = [tab.run, tab.browser, tab.shown, tab.prompt, tab.columns[0]]
     tab.run.change(for_visitor(choose), given, outputs, **PRIVATE)
+    # The answer being written is cancelled first, and nothing that is sent after that.
+    others, emptied = [tab.shown.change, tab.clear.click, tab.examples.select], [*tab.columns, *busy[1:]]
+    gr.on(others, None, None, None, cancels=answer, api_visibility="private")
+    gr.on(others, None, None, emptied, js=f"() => {EMPTY}", api_visibility="private")
     tab.clear.click(lambda: "", None, tab.problem, queue=False, **PRIVATE)
     tab.examples.select(_use_example, tab.shown, [tab.prompt, tab.reference], queue=False, **PRIVATE)
-    # Before the columns are emptied, the answer being written into them is cancelled.
-    others = [tab.shown.change, tab.clear.click, tab.examples.select]
-    ended = gr.on(others, None, None, None, cancels=answers, api_visibility="private")
-    ended.then(_empty, None, [*tab.columns, *busy[1:]], queue=False, **PRIVATE)
 
 
 def choices(ids: list[str]) -> list[tuple[str, str]]:
@@ -235,37 +243,39 @@ def _use_example(shown: list[str], event: gr.EventData) -> list:
     return [row["messages"][-1]["content"], render.reference(row["reference"])]
 
 
-def _empty() -> list:
-    return [*[[]] * COLUMNS, *_idle()]
+def _begin(prompt: str, chosen: list[str] | None, pending: str | None, sent: int) -> list:
+    if refusal := _refusal(prompt or "", chosen, pending):
+        return [*[gr.skip()] * 4, elements.problems([refusal]), gr.skip()]
+    return ["", prompt, gr.update(visible=False), gr.update(visible=True), "", sent + 1]
 
 
-def _begin(prompt: str, chosen: list[str] | None) -> list:
+def _refusal(prompt: str, chosen: list[str] | None, pending: str | None) -> str | None:
+    if pending:
+        return BUSY
     if not chosen:
-        return [gr.skip()] * 4 + [elements.problems(["No run is chosen. Choose one, or train one first."])]
-    if not (prompt or "").strip():
-        return [gr.skip(), "", *[gr.skip()] * 2, elements.problems(["The prompt is empty. Write one first."])]
-    if len(prompt) > MOST_CHARACTERS:
-        return [gr.skip(), "", *[gr.skip()] * 2, elements.problems([TOO_LONG])]
-    return ["", prompt, gr.update(visible=False), gr.update(visible=True), ""]
+        return "No run is chosen. Choose one, or train one first."
+    if not prompt.strip():
+        return "The prompt is empty. Write one first."
+    return TOO_LONG if len(prompt) > MOST_CHARACTERS else None
 
 
-def _end(pending: str, prompt: str, problem: str) -> list:
+def _end(pending: str | None, prompt: str, problem: str) -> list:
     """The buttons as before; after a problem the prompt comes back, so that nothing typed is lost."""
     restored = pending if problem and not prompt else gr.skip()
     # A note such as "Loading the models" is over; a problem stays.
     message = "" if 'class="t-note"' in (problem or "") else gr.skip()
-    return [restored, *_idle(), message]
+    return [restored, "", gr.update(visible=True), gr.update(visible=False), message]
 
 
-def _idle() -> list:
-    """The pending prompt and the buttons while nothing is being answered."""
-    return ["", gr.update(visible=True), gr.update(visible=False)]
+def _fail(pending: str | None, prompt: str, problem: str) -> list:
+    """The same where no answer could begin: Gradio itself shows why."""
+    return [prompt or pending, *_end(pending, prompt, problem)[1:]]
 
 
 def _answer(
     chosen: list[str] | None,
     kept: dict | None,
-    prompt: str,
+    prompt: str | None,
     system: str,
     temperature: float,
     top_p: float,

@@ -75,7 +75,7 @@ def _push_form(tab: SimpleNamespace, has_oauth: bool) -> None:
             True, label="Private", info="only you can see the repository", elem_id="private", scale=1, min_width=120
         )
     if has_oauth:
-        tab.login = gr.LoginButton()
+        tab.login = gr.LoginButton(icon=None)  # whose path on this machine the page would tell
     tab.token = gr.Textbox(
         label="Hub token with write access",
         type="password",
