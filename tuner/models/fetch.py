@@ -1,8 +1,9 @@
 """Find the files of a base model: shipped with Tuner, on the Hub, or in a folder of the user's own.
 
 A folder is used only if the caller passes one. A shared page never does, so a visitor's model name is never treated as
-a path. The cache of downloads belongs to this machine: a visitor may use a model in it only if the Hub lets that
-visitor read the model now or, while the Hub is out of reach, if anybody could read it when it was downloaded.
+a path. The cache of downloads belongs to this machine: a visitor may train on a model in it only if the Hub lets that
+visitor read the model now or, while the Hub is out of reach, if anybody could read it when it was downloaded. Whoever
+has a run's link chats with its adapter on the base that is here already: that is what the run's owner shares.
 """
 
 import json
