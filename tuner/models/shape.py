@@ -252,6 +252,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
                 "The base model has no tokenizer that transformers can load without custom code. Choose a model that "
                 "has one (tokenizer.json and tokenizer_config.json)."
             ) from None
+        bounds.check_decoding(tokenizer)
         if not tokenizer("a")["input_ids"]:
             raise TunerError("The base model's tokenizer makes no tokens of text. Choose another model.")
     if tokenizer.pad_token is None:
