@@ -18,7 +18,7 @@ VISION = {"model_type": "clip_vision_model", "hidden_size": 16, "num_hidden_laye
     "settings",
     [{f"{underscore}{kind}_implementation{end}": value}
      for underscore in ("", "_") for kind in ("attn", "experts") for end in ("", "_internal")
-     for value in (CODE, f"{CODE}@main:run", f"paged|{CODE}", {"": CODE}, {"text_config": CODE}, "flash_attention_2", 7)]
+     for value in (CODE, f"{CODE}@main:run", f"paged|{CODE}", {"": CODE}, "flash_attention_2", 7)]
     + [{"use_kernels": True}],
     ids=str,
 )  # fmt: skip

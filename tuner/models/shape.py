@@ -95,7 +95,7 @@ def load_config(folder: Path, name: str) -> "PretrainedConfig":
 
 
 def _forget_kernels(config: "PretrainedConfig") -> None:
-    """Let transformers choose how a model attends: what its author names may be a repository of code, or missing here."""
+    """Let transformers choose how a model attends: its author may have named a repository of code."""
     from transformers import PretrainedConfig
 
     parts = [config]
