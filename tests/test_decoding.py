@@ -19,7 +19,7 @@ from tuner.inference import generate
 from tuner.inference.variants import ActiveModel, LoadedVariants
 from tuner.models.bounds import MAX_TOKEN
 from tuner.models.shape import Base, load_tokenizer
-from tuner.planning import plan
+from tuner.planning import jobs, plan
 from tuner.recipe import Model
 from tuner.training import window
 
@@ -184,3 +184,23 @@ def test_whoever_stops_a_program_is_not_held_up():
     for stop in (KeyboardInterrupt, GeneratorExit, SystemExit):
         with pytest.raises(stop), strangers_code("x"), panics_as_errors():
             raise stop
+
+
+def test_a_message_is_read_word_by_word_too_before_a_tagger_sees_it(tmp_path):
+    folder = tiny_model(tmp_path / "bert", "bert")
+    rows = [{"tokens": ["Ann", "met", "Bob"], "tags": ["B-PER", "O", "B-PER"]} for _ in range(12)]
+    recipe = small_recipe(model__name=str(folder), model__quantization="none", data__max_rows=None)
+    run = plan.prepare(recipe, parse.Table("rows.jsonl", ["tokens", "tags"], rows), path=tmp_path / "run")
+    # The library gives up on it, after many trials, where no other word follows.
+    rule = {
+        "type": "Split",
+        "pattern": {"Regex": r"(?!.* )(?:a|a|aa)+(?<=b)c"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    question = [{"role": "user", "content": "a" * 40 + "! met"}]
+    assert jobs.read_prompts(str(run.path), [question], False) is None
+    change(folder, lambda settings: settings.update(pre_tokenizer=rule))
+    jobs._tokenizer.cache_clear()
+    with pytest.raises(RuntimeError, match="retry-limit"), panics_as_errors():
+        jobs.read_prompts(str(run.path), [question], False)
