@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -219,6 +220,35 @@ def test_a_worker_has_no_secret_and_no_card(monkeypatch):
     given = dict(line.split("=", 1) for line in lines if line)
     assert not secrets.keys() & given.keys()
     assert (given["TUNER_MAX_ROWS"], given["CUDA_VISIBLE_DEVICES"]) == ("9", "")
+
+
+@pytest.mark.parametrize("place", ["{}/x.csv", "simplecache::{}/x.csv", "zip://x.csv::{}/x.zip", "s3://bucket/x.csv"])
+def test_a_worker_opens_no_address_but_the_hubs(place):
+    with socket.create_server(("127.0.0.1", 0)) as inner:
+        inner.settimeout(0)
+        address = f"http://127.0.0.1:{inner.getsockname()[1]}"
+        with pytest.raises(RuntimeError, match="only the Hub is asked for rows"):
+            limited.run("fsspec:get_fs_token_paths", place.format(address), limits=Limits("", "", 30))
+        with pytest.raises(BlockingIOError):
+            inner.accept()
+
+
+def test_a_worker_has_no_open_file_of_the_app_nor_of_other_workers():
+    with ExitStack() as stack:
+        for _ in range(2):  # whose sockets and pipes the third could inherit
+            walk = limited.stream("os:walk", "/usr", limits=TRYING._replace(seconds=30))
+            stack.callback(walk.close)
+            next(walk)
+        pid = limited.run("os:getpid", limits=TRYING)
+        open_files = {int(file.name): os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
+    assert [open_files.pop(number) for number in (0, 1, 2)] == [os.devnull] * 3
+    assert sorted(place.partition(":")[0] for place in open_files.values()) == ["pipe", "socket"]
+
+
+def test_a_worker_ends_with_its_parent_though_the_app_still_listens(pool):
+    worker, parent = limited.run("os:getpid", limits=TRYING), limited.run("os:getppid", limits=TRYING)
+    os.kill(parent, signal.SIGKILL)
+    assert gone(worker, 10)
 
 
 def test_a_machine_that_runs_out_of_memory_ends_a_worker_before_anything_else():

@@ -6,7 +6,7 @@ from pathlib import Path
 import fresh
 import pytest
 from conftest import ROOT
-from hub_double import Hub
+from hub_double import Hub, Repo
 
 from tuner.recipe import EXAMPLES
 
@@ -132,6 +132,18 @@ def test_whoever_may_still_read_a_model_that_was_closed_does_not_open_it_to_othe
     *answers, _, refused = ask(hub, tmp_path, *here, *away)
     assert answers == [True, model.sha, False]
     assert "HF_HUB_OFFLINE is set" in refused[0]
+
+
+def test_whoever_may_see_that_a_private_model_exists_gets_its_files_only_if_the_hub_lets_them(
+    hub, tmp_path, monkeypatch
+):
+    facts = Repo.as_json  # which do not tell that there is more to ask for
+    monkeypatch.setattr(Repo, "as_json", lambda *given: facts(*given) | {"gated": False})
+    alice, bob = (hub.user(name, "oauth", orgs=("acme",)) for name in ("alice", "bob"))
+    sha = hub.add_model("acme/secret", BASE, private=True, gated=True, readers=("alice",)).sha
+    mine, refused = ask(hub, tmp_path, ("fetch", "acme/secret", alice), ("fetch", "acme/secret", bob))
+    assert mine == sha
+    assert "accept its terms" in refused[0]
 
 
 def test_a_gated_model_says_where_to_accept_its_terms_and_opens_to_who_has(hub, people, tmp_path):

@@ -29,6 +29,8 @@ FORK, HERE = b"f", b"h"  # what the app asks for: a worker for the socket it sen
 STATUS = Path("/proc/self/status")
 LOOK = 5000  # milliseconds between looks at whether the app is alive
 PR_SET_PDEATHSIG = 1  # from sys/prctl.h
+# What fsspec may open for a job. Rows and cards of strangers name addresses, and `datasets` would ask any of them.
+OPENED = {"hf", "file", "local", "memory", "zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd"}
 
 
 class Worker(NamedTuple):
@@ -43,6 +45,7 @@ def serve(app: int) -> None:
     """Fork workers for the app until it has ended."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as in app.py
     warnings.filterwarnings("ignore", category=FutureWarning)
+    _open_only_the_hub()
     control = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     workers: dict[int, Worker] = {}  # by their pipe and by their socket
@@ -65,6 +68,18 @@ def serve(app: int) -> None:
             elif descriptor in workers:
                 _end(workers[descriptor], workers, poll)
     return _leave(workers)
+
+
+def _open_only_the_hub() -> None:
+    """Have fsspec refuse every place that a stranger's rows could name, but the Hub and what is in its files."""
+    import fsspec
+
+    class Closed(fsspec.AbstractFileSystem):
+        def __init__(self, *_: object, **__: object):
+            raise RuntimeError("only the Hub is asked for rows")
+
+    for protocol in set(fsspec.available_protocols()) - OPENED:
+        fsspec.register_implementation(protocol, Closed, clobber=True)
 
 
 def _is_alive(app: int) -> bool:

@@ -3,6 +3,7 @@
 A shared page must not read this machine's files: `read` follows paths only in the terminal and from Python.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -17,14 +18,15 @@ from tuner.errors import TunerError
 from tuner.words import BROKEN, is_broken
 
 if TYPE_CHECKING:
-    from huggingface_hub import DatasetInfo
+    from huggingface_hub import DatasetCardData, DatasetInfo
 
 __all__ = ["Table", "is_hub_name", "pick_splits", "quoted", "read", "read_file", "read_hub", "read_pasted"]
 
+log = logging.getLogger(__name__)
 EXAMPLE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 PATIENCE = 10  # seconds
 READERS = {"csv", "json", "parquet", "arrow", "text"}  # the modules of `datasets` that may read a dataset's files
-CARDS = {"README.md", ".huggingface.yaml"}  # where a dataset's author says which files make up a configuration
+CARDS = ("README.md", ".huggingface.yaml")  # where a dataset's author says which files make up a configuration
 _UNREADABLE = "The dataset '{name}' has no CSV, JSON or Parquet files. Choose another."
 
 _FOREIGN = {
@@ -195,23 +197,38 @@ def _check_cards(info: "DatasetInfo", token: str | bool | None) -> None:
 
     `datasets` would look for them before it refuses them.
     """
-    import yaml
+    from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import HfApi
-    from huggingface_hub.repocard import metadata_load
 
-    for card in CARDS & {file.rfilename for file in info.siblings or []}:
-        path = HfApi(token=token).hf_hub_download(info.id, card, repo_type="dataset", revision=info.sha)
-        try:
-            facts = metadata_load(path) if card.endswith(".md") else yaml.safe_load(Path(path).read_text("utf-8"))
-        except (ValueError, yaml.YAMLError):
-            raise TunerError(f"The {card} of the dataset '{info.id}' is damaged. Choose another dataset.") from None
-        configs = facts.get("configs") if isinstance(facts, dict) else None
-        for config in configs if isinstance(configs, list) else []:
-            if isinstance(config, dict) and any(map(_is_outside, _paths(config))):
-                raise TunerError(
-                    f"The dataset '{info.id}' takes its rows from elsewhere than its own files (data_files or "
-                    f"data_dir in its {card}). Choose another dataset."
-                )
+    files = {file.rfilename for file in info.siblings or []}
+    cards = [card for card in CARDS if card in files]
+    paths = {
+        card: HfApi(token=token).hf_hub_download(info.id, card, repo_type="dataset", revision=info.sha)
+        for card in cards
+    }
+    try:
+        configs = MetadataConfigs.from_dataset_card_data(_read_cards(paths))
+        outside = any(_is_outside(path) for config in configs.values() for path in _paths(config))
+    except Exception as error:  # whatever a library trips over in what somebody wrote
+        log.info("the cards of %s", info.id, exc_info=error)
+        raise TunerError(f"The {' or '.join(cards)} of the dataset '{info.id}' is damaged. Choose another.") from None
+    if outside:
+        raise TunerError(
+            f"The dataset '{info.id}' takes its rows from elsewhere than its own files (data_files or data_dir in its "
+            f"{' or '.join(cards)}). Choose another dataset."
+        )
+
+
+def _read_cards(paths: dict[str, str]) -> "DatasetCardData":
+    """What the cards say, read as `datasets` reads them: another reader may see other settings in the same bytes."""
+    import yaml
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    readme, settings = map(paths.get, CARDS)
+    data = DatasetCard.load(readme).data if readme else DatasetCardData()
+    if settings and (more := yaml.safe_load(Path(settings).read_text(encoding="utf-8"))):
+        data = DatasetCardData(**{**data.to_dict(), **more})
+    return data
 
 
 def _paths(config: dict) -> Iterator[str]:
@@ -235,7 +252,7 @@ def _stream(parts, data: recipe.Data) -> Table:
         # those are often sorted by class.
         few = data.max_rows and not any(_class_label(kind) for kind in features.values())
         limit = min(parse.MAX_ROWS, 10 * data.max_rows) if few else parse.MAX_ROWS
-        media = [column for column, kind in features.items() if hasattr(_item(kind), "decode_example")]
+        media = [column for column, kind in features.items() if _has_media(kind)]
         # remove_columns alone would decode each picture first.
         part = parts[split].decode(False).remove_columns(media) if media else parts[split]
         for count, row in enumerate(part):
@@ -283,6 +300,13 @@ def _name_classes(rows: list[dict], features: dict, name: str) -> None:
                 ) from None
 
 
+def _has_media(kind) -> bool:
+    """Whether there are pictures, sounds and the like anywhere in a column, which would be fetched to be decoded."""
+    if isinstance(kind := _item(kind), dict):
+        return any(map(_has_media, kind.values()))
+    return hasattr(kind, "decode_example") and type(kind).__name__ != "Json"
+
+
 def _class_label(kind):
     """The ClassLabel of a column, or of the lists in it; None if it has none."""
     item = _item(kind)
@@ -291,8 +315,8 @@ def _class_label(kind):
 
 def _item(kind):
     """The kind of a column, or of what is in its lists."""
-    while hasattr(kind, "feature"):
-        kind = kind.feature
+    while hasattr(kind, "feature") or isinstance(kind, list):
+        kind = kind[0] if isinstance(kind, list) else kind.feature
     return kind
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from tuner.errors import TunerError
+from tuner.errors import TunerError, panics_as_errors
 from tuner.words import count, said_by
 
 if TYPE_CHECKING:
@@ -76,13 +76,11 @@ class Tokenized:
 def strangers_code(problem: str) -> Iterator[None]:
     """Run rules of somebody's tokenizer or template, which may fail in any way. Raises TunerError, with `problem`."""
     try:
-        yield
+        with panics_as_errors():
+            yield
     except TunerError:
         raise
-    except BaseException as error:
-        # The Rust library's panics are no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
+    except Exception as error:
         log.info("%s", problem, exc_info=error)
         said = said_by(error).partition("\n")[0][:120].rstrip(".")
         raise TunerError(f"{problem}{f' ({said})' * bool(said)}. Choose another model.") from None

@@ -21,10 +21,13 @@ from transformers import (
 
 from tuner.data import encode
 from tuner.data.chat import render_prompt, stop_ids
-from tuner.data.tokens import check_ids
-from tuner.errors import TunerError
+from tuner.data.tokens import check_ids, strangers_code
+from tuner.errors import TunerError, panics_as_errors
 from tuner.inference.predict import predict
 from tuner.inference.variants import ActiveModel, LoadedVariants
+
+# Of an answer that is shown while it grows: to write so many takes up to 30 ms, in which the app does nothing else.
+MAX_CHARACTERS = 100_000
 
 
 class Stop(Protocol):
@@ -90,14 +93,15 @@ def _answer_group(
 ) -> None:
     """Put texts by variant into `results` as they grow, then None; an exception if one is raised."""
     try:
-        for active in group:
-            variants = [variant for variant in active.variants if variant in conversations]
-            if not variants or stop.is_set():
-                continue
-            streamer = Streamer(loaded.tokenizer, lambda texts, vs=variants: results.put(dict(zip(vs, texts))))
-            prompts = [conversations[variant] for variant in variants]
-            texts = answer(loaded, active, variants, prompts, sampling, streamer=streamer, stop=stop)
-            results.put(dict(zip(variants, texts)))
+        with panics_as_errors():
+            for active in group:
+                variants = [variant for variant in active.variants if variant in conversations]
+                if not variants or stop.is_set():
+                    continue
+                streamer = Streamer(loaded.tokenizer, lambda texts, vs=variants: results.put(dict(zip(vs, texts))))
+                prompts = [conversations[variant] for variant in variants]
+                texts = answer(loaded, active, variants, prompts, sampling, streamer=streamer, stop=stop)
+                results.put(dict(zip(variants, texts)))
     except Exception as error:
         results.put(error)
     finally:
@@ -174,6 +178,8 @@ def generate(
     )
     extra = {"adapter_names": adapter_names} if adapter_names else {}
     criteria = StoppingCriteriaList([_Stop(stop)] if stop else [])
+    if streamer:
+        criteria.append(_Full(streamer))
     out = model.generate(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
@@ -184,12 +190,21 @@ def generate(
         **extra,
     )
     generated = out[:, 1:] if encoded else out[:, batch["input_ids"].shape[1] :]
+<<<<<<< HEAD
     return [text.strip() if encoded else text for text in _texts(tokenizer, generated.tolist())]
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
     """The rows' texts. Of a character of several tokens nothing is shown until it is whole, nor if it is cut off."""
     return [text.rstrip("\ufffd") for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+=======
+    return [text.strip() if encoded else text for text in _decode(tokenizer, generated.tolist())]
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
+    with strangers_code("The base model's tokenizer can't write this answer"):
+        return tokenizer.batch_decode(rows, skip_special_tokens=True)
+>>>>>>> M2
 
 
 def _virtual_tokens(model: nn.Module) -> int:
@@ -236,20 +251,38 @@ class _Stop(_Shared, StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device)
 
 
+class _Full(_Shared, StoppingCriteria):
+    """Ends the answers that have become too long to be written anew at each step."""
+
+    def __init__(self, streamer: "Streamer"):
+        self.streamer = streamer
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        full = [len(text) >= MAX_CHARACTERS for text in self.streamer.texts]
+        return torch.tensor(full, device=input_ids.device)
+
+
 class Streamer(_Shared):
     """Receives each step's tokens from transformers and calls `show` with the texts so far, one for each row."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, show: Callable[[list[str]], None]):
         self.tokenizer, self.show, self.tokens = tokenizer, show, None
+        self.texts: list[str] = []
 
     def put(self, value: torch.Tensor) -> None:
         """Take the prompts' tokens at the first call, then one token for each row."""
         if self.tokens is None:  # the prompt comes first
-            self.tokens = [[] for _ in value]
+            self.tokens, self.texts = [[] for _ in value], [""] * len(value)
             return
         for row, token in zip(self.tokens, value.flatten().tolist()):
             row.append(token)
+<<<<<<< HEAD
         self.show(_texts(self.tokenizer, self.tokens))
+=======
+        self.texts = _decode(self.tokenizer, self.tokens)
+        # A character made of several tokens decodes to U+FFFD until it is complete.
+        self.show([text.rstrip("\ufffd") for text in self.texts])
+>>>>>>> M2
 
     def end(self) -> None:
         """Required by transformers; nothing is held back."""

@@ -6,13 +6,17 @@ Anybody can put a model on the Hub whose few hundred bytes of config.json ask fo
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner.errors import TunerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Megabytes of a file, by the end of its name, the first that fits; twice what any known model needs, or more.
 MAX_FILE_MB = {
@@ -53,6 +57,13 @@ GENERATION = {
 TOKEN_IDS = ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos")
 TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")
 MAX_RULE = 10_000  # characters of a rule by which a tokenizer prepares texts
+# How tokens become text again, in time that grows with the text. Known models use nothing else, and another rule, such
+# as a regular expression, could stop the app for minutes.
+DECODERS = {"BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"}
+DECODERS |= {"WordPiece"}
+MAX_DECODERS = {"Replace": 2, None: 12}  # of a kind, and of all; known tokenizers have at most 1 and 5
+# Characters of a token: GPT-2, Llama 3 and Qwen have tokens of 128. An answer has at most so many times its tokens.
+MAX_TOKEN = 1_000
 MAX_MODULES = 20_000  # parts of a model; each takes 0.1 to 0.2 ms to build
 
 
@@ -130,6 +141,36 @@ def _check_rules(file: Path, changed: tuple[int, int]) -> None:
                     f"The base model's tokenizer does not work: its {part} has a rule of {len(value):,} characters. "
                     "Choose another model."
                 )
+
+
+def check_decoding(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise TunerError unless any tokens become text in little time and of bounded length."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = getattr(backend, "decoder", None)
+    decoders = [] if decoder is None else list(_decoders(json.loads(decoder.__getstate__())))
+    kinds = Counter(decoder["type"] for decoder in decoders)
+    problem = next((f"has a part of the unknown kind {kind}" for kind in kinds if kind not in DECODERS), None)
+    if len(decoders) > MAX_DECODERS[None] or kinds["Replace"] > MAX_DECODERS["Replace"]:
+        problem = f"has {len(decoders):,} parts"
+    for decoder in decoders:
+        pattern = decoder.get("pattern", {}).get("String")
+        if decoder["type"] == "Replace" and (not pattern or len(decoder["content"]) > len(pattern)):
+            problem = "replaces a regular expression, or a text by a longer one"
+    longest = max(map(len, tokenizer.get_vocab()), default=0)
+    if longest > MAX_TOKEN:
+        problem = f"has a token of {longest:,} characters, and the limit is {MAX_TOKEN:,}"
+    if problem:
+        raise TunerError(
+            f"The base model's tokenizer can't be used: what makes text of its tokens {problem}. Choose another model."
+        )
+
+
+def _decoders(settings: dict) -> Iterator[dict]:
+    """The parts of a decoder that do something, each of which may hold more."""
+    if settings["type"] != "Sequence":
+        yield settings
+    for inner in settings.get("decoders", ()):
+        yield from _decoders(inner)
 
 
 def _check_count(key: str, count: int, name: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MIN_CONTEXT = 8  # tokens, as data.max_length
+ATTENTION = ("eager", "sdpa")  # the ways of attending that PyTorch has
 # Families that number their positions as RoBERTa does.
 PADDED_POSITIONS = (
     "roberta",
@@ -89,7 +90,21 @@ def load_config(folder: Path, name: str) -> "PretrainedConfig":
     except Exception as error:  # each architecture checks its own values
         raise _impossible(folder, name, error) from None
     _check_quantization(config, name)
+    _forget_kernels(config)
     return config
+
+
+def _forget_kernels(config: "PretrainedConfig") -> None:
+    """Let transformers choose how a model attends: its author may have named a repository of code."""
+    from transformers import PretrainedConfig
+
+    parts = [config]
+    while parts:
+        part = parts.pop()
+        if part._attn_implementation not in ATTENTION:
+            part._attn_implementation = None
+        part._experts_implementation = None
+        parts += [value for value in vars(part).values() if isinstance(value, PretrainedConfig)]
 
 
 def _impossible(folder: Path, name: str, error: Exception) -> TunerError:
@@ -252,6 +267,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
                 "The base model has no tokenizer that transformers can load without custom code. Choose a model that "
                 "has one (tokenizer.json and tokenizer_config.json)."
             ) from None
+        bounds.check_decoding(tokenizer)
         if not tokenizer("a")["input_ids"]:
             raise TunerError("The base model's tokenizer makes no tokens of text. Choose another model.")
     if tokenizer.pad_token is None:

@@ -94,7 +94,9 @@ def read_prompts(run: str, conversations: list[list[dict]], token: str | bool) -
     tokenizer = _tokenizer(base.folder)
     texts = [render_prompt(m, tokenizer) if base.row.chats else source(m) for m in conversations]
     for text in texts:
-        tokenizer(text, verbose=False)
+        # A rule may be slow with a part alone, as which taggers and question answerers read it.
+        parts = [] if base.row.chats else [*text.split(), *text.partition("\n")]
+        tokenizer([text, *parts], verbose=False)
     return {"texts": texts, "ends": stop_ids(tokenizer)} if base.row.chats else None
 
 

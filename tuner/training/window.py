@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tuner import runs
 from tuner.data.batches import Batches
-from tuner.errors import TunerError
+from tuner.errors import TunerError, panics_as_errors
 from tuner.evaluation.answers import ANSWERS, evaluate
 from tuner.heartbeat import with_heartbeat
 from tuner.inference.variants import LoadedVariants, trained_variants
@@ -76,11 +76,12 @@ def _train_and_score(run: Run, seconds: float | None, opened: float, put: Callab
         window = Window(run, lambda event: put(run.append(event)), seconds, opened)
         loaded = None
         try:
-            loaded = None if run.is_trained else window.train()
-            if run.is_trained and run.read_json("evaluation.json") is None:
-                stop = StopSignal(run, None if seconds is None else opened + seconds - max(MARGIN, 0.05 * seconds))
-                for event in evaluate(run, loaded, stop):
-                    put(event)
+            with panics_as_errors():
+                loaded = None if run.is_trained else window.train()
+                if run.is_trained and run.read_json("evaluation.json") is None:
+                    stop = StopSignal(run, None if seconds is None else opened + seconds - max(MARGIN, 0.05 * seconds))
+                    for event in evaluate(run, loaded, stop):
+                        put(event)
         except Exception as error:
             raise failures.explain(error, run) from error
         finally:
