@@ -190,21 +190,13 @@ def generate(
         **extra,
     )
     generated = out[:, 1:] if encoded else out[:, batch["input_ids"].shape[1] :]
-<<<<<<< HEAD
     return [text.strip() if encoded else text for text in _texts(tokenizer, generated.tolist())]
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
     """The rows' texts. Of a character of several tokens nothing is shown until it is whole, nor if it is cut off."""
-    return [text.rstrip("\ufffd") for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
-=======
-    return [text.strip() if encoded else text for text in _decode(tokenizer, generated.tolist())]
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
     with strangers_code("The base model's tokenizer can't write this answer"):
-        return tokenizer.batch_decode(rows, skip_special_tokens=True)
->>>>>>> M2
+        return [text.rstrip("\ufffd") for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
 def _virtual_tokens(model: nn.Module) -> int:
@@ -276,13 +268,8 @@ class Streamer(_Shared):
             return
         for row, token in zip(self.tokens, value.flatten().tolist()):
             row.append(token)
-<<<<<<< HEAD
-        self.show(_texts(self.tokenizer, self.tokens))
-=======
-        self.texts = _decode(self.tokenizer, self.tokens)
-        # A character made of several tokens decodes to U+FFFD until it is complete.
-        self.show([text.rstrip("\ufffd") for text in self.texts])
->>>>>>> M2
+        self.texts = _texts(self.tokenizer, self.tokens)
+        self.show(self.texts)
 
     def end(self) -> None:
         """Required by transformers; nothing is held back."""
