@@ -3,10 +3,12 @@
 import re
 import runpy
 import shutil
+import time
 from datetime import datetime, timedelta, timezone
 from itertools import islice
 
 import pytest
+import torch
 from conftest import in_order, plain, small_recipe
 
 from tuner import gpu, runs, terminal
@@ -18,7 +20,7 @@ from tuner.models.device import device_type
 from tuner.models.fetch import fetch_model
 from tuner.models.shape import Base, shape_of
 from tuner.planning import forecast, pace, plan
-from tuner.planning.pace import PACES, pace_key, remember
+from tuner.planning.pace import PACES, device_speed, pace_key, remember
 from tuner.training.window import train
 from tuner.ui import plan_card, progress, render
 
@@ -89,6 +91,17 @@ def test_scoring_is_estimated_for_the_held_out_rows_that_are_answered(heldout, r
     assert checked["heldout_rows"] == heldout
     losses = checked["forecast"]["a_step"] * scored / 4  # in batches of four
     assert checked["forecast"]["scoring"] == pytest.approx(forecast.LOAD_SECONDS + 0.5 * scored + losses, rel=1e-4)
+
+
+def test_a_machines_speed_is_not_that_of_its_first_or_its_busy_moments(monkeypatch):
+    usual, multiply, delays = device_speed.__wrapped__(), torch.mm, iter([0.03] * 4)
+
+    def late(*matrices: torch.Tensor) -> torch.Tensor:
+        time.sleep(next(delays, 0))
+        return multiply(*matrices)
+
+    monkeypatch.setattr(torch, "mm", late)
+    assert device_speed.__wrapped__() > usual / 5
 
 
 def test_a_model_that_does_not_fit_is_refused_with_what_would(monkeypatch):
