@@ -76,7 +76,6 @@ def look(folder: Path, task: str = "generation", labels: tuple[str, ...] = ()) -
         ({"rope_scaling": {"type": "nope"}}, "'nope'"),
         ({"architectures": [1]}, "architectures is not a list of names"),
         ({"architectures": 1}, "architectures is not a list of names"),
-        ({"attn_implementation": "nope"}, "nope"),
         ({"text_config": {"hidden_size": 5}}, "transformers can't read them"),
         ({"num_hidden_layers": None}, "(num_hidden_layers has the wrong type)"),
         ({"rope_parameters": 1}, "(rope_parameters has the wrong type)"),

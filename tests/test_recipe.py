@@ -446,7 +446,7 @@ def test_what_is_said_of_a_recipe_that_can_not_be_found_or_decoded(tmp_path):
     [
         ("\u202egpj.exe\u202c", "gpj.exe"),  # which would be read from right to left
         ("a\u200bb\u2066c\ufeff\u00ad", "abc"),
-        ("two\nlines\x1b[2J", "twolines[2J"),
+        ("two\nlines\x1b[2J", "two lines[2J"),
         ("\u200d\u2063", ""),
         (
             "\U0001f469\u200d\U0001f52c \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",

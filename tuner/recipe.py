@@ -51,7 +51,8 @@ def _not_tiny(value: float) -> float:
 
 
 def _visible(name: str) -> str:
-    shown = (c for c in name if c in JOINERS or unicodedata.category(c) not in UNSEEN)
+    one_line = " ".join(name.split())
+    shown = (c for c in one_line if c in JOINERS or unicodedata.category(c) not in UNSEEN)
     return "".join(shown).strip(JOINERS)
 
 
