@@ -12,7 +12,7 @@ import pytest
 
 from tuner.errors import TunerError
 from tuner.ui import actions, door, playground_tab, train_tab
-from tuner.ui.blocks import FILE_ELSEWHERE, TOO_LARGE, UNREADABLE, WRONG_TYPE, Page, upload
+from tuner.ui.blocks import FILE_ELSEWHERE, TOO_LARGE, UNREADABLE, WRONG_TYPE, Page
 from tuner.ui.visitor import Visitor, for_visitor
 
 SKIP = gr.skip()
@@ -52,7 +52,9 @@ def http() -> Iterator[httpx.Client]:
         choices = {gr.Dropdown(["a"], label="Format", allow_custom_value=True), gr.Radio(["b", "c"], value="b")}
         gr.Button().click(chosen, choices, shown, api_name="chosen")
         gr.Button().click(clicked, shown, shown, api_name="clicked")
-        gr.Button().click(read, upload(), shown, api_name="read")
+        file = gr.File()
+        gr.Button().click(lambda: gr.update(visible=True), None, file, api_name="show")
+        gr.Button().click(read, file, shown, api_name="read")
         gr.Button().click(fails, shown, shown, api_name=False, api_visibility="private")
         gr.Button().click(fails, shown, shown, api_name="failed")
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, app_kwargs=dict(door.APP), show_error=True)
@@ -164,7 +166,10 @@ def test_an_uploaded_file_arrives_and_leaves_no_other_one_behind(http):
     (path,) = httpx.post(http.base_url.join("../upload"), files=rows).json()
     before = set(folder.rglob("*"))
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    assert http.post("read", json={"data": [file]}).json()["data"] == ["a,b\n1,2\n"]
+    for _ in range(2):  # at first, and in a session that was shown it anew
+        given = {"data": [file], "session_hash": "ann"}
+        assert http.post("read", json=given).json()["data"] == ["a,b\n1,2\n"]
+        assert http.post("show", json={"data": [], "session_hash": "ann"}).is_success
     assert set(folder.rglob("*")) == before
     not_uploaded = {**file, "path": "/etc/hostname"}
     assert http.post("read", json={"data": [not_uploaded]}).json()["error"] == UNREADABLE

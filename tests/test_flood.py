@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 import httpx
 import pytest
+from gradio.queueing import Queue
 
 from tuner.ui import allowance, body, door, lines
 from tuner.ui.blocks import Page
@@ -81,12 +82,12 @@ class Room:
 
 
 class Reads:
-    """So many requests for the page at once, each through a connection of its own."""
+    """So many requests for the page or another path at once, each through a connection of its own."""
 
-    def __init__(self, room: Room, who: dict[str, str], number: int):
+    def __init__(self, room: Room, who: dict[str, str], number: int, path: str = "/"):
         address = urlsplit(room.url)
         (header,) = who.items()
-        head = f"GET / HTTP/1.1\r\nHost: {address.netloc}\r\n{': '.join(header)}\r\nConnection: close\r\n\r\n"
+        head = f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\n{': '.join(header)}\r\nConnection: close\r\n\r\n"
         self._sent = [socket.create_connection((address.hostname, address.port)) for _ in range(number)]
         for connection in self._sent:
             connection.sendall(head.encode())
@@ -128,9 +129,9 @@ def room(served: Room) -> Iterator[Room]:
     until(lambda: not served.waiting() and served.page._queue.get_active_worker_count() == 0)
 
 
-def until(true: Callable[[], bool]) -> None:
+def until(true: Callable[[], bool], seconds: float = 20) -> None:
     """Wait until it is true."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -235,6 +236,24 @@ def test_of_many_reads_at_once_each_address_has_a_few_answered_while_others_come
         assert httpx.get(room.page.local_url, headers=ANN, timeout=60).status_code == 200
         assert reads.answered() < 150
         until(lambda: reads.answered() == 300)
+
+
+def test_reads_that_wait_and_those_whose_readers_have_left_keep_nobody_waiting(room, monkeypatch):
+    stack = room.app.middleware_stack
+    inner, answered = stack.app, []
+
+    async def answer(scope: dict, *channels: Callable) -> None:
+        answered.append(scope["path"])
+        await inner(scope, *channels)
+
+    monkeypatch.setattr(stack, "app", answer)
+    waits = f"{urlsplit(room.url).path}upload_progress?upload_id=x"  # which Gradio looks for, for some seconds
+    with Reads(room, EVE, 30, waits), Reads(room, EVE, 1) as page:
+        until(lambda: page.answered() == 1, 10)
+    with Reads(room, EVE, 300):
+        pass
+    assert httpx.get(room.page.local_url, headers=EVE, timeout=60).status_code == 200
+    assert answered.count("/") < 150
 
 
 def test_what_waits_is_bounded_in_bytes_too(room, monkeypatch):
@@ -362,6 +381,28 @@ def test_a_script_that_reads_no_answers_shuts_out_nobody_else_at_its_address(roo
         assert '["after all that"]' in room.answer(EVE, "quick", asked)
         room.free.set()
         assert '["read at once"]' in stream.read().decode()
+
+
+def test_who_is_forgotten_leaves_much_unread_for_long(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(lines, "MOST_UNREAD", 170)
+    monkeypatch.setattr(lines, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    queue = Queue(False, 1, 1, None, None)
+    queue.pending_messages_per_session = mailboxes = lines.Mailboxes(5000, queue.pending_event_ids_session)
+
+    def tell(session: str, messages: int) -> None:
+        mailboxes[session] = asyncio.Queue()
+        mailboxes[session].address = "8.8.8.8"
+        for message in range(messages):
+            mailboxes[session].put_nowait(message)
+
+    tell("asleep", 3)
+    tell("reads one now and then", 150)
+    now[0] = 60.0
+    mailboxes["reads one now and then"].get_nowait()
+    tell("is being told", 160)
+    asyncio.run(lines.make_room(queue, "8.8.8.8"))
+    assert list(mailboxes) == ["asleep", "is being told"]
 
 
 def test_a_script_that_is_forgotten_while_it_is_served_gives_its_places_up(room, monkeypatch):

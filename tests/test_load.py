@@ -68,9 +68,10 @@ def load(folder: Path, waiting: int, pages: int, seconds: float) -> tuple[Load, 
             await crowd.resume(dict.fromkeys(ids, secret))
             assert not crowd.refused
             # A place changes when the run of an address that has fewer comes in, and is told within seconds.
-            async with asyncio.timeout(30):
-                while sorted(crowd.places.values()) != list(range(1, waiting + 1)):
-                    await asyncio.sleep(0.1)
+            deadline = time.monotonic() + 30
+            while sorted(crowd.places.values()) != list(range(1, waiting + 1)):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
             crowd.watch("long", pages)
             await asyncio.sleep(10 + 2 * seconds)  # in which the pages come, and learn how many they are
             everybody = await crowd.measure(url.pid, seconds)

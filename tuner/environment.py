@@ -7,6 +7,7 @@ value may be a secret. The page itself keeps what its sign-in needs, but not the
 
 import os
 import re
+import sys
 
 # Settings of libraries, by the beginnings of their names.
 KEPT_FAMILIES = (
@@ -35,6 +36,9 @@ LOGIN = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_OIDC
 # huggingface_hub reads these when it is imported. The first does not cover `token=True`, nor a library that asks for
 # the token itself: those find none.
 NO_LOGIN = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": os.devnull}
+# What a child is started with, so that the terminal does not interrupt it with the page. A session of its own would do
+# that, too, but among sessions Linux shares the processor out alike, however nice the child is (man 7 sched).
+OWN_GROUP = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 
 
 def is_kept(name: str) -> bool:

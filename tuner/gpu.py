@@ -219,7 +219,7 @@ def _in_a_process(run: Run, slot: int) -> Iterator[None]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log_file,
-            process_group=0,  # not interrupted with the app; among sessions Linux would share alike, nice or not
+            **environment.OWN_GROUP,
         )
         os.setpriority(os.PRIO_PROCESS, process.pid, os.nice(0) + BEHIND)
     while process.poll() is None:

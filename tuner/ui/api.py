@@ -22,7 +22,6 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, bounds, progress, run_queue
 from tuner.ui.actions import Entered
-from tuner.ui.blocks import upload
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
 from tuner.ui.wiring import CHECKS, MODELS, MOST_LISTED
@@ -56,11 +55,7 @@ def build() -> None:
     """Add the endpoints to the page that is being built."""
     # Through components rather than gr.api, because gr.File accepts nothing but uploaded files.
     with gr.Row(visible=False):
-        given = [
-            gr.Textbox(label="Recipe (YAML)"),
-            upload(label="File of rows"),
-            gr.Textbox("", label="Pasted rows"),
-        ]
+        given = [gr.Textbox(label="Recipe (YAML)"), gr.File(label="File of rows"), gr.Textbox("", label="Pasted rows")]
         answer = gr.JSON(label="Answer")
         for function, limits in ((check, CHECKS), (preview, CHECKS), (train, FOLLOWING)):
             gr.Button().click(for_visitor(function), given, answer, api_name=function.__name__, **limits)

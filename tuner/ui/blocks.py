@@ -28,6 +28,10 @@ FILE_ELSEWHERE = "A file is given by an address. Upload the file itself, or name
 # A page's own, which is mended wherever it is read; and an input that the page has not shown yet holds nothing.
 KEPT = (gr.State, gr.BrowserState)
 
+# The path is all that is needed. Gradio's own leaves an empty file behind each time that one is read, and a page's
+# update makes a component anew, so it is the class that is changed.
+gr.File._process_single_file = lambda self, file: file.path
+
 HOLD_ONE = (gr.Textbox, gr.Dropdown, gr.Radio, gr.Number, gr.Slider, gr.Checkbox)
 ONE = TypeAdapter(str | float | bool | None)  # what was emptied, or not shown yet, holds None
 
@@ -77,14 +81,6 @@ class Config(BlocksConfig):
         session = super().__copy__()
         session.config_for_block = lambda *_: {}
         return session
-
-
-def upload(**named: Any) -> gr.File:
-    """A component for an uploaded file; its handlers get the path."""
-    component = gr.File(**named)
-    # Gradio's own would leave an empty file behind each time that the component is read.
-    component._process_single_file = lambda file: file.path
-    return component
 
 
 def _check_files(inputs: list, blocks: list[gr.blocks.Block]) -> None:

@@ -40,7 +40,6 @@ MAX_BODY_BYTES = 8 * 2**20  # pasted rows, above all
 MAX_FREEING_BYTES = 2**12  # a few names
 AT_ONCE = {"all": 20, "address": 4}  # reads whose answer has not begun; the page itself takes 0.02 s each time
 MAX_ADDRESS = 2**12  # bytes of a path with its query, of which Gradio keeps some
-
 READS = {"GET", "HEAD", "OPTIONS"}
 # What the page and programs post to; Gradio has more, such as tools of its own development mode.
 POSTS = tuple(API + name for name in ("queue/join", "call/", "run/", "api/", "upload", "cancel", "reset"))
@@ -49,7 +48,8 @@ FREEING = tuple(API + name for name in ("cancel", "reset"))
 # Reads that change something, fetch what a stranger names, or watch for a developer's changes until they are closed.
 REFUSED_READS = tuple(API + name for name in ("deep_link", "dev/", "proxy=", "file=http:", "file=https:", "file/http"))
 CHANGES = ("/logout",)
-
+# Reads that wait for something else than the page's own work, such as an event or the Hub.
+WAITS = (*(API + name for name in ("queue/data", "call/", "heartbeat", "upload_progress")), "/login")
 # Gradio repeats a request's headers in its answer to a Range, and tells all visitors the address that this one names.
 HOPS = b"x-forwarded-for"
 DROPPED = (b"range", b"x-gradio-server")
@@ -126,7 +126,7 @@ class Door:
 
     def _app(self, scope: Scope, request: allowance.Request) -> ASGIApp:
         """What answers the request; reads are answered in turn, an address's with those of the others."""
-        if scope["method"] not in READS:
+        if scope["method"] not in READS or scope["path"].startswith(WAITS):
             return self.app
 
         async def answer_in_turn(scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +137,8 @@ class Door:
                     await place.aclose()  # an answer that has begun may take as long as its reader
                     await send(message)
 
-                await self.app(scope, receive, begin)
+                if not await Request(scope, receive).is_disconnected():
+                    await self.app(scope, body.again(b"", receive), begin)
 
         return answer_in_turn
 

@@ -15,7 +15,6 @@ from tuner.methods.spec import PRECISIONS
 from tuner.recipe import Recipe
 from tuner.ui import actions, chooser, elements, fields
 from tuner.ui.actions import Entered
-from tuner.ui.blocks import upload
 from tuner.ui.visitor import ANYBODY, Visitor
 
 BASES = [
@@ -81,7 +80,7 @@ def _rows_card(form: SimpleNamespace, start: Recipe) -> None:
             label="Example",
             info=EXAMPLES[start.data.source][0],
         )
-        form.file = upload(label=f"File of rows ({', '.join(SUFFIXES)})", visible=False, height=130, elem_id="file")
+        form.file = gr.File(label=f"File of rows ({', '.join(SUFFIXES)})", visible=False, height=130, elem_id="file")
         form.pasted = gr.Textbox(
             label="Rows as CSV, JSON Lines, or two columns copied from a spreadsheet",
             placeholder="prompt,completion\nhi there,Good day.",

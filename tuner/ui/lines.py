@@ -5,7 +5,7 @@ Whoever sends much waits for it, and nobody else.
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,20 +24,22 @@ class Mailbox(asyncio.Queue):
     """What Gradio has to tell one session, until it is read."""
 
     address = ""  # of who asked
-    touched = 0.0  # when a message was read, or the first unread one came
+
+    def __init__(self):
+        super().__init__()
+        self._came: deque[float] = deque()  # when each unread message did
 
     @property
     def burden(self) -> float:
-        """How much is unread, and for how long: messages times seconds. Whoever reads has next to none."""
-        return self.qsize() * (time.monotonic() - self.touched)
+        """How much is unread, and since when: messages times seconds. Whoever reads has next to none."""
+        return len(self._came) * (time.monotonic() - self._came[0]) if self._came else 0.0
 
     def _put(self, message: Any) -> None:
-        if self.empty():
-            self.touched = time.monotonic()
+        self._came.append(time.monotonic())
         super()._put(message)
 
     def _get(self) -> Any:
-        self.touched = time.monotonic()
+        self._came.popleft()
         return super()._get()
 
 
@@ -70,9 +72,10 @@ class Mailboxes(LRUCache):
         """The messages that this address has not read yet."""
         return sum(box.qsize() for box in self.values() if box.address == address)
 
-    def most_burdened(self, address: str) -> str:
-        """The session of this address that leaves most unread for longest. Only if there is something unread."""
-        return max((session for session, box in self.items() if box.address == address), key=lambda s: self[s].burden)
+    def by_burden(self, address: str) -> list[str]:
+        """The sessions of this address, first the one that leaves most unread for longest."""
+        mine = [session for session, box in self.items() if box.address == address]
+        return sorted(mine, key=lambda session: self[session].burden, reverse=True)
 
     def oldest(self) -> dict[str, object]:
         """The oldest unread message of each session."""
@@ -112,8 +115,12 @@ def arrange(blocks: Blocks) -> None:
 async def make_room(queue: Queue, address: str) -> None:
     """Forget the address's sessions that do not read, until it has no more than MOST_UNREAD; the others are kept."""
     mailboxes = queue.pending_messages_per_session
-    while mailboxes.unread(address) > MOST_UNREAD:
-        await _close(queue, mailboxes.most_burdened(address))
+    excess = mailboxes.unread(address) - MOST_UNREAD
+    for session in mailboxes.by_burden(address) if excess > 0 else ():
+        excess -= mailboxes[session].qsize()
+        await _close(queue, session)
+        if excess <= 0:
+            return
 
 
 async def forget(queue: Queue) -> None:
