@@ -204,12 +204,15 @@ class Counter:
     """Counts the tokens of each step of an answer; the first call brings the prompts."""
 
     def __init__(self) -> None:
-        self.calls = self.tokens = 0
+        self.tokens = 0
+        self.texts: list[str] = []  # as long as the rows, and never shown
 
     def put(self, value: torch.Tensor) -> None:
         """Take a step's tokens, one for each row."""
-        self.tokens += value.numel() if self.calls else 0
-        self.calls += 1
+        if self.texts:
+            self.tokens += value.numel()
+        else:
+            self.texts = [""] * len(value)
 
     def end(self) -> None:
         """Required by transformers."""
