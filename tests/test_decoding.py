@@ -140,6 +140,18 @@ def test_a_long_token_among_the_settings_is_refused_too(folder):
     assert "has a token of" in refused_within(3, load_tokenizer, folder)
 
 
+@pytest.mark.parametrize(("blank", "accepted"), [(" ", True), ("x" * 10_000, False)])
+def test_a_tokenizer_for_speech_writes_a_single_character_between_words(folder, blank, accepted):
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5}))
+    settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "replace_word_delimiter_char": blank}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if accepted:
+        assert load_tokenizer(folder).decode([5, 4, 5]) == "a a"
+    else:
+        assert "10,000 characters between words" in refused_within(3, load_tokenizer, folder)
+
+
 def test_a_check_refuses_such_a_base_before_training(folder):
     change(folder, vocabulary)
     rows = [{"prompt": f"do {i}", "completion": "Done."} for i in range(12)]

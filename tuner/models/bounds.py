@@ -158,6 +158,9 @@ def check_decoding(tokenizer: "PreTrainedTokenizerBase") -> None:
             problem = f"has {count:,} parts of the kind {kind}, and the limit is {DECODERS[kind]}"
     for decoder in decoders:
         problem = _decoder_problem(decoder) or problem
+    between = len(getattr(tokenizer, "replace_word_delimiter_char", ""))  # Wav2Vec2's, which is written in Python
+    if between > 1:
+        problem = f"writes {between:,} characters between words"
     longest = max(map(len, tokenizer.get_vocab()), default=0)
     if longest > MAX_TOKEN:
         problem = f"has a token of {longest:,} characters, and the limit is {MAX_TOKEN:,}"
