@@ -152,6 +152,17 @@ def test_a_tokenizer_for_speech_writes_a_single_character_between_words(folder, 
         assert "10,000 characters between words" in refused_within(3, load_tokenizer, folder)
 
 
+def test_a_long_text_in_place_of_an_emoji_is_refused(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("<|endoftext|>\n<|startoftext|>\n<|emoji1|>\na\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPTNeoXJapaneseTokenizer"}))
+    emoji = folder / "emoji.json"
+    emoji.write_text(json.dumps({"emoji": {}, "emoji_inv": {"<|emoji1|>": "☺"}}))
+    assert load_tokenizer(folder).decode([2]) == "☺"
+    emoji.write_text(json.dumps({"emoji": {}, "emoji_inv": {"<|emoji1|>": "x" * (MAX_TOKEN + 1)}}))
+    assert "has a token of 1,001 characters" in refused_within(3, load_tokenizer, folder)
+
+
 def test_a_check_refuses_such_a_base_before_training(folder):
     change(folder, vocabulary)
     rows = [{"prompt": f"do {i}", "completion": "Done."} for i in range(12)]

@@ -161,7 +161,8 @@ def check_decoding(tokenizer: "PreTrainedTokenizerBase") -> None:
     between = len(getattr(tokenizer, "replace_word_delimiter_char", ""))  # Wav2Vec2's, which is written in Python
     if between > 1:
         problem = f"writes {between:,} characters between words"
-    longest = max(map(len, tokenizer.get_vocab()), default=0)
+    emoji = getattr(tokenizer, "emoji", {}).get("emoji_inv", {})  # GPT-NeoX-Japanese's, in place of tokens
+    longest = max(map(len, (*tokenizer.get_vocab(), *emoji.values())), default=0)
     if longest > MAX_TOKEN:
         problem = f"has a token of {longest:,} characters, and the limit is {MAX_TOKEN:,}"
     if problem:
