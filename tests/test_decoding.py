@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from bounded import refused_within
+from bounded import done_within, refused_within
 from conftest import small_recipe
 from tiny import tiny_model, tiny_tokenizer
 
@@ -29,6 +29,17 @@ SPACE = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
 GROWS = {"type": "Replace", "pattern": {"String": "▁"}, "content": "  "}
 ANYWHERE = {"type": "Replace", "pattern": {"String": ""}, "content": "x"}
 LLAMA = [SPACE, {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+BLANKS = {"type": "BPEDecoder", "suffix": ""}  # between all characters
+WORDS = {"type": "BPEDecoder", "suffix": "</w>"}
+PIECES = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+MARKS = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+SOUNDS = {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True}
+GAPS = SOUNDS | {"word_delimiter_token": ""}
+FUSE = {"type": "Fuse"}
+# Nearly found at each character of a long text of x.
+LONG = {"type": "Replace", "pattern": {"String": "x" * 5_000 + "y" + "x" * 4_999}, "content": "z"}
+SHORT = {"type": "Replace", "pattern": {"String": "x" * 10 + "y" + "x" * 9}, "content": "z"}
+LONGER = {"type": "Replace", "pattern": {"String": "x" * 10 + "y" + "x" * 10}, "content": "z"}
 # A panic of the library for any token that ends with e.
 PANICS = {"type": "Strip", "content": "e", "start": 0, "stop": 10**6}
 
@@ -55,7 +66,10 @@ def sequence(*inner: dict) -> dict:
 @pytest.mark.parametrize(
     "decoder",
     [REGEX, GROWS, ANYWHERE, sequence(BYTES, REGEX), sequence(sequence(GROWS)), sequence(*[SPACE] * 3),
-     sequence(*[{"type": "Fuse"}] * 100), sequence(sequence(*[{"type": "Fuse"}] * 50))],
+     sequence(*[FUSE] * 100), sequence(sequence(*[FUSE] * 50)),
+     BLANKS, GAPS, sequence(*[BLANKS] * 12), sequence(FUSE, *[GAPS] * 11), sequence(FUSE, sequence(GAPS)),
+     LONG, LONGER, sequence(FUSE, LONG, LONG), sequence(sequence(FUSE), sequence(LONG)),
+     *(sequence(kind, sequence(FUSE, kind)) for kind in (BYTES, WORDS, PIECES, MARKS, SOUNDS))],
     ids=lambda decoder: json.dumps(decoder)[:60],
 )  # fmt: skip
 def test_a_decoder_that_could_stop_the_app_is_refused(folder, decoder):
@@ -65,15 +79,33 @@ def test_a_decoder_that_could_stop_the_app_is_refused(folder, decoder):
 
 @pytest.mark.parametrize(
     "decoder",
-    [None, BYTES, sequence(*LLAMA), {"type": "WordPiece", "prefix": "##", "cleanup": True},
-     {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
-     {"type": "BPEDecoder", "suffix": "</w>"},
-     {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True}],
+    [None, BYTES, sequence(*LLAMA), PIECES, MARKS, WORDS, SOUNDS, sequence(SPACE), sequence(sequence(*LLAMA[:3])),
+     sequence(MARKS, *LLAMA[1:3]), PIECES | {"prefix": "▁"}],
     ids=lambda decoder: json.dumps(decoder)[:60],
 )  # fmt: skip
 def test_the_decoders_of_known_models_are_used(folder, decoder):
     change(folder, lambda settings: settings.update(decoder=decoder))
     assert load_tokenizer(folder).decode([70, 71])
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [sequence(WORDS, PIECES, MARKS, SOUNDS, BYTES), sequence(BYTES, SOUNDS, MARKS, PIECES, WORDS),
+     sequence(FUSE, SHORT, SHORT), sequence(PIECES, FUSE, FUSE, SHORT, SHORT),
+     sequence(FUSE, WORDS | {"suffix": "x"}, SOUNDS | {"word_delimiter_token": " "}, MARKS, PIECES | {"prefix": ""}),
+     sequence(WORDS | {"suffix": "x"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+              MARKS | {"prepend_scheme": "never"}, PIECES, {"type": "ByteFallback"}, BYTES),
+     sequence(FUSE, *[{"type": "Strip", "content": "x", "start": 100, "stop": 100}] * 2)],
+    ids=lambda decoder: json.dumps(decoder)[:60],
+)  # fmt: skip
+def test_a_decoder_that_is_used_adds_at_most_a_blank_to_each_token_in_little_time(folder, decoder):
+    change(folder, lambda settings: settings.update(decoder=decoder))
+    change(folder, lambda settings: settings["model"]["vocab"].update({"x" * MAX_TOKEN: 5000, "é▁~" * 300: 5001}))
+    tokens = [5000, 5001, 70] * 100
+    tokenizer = load_tokenizer(folder)
+    written = sum(map(len, tokenizer.convert_ids_to_tokens(tokens)))
+    text = done_within(0.5, tokenizer.decode, tokens)
+    assert 0 < len(text) <= written + len(tokens)
 
 
 def vocabulary(settings: dict) -> None:
@@ -93,9 +125,11 @@ def scores(settings: dict) -> None:
     settings.update(model={"type": "Unigram", "vocab": vocab, "unk_id": 0}, added_tokens=[])
 
 
+@pytest.mark.parametrize("decoder", [BYTES, None], ids=["decoder", "no decoder"])
 @pytest.mark.parametrize("deed", [vocabulary, added, scores])
-def test_a_token_of_thousands_of_characters_is_refused(folder, deed):
+def test_a_token_of_thousands_of_characters_is_refused(folder, deed, decoder):
     change(folder, deed)
+    change(folder, lambda settings: settings.update(decoder=decoder))
     sentence = refused_within(3, load_tokenizer, folder)
     assert f"has a token of {MAX_TOKEN + 1:,} characters, and the limit is {MAX_TOKEN:,}" in sentence
 
@@ -104,6 +138,29 @@ def test_a_long_token_among_the_settings_is_refused_too(folder):
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"unk_token": "y" * (MAX_TOKEN + 1)}))
     assert "has a token of" in refused_within(3, load_tokenizer, folder)
+
+
+@pytest.mark.parametrize(("blank", "accepted"), [(" ", True), ("x" * 10_000, False)])
+def test_a_tokenizer_for_speech_writes_a_single_character_between_words(folder, blank, accepted):
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5}))
+    settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "replace_word_delimiter_char": blank}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if accepted:
+        assert load_tokenizer(folder).decode([5, 4, 5]) == "a a"
+    else:
+        assert "10,000 characters between words" in refused_within(3, load_tokenizer, folder)
+
+
+def test_a_long_text_in_place_of_an_emoji_is_refused(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("<|endoftext|>\n<|startoftext|>\n<|emoji1|>\na\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPTNeoXJapaneseTokenizer"}))
+    emoji = folder / "emoji.json"
+    emoji.write_text(json.dumps({"emoji": {}, "emoji_inv": {"<|emoji1|>": "☺"}}))
+    assert load_tokenizer(folder).decode([2]) == "☺"
+    emoji.write_text(json.dumps({"emoji": {}, "emoji_inv": {"<|emoji1|>": "x" * (MAX_TOKEN + 1)}}))
+    assert "has a token of 1,001 characters" in refused_within(3, load_tokenizer, folder)
 
 
 def test_a_check_refuses_such_a_base_before_training(folder):

@@ -57,11 +57,13 @@ GENERATION = {
 TOKEN_IDS = ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos")
 TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")
 MAX_RULE = 10_000  # characters of a rule by which a tokenizer prepares texts
-# How tokens become text again, in time that grows with the text. Known models use nothing else, and another rule, such
-# as a regular expression, could stop the app for minutes.
-DECODERS = {"BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"}
-DECODERS |= {"WordPiece"}
-MAX_DECODERS = {"Replace": 2, None: 12}  # of a kind, and of all; known tokenizers have at most 1 and 5
+# How tokens become text again, in time that grows with the text, and how often each may. Of the kinds that mark words
+# one is enough; several, one after another, could make much of a little. Known models use nothing else, and another
+# rule, such as a regular expression, could stop the app for minutes.
+DECODERS = dict.fromkeys(("BPEDecoder", "ByteLevel", "CTC", "Metaspace", "WordPiece"), 1)
+DECODERS |= dict.fromkeys(("ByteFallback", "Fuse", "Replace", "Strip"), 2)  # known tokenizers have one of each
+MARKS = {"BPEDecoder": "suffix", "CTC": "word_delimiter_token"}  # become blanks; an empty one stands everywhere
+MAX_PATTERN = 20  # characters that a Replace looks for at each character of a text; known ones have 1
 # Characters of a token: GPT-2, Llama 3 and Qwen have tokens of 128. An answer has at most so many times its tokens.
 MAX_TOKEN = 1_000
 MAX_MODULES = 20_000  # parts of a model; each takes 0.1 to 0.2 ms to build
@@ -148,21 +150,40 @@ def check_decoding(tokenizer: "PreTrainedTokenizerBase") -> None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = getattr(backend, "decoder", None)
     decoders = [] if decoder is None else list(_decoders(json.loads(decoder.__getstate__())))
-    kinds = Counter(decoder["type"] for decoder in decoders)
-    problem = next((f"has a part of the unknown kind {kind}" for kind in kinds if kind not in DECODERS), None)
-    if len(decoders) > MAX_DECODERS[None] or kinds["Replace"] > MAX_DECODERS["Replace"]:
-        problem = f"has {len(decoders):,} parts"
+    problem = None
+    for kind, count in Counter(decoder["type"] for decoder in decoders).items():
+        if kind not in DECODERS:
+            problem = f"has a part of the unknown kind {kind}"
+        elif count > DECODERS[kind]:
+            problem = f"has {count:,} parts of the kind {kind}, and the limit is {DECODERS[kind]}"
     for decoder in decoders:
-        pattern = decoder.get("pattern", {}).get("String")
-        if decoder["type"] == "Replace" and (not pattern or len(decoder["content"]) > len(pattern)):
-            problem = "replaces a regular expression, or a text by a longer one"
-    longest = max(map(len, tokenizer.get_vocab()), default=0)
+        problem = _decoder_problem(decoder) or problem
+    between = len(getattr(tokenizer, "replace_word_delimiter_char", ""))  # Wav2Vec2's, which is written in Python
+    if between > 1:
+        problem = f"writes {between:,} characters between words"
+    emoji = getattr(tokenizer, "emoji", {}).get("emoji_inv", {})  # GPT-NeoX-Japanese's, in place of tokens
+    longest = max(map(len, (*tokenizer.get_vocab(), *emoji.values())), default=0)
     if longest > MAX_TOKEN:
         problem = f"has a token of {longest:,} characters, and the limit is {MAX_TOKEN:,}"
     if problem:
         raise TunerError(
             f"The base model's tokenizer can't be used: what makes text of its tokens {problem}. Choose another model."
         )
+
+
+def _decoder_problem(decoder: dict) -> str | None:
+    """Why a part of a decoder could make texts longer, or take more time than they have characters."""
+    kind = decoder["type"]
+    if kind in MARKS and not decoder[MARKS[kind]]:
+        return f"has a {kind} whose {MARKS[kind]} is empty"
+    if kind != "Replace":
+        return None
+    pattern = decoder["pattern"].get("String")
+    if not pattern or len(decoder["content"]) > len(pattern):
+        return "replaces a regular expression, or a text by a longer one"
+    if len(pattern) > MAX_PATTERN:
+        return f"replaces a text of {len(pattern):,} characters, and the limit is {MAX_PATTERN}"
+    return None
 
 
 def _decoders(settings: dict) -> Iterator[dict]:
