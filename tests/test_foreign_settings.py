@@ -36,7 +36,7 @@ def test_an_implementation_that_pytorch_has_is_kept(tmp_path):
     assert load_config(file.parent, "m")._attn_implementation == "eager"
 
 
-@pytest.mark.parametrize("where", ["whole", "part", "by part"])
+@pytest.mark.parametrize("where", ["whole", "part", "by part", "only inner parts"])
 def test_code_for_a_part_of_a_model_is_ignored(tmp_path, where):
     parts = {"text_config": {"model_type": "llama", "vocab_size": 64, **LLAMA}, "vision_config": VISION}
     settings = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], **parts}
@@ -44,9 +44,12 @@ def test_code_for_a_part_of_a_model_is_ignored(tmp_path, where):
         settings["attn_implementation"] = CODE
     elif where == "part":
         parts["text_config"]["_attn_implementation"] = parts["vision_config"]["attn_implementation"] = CODE
-    else:
+    elif where == "by part":
         settings["attn_implementation"] = {"text_config": CODE, "vision_config": {"": CODE}}
+    else:
+        settings["attn_implementation"] = {"": "eager", "text_config": CODE, "vision_config": CODE}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     config = load_config(tmp_path, "m")
-    for part in (config, config.text_config, config.vision_config):
+    assert config._attn_implementation == ("eager" if where == "only inner parts" else None)
+    for part in (config.text_config, config.vision_config):
         assert part._attn_implementation is None

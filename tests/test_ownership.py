@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from conftest import plain
@@ -139,6 +140,35 @@ def test_a_resume_that_fails_makes_no_run_of_an_owners_link_go_on_by_itself(mine
     kept = {"runs": {"mine": f"{wiring.BY_LINK}{secret}"}, "shown": "mine"}
     for trigger, place in (("train.resume.click", 0), ("mine.resume.click", 2)):  # it has finished
         assert built.function(trigger)("mine", kept, *request_of(Visitor("alice")))[place] == kept
+
+
+@pytest.mark.parametrize("trigger", ["train.resume.click", "mine.resume.click"])
+def test_a_resume_of_one_run_of_an_owners_link_lets_no_other_go_on_by_itself(mine, monkeypatch, trigger):
+    built, kept = BuiltPage(has_oauth=False), {"runs": {}, "shown": "mine"}
+    monkeypatch.setattr(run_queue, "start", lambda *given: None)
+    monkeypatch.setattr(actions, "_fetch_base", lambda *given: None)
+    for run in (mine, copied("other")):
+        kept["runs"][run.id] = f"{wiring.BY_LINK}{ownership.claim(run, Visitor('mallory'))}"
+        with_events(run, START, CLOSED)
+    outputs = built.function(trigger)("mine", kept, *request_of(Visitor("alice")))
+    after = wiring.with_list(ANYBODY, next(value for value in outputs if isinstance(value, dict) and "runs" in value))
+    assert after.by_link == {"other"}
+    assert after.secrets == wiring.with_list(ANYBODY, kept).secrets
+
+
+@pytest.mark.parametrize("remembered", ["right", "right, by link", "wrong", "wrong, by link", "none", "not listed"])
+def test_an_owners_link_replaces_no_secret_that_is_right_and_marks_no_run_that_is_the_visitors(mine, remembered):
+    secret, arrive = ownership.claim(mine, ANN), BuiltPage(has_oauth=False).function("page.load")
+    texts, (how, _, mark) = {"right": secret, "wrong": "garbage"}, remembered.partition(", ")
+    before = {} if how == "not listed" else {"mine": f"{wiring.BY_LINK if mark else ''}{texts.get(how, '')}"}
+    for account, given in product(("ann", None), ("right", "wrong", "none")):
+        sent = {"runs": before, "shown": "", "opened": {"run": "mine", "secret": texts.get(given, "")}}
+        kept = arrive(sent, *request_of(Visitor("a browser", account=account)))[1]
+        visitor = wiring.with_list(ANYBODY, kept)
+        assert ownership.is_owner(mine, visitor) == ("right" in (how, given)), (account, given)  # once signed out, too
+        comes_by_link = bool(mark) if how == "right" or given != "right" else True
+        assert bool(visitor.by_link) == (comes_by_link and not account), (account, given)
+        assert ("mine" in kept["runs"]) == bool(account or before or given == "right"), (account, given)
 
 
 def test_an_owners_link_gives_all_rights_at_once(mine):

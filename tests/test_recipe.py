@@ -10,6 +10,8 @@ from conftest import ROOT
 from tuner.errors import TunerError
 from tuner.recipe import EXAMPLES, Recipe, find
 
+ENGLAND, SCOTLAND = ("".join(chr(0xE0000 + ord(c)) for c in code) for code in ("gbeng", "gbsct"))  # in their flags
+
 
 def problems(text: str) -> list[str]:
     with pytest.raises(TunerError) as caught:
@@ -453,6 +455,16 @@ def test_what_is_said_of_a_recipe_that_can_not_be_found_or_decoded(tmp_path):
             ...,
         ),  # where a joiner is part of a letter
         ("Grüße 東京 مرحبا", ...),
+        *((c, "") for c in "\u3164\u2800\u115f\u1160\uffa0\ufe0f\u034f\u180b\u17b4\U000e0100\u2065"),
+        ("\u3164 \u2800\ufe0f \u034f", ""),
+        (" \u200d ", ""),
+        ("\u200d \u200c", ""),
+        ("\u200b a \u200d \u200b", "a"),
+        ("a \u200b b", "a b"),
+        ("\u2764\ufe0f \U0001f1e9\U0001f1ea \ud55c\u3164\uae00 \u2803", ...),
+        *((f"a \U0001f3f4{tags}\U000e007f", ...) for tags in (ENGLAND, SCOTLAND)),
+        (f"{ENGLAND}\U000e007f", ""),
+        (f"a \U0001f3f4{ENGLAND * 4} b{SCOTLAND}\U000e007f", "a \U0001f3f4 b"),  # a text that nobody sees
     ],
 )
 def test_a_runs_name_has_no_characters_that_nobody_sees(given, name):

@@ -9,11 +9,11 @@ import difflib
 import json
 import os
 import re
-import unicodedata
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unicodedata import category
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -51,14 +51,19 @@ def _not_tiny(value: float) -> float:
 
 
 def _visible(name: str) -> str:
-    one_line = " ".join(name.split())
-    shown = (c for c in one_line if c in JOINERS or unicodedata.category(c) not in UNSEEN)
-    return "".join(shown).strip(JOINERS)
+    kept = (c for c in CHARACTER.findall(name) if c.isspace() or c in JOINERS or category(c[0]) not in UNSEEN)
+    shown = " ".join("".join(kept).split()).strip(f"{JOINERS} ")
+    return "" if BLANK.fullmatch(shown) else shown
 
 
 SMALLEST = 1e-30  # models compute in float32, which holds 1e-38, and multiply it with numbers below 1
 UNSEEN = ("Cc", "Cf", "Zl", "Zp")  # control characters, those that change the direction of what follows, ...
 JOINERS = "\u200c\u200d"  # without these, emoji and words of some languages would be others
+CHARACTER = re.compile("\U0001f3f4[\U000e0030-\U000e007a]{3,6}\U000e007f|.", re.S)  # or a flag, such as Scotland's
+BLANK = re.compile(  # Unicode's Default_Ignorable_Code_Point, as far as it is not dropped, and Braille's blank
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    "\U000e0000-\U000e0fff ]*"
+)
 EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", re.ASCII)
 # Numbers are not strict, because YAML 1.1 reads "3e-3" as text; pydantic's lax mode makes a number of it.
 NUMBER = BeforeValidator(_number)  # behind the bounds, or pydantic leaves them out of the schema

@@ -10,10 +10,11 @@ import gradio as gr
 from tuner.data import parse
 from tuner.errors import TunerError
 from tuner.planning import forecast
+from tuner.runs import Run
 from tuner.ui import actions, api, ownership, playground_tab, runs_tab, train_tab
 from tuner.ui.blocks import Page
-from tuner.ui.visitor import Visitor, for_visitor, with_secret
-from tuner.ui.wiring import BY_LINK, MOST_LISTED, NOBODY, PRIVATE, remembered, with_run
+from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret
+from tuner.ui.wiring import BY_LINK, MOST_LISTED, NOBODY, PRIVATE, remembered, resumed, with_list, with_run
 
 CSS = Path(__file__).with_name("style.css")
 HEADER = """<div class="t-header"><h1>Tuner</h1>
@@ -139,12 +140,21 @@ def _opened(kept: dict | None, visitor: Visitor) -> tuple[str, dict]:
     run, secret = (str(opened.get(name) or "") for name in ("run", "secret")) if isinstance(opened, dict) else ("", "")
     kept = remembered(kept)
     try:
-        if run and ownership.is_owner(actions.open_run(run), with_secret(visitor, run, secret)):
-            known = secret and kept["runs"].get(run) == secret
-            kept = with_run(kept, run, secret if known or not secret else f"{BY_LINK}{secret}")
+        if run:
+            kept = _with_opened(kept, actions.open_run(run), secret, visitor)
     except TunerError as error:
         gr.Warning(escape(f"{error}"), title="Tuner")
     return run or kept["shown"], kept
+
+
+def _with_opened(kept: dict, run: Run, secret: str, visitor: Visitor) -> dict:
+    """The browser's list once its visitor opened the run, by this secret perhaps; anybody can write a link."""
+    by_account = ownership.is_owner(run, visitor)
+    by_list = ownership.is_owner(run, with_list(ANYBODY, kept))
+    by_link = ownership.is_owner(run, with_secret(ANYBODY, run.id, secret))
+    if by_account or by_link:
+        kept = with_run(kept, run.id, f"{BY_LINK}{secret}" if by_link and not by_list else "")
+    return resumed(kept, run.id) if by_account else kept
 
 
 def _link_tabs(
