@@ -63,6 +63,11 @@ class Mailboxes(LRUCache):
         """Where a forgotten session is told something: an error here would end Gradio's queue for everybody."""
         return Mailbox()
 
+    def __delitem__(self, session: str) -> None:
+        """Gradio does this when a reader leaves, whether or not the session was forgotten meanwhile."""
+        if session in self:
+            super().__delitem__(session)
+
     def forget(self, session: str) -> None:
         """Drop what the session was to be told."""
         self.pop(session, None)
