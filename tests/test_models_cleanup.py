@@ -202,6 +202,24 @@ def test_nobody_removes_a_model_while_another_one_is_about_to_be_given_it(hub, c
     assert held(cache) == {"first"}
 
 
+def test_models_are_removed_only_while_nobody_looks_for_one(hub, cache, disk):
+    disk(1.5)
+    downloaded(hub, "a/first")
+    (folder,) = cache.glob("models--a--first/snapshots/*")
+    with ThreadPoolExecutor(1) as visitors:
+
+        def find() -> Path:
+            removing.append(visitors.submit(models_cleanup.make_room, cache, fetch.RESERVE + MB, dict))
+            with pytest.raises(TimeoutError):  # it waits for this one
+                removing[0].result(0.5)
+            return folder
+
+        removing: list[Future] = []
+        assert models_cleanup.use(find) == folder
+        removing[0].result(20)
+    assert held(cache) == {"first"}  # which is in use by now
+
+
 def test_a_model_is_given_out_where_nothing_can_be_noted(hub, cache):
     downloaded(hub, "a/first")
     shutil.rmtree(cache / ".locks")
