@@ -130,7 +130,7 @@ def test_checking_knows_its_visitor_and_downloading_is_asked_for_by_its_own_butt
 
 def test_a_slow_check_does_not_overwrite_a_newer_one_of_the_same_visitor(monkeypatch):
     def newest(visitor: str, *values):
-        return train_tab._newest(visitor, ([value, value] for value in values))
+        return newest.values(visitor, ([value, value] for value in values))
 
     slow, other = newest("ann", 1, 2, 3), newest("bob", 7, 8)
     assert (next(slow), next(other)) == ([1, 1], [7, 7])
@@ -138,10 +138,10 @@ def test_a_slow_check_does_not_overwrite_a_newer_one_of_the_same_visitor(monkeyp
     assert list(fast) == [[4, 4]]
     assert list(slow) == [[SKIP, SKIP]]
     assert list(other) == [[8, 8]]
-    monkeypatch.setattr(train_tab, "MOST_VISITORS", 2)
+    monkeypatch.setattr(newest, "MOST_VISITORS", 2)
     for visitor in ("a", "b", "a", "c"):
         list(newest(visitor, 0))
-    assert list(train_tab._checking) == ["a", "c"]
+    assert list(newest._checking) == ["a", "c"]
 
 
 def test_the_preview_and_the_survey_are_made_only_while_their_folds_are_open(tab, data, monkeypatch):

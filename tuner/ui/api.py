@@ -21,10 +21,11 @@ from tuner.places import Asker, Places
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, bounds, progress, run_queue
+from tuner.ui import rows as scored_rows
 from tuner.ui.actions import Entered
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
-from tuner.ui.wiring import CHECKS, MODELS, MOST_LISTED
+from tuner.ui.wiring import CHECKS, LOOKS, MODELS, MOST_LISTED
 
 # Callers who follow a run, waiting or in training: as many as there may be runs, and some to be refused in a sentence.
 FOLLOWING = {"concurrency_limit": bounds.MOST_RUNS + 200, "concurrency_id": "follow"}
@@ -61,6 +62,7 @@ def build() -> None:
             gr.Button().click(for_visitor(function), given, answer, api_name=function.__name__, **limits)
     gr.api(status, api_name="status", concurrency_limit=4)
     gr.api(runs, api_name="runs", concurrency_limit=4)
+    gr.api(rows, api_name="rows", **LOOKS)
     for function, limits in (
         (resume, FOLLOWING),
         (stop, {}),
@@ -202,6 +204,26 @@ def status(run: str) -> dict:
         "plan": _shown_plan(opened),
         "recipe": without_paths(opened).to_yaml(),
     }
+
+
+def rows(
+    run: str, over: str = "base", outcome: str = "all", order: str = "worst", search: str = "", page: int = 1
+) -> dict:
+    """Show ten of a run's scored rows, with the answers and scores of all variants.
+
+    Args:
+        run: The run's id.
+        over: The variant that the adapter is compared with: base, few_shot or few_shot_similar.
+        outcome: "better", "worse" or "equal" shows rows where the adapter is that; "all" shows all.
+        order: "worst" or "best" for the adapter first, or "scored" for the order in which they were scored.
+        search: Shows rows with these words in prompt, answers or reference.
+        page: Its number, from 1.
+
+    Returns:
+        {"rows": [{"row", "prompt", "reference", "base", "adapter", "gain", ...}, ...], "found", "page", "pages", ...}.
+        Long texts are cut.
+    """
+    return dict(scored_rows.look(actions.open_run(run), over, outcome, order, search, page))
 
 
 def stop(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> str:
