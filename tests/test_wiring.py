@@ -54,6 +54,15 @@ train.shown.change: None(train.shown) ->  [at once]
 train.again.click: _leave(train.browser) -> train.shown train.browser train.panel [at once]
 after train.again.click: check(form train.shown) -> train.card train.yaml train.fetch [240 check]
 train.browser.change: None(train.browser) ->  [at once]
+rows.fold.expand or rows.over.input or rows.outcome.input or rows.order.input or rows.search.submit or \
+rows.search.blur: turn(train.shown rows.over rows.outcome rows.order rows.search rows.page) -> rows.list rows.over \
+rows.outcome rows.page rows.previous rows.next [4 rows, newest]
+rows.previous.click: turn(train.shown rows.over rows.outcome rows.order rows.search rows.page) -> rows.list rows.over \
+rows.outcome rows.page rows.previous rows.next [4 rows]
+rows.next.click: turn(train.shown rows.over rows.outcome rows.order rows.search rows.page) -> rows.list rows.over \
+rows.outcome rows.page rows.previous rows.next [4 rows]
+train.shown.change: _forget() -> rows.fold rows.list rows.over rows.outcome rows.page rows.previous rows.next \
+rows.search [at once]
 train.chat.click: to_playground(train.shown train.browser) -> tabs play.run [default]
 train.push.click: to_push(train.shown train.browser) -> tabs mine.push_fold mine.list [default]
 play.send.click or play.prompt.submit: _begin(play.prompt play.run play.pending play.sent) -> play.prompt \
@@ -105,6 +114,10 @@ ENDPOINTS = {
     "train": (ROWS_GIVEN, "1200 follow"),
     "resume": ({"run": NEEDED, **OWNER}, "1200 follow"),
     "status": ({"run": NEEDED}, 4),
+    "rows": (
+        {"run": NEEDED, "over": "base", "outcome": "all", "order": "worst", "search": "", "page": 1},
+        "4 rows",
+    ),
     "stop": ({"run": NEEDED, **OWNER}, 4),
     "runs": ({"runs": NEEDED}, 4),
     "delete": ({"run": NEEDED, **OWNER}, 4),
@@ -117,7 +130,7 @@ BUTTONS = {
     "train.push": "Push to the Hub", "train.again": "Change settings", "train.fetch": "Download and check",
     "train.apply": "Apply to the form", "play.clear": "New conversation", "play.send": "Send", "play.stop": "Stop",
     "mine.open": "Open", "mine.chat": "Chat", "mine.resume": "Resume", "mine.delete": "Delete",
-    "mine.sure": "Delete for good", "mine.push": "Push",
+    "mine.sure": "Delete for good", "mine.push": "Push", "rows.previous": "Previous", "rows.next": "Next",
 }  # fmt: skip
 HIDDEN = {
     "play.pending",
@@ -126,13 +139,15 @@ HIDDEN = {
     "form.file", "form.pasted", "form.hub_row", "form.parts_row", *(f"form.roles{n}" for n in range(7)),
     "method.virtual_tokens", "method.bottleneck", "method.layers",
     "play.columns3", "play.stop", "mine.selected", "mine.actions", "mine.resume", "mine.sure",
-    "mine.failed_merge",
+    "mine.failed_merge", "rows.fold", "rows.page",
 }  # fmt: skip
+DISABLED = {"mine.link", "mine.owner_link", "rows.previous", "rows.next"}
 LABELS = {
     "form.file": f"Files of rows ({NAMED})",
     "form.pasted": "Rows as CSV, JSON Lines, or two columns copied from a spreadsheet",
     "form.where": "Source of the rows", "form.example": "Example", "form.hub": "Dataset", "form.kind": "Budget",
     "model.name": "Base model", "model.quantization": "Precision", "method.name": "Method",
+    "rows.over": "Compare the adapter with", "rows.outcome": "Rows", "rows.order": "Order", "rows.search": "Search",
     "play.columns0": "Base model", "play.columns1": "Adapter", "play.columns2": "Merged model", "play.run": "Runs",
     "play.temperature": "Temperature", "play.top_p": "Top-p", "play.length": "Max new tokens", "play.seed": "Seed",
     "play.system": "System prompt", "play.prompt": "Prompt",
@@ -146,6 +161,7 @@ FOLDS = {
     "What the model will see": False,
     "Compare all methods": False,
     "More settings": False,
+    "All scored rows": False,
     "Recipe (YAML)": False,
     "Sampling and system prompt": False,
     "Does merging change the answers?": True,
@@ -221,7 +237,7 @@ def test_every_endpoint_is_public_with_its_parameters_and_its_limit(built):
 def test_the_page_starts_with_these_controls_shown_and_enabled(built):
     states = {name: state(built, name) for number, name in built.names.items() if name != "page"}
     assert {name for name, s in states.items() if s.get("visible") is False} == HIDDEN
-    assert {name for name, s in states.items() if s.get("interactive") is False} == {"mine.link", "mine.owner_link"}
+    assert {name for name, s in states.items() if s.get("interactive") is False} == DISABLED
     assert {name: s["value"] for name, s in states.items() if s["name"] == "button"} == BUTTONS
     assert {name: states[name]["label"] for name in LABELS} == LABELS
     folds = [block.get_config() for block in built.blocks.blocks.values() if isinstance(block, gr.Accordion)]

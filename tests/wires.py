@@ -50,8 +50,8 @@ class BuiltPage:
 
     def _name(self, controls: SimpleNamespace, prefix: str) -> None:
         for name, value in vars(controls).items():
-            if name == "form":
-                self._name(value, "form.")
+            if isinstance(value, SimpleNamespace):
+                self._name(value, f"{name}.")
             elif name == "settings":
                 self.names |= {component._id: path for path, component in value.items()}
             elif name in ("roles", "columns"):
