@@ -33,7 +33,8 @@ def advised(monkeypatch: pytest.MonkeyPatch, advice: str, next_step: str = "") -
 def cells(html: str) -> list[list[str]]:
     """The cells of the table of variants."""
     table = html.partition('class="t-wide"')[2].partition("</table>")[0]
-    return [[" ".join(plain(c).split()) for c in re.findall(r"<t[hd]>(.*?)</t[hd]>", r)] for r in table.split("<tr>")[1:]]
+    rows = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in table.split("<tr>")[1:]]
+    return [[" ".join(plain(cell).split()) for cell in row] for row in rows]
 
 
 def test_each_variant_has_a_bar_with_its_interval_and_a_line_of_gains_and_costs(run):
