@@ -98,7 +98,7 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
         | _baseline(run, row)
         for i, row in enumerate(rows)
     ]
-    scores, answered = results.scores_of(metrics, rows, given, _losses(run, loaded, len(rows) or asked))
+    scores, answered = results.scores_of(metrics, rows, given, _losses(run, loaded, len(rows) or run.recipe.evaluation.rows))
     scores |= results.cut_of(run, rows, given) | facts_of(run)
     if task_of(run.plan).generates and (costs := results.costs_of(given)):
         scores["costs"] = costs
@@ -108,7 +108,8 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
         is_dropped = "why_not" not in run.plan["prompting"] and not {*few_shot.VARIANTS} & {*names}
         no_time = {"why_not": NO_TIME.format(fewest=FEWEST_ROWS)}
         scores["prompting"] = no_time if is_dropped else run.plan["prompting"]
-    results.write_rows(run, answered)
+    if answered:
+        results.write_rows(run, answered)
     run.write_json("evaluation.json", scores)
     (run.path / ANSWERS).unlink(missing_ok=True)
     yield run.append({"event": "evaluation", **{key: value for key, value in scores.items() if key != "examples"}})
