@@ -81,7 +81,7 @@ def run(prepared, tmp_path, monkeypatch) -> Run:
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
     mine = Run(shutil.copytree(prepared.path, tmp_path / "mine"))
     ask(mine, QUESTIONS)
-    monkeypatch.setattr(answers, "heldout_loss", lambda *args: 1.234567 if "base" in args[1] else 0.5)
+    monkeypatch.setattr(answers, "row_losses", lambda *args: ([1.234567 if "base" in args[1] else 0.5], [1]))
     return mine
 
 
@@ -213,8 +213,10 @@ def test_the_loss_is_of_as_many_rows_as_are_answered_in_batches_as_in_training(
     asked = []
     monkeypatch.setattr(
         answers,
-        "heldout_loss",
-        lambda kind, model, rows, size, pad: asked.append((kind, model, rows["input_ids"][:], size, pad)) or 2,
+        "row_losses",
+        lambda kind, model, rows, size, pad: (
+            asked.append((kind, model, rows["input_ids"][:], size, pad)) or ([2], [1])
+        ),
     )
     run.write_text("recipe.yaml", run.recipe.with_settings({"evaluation.rows": rows}).to_yaml())
     settings = run.plan["settings"] | {"batch_size": 2}  # 3 in the recipe
@@ -226,14 +228,23 @@ def test_the_loss_is_of_as_many_rows_as_are_answered_in_batches_as_in_training(
     assert asked == [("next_token", variant, ids, 2, padding or 0) for variant in ("base", "adapter")]
 
 
-def test_rows_without_prompts_are_judged_by_their_loss_alone(run, speaker):
+def test_rows_without_prompts_are_judged_by_their_perplexity_alone(run, speaker):
     ask(run, [])
     run.write_text("recipe.yaml", run.recipe.with_settings({"evaluation.metrics": ["answer_f1", "rougeL"]}).to_yaml())
     run, speaking = Run(run.path), speaker()
     (event,) = without_time(list(evaluate(run, loaded(*IN_TURN))))
     assert not speaking.asked
-    scores = {"metric": "answer_f1", "rows": 0, "base": {"loss": 1.23457}, "adapter": {"loss": 0.5}, "gain": None}
-    scores["heldout_rows"] = 6
+    gain = {"perplexity": 1.7882, "wins": 1, "losses": 0, "ties": 0}
+    scores = {
+        "rows": 1,
+        "metric": "perplexity",
+        "base": {"perplexity": 3.4369, "loss": 1.23457},
+        "adapter": {"perplexity": 1.6487, "loss": 0.5},
+        "gain": gain,
+        "pairs": [{"of": "adapter", "over": "base", **gain}],
+        "other_metrics": [],
+        "heldout_rows": 6,
+    }
     assert event == {"event": "evaluation", **scores}
     assert run.read_json("evaluation.json") == scores | {"examples": []}
 

@@ -130,7 +130,7 @@ def break_scoring(run: runs.Run, monkeypatch) -> TunerError:
         raise IndexError("planted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(answers, "heldout_loss", broken)
+        patch.setattr(answers, "row_losses", broken)
         patch.setattr(failures.log, "disabled", True)
         with pytest.raises(TunerError) as caught:
             list(train(run))

@@ -124,7 +124,7 @@ def test_entity_f1_is_taken_over_all_entities_and_not_over_rows():
     assert scores["adapter"]["entity_f1"] == 0.5
     assert scores["base"]["entity_f1"] == 0
     assert scores["gain"]["entity_f1"] == 0.5
-    assert scores["each"]["adapter"] == [pytest.approx(2 * 2 / 6, abs=1e-4), 1.0, 0.0, 0.0]
+    assert scores["each"]["entity_f1"]["adapter"] == [pytest.approx(2 * 2 / 6, abs=1e-4), 1.0, 0.0, 0.0]
     assert scores["adapter"]["exact_match"] == 0.25
 
 
@@ -153,7 +153,7 @@ def test_accuracy_is_the_share_of_rows_that_are_right():
     assert scores["base"]["accuracy"] == scores["base"]["exact_match"] == 0.25  # a capital is another label
     assert scores["adapter"]["accuracy"] == 0.75
     assert scores["gain"]["accuracy"] == 0.5
-    assert scores["each"] == {"base": [1, 0, 0, 0], "adapter": [1, 1, 1, 0]}
+    assert scores["each"] == {"accuracy": {"base": [1, 0, 0, 0], "adapter": [1, 1, 1, 0]}}
 
 
 def test_a_value_per_row_is_of_the_reference_and_then_of_the_answer():
@@ -262,7 +262,9 @@ def test_a_corpus_wide_metric_is_scored_by_the_sums_of_its_statistics():
 
     everything = by_hand(np.arange(60))
     assert scores["base"]["overlap"] == pytest.approx(everything, abs=1e-4)
-    assert scores["base"]["overlap"] != pytest.approx(np.mean(scores["each"]["base"]), abs=0.01)  # no mean of rows
+    assert scores["base"]["overlap"] != pytest.approx(
+        np.mean(scores["each"]["overlap"]["base"]), abs=0.01
+    )  # no mean of rows
     samples = [by_hand(draw.integers(0, 60, 60)) for _ in range(4000)]
     low, high = np.percentile(samples, [2.5, 97.5])  # of a bootstrap, which holds for so many rows
     assert scores["base"]["overlap_low"] == pytest.approx(low, abs=0.02)
@@ -277,10 +279,12 @@ def test_further_metrics_stand_beside_the_first_in_the_same_shape():
     both = score([METRICS["rougeL"], METRICS["answer_f1"]], references, answers)
     (other,) = both.pop("other_metrics")
     alone = scored("answer_f1", references, answers)
-    assert other == {key: alone[key] for key in ("metric", "gain")} | {
+    assert other == {key: alone[key] for key in ("metric", "gain", "pairs")} | {
         v: {k: value for k, value in alone[v].items() if k != "exact_match"} for v in ("base", "adapter")
     }
-    assert both == {k: v for k, v in scored("rougeL", references, answers).items() if k != "other_metrics"}
+    assert both.pop("each")["answer_f1"] == alone["each"]["answer_f1"]
+    left = ("other_metrics", "each")
+    assert both == {k: v for k, v in scored("rougeL", references, answers).items() if k not in left}
 
 
 def test_two_thousand_rows_with_many_statistics_take_seconds_at_most():

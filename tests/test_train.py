@@ -371,7 +371,7 @@ def test_scoring_that_breaks_twice_says_so_and_goes_on_once_it_can(make, monkeyp
         raise IndexError("no such answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(answers, "heldout_loss", broken)
+        patch.setattr(answers, "row_losses", broken)
         assert in_order(problem_of(run), "while its answers were scored", "What it learned is kept", "Resume it")
         second = problem_of(run)
     assert in_order(second, "twice in the same way", "while its answers were scored", "would fail again")

@@ -11,6 +11,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 from tuner import rouge
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 FEWEST_ROWS = 10  # held-out rows that a verdict takes: with fewer, one row more or less turns it
+
+MOST_NATS = 50.0  # per label; a model that has come apart has any number, of which the exponential is infinite
 
 
 def ratio(sums: "np.ndarray") -> "np.ndarray":
@@ -37,6 +40,13 @@ def macro_ratio(sums: "np.ndarray") -> "np.ndarray":
 
     parts, wholes = (sums[..., i::2] for i in range(2))
     return (parts / np.maximum(wholes, 1)).sum(-1) / np.maximum((wholes > 0).sum(-1), 1)
+
+
+def perplexity(sums: "np.ndarray") -> "np.ndarray":
+    """The exponential of nats per label, from sums of shape (..., 2)."""
+    import numpy as np
+
+    return np.exp(np.minimum(sums[..., 0] / np.maximum(sums[..., 1], 1), MOST_NATS))
 
 
 def mean_of(value: Callable[[str, str], float]) -> Callable[[str, str], tuple[float, float]]:
@@ -59,11 +69,22 @@ class Metric:
     score: Callable[["np.ndarray"], "np.ndarray"] = ratio  # sums (..., numbers) -> scores (...)
     higher_is_better: bool = True
     by_label: bool = False  # a mean over labels: what a rare one lacks is seldom seen, so each takes FEWEST_ROWS rows
+    from_losses: bool = False  # of rows' nats and labels instead of references and answers
+    score_of_row: Callable[["np.ndarray"], "np.ndarray"] | None = None  # of single rows, if not as `score` has it
+    reads_several: bool = False  # `statistics` takes a list of references
 
     @property
     def direction(self) -> str:
         """Which way is better, in words."""
         return "higher is better" if self.higher_is_better else "lower is better"
+
+    def of_rows(self, table: "np.ndarray") -> "np.ndarray":
+        """The score of each row."""
+        return (self.score_of_row or self.score)(table)
+
+    def bounds(self, values: "np.ndarray") -> tuple[float, float]:
+        """The scale of scores, from those of single rows: a rate of errors may be above 1, a perplexity anything."""
+        return (1.0, inf) if self.from_losses else (min(0.0, values.min()), max(1.0, values.max()))
 
     def table(self, references: Sequence[str | list[str]], answers: Sequence[str]) -> "np.ndarray":
         """The statistics of each row: (rows, numbers). Of several right answers the one counts that scores best."""
@@ -122,6 +143,7 @@ def label_counts(reference: str, answer: str) -> dict[str, tuple[float, float]]:
     return {true: (2.0, 2.0)} if true == given else {true: (0.0, 1.0), given: (0.0, 1.0)}
 
 
+WRITTEN = tuple(task.name for task in TASKS.values() if task.generates)  # tasks whose answers are written by tokens
 TEXT = tuple(task.name for task in TASKS.values() if not task.has_labels)  # tasks whose answers are free text
 
 
@@ -188,8 +210,20 @@ METRICS = {
             explanation="the share of answers that are right but for case, punctuation and articles",
             hub="exact_match",
             package="SQuAD's evaluation script",
-            tasks=("question_answering",),
+            tasks=TEXT,
             statistics=mean_of(same_answer),
+        ),
+        Metric(
+            name="perplexity",
+            title="perplexity",
+            explanation="how many tokens it finds equally likely at each token of the right answers; 1 is certainty",
+            hub="perplexity",
+            package="PyTorch: the exponential of the cross-entropy",
+            tasks=WRITTEN,
+            statistics=mean_of(exact_match),
+            score=perplexity,
+            higher_is_better=False,
+            from_losses=True,
         ),
     ]
 }

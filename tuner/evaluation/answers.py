@@ -14,24 +14,26 @@ import torch
 from datasets import load_from_disk
 
 from tuner import runs
-from tuner.data.baseline import baseline_answer, in_words
+from tuner.data.baseline import baseline_answer
 from tuner.data.chat import without_thought
 from tuner.data.tags import spelled_letters
 from tuner.errors import TunerError
-from tuner.evaluation.score import VARIANTS, score
+from tuner.evaluation.facts import facts_of
+from tuner.evaluation.score import Losses, score
 from tuner.inference import generate
 from tuner.inference.variants import BASE, LoadedVariants, load_variants
 from tuner.metrics import Metric, chosen
 from tuner.models.device import device_type
 from tuner.models.device_errors import is_out_of_memory
 from tuner.models.ends import end_tokens
-from tuner.models.losses import heldout_loss
+from tuner.models.losses import row_losses
 from tuner.planning.answering import UNCUT, answer_limit
 from tuner.planning.heads import find_rival
 from tuner.planning.pace import ANSWER_PACES, PACES, pace_key, remember
 from tuner.runs import Run
 from tuner.tasks import task_of
 
+VARIANTS = ("base", "adapter")
 BATCH = 32  # prompts answered together by base and adapter
 ANSWERS = "answers.json"  # of an unfinished evaluation
 SHOWN = 8  # rows kept with their answers for the page and the card
@@ -66,9 +68,7 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
         yield run.append({"event": "unscored", "reason": stop.reason, "row": len(answers), "rows": len(rows)})
         return
     given = [answers[str(i)] | _baseline(run, row) for i, row in enumerate(rows)]
-    scores = _scored(metrics, rows, given) | _cut(run, rows, given) | facts_of(run)
-    for variant, loss in _losses(run, loaded).items():
-        scores[variant]["loss"] = loss
+    scores = _scored(metrics, rows, given, _losses(run, loaded)) | _cut(run, rows, given) | facts_of(run)
     run.write_json("evaluation.json", scores)
     (run.path / ANSWERS).unlink(missing_ok=True)
     yield run.append({"event": "evaluation", **{key: value for key, value in scores.items() if key != "examples"}})
@@ -83,28 +83,8 @@ def _baseline(run: Run, row: dict) -> dict[str, str]:
     return {"base": baseline_answer(task_of(run.plan).name, label, row["messages"][-1]["content"])}
 
 
-def facts_of(run: Run) -> dict:
-    """What the verdict needs to know of the run: its held-out rows, its baseline, and how its losses went."""
-    facts: dict = {"heldout_rows": run.plan["heldout_rows"]}
-    if (label := run.plan.get("baseline")) is not None:
-        facts["baseline"] = in_words(label)
-    elif not task_of(run.plan).generates and "scored_rows" not in run.plan:  # see find_rival
-        facts["unknown_head"] = True
-    events = run.events()
-    steps = [event["loss"] for event in events if event["event"] == "step"]
-    heldout = [event["loss"] for event in events if event["event"] == "heldout" and event["loss"] is not None]
-    if steps and heldout:
-        last = steps[-run.plan["steps_per_epoch"] :]
-        losses = {"training": sum(last) / len(last), "lowest": min(heldout), "last": heldout[-1]}
-        facts["losses"] = {name: round(loss, 5) for name, loss in losses.items()}
-        end = run.last_event("end") or {}
-        if end.get("kept", end.get("step")) != end.get("step"):
-            facts["losses"]["kept"] = end["kept"]
-    return facts
-
-
-def _losses(run: Run, loaded: LoadedVariants) -> dict[str, float]:
-    """Held-out loss by variant, in nats per token."""
+def _losses(run: Run, loaded: LoadedVariants) -> dict[str, tuple[list[float], list[int]]]:
+    """By variant the nats and the labels of each held-out row."""
     rows = load_from_disk(str(run.data / "heldout"))
     rows = rows.select(range(min(len(rows), run.recipe.evaluation.rows)))
     # What fits in training fits here.
@@ -114,7 +94,7 @@ def _losses(run: Run, loaded: LoadedVariants) -> dict[str, float]:
     for active in loaded.sharing_base:
         for variant in active.variants:
             with active.model_for(variant) as model:
-                losses[variant] = round(heldout_loss(loaded.base.row.objective, model, rows, size, padding), 5)
+                losses[variant] = row_losses(loaded.base.row.objective, model, rows, size, padding)
     return losses
 
 
@@ -223,20 +203,17 @@ def _cut(run: Run, rows: list[dict], answers: list[dict]) -> dict:
     return {"cut": {"max_new_tokens": answer_limit(run), "answers": limited, "prompts": prompts}}
 
 
-def _scored(metrics: list[Metric], rows: list[dict], answers: list[dict]) -> dict:
-    if not rows:
-        # Plain text has no prompts to answer: it is judged by its loss alone.
-        return {"metric": metrics[0].name, "rows": 0, "base": {}, "adapter": {}, "gain": None, "examples": []}
+def _scored(metrics: list[Metric], rows: list[dict], answers: list[dict], losses: Losses) -> dict:
     # Thoughts are no part of an answer, and rows that were prepared earlier may have them in their references.
     final = [{**a, **{v: without_thought(a[v]) for v in VARIANTS}} for a in answers]
     right = [[*map(without_thought, row.get("references", ()))] or without_thought(row["reference"]) for row in rows]
-    scores = score(metrics, right, final)
-    each = scores.pop("each")
+    scores = score(metrics, right, final, losses)
+    each = scores.pop("each")[scores["metric"]]
     scores["examples"] = [
         {
             "prompt": row["messages"][-1]["content"],
             "reference": row["reference"],
-            **{variant: answer[variant] for variant in each},
+            **{variant: answer[variant] for variant in VARIANTS},
             **{f"{variant}_{scores['metric']}": each[variant][i] for variant in each},
         }
         for i, (row, answer) in enumerate(zip(rows[:SHOWN], answers))

@@ -12,69 +12,109 @@ How often the intervals hold: `benchmarks/coverage.py`, with its figures in `ben
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from math import inf
 from statistics import NormalDist
 
 import numpy as np
 
 from tuner.metrics import FEWEST_ROWS, METRICS, Metric
 
-VARIANTS = ("base", "adapter")
+VARIANTS = ("base", "few_shot", "few_shot_similar", "adapter")  # each is compared with those before it
+PROMPTS = VARIANTS[1:3]
 SHIFTS = 2  # other rows that each answer is compared with
-EQUAL = 1e-12  # variances below are rounding errors
+EQUAL = 1e-12  # variances and differences below are rounding errors
+Losses = dict[str, tuple[Sequence[float], Sequence[int]]]  # by variant: nats and labels of each row
+Tables = dict[str, np.ndarray]  # by variant: the statistics of each row
 
 
-def score(metrics: Sequence[Metric], references: list[str | list[str]], answers: list[dict[str, str]]) -> dict:
-    """Score the answers, {"base": ..., "adapter": ...} per row, by each metric; the first one decides.
-    A reference is the right answer, or a list of several.
+def score(
+    metrics: Sequence[Metric],
+    references: list[str | list[str]],
+    answers: list[dict[str, str]],
+    losses: Losses | None = None,
+) -> dict:
+    """Score the answers, {variant: answer} per row, by each metric; the first one decides.
 
-    Returns metric, rows, base, adapter and gain of the first metric, the scores of single rows as "each", and the same
-    of the other metrics in a list "other_metrics". A gain above 0 is an improvement, whichever way the metric points.
+    All rows have the same of the VARIANTS. A reference is the right answer, or a list of several. Perplexity is that
+    of `losses`; it is left out where they lack base or adapter, and decides alone if there are no answers.
+
+    Returns metric, rows, the scores of each variant, "gain", "pairs", the scores of single rows as "each" (by metric
+    and variant), and the same of the other metrics in a list "other_metrics". "pairs" has each variant over those
+    before it, and "gain" is adapter over base; above 0 is an improvement, whichever way the metric points. "wins" are
+    the rows on which the one is better, "losses" those on which the other is.
     Fewer than FEWEST_ROWS rows get no intervals, nor does a mean over labels if a label has fewer: "fewest_rows" says
     how many the rarest one has. "other_rows" has the adapter's score if its answers are compared with
     other rows' references, and the interval of how much better they fit their own. It is left out where the references
     are too much alike to tell.
     """
-    first, *others = [_score(metric, references, answers) for metric in metrics]
-    for variant in VARIANTS if METRICS["exact_match"] not in metrics else ():
-        equal = METRICS["accuracy"].table(references, [a[variant] for a in answers])[:, 0]
+    losses = losses or {}
+    parts, each = [], {}
+    for metric in metrics if answers else [METRICS["perplexity"]]:
+        if tables := _tables(metric, references, answers, losses):
+            each[metric.name] = {variant: metric.of_rows(rows) for variant, rows in tables.items()}
+            parts.append(_score(metric, tables, each[metric.name], _fewest_rows(metric, references, answers)))
+    first, *others = parts
+    if answers:
+        first |= _other_rows(
+            next(m for m in metrics if m.name == first["metric"]), references, [a["adapter"] for a in answers]
+        )
+    for variant in answers[0].keys() & {*VARIANTS} if answers and METRICS["exact_match"] not in metrics else ():
+        equal = METRICS["accuracy"].table(references, [answer[variant] for answer in answers])[:, 0]
         first[variant]["exact_match"] = _rounded(np.mean(equal))
-    first |= _other_rows(metrics[0], references, [answer["adapter"] for answer in answers])
-    for other in others:
-        del other["each"]
-    return {"metric": first["metric"], "rows": len(references), **first, "other_metrics": others}
+    for variant, (nats, labels) in losses.items():
+        first[variant]["loss"] = round(sum(nats) / max(1, sum(labels)), 5)
+    rows = {name: {v: [_rounded(value) for value in values[v]] for v in values} for name, values in each.items()}
+    return {"rows": len(answers) or len(each["perplexity"]["base"]), **first, "each": rows, "other_metrics": others}
 
 
-def _score(metric: Metric, references: list[str | list[str]], answers: list[dict[str, str]]) -> dict:
-    name, totals, influences, each = metric.name, {}, {}, {}
-    for variant in VARIANTS:
-        statistics = metric.table(references, [answer[variant] for answer in answers])
-        totals[variant], each[variant] = float(metric.score(statistics.sum(0))), metric.score(statistics)
-        influences[variant] = influence(metric, statistics)
-    sign = 1 if metric.higher_is_better else -1
-    gain = sign * (totals["adapter"] - totals["base"])
-    figures = {variant: {name: _rounded(totals[variant])} for variant in VARIANTS} | {"gain": {name: _rounded(gain)}}
-    fewest = _fewest_rows(references, answers) if metric.by_label else None
-    if min(len(references), len(references) if fewest is None else fewest) >= FEWEST_ROWS:
-        # A rate of errors may be above 1.
-        scale = min(0.0, *(x.min() for x in each.values())), max(1.0, *(x.max() for x in each.values()))
-        for variant in VARIANTS:
-            low, high = interval(totals[variant], influences[variant], *scale)
-            figures[variant] |= {f"{name}_low": low, f"{name}_high": high}
-        width = scale[1] - scale[0]
-        low, high = interval(gain, sign * (influences["adapter"] - influences["base"]), -width, width)
-        figures["gain"] |= {"low": low, "high": high}
-    figures |= {} if fewest is None else {"fewest_rows": fewest}
-    return {"metric": name, "each": {v: [_rounded(value) for value in each[v]] for v in VARIANTS}, **figures}
+def _tables(
+    metric: Metric, references: list[str | list[str]], answers: list[dict[str, str]], losses: Losses
+) -> Tables:
+    """The statistics of all variants; none if they take losses that are not known."""
+    if metric.from_losses:
+        known = {"base", "adapter"} <= losses.keys()
+        return {v: np.array(losses[v], float).T for v in VARIANTS if v in losses} if known else {}
+    return {v: metric.table(references, [answer[v] for answer in answers]) for v in VARIANTS if v in answers[0]}
 
 
-def _fewest_rows(references: list[str], answers: list[dict[str, str]]) -> int:
-    """How many rows have the rarest label; 0 if an answer is a label that none has."""
+def _score(metric: Metric, tables: Tables, each: dict[str, np.ndarray], fewest: int | None) -> dict:
+    """The figures of one metric: of each variant, and of each pair of them."""
+    name, rows = metric.name, len(tables["base"])
+    totals = {variant: float(metric.score(table.sum(0))) for variant, table in tables.items()}
+    influences = {variant: influence(metric, table) for variant, table in tables.items()}
+    figures: dict = {"metric": name} | {variant: {name: _rounded(total)} for variant, total in totals.items()}
+    is_enough = min(rows, rows if fewest is None else fewest) >= FEWEST_ROWS
+    bottom, top = metric.bounds(np.concatenate(list(each.values())))
+    for variant in tables if is_enough else ():
+        low, high = interval(totals[variant], influences[variant], bottom, top)
+        figures[variant] |= {f"{name}_low": low, f"{name}_high": high}
+    sign, pairs = 1 if metric.higher_is_better else -1, []
+    for one, other in ((v, w) for i, v in enumerate(tables) for w in [*tables][:i]):
+        better = sign * (each[one] - each[other])
+        gain = sign * (totals[one] - totals[other])
+        pair = {"of": one, "over": other, name: _rounded(gain)}
+        if is_enough:
+            chances = sum(v in tables for v in PROMPTS) if one in PROMPTS and other == "base" else 1
+            moves = sign * (influences[one] - influences[other])
+            pair["low"], pair["high"] = interval(gain, moves, bottom - top, top - bottom, chances)
+        wins, defeats = (int((way * better > EQUAL).sum()) for way in (1, -1))
+        pairs.append(pair | {"wins": wins, "losses": defeats, "ties": rows - wins - defeats})
+    gain = {key: value for key, value in pairs[-len(tables) + 1].items() if key not in ("of", "over")}
+    return figures | {"gain": gain, "pairs": pairs} | ({} if fewest is None else {"fewest_rows": fewest})
+
+
+def _fewest_rows(metric: Metric, references: list[str], answers: list[dict[str, str]]) -> int | None:
+    """How many rows have the rarest label; 0 if an answer is a label that none has. Only means over labels need it."""
+    if not metric.by_label:
+        return None
     rows = Counter(reference.strip() for reference in references)
-    given = {answer[variant].strip() for answer in answers for variant in VARIANTS}
+    given = {answer[variant].strip() for answer in answers for variant in VARIANTS if variant in answer}
     return min(rows[label] for label in given | rows.keys())
 
 
 def _other_rows(metric: Metric, references: list[str | list[str]], answers: list[str]) -> dict:
+    if metric.from_losses:
+        return {}
     right = [reference if isinstance(reference, str) else reference[0] for reference in references]
     if len(references) < FEWEST_ROWS or _fit_of_own(metric, references, right)["low"] <= 0:
         return {}
@@ -99,10 +139,16 @@ def influence(metric: Metric, statistics: np.ndarray) -> np.ndarray:
     return (len(statistics) - 1) * (without.mean() - without)
 
 
-def interval(score: float, influences: np.ndarray, bottom: float, top: float) -> tuple[float, float]:
-    """The 95% interval of a score between `bottom` and `top`, from the rows' influences, which sum to 0."""
+def interval(score: float, influences: np.ndarray, bottom: float, top: float, chances: int = 1) -> tuple[float, float]:
+    """The 95% interval of a score between `bottom` and `top`, from the rows' influences, which sum to 0.
+
+    So many such intervals hold together 95% of the time (Bonferroni 1936) if there are several `chances`.
+    """
     rows, width = len(influences), top - bottom
-    share, critical = (score - bottom) / width, quantile(rows - 1)
+    critical = quantile(rows - 1, chances)
+    if width == inf:
+        return _unbounded(score, influences, bottom, critical)
+    share = (score - bottom) / width
     variance = (influences**2).sum() / (rows * (rows - 1)) / width**2
     if variance < EQUAL or not 0 < share < 1:
         # Rows that are all alike: as many others may be missing as if all were right, or all wrong.
@@ -117,6 +163,16 @@ def interval(score: float, influences: np.ndarray, bottom: float, top: float) ->
     return _rounded(bottom + width * low), _rounded(bottom + width * high)
 
 
+def _unbounded(score: float, influences: np.ndarray, bottom: float, critical: float) -> tuple[float, float]:
+    """As many standard errors to each side as Student's t says, and more on the side to which the rows are skewed."""
+    rows, squares = len(influences), (influences**2).mean()
+    error = (squares / (rows - 1)) ** 0.5
+    skew = (influences**3).mean() / squares**1.5 if squares > EQUAL else 0.0
+    shift = skew * (critical**2 - 1) / (6 * rows**0.5)
+    low, high = score - error * (critical - min(0.0, shift)), score + error * (critical + max(0.0, shift))
+    return _rounded(max(bottom, low)), _rounded(high)
+
+
 def _wilson(share: float, size: float, critical: float) -> float:
     """One end of Wilson's interval of a share of `size` tries, the lower one if `critical` is below 0."""
     spread = (share * (1 - share) / size + critical**2 / (4 * size**2)) ** 0.5
@@ -124,9 +180,10 @@ def _wilson(share: float, size: float, critical: float) -> float:
 
 
 @lru_cache
-def quantile(freedom: int) -> float:
-    """The 97.5% point of Student's t (Abramowitz and Stegun 1964, 26.7.5); within 0.0003 from 9 on."""
-    z, n = NormalDist().inv_cdf(0.975), freedom
+def quantile(freedom: int, chances: int = 1) -> float:
+    """The 97.5% point of Student's t (Abramowitz and Stegun 1964, 26.7.5), or 100% less 2.5% for each of several
+    `chances`; within 0.0003 from 9 on for one."""
+    z, n = NormalDist().inv_cdf(1 - 0.025 / chances), freedom
     return (
         z
         + (z**3 + z) / (4 * n)

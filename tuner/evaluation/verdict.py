@@ -28,13 +28,18 @@ ROSE = 1.1  # times its lowest value is a held-out loss that has risen
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the scores of a run say. `template` has the placeholders {base} and {adapter}."""
+    """What the scores of a run say. `template` has the placeholders {base} and {adapter}.
+
+    `advice` is tune, prompt or neither; empty if the scores allow no claim. `next_step` is a sentence, or empty.
+    """
 
     kind: str  # good, bad or unsure
     headline: str
     base: str
     adapter: str
     template: str
+    advice: str = ""
+    next_step: str = ""
 
     def text(self, emphasise: Callable[[str], str] = str, escape: Callable[[str], str] = str) -> str:
         """The figures in a few sentences, both scores passed through `emphasise` and all else through `escape`."""
@@ -75,7 +80,7 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
     if kind == "good" and _fits_others(scores):
         kind, headline = "unsure", "It learned how answers look, not what they depend on."
     if kind != "unsure":
-        digits = _digits([values, *((value, 0) for value in gain.values())], digits)
+        digits = _digits([values, *((gain[key], 0) for key in (metric.name, "low", "high"))], digits)
     base, adapter = (f"{value:.{digits}f}" for value in values)
     sentences = [
         f"On {scored}, {figures}",

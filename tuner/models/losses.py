@@ -133,24 +133,32 @@ def heldout_loss(objective: str, model: nn.Module, rows: Sequence[dict], batch_s
     return sum(heldout_losses(objective, model, rows, batch_size, padding))
 
 
-@torch.inference_mode()
 def heldout_losses(
     objective: str, model: nn.Module, rows: Sequence[dict], batch_size: int, padding: int = 0
 ) -> list[float]:
     """What each row adds to the mean cross-entropy in nats over all labels of `rows`."""
-    sums, count = [0.0] * len(rows), 0
+    nats, labels = row_losses(objective, model, rows, batch_size, padding)
+    return [value / max(1, sum(labels)) for value in nats]
+
+
+@torch.inference_mode()
+def row_losses(
+    objective: str, model: nn.Module, rows: Sequence[dict], batch_size: int, padding: int = 0
+) -> tuple[list[float], list[int]]:
+    """The cross-entropy of each row in nats, summed over its labels, and how many labels it has."""
+    nats, labels = [0.0] * len(rows), [0] * len(rows)
     device = next(model.parameters()).device
     batch_size = rows_together(objective, model, batch_size)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = collate([rows[i] for i in chosen], padding)
-        logits, labels = SCORES[objective](model, {k: v.to(device) for k, v in batch.items()})
-        loss = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
+        logits, targets = SCORES[objective](model, {k: v.to(device) for k, v in batch.items()})
+        loss = torch.nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="none")
         # Spans have all beginnings first, and then all ends.
         shape = (-1, len(chosen)) if objective == "span" else (len(chosen), len(loss) // len(chosen))
-        each = loss.reshape(shape).sum(0 if objective == "span" else 1)
-        for i, value in zip(chosen, each.tolist(), strict=True):
-            sums[i] = value
-        count += int((labels != IGNORE_INDEX).sum())
-    return [value / max(1, count) for value in sums]
+        axis = 0 if objective == "span" else 1
+        each, counts = loss.reshape(shape).sum(axis), (targets != IGNORE_INDEX).reshape(shape).sum(axis)
+        for i, value, count in zip(chosen, each.tolist(), counts.tolist(), strict=True):
+            nats[i], labels[i] = value, count
+    return nats, labels
