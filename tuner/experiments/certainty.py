@@ -16,7 +16,6 @@ it, and train it.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +53,7 @@ class Estimate(NamedTuple):
 def scored(metric: Metric, references: list[str | list[str]], answers: list[str]) -> Scored:
     """Score one run's answers."""
     statistics = metric.table(references, answers)
-    return Scored(float(metric.score(statistics.sum(0))), influence(metric, statistics), metric.score(statistics))
+    return Scored(float(metric.score(statistics.sum(0))), influence(metric, statistics), metric.of_rows(statistics))
 
 
 def seeds_of(candidates: Iterable[Sequence[Scored]]) -> Seeds | None:
@@ -98,21 +97,17 @@ def gain(
     value = sign * float(np.mean([run.score for run in one]) - np.mean([run.score for run in other]))
     if not has_interval:
         return Estimate(value)
-    width = scale[1] - scale[0]
+    bounds = scale[0] - scale[1], scale[1] - scale[0]
     influences = np.mean([run.influences for run in one], axis=0) - np.mean([run.influences for run in other], axis=0)
-    low, high = interval(value, sign * influences, -width, width)
-    wider = _critical(len(influences) - 1, pairs) / _critical(len(influences) - 1, 1)
-    if is_trained and not seeds:
-        wider *= AS_MUCH_AGAIN
+    low, high = interval(value, sign * influences, *bounds, chances=pairs)
+    wider = 1 if seeds or not is_trained else AS_MUCH_AGAIN
     half = _half_of_seeds(seeds, 1 / len(one) + is_trained / len(other), pairs) if seeds else 0.0
-    return _bounded(
-        value, np.hypot(wider * (value - low), half), np.hypot(wider * (high - value), half), -width, width
-    )
+    return _bounded(value, np.hypot(wider * (value - low), half), np.hypot(wider * (high - value), half), *bounds)
 
 
-def scale_of(runs: Sequence[Scored]) -> tuple[float, float]:
-    """The lowest and the highest score that a row can have: 0 and 1, or beyond them what was seen."""
-    return min(0.0, *(run.each.min() for run in runs)), max(1.0, *(run.each.max() for run in runs))
+def scale_of(metric: Metric, runs: Iterable[Scored]) -> tuple[float, float]:
+    """The lowest and the highest score that there can be."""
+    return metric.bounds(np.concatenate([run.each for run in runs]))
 
 
 def spread(runs: Sequence[Scored]) -> float | None:
@@ -130,15 +125,9 @@ def wins(one: Sequence[Scored], other: Sequence[Scored], metric: Metric) -> dict
 
 def _half_of_seeds(seeds: Seeds, shares: float, pairs: int = 1) -> float:
     """Half of Student's interval of a mean over seeds, or of the difference of two."""
-    return _critical(seeds.freedom, pairs) * (seeds.variance * shares) ** 0.5
+    from scipy.special import stdtrit  # exact for few degrees of freedom, which `quantile` is not
 
-
-@lru_cache
-def _critical(freedom: int, pairs: int) -> float:
-    """Student's critical value for intervals of so many pairs, which hold together."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 1 - LEVEL / 2 / pairs))
+    return float(stdtrit(seeds.freedom, 1 - LEVEL / 2 / pairs)) * (seeds.variance * shares) ** 0.5
 
 
 def _bounded(value: float, below: float, above: float, bottom: float, top: float) -> Estimate:

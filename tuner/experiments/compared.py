@@ -4,6 +4,7 @@ A search has tried many settings on the same rows, and the best of many looks be
 enough held-out rows, every second one chooses the winner and is never used to score it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tuner.experiments import certainty
@@ -20,13 +21,15 @@ class Compared:
         self.evaluations = {run.id: run.read_json("evaluation.json") or {} for run in runs}
         first = next(iter(self.evaluations.values()))
         self.metric: Metric | None = metric_of(first) if first.get("gain") else None
-        self.common = common_rows(runs) if self.metric else Common([], {}, {}, {})
+        has_answers = self.metric is not None and not self.metric.from_losses
+        self.common = common_rows(runs) if has_answers else Common([], {}, {}, {})
         self.rows = len(self.common.references)
         self.is_split = kind == "search" and self.rows >= 2 * FEWEST_ROWS
         self.sign = 1 if self.metric and self.metric.higher_is_better else -1
-        self.scored = self._score(slice(1, None, 2) if self.is_split else slice(None))
+        self.scoring = slice(1, None, 2) if self.is_split else slice(None)
+        self.scored = self._score(self.scoring)
         self.chosen = self._score(slice(0, None, 2)) if self.is_split else self.scored
-        self.scale = certainty.scale_of([*self.scored.values()]) if self.scored else (0.0, 1.0)
+        self.scale = certainty.scale_of(self.metric, self.scored.values()) if self.scored else (0.0, 1.0)
         self.has_interval = self._has_interval()
 
     def choosing(self, run: str) -> float | None:
@@ -49,7 +52,10 @@ class Compared:
 
     def _has_interval(self) -> bool:
         """Whether there are enough rows for intervals; of a mean over labels, of each label."""
-        if not self.scored or len(next(iter(self.scored.values())).each) < FEWEST_ROWS:
-            return False
-        fewest = [scores.get("fewest_rows", FEWEST_ROWS) for scores in self.evaluations.values()]
-        return not self.metric.by_label or min(fewest) >= FEWEST_ROWS
+        rows = len(next(iter(self.scored.values())).each) if self.scored else 0
+        if rows < FEWEST_ROWS or not self.metric.by_label:
+            return rows >= FEWEST_ROWS
+        part = self.scoring
+        rows_of = Counter(reference.strip() for reference in self.common.references[part])
+        given = {answer.strip() for answers in self.common.answers.values() for answer in answers[part]}
+        return min(rows_of[label] for label in given | rows_of.keys()) >= FEWEST_ROWS

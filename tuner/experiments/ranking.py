@@ -92,7 +92,10 @@ def _scores(compared: Compared, runs: list[Run], seeds: Seeds | None) -> dict[st
         value, low, high = certainty.mean(scored, compared.scale, seeds, has_interval=compared.has_interval)
         found |= {"score": value, "low": low, "high": high, "spread": certainty.spread(scored)}
     elif compared.metric:
-        found["score"] = _mean([compared.score(run.id) for run in runs])
+        found["score"] = _mean([score for run in runs if (score := compared.score(run.id)) is not None])
+        if len(runs) == 1:
+            adapter, name = compared.evaluations[runs[0].id]["adapter"], compared.metric.name
+            found |= {bound: adapter.get(f"{name}_{bound}") for bound in ("low", "high")}
     if compared.is_split:
         found["choosing"] = _mean([compared.choosing(run.id) for run in runs])
     evaluations = [compared.evaluations[run.id] for run in runs]

@@ -43,7 +43,10 @@ def sentences_of(found: Results) -> list[str]:
     if found.metric is None:
         return [f"{lines[0]['label']} has the lowest loss on held-out text. Losses alone have no intervals."]
     if not found.rows:
-        return ["The runs have no scored rows in common, so there are no intervals."]
+        if METRICS[found.metric].from_losses:
+            lowest = f"{lines[0]['label']} has the lowest {METRICS[found.metric].title}."
+            return [f"{lowest} It is not compared row by row, so whether that is luck can't be told."]
+        return ["The runs have no scored rows in common, so whether the first is first by luck can't be told."]
     says = _search if found.kind == "search" else _ranking if len(lines) > 1 else _seeds
     once = [ONCE] * (len(lines) > 1 and all(line["finished_seeds"] == 1 for line in lines))
     return [*says(found, lines), *_against_rivals(found), *once]
