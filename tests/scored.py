@@ -71,7 +71,7 @@ def experiment_of(runs: list[Run], kind: str = "methods", trials: int = 0, **fac
     ]
     asked = {"format": FORMAT, "kind": kind, "recipe": Recipe.load("corporate").model_dump(), "folder": None}
     asked |= {"candidates": [], "space": {}, "trials": trials, "seconds": None, "total_seconds": None, "notes": []}
-    experiment = Experiment(runs[0].path.parent / "experiment")
+    experiment = Experiment(runs[0].path.parent / facts.pop("name", "experiment"))
     experiment.path.mkdir()
     experiment.write_json(FILE, asked | facts | {"runs": entries})
     return experiment

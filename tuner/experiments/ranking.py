@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
+from math import inf
 from typing import Any
 
 from tuner.errors import TunerError
@@ -112,8 +113,8 @@ def _scores(compared: Compared, runs: list[Run], seeds: Seeds | None) -> dict[st
 
 
 def _order(compared: Compared, line: dict) -> float:
-    value = line.get("choosing", line["score"])
-    return value if value is not None else line["loss"] or 0.0
+    value = line.get("choosing", line["score"]) if compared.metric else line["loss"]
+    return -compared.sign * inf if value is None else value  # those that can't be told apart come last
 
 
 def _rivals(compared: Compared) -> list[dict[str, Any]]:
