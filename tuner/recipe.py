@@ -136,6 +136,9 @@ class Data(Part):
     )
     system: Prompt | None = Field(None, title="System prompt", description="for rows that have none of their own")
     max_rows: Count | None = Field(None, description="most rows to use, drawn with the seed; all if left out")
+    seed: Annotated[int, Field(ge=0, lt=2**31), WHOLE] | None = Field(
+        None, title="Seed of the split", description="draws the held-out rows; the run's own seed if left out"
+    )
     max_length: Auto | Annotated[int, Field(ge=8, lt=ENDLESS), WHOLE] = Field(
         "auto", description="in tokens; longer rows are cut, conversations in what was said first"
     )
