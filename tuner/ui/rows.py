@@ -13,12 +13,12 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from tuner.errors import TunerError
+from tuner.evaluation.results import ROWS as FILE
 from tuner.metrics import METRICS
 from tuner.run_files import MOST_BYTES, damage_of, read_text
 from tuner.runs import Run
 from tuner.ui.result import NAMES
 
-FILE = "evaluation_rows.jsonl"
 MOST_ROWS = 2000  # as many as a recipe may ask for
 PER_PAGE = 10
 MOST_CHARACTERS = 3000  # of a text on a page
