@@ -25,7 +25,7 @@ ROOMS = [
         "tasks",
     },
     {"metrics", "ngrams", "rouge"},
-    {"runs", "runs_cleanup", "models_cleanup", "run_files", "run_lock"},
+    {"runs", "runs_cleanup", "models_cleanup", "run_files", "run_lock", "run_shapes"},
     {"data"},
     {"models"},
     {"methods"},

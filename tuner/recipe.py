@@ -235,6 +235,17 @@ class Evaluation(Part):
     metrics: Auto | Name | Names = Field(
         "auto", description="how answers are scored; the first metric decides whether it helped"
     )
+    few_shot: Auto | Annotated[int, Field(ge=0, le=32), WHOLE] = Field(
+        "auto",
+        title="Examples in the prompt",
+        description="training rows shown to the base model before each held-out prompt, to see whether that does as "
+        "well as tuning; up to 8 if auto, 0 for no such comparison",
+    )
+    seconds: Positive | None = Field(
+        None,
+        title="Seconds for answers",
+        description="most seconds for answering held-out rows; fewer rows are scored if they take longer",
+    )
     loss_every: Auto | Annotated[int, Field(ge=0, lt=ENDLESS), WHOLE] = Field(
         "auto", description="steps between held-out losses; about ten in a run if auto; 0 for none"
     )

@@ -1,7 +1,6 @@
 """Reads the files of a run's folder as they are found: of a bounded size, and with entries of the right kind.
 
-Whoever writes them may be killed, disks break, and people edit them by hand. Entries that are not named here are left
-as they are, so that older and newer versions of Tuner can read each other's files.
+Whoever writes them may be killed, disks break, and people edit them by hand.
 """
 
 import json
@@ -11,20 +10,17 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict
+from pydantic import ValidationError
 
 from tuner.errors import TunerError
 from tuner.metrics import FEWEST_ROWS
+from tuner.run_shapes import PROMPT, SHAPES
 from tuner.tasks import DEFAULT_TASK, TASKS
 
 MOST_BYTES = 64 * 2**20  # of a file that is read as a whole
 
-Number = float | None
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 # What to do about a file that is missing or damaged.
 REPAIRS = {
     "plan.json": "Prepare the run again with: tuner train RECIPE --out RUN",
@@ -35,175 +31,6 @@ REPAIRS = {
     "merge_check.json": "Delete that file, then merge the run again with: tuner merge RUN",
 }
 OTHER_REPAIR = "Train its recipe again in a new run."
-
-
-class Choice(TypedDict):
-    """A setting that was chosen automatically."""
-
-    setting: str
-    value: JsonValue
-    reason: str
-
-
-class Forecast(TypedDict, total=False):
-    """Estimated seconds, and bytes of memory."""
-
-    training: Finite
-    scoring: Finite
-    start_up: Finite
-    a_step: Finite
-    memory: dict[str, Finite] | None
-
-
-class Measuring(TypedDict):
-    """How the held-out loss is measured during training, as in planning/budget.py."""
-
-    every: Count | None
-    first: Count
-    last: Count
-    keep: str
-    patience: Count
-
-
-class PlanFile(TypedDict, total=False):
-    """plan.json; who asks for a missing entry is told that it is incomplete."""
-
-    format: int
-    task: str
-    labels: list[str]
-    settings: dict[str, JsonValue]
-    revision: str | None
-    model_folder: str | None
-    origin: str | None  # of a base that was published quantized: the model that it was made from, if its card says so
-    rows: Count
-    heldout_rows: Count
-    tokens: Count
-    trained_tokens: Count
-    steps_per_epoch: Count
-    steps: Count | None
-    epochs: Number
-    seconds: Number
-    model_parameters: Count
-    trainable_parameters: Count
-    truncated_rows: Count
-    end_tokens: list[Count]
-    stop_ids: list[Count]  # instead of end_tokens in runs of earlier versions, without those that the model names
-    chat_template: str  # with which it is trained, if that writes conversations otherwise than the base's own
-    thinks: bool  # whether answers begin with a thought; missing in runs of earlier versions
-    scored_rows: Count
-    baseline: str | None
-    warnings: list[str]
-    chosen: list[Choice]
-    forecast: Forecast | None
-    measuring: Measuring
-
-
-class Scores(TypedDict):
-    """What evaluation.json holds of a metric. Runs of the first version don't name it."""
-
-    metric: NotRequired[str]
-    rows: NotRequired[int]
-    base: dict[str, Number]
-    adapter: dict[str, Number]
-    gain: dict[str, Number] | None
-    fewest_rows: NotRequired[Count]  # of the rarest label, if the metric is a mean over labels
-
-
-class Example(TypedDict):
-    """A held-out row with both answers."""
-
-    prompt: str
-    reference: str
-    base: str
-    adapter: str
-
-
-class Cut(TypedDict):
-    """How many answers reached the limit of tokens, by variant, and how many prompts were cut."""
-
-    max_new_tokens: Count
-    answers: dict[str, Count]
-    prompts: Count
-
-
-class Losses(TypedDict):
-    """The losses of a run's training: of its last steps, and on held-out rows."""
-
-    training: Finite
-    lowest: Finite
-    last: Finite
-    kept: NotRequired[Count]  # the step of the adapter's weights, if they are earlier ones
-
-
-class Evaluation(Scores):
-    """evaluation.json."""
-
-    heldout_rows: NotRequired[Count]
-    baseline: NotRequired[str]
-    unknown_head: NotRequired[bool]  # added when it is read: the base's answers may be those of an untrained head
-    other_rows: NotRequired[dict[str, Finite]]
-    losses: NotRequired[Losses]
-    examples: NotRequired[list[Example]]
-    cut: NotRequired[Cut]
-    other_metrics: NotRequired[list[Scores]]
-
-
-class Answered(TypedDict):
-    """A held-out row in answers.json."""
-
-    base: NotRequired[str]  # missing if its head is untrained
-    adapter: str
-    cut: NotRequired[list[str]]  # whose answer reached the limit
-    lost: NotRequired[Count]  # tokens of the prompt that were cut off
-
-
-class MergeCheck(TypedDict):
-    """merge_check.json."""
-
-    tokens: int
-    top1_agreement: float
-    max_logit_difference: float
-    top1_agreement_quantized: float
-    max_logit_difference_quantized: float
-    # Runs that were merged by earlier versions have none of these.
-    quantization_agreement: NotRequired[float]
-    merge_error: NotRequired[float]
-    merge_tolerance: NotRequired[float]
-    merge_failed: NotRequired[bool]
-    merge_dtype: NotRequired[str]  # float32 if 16 bits were too few
-
-
-SHAPES: dict[str, TypeAdapter] = {
-    "plan.json": TypeAdapter(PlanFile),
-    "evaluation.json": TypeAdapter(Evaluation),
-    "merge_check.json": TypeAdapter(MergeCheck),
-    "answers.json": TypeAdapter(dict[str, Answered]),
-}
-
-
-class Turn(TypedDict):
-    """A turn of a conversation."""
-
-    role: str
-    content: str
-    reasoning_content: NotRequired[str]
-    tool_calls: NotRequired[list[dict[str, JsonValue]]]
-    tool_call_id: NotRequired[str]
-    name: NotRequired[str]
-
-
-class Prompt(TypedDict):
-    """A held-out row."""
-
-    messages: list[Turn]
-    reference: str
-    references: NotRequired[list[str]]  # all right answers, if there are several
-    tools: NotRequired[list[dict[str, JsonValue]]]
-    text: NotRequired[str]  # as a chat model reads it; of the rows that are scored
-    cut: NotRequired[bool]  # whether the text lacks a part of the messages
-
-
-PROMPT = TypeAdapter(Prompt)
 
 
 class Plan(dict):

@@ -8,6 +8,7 @@
     adapter/         the adapter in PEFT's own format
     merged/          the merged model, once it is requested
     evaluation.json  scores with their intervals
+    evaluation_rows.jsonl  each scored row with its answers
     owner.json       whose run it is on the page: a secret's hash, and the account
 
 Nothing here imports torch. Files are written under another name and then renamed, so a reader never sees half of one.

@@ -31,8 +31,8 @@ def is_better(scores: dict, one: str, other: str) -> bool:
 def fits_others(scores: dict, variant: str = "adapter") -> bool:
     """Whether answers fit other rows' references about as well as their own, so that the gain is not the prompts'."""
     others, name = scores.get("other_rows"), metric_of(scores).name
-    if variant != "adapter":
-        others = scores[variant].get("other_rows")
+    if variant in PROMPTS:
+        others = scores.get("other_rows_of_prompts", {}).get(variant)
     if not others or others["low"] > 0:
         return False
     return abs(scores[variant][name] - others[name]) < OWN_SHARE * pair_of(scores, variant, "base")[name]
@@ -107,7 +107,10 @@ def _needs_rows(facts: dict) -> bool:
 
 Rule = tuple[Callable[[dict], bool], str]
 AFTER_NEITHER: tuple[Rule, ...] = (
-    (_rose, "Lower the learning rate, to {lower} for example: the training loss rose from {first:.2f} to {final:.2f}."),
+    (
+        _rose,
+        "Lower the learning rate, to {lower} for example: the training loss rose from {first:.2f} to {final:.2f}.",
+    ),
     (
         lambda facts: _hardly_moved(facts) and (facts["epochs"] or 0) < 1,
         "Train longer: in {steps:,} steps, less than one epoch, the loss hardly fell.",

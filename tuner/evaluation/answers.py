@@ -1,42 +1,64 @@
 """Answers to the held-out prompts, and their scores.
 
-Base and adapter answer every held-out prompt, in one batch if PEFT can switch adapters row by row. Answers are kept
-in the run as they come, so that scoring resumes in the next window.
+Base and adapter answer every held-out prompt, in one batch if PEFT can switch adapters row by row. The base answers it
+with examples in the prompt as well, in batches of their own, because those prompts are longer. Answers are kept in the
+run as they come, so that scoring resumes in the next window.
 """
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from datasets import load_from_disk
 
 from tuner import runs
 from tuner.data.baseline import baseline_answer
-from tuner.data.chat import without_thought
 from tuner.data.tags import spelled_letters
 from tuner.errors import TunerError
+from tuner.evaluation import results
 from tuner.evaluation.facts import facts_of
-from tuner.evaluation.score import Losses, score
+from tuner.evaluation.score import VARIANTS, Losses
 from tuner.inference import generate
-from tuner.inference.variants import BASE, LoadedVariants, load_variants
-from tuner.metrics import Metric, chosen
+from tuner.inference.variants import BASE, ActiveModel, LoadedVariants, load_variants
+from tuner.metrics import FEWEST_ROWS, chosen
 from tuner.models.device import device_type
 from tuner.models.device_errors import is_out_of_memory
 from tuner.models.ends import end_tokens
 from tuner.models.losses import row_losses
+from tuner.planning import few_shot
 from tuner.planning.answering import UNCUT, answer_limit
 from tuner.planning.heads import find_rival
-from tuner.planning.pace import ANSWER_PACES, PACES, pace_key, remember
+from tuner.planning.pace import ANSWER_PACES, EXAMPLES_PACE, PACES, pace_key, remember
 from tuner.runs import Run
 from tuner.tasks import task_of
 
-VARIANTS = ("base", "adapter")
-BATCH = 32  # prompts answered together by base and adapter
+BATCH = 32  # rows answered together
+MOST_BYTES = 2**17  # of prompts with examples that are read together; about 30,000 tokens
 ANSWERS = "answers.json"  # of an unfinished evaluation
-SHOWN = 8  # rows kept with their answers for the page and the card
+NO_TIME = (
+    "There was no time to answer with examples in the prompt (evaluation.seconds): it went to the base model and the "
+    "adapter, since fewer than {fewest} of their answers would say nothing."
+)
+
+
+class Group(NamedTuple):
+    """Variants whose answers to a row are kept together, and what remembers their pace."""
+
+    actives: tuple[tuple[ActiveModel, tuple[str, ...]], ...]  # each with the variants that it answers for in one batch
+    pace: str
+
+    @property
+    def variants(self) -> list[str]:
+        """The variants' names."""
+        return [variant for _, variants in self.actives for variant in variants]
+
+    def lacks(self, answer: dict) -> bool:
+        """Whether one of them is still to answer a row."""
+        return not answer.keys() >= {*self.variants}
 
 
 class Stop(Protocol):
@@ -65,10 +87,31 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
     rows = heldout_rows(run)[: run.recipe.evaluation.rows]
     yield from _answer_all(run, rows, answers, loaded, stop)
     if stop and stop.is_set():
-        yield run.append({"event": "unscored", "reason": stop.reason, "row": len(answers), "rows": len(rows)})
+        done = len(_finished(_groups(run, loaded, rows, answers), rows, answers))
+        yield run.append({"event": "unscored", "reason": stop.reason, "row": done, "rows": len(rows)})
         return
-    given = [answers[str(i)] | _baseline(run, row) for i, row in enumerate(rows)]
-    scores = _scored(metrics, rows, given, _losses(run, loaded)) | _cut(run, rows, given) | facts_of(run)
+    groups = _groups(run, loaded, rows, answers)
+    names = [variant for group in groups for variant in group.variants]
+    asked, rows = len(rows), rows[: len(_finished(groups, rows, answers))]
+    given = [
+        {key: value for key, value in answers[str(i)].items() if key in (*names, "cut", "lost", "costs")}
+        | _baseline(run, row)
+        for i, row in enumerate(rows)
+    ]
+    scores, answered = results.scores_of(
+        metrics, rows, given, _losses(run, loaded, len(rows) or run.recipe.evaluation.rows)
+    )
+    scores |= results.cut_of(run, rows, given) | facts_of(run)
+    if task_of(run.plan).generates and (costs := results.costs_of(given)):
+        scores["costs"] = costs
+    if len(rows) < asked:
+        scores["short"] = {"asked": asked, "seconds": run.recipe.evaluation.seconds}
+    if "prompting" in run.plan and rows:
+        is_dropped = "why_not" not in run.plan["prompting"] and not {*few_shot.VARIANTS} & {*names}
+        no_time = {"why_not": NO_TIME.format(fewest=FEWEST_ROWS)}
+        scores["prompting"] = no_time if is_dropped else run.plan["prompting"]
+    if answered:
+        results.write_rows(run, answered)
     run.write_json("evaluation.json", scores)
     (run.path / ANSWERS).unlink(missing_ok=True)
     yield run.append({"event": "evaluation", **{key: value for key, value in scores.items() if key != "examples"}})
@@ -83,10 +126,10 @@ def _baseline(run: Run, row: dict) -> dict[str, str]:
     return {"base": baseline_answer(task_of(run.plan).name, label, row["messages"][-1]["content"])}
 
 
-def _losses(run: Run, loaded: LoadedVariants) -> dict[str, tuple[list[float], list[int]]]:
-    """By variant the nats and the labels of each held-out row."""
+def _losses(run: Run, loaded: LoadedVariants, number: int) -> Losses:
+    """By variant the nats and the labels of each of the first held-out rows."""
     rows = load_from_disk(str(run.data / "heldout"))
-    rows = rows.select(range(min(len(rows), run.recipe.evaluation.rows)))
+    rows = rows.select(range(min(len(rows), number)))
     # What fits in training fits here.
     size = (run.last_event("micro_batch") or {"rows": run.plan["settings"]["batch_size"]})["rows"]
     padding = loaded.tokenizer.pad_token_id or 0
@@ -98,34 +141,87 @@ def _losses(run: Run, loaded: LoadedVariants) -> dict[str, tuple[list[float], li
     return losses
 
 
+def _groups(run: Run, loaded: LoadedVariants, rows: list[dict], answers: dict[str, dict]) -> list[Group]:
+    """Who answers the rows. Examples in the prompt are dropped if there is no time for FEWEST_ROWS rows."""
+    own = Group(tuple((a, a.variants) for a in loaded.sharing_base), ANSWER_PACES["baseline" not in run.plan])
+    if not rows or not all(variant in row for row in rows for variant in few_shot.VARIANTS):
+        return [own]
+    active = next(active for active in loaded.sharing_base if BASE in active.variants)
+    # Without the adapter, not beside it as in the batches of both, which costs time.
+    alone = ActiveModel((BASE,), partial(active.model_for, BASE))
+    groups, limit = [own, Group(((alone, few_shot.VARIANTS),), EXAMPLES_PACE)], run.recipe.evaluation.seconds
+    fewest = min(FEWEST_ROWS, len(rows))
+    is_late = limit is not None and _seconds(answers) >= limit and len(_finished(groups, rows, answers)) < fewest
+    return [own] if is_late else groups
+
+
+def _finished(groups: list[Group], rows: list[dict], answers: dict[str, dict]) -> list[int]:
+    """The rows that all have answered."""
+    return [i for i in range(len(rows)) if not any(group.lacks(answers.get(str(i), {})) for group in groups)]
+
+
+def _seconds(answers: dict[str, dict], variants: Iterable[str] = VARIANTS) -> float:
+    """What the answers of these variants took, as far as it was measured."""
+    return sum(answer.get("costs", {}).get(v, (0, 0, 0.0))[2] for answer in answers.values() for v in variants)
+
+
+def _next_batch(
+    run: Run, rows: list[dict], answers: dict[str, dict], groups: list[Group], size: int
+) -> tuple[Group, list[int]] | None:
+    """Who answers which rows next; None if all is answered, or as many rows as there is time for."""
+    limit, numbers = run.recipe.evaluation.seconds, range(len(rows))
+    # Rows of similar length together need the least padding. If only some can be scored, they are those drawn first.
+    order = sorted(numbers, key=lambda i: len(str(rows[i]["messages"]))) if limit is None else numbers
+    own, *others = groups
+    for group in others:
+        waiting = [i for i in order if group.lacks(given := answers.get(str(i), {})) and not own.lacks(given)]
+        if waiting:
+            read, kept = 0, []
+            for i in waiting[:size]:
+                read += sum(len(rows[i][variant].encode()) for variant in group.variants)
+                kept += [i] if read <= MOST_BYTES or not kept else []
+            return group, kept
+    if limit is not None:
+        done, seconds = len(_finished(groups, rows, answers)), _seconds(answers)
+        fitting = (limit - seconds) * done / seconds if seconds else size
+        size = min(size, FEWEST_ROWS - done if done < FEWEST_ROWS else max(0, int(fitting)))
+    waiting = [i for i in order if own.lacks(answers.get(str(i), {}))][:size]
+    return (own, waiting) if waiting else None
+
+
 def _answer_all(
     run: Run, rows: list[dict], answers: dict[str, dict], loaded: LoadedVariants, stop: Stop | None
 ) -> Iterator[dict]:
     """Fill in `answers`, row number to text by variant, and keep them in the run."""
-    # Rows of similar length together need the least padding.
-    order = sorted(range(len(rows)), key=lambda i: len(str(rows[i]["messages"])))
-    unanswered = [i for i in order if str(i) not in answers]
     sampling = generate.Sampling(max_new_tokens=answer_limit(run), ends=_ends(run, loaded))
     # An encoder's texts are cut as in training; a conversation may be as long as the context allows.
     longest = UNCUT if loaded.base.row.chats else run.plan["settings"]["max_length"]
-    size = _batch_size(run)
-    while unanswered:
-        yield run.append({"event": "evaluating", "row": len(answers), "rows": len(rows)})
-        batch = unanswered[:size]
-        began = time.monotonic()
-        answered = _answer_if_they_fit([rows[i] for i in batch], loaded, sampling, longest, stop)
+    size, key = _batch_size(run), pace_key(device_type(), run.recipe)
+    while following := _next_batch(run, rows, answers, groups := _groups(run, loaded, rows, answers), size):
+        group, batch = following
+        yield run.append({"event": "evaluating", "row": len(_finished(groups, rows, answers)), "rows": len(rows)})
+        reach = UNCUT if group.pace == EXAMPLES_PACE else longest  # examples were fitted when the run was prepared
+        answered = _answer_if_they_fit([rows[i] for i in batch], group, loaded, sampling, reach, stop)
         if stop and stop.is_set():
             return  # the answers of this batch may be cut short
         if answered is None:
             size = len(batch) // 2
             continue
-        del unanswered[:size]
-        answers |= {str(i): answer for i, answer in zip(batch, answered)}
+        for i, answer in zip(batch, answered, strict=True):
+            answers[str(i)] = _joined(answers.get(str(i), {}), answer)
         run.write_json(ANSWERS, answers)
-        pace = round((time.monotonic() - began) / len(batch), 4)
-        key = pace_key(device_type(), run.recipe)
-        remember(runs.RUNS / PACES, key, {ANSWER_PACES["baseline" not in run.plan]: pace}, run.id)
-        yield run.append({"event": "answered", "row": len(answers), "seconds_per_answer": pace})
+        measured = [answer for answer in answers.values() if {*group.variants} <= answer.get("costs", {}).keys()]
+        overall = _seconds(dict(enumerate(measured)), group.variants) / len(measured)
+        remember(runs.RUNS / PACES, key, {group.pace: round(overall, 4)}, run.id)
+        pace = round(_seconds(dict(enumerate(answered)), group.variants) / len(batch), 4)
+        yield run.append({"event": "answered", "row": len(_finished(groups, rows, answers)), group.pace: pace})
+
+
+def _joined(one: dict, other: dict) -> dict:
+    """What is kept of a row's answers, with that of other variants."""
+    cut = [*one.get("cut", ()), *other.get("cut", ())]
+    costs = {**one.get("costs", {}), **other["costs"]}
+    return {**one, **other, "costs": costs} | ({"cut": cut} if cut else {})
 
 
 def _batch_size(run: Run) -> int:
@@ -168,19 +264,27 @@ def _answer_if_they_fit(rows: list[dict], *arguments) -> list[dict] | None:
 
 
 def _answer(
-    rows: list[dict], loaded: LoadedVariants, sampling: generate.Sampling, longest: int, stop: Stop | None
+    rows: list[dict],
+    group: Group,
+    loaded: LoadedVariants,
+    sampling: generate.Sampling,
+    longest: int,
+    stop: Stop | None,
 ) -> list[dict]:
-    """The answers of base and adapter to each row, and what was cut: {"base": ..., "adapter": ...} and more."""
-    answers: list[dict] = [{} for _ in rows]
-    for active in loaded.sharing_base:
-        variants = [v for v in active.variants for _ in rows]
-        conversations = [row.get("text", row["messages"]) for row in rows] * len(active.variants)
-        written = generate.answer(loaded, active, variants, conversations, sampling, longest=longest, stop=stop)
-        for number, (variant, answer) in enumerate(zip(variants, written)):
-            row = answers[number % len(rows)]
-            row[variant] = answer.text
+    """The answers of a group to each row, what was cut, and what they cost: {"base": ..., "adapter": ...} and more."""
+    answers: list[dict] = [{"costs": {}} for _ in rows]
+    for active, names in group.actives:
+        began = time.monotonic()
+        variants = [name if name in active.variants else BASE for name in names for _ in rows]
+        prompts = [row.get(name, row.get("text", row["messages"])) for name in names for row in rows]
+        written = generate.answer(loaded, active, variants, prompts, sampling, longest=longest, stop=stop)
+        seconds = round((time.monotonic() - began) / len(written), 6)
+        for number, answer in enumerate(written):
+            row, name = answers[number % len(rows)], names[number // len(rows)]
+            row[name] = answer.text
+            row["costs"][name] = [answer.read, answer.written, seconds]
             if answer.is_cut:
-                row.setdefault("cut", []).append(variant)
+                row.setdefault("cut", []).append(name)
             if answer.lost:
                 row["lost"] = answer.lost
     return answers
@@ -191,31 +295,3 @@ def _ends(run: Run, loaded: LoadedVariants) -> tuple[int, ...]:
     if not loaded.base.row.generates or "end_tokens" in run.plan:
         return tuple(run.plan.get("end_tokens", ()))
     return tuple(end_tokens(loaded.base, loaded.tokenizer, known=run.plan.get("stop_ids", ())))
-
-
-def _cut(run: Run, rows: list[dict], answers: list[dict]) -> dict:
-    """How many answers reached the limit of tokens, and how many prompts were cut, now or when the run was prepared;
-    nothing if none was."""
-    limited = {variant: sum(variant in answer.get("cut", ()) for answer in answers) for variant in VARIANTS}
-    prompts = sum("lost" in answer or row.get("cut", False) for row, answer in zip(rows, answers, strict=True))
-    if not prompts and not any(limited.values()):
-        return {}
-    return {"cut": {"max_new_tokens": answer_limit(run), "answers": limited, "prompts": prompts}}
-
-
-def _scored(metrics: list[Metric], rows: list[dict], answers: list[dict], losses: Losses) -> dict:
-    # Thoughts are no part of an answer, and rows that were prepared earlier may have them in their references.
-    final = [{**a, **{v: without_thought(a[v]) for v in VARIANTS}} for a in answers]
-    right = [[*map(without_thought, row.get("references", ()))] or without_thought(row["reference"]) for row in rows]
-    scores = score(metrics, right, final, losses)
-    each = scores.pop("each")[scores["metric"]]
-    scores["examples"] = [
-        {
-            "prompt": row["messages"][-1]["content"],
-            "reference": row["reference"],
-            **{variant: answer[variant] for variant in VARIANTS},
-            **{f"{variant}_{scores['metric']}": each[variant][i] for variant in each},
-        }
-        for i, (row, answer) in enumerate(zip(rows[:SHOWN], answers))
-    ]
-    return scores

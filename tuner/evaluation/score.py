@@ -23,10 +23,10 @@ from statistics import NormalDist
 
 import numpy as np
 
+from tuner.evaluation.advice import PROMPTS
 from tuner.metrics import FEWEST_ROWS, METRICS, MOST_NATS, Metric, ratio
 
 VARIANTS = ("base", "few_shot", "few_shot_similar", "adapter")  # each is compared with those before it
-PROMPTS = VARIANTS[1:3]
 SHIFTS = 2  # other rows that each answer is compared with
 EQUAL = 1e-12  # variances and differences below are rounding errors
 MILD = 1e-6  # skew that needs no correction
@@ -52,8 +52,8 @@ def score(
     the rows on which the one is better, "losses" those on which the other is.
     Fewer than FEWEST_ROWS rows get no intervals, nor does a mean over labels if a label has fewer: "fewest_rows" says
     how many the rarest one has. "other_rows" has the adapter's score if its answers are compared with
-    other rows' references, and the interval of how much better they fit their own. It is left out where the references
-    are too much alike to tell.
+    other rows' references, and the interval of how much better they fit their own, and "other_rows_of_prompts" the
+    same of examples in the prompt. Both are left out where the references are too much alike to tell.
     """
     losses = losses or {}
     parts, each = [], {}
@@ -63,9 +63,7 @@ def score(
             parts.append(_score(metric, tables, each[metric.name], _fewest_rows(metric, references, answers)))
     first, *others = parts
     if answers:
-        first |= _other_rows(
-            next(m for m in metrics if m.name == first["metric"]), references, [a["adapter"] for a in answers]
-        )
+        first |= _other_rows(next(m for m in metrics if m.name == first["metric"]), references, answers)
     for variant in answers[0].keys() & {*VARIANTS} if answers and METRICS["exact_match"] not in metrics else ():
         equal = METRICS["accuracy"].table(references, [answer[variant] for answer in answers])[:, 0]
         first[variant]["exact_match"] = _rounded(np.mean(equal))
@@ -159,13 +157,14 @@ def _fewest_rows(metric: Metric, references: list[str], answers: list[dict[str, 
     return min(rows[label] for label in given | rows.keys())
 
 
-def _other_rows(metric: Metric, references: list[str | list[str]], answers: list[str]) -> dict:
-    if metric.from_losses:
-        return {}
+def _other_rows(metric: Metric, references: list[str | list[str]], answers: list[dict[str, str]]) -> dict:
     right = [reference if isinstance(reference, str) else reference[0] for reference in references]
-    if len(references) < FEWEST_ROWS or _fit_of_own(metric, references, right)["low"] <= 0:
+    if metric.from_losses or len(references) < FEWEST_ROWS or _fit_of_own(metric, references, right)["low"] <= 0:
         return {}
-    return {"other_rows": _fit_of_own(metric, references, answers)}
+    fits = {
+        v: _fit_of_own(metric, references, [answer[v] for answer in answers]) for v in VARIANTS[1:] if v in answers[0]
+    }
+    return {"other_rows": fits.pop("adapter")} | ({"other_rows_of_prompts": fits} if fits else {})
 
 
 def _fit_of_own(metric: Metric, references: list[str | list[str]], answers: list[str]) -> dict:

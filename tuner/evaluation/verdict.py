@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tuner.evaluation.advice import advise, fits_others, next_step, pair_of
+from tuner.evaluation.figures import shown_gain, with_interval
 from tuner.evaluation.prompts import about_prompts
 from tuner.metrics import FEWEST_ROWS, metric_of
 from tuner.words import count
@@ -101,7 +102,8 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
         _cut(scores),
     ]
     text = " ".join(filter(None, sentences))
-    return Verdict(kind, _headline(scores, kind, advice, prompt), base, adapter, text, advice, next_step(scores, advice, prompt))
+    headline, step = _headline(scores, kind, advice, prompt), next_step(scores, advice, prompt)
+    return Verdict(kind, headline, base, adapter, text, advice, step)
 
 
 def _headline(scores: dict, kind: str, advice: str, prompt: str) -> str:
@@ -226,25 +228,7 @@ def other_scores(scores: dict, digits: int = 2) -> list[tuple[str, str, str, str
     return rows
 
 
-def with_interval(part: dict, name: str, digits: int = 2) -> str:
-    """A metric's score with its interval, from the part of an evaluation that belongs to base or adapter."""
-    low, high = part.get(f"{name}_low"), part.get(f"{name}_high")
-    return f"{part[name]:.{digits}f}" + (f" ({low:.{digits}f} to {high:.{digits}f})" if low is not None else "")
-
-
 def _digits(pairs: list[Sequence[float]], least: int) -> int:
     """The digits with which no two numbers of a pair look alike."""
     enough = (d for d in range(least, MOST_DIGITS) if all(round(one, d) != round(other, d) for one, other in pairs))
     return next(enough, MOST_DIGITS)
-
-
-def shown_gain(part: dict, pair: dict, digits: int = 2, label: str = "") -> str:
-    """A gain with its interval; `pair` is one of the `part` of an evaluation that belongs to one metric.
-
-    That of perplexity is in percent: by so much it is lower.
-    """
-    metric = metric_of(part)
-    form = f"+.{max(0, digits - 2)}%" if metric.from_losses else f"+.{digits}f"
-    # Plus 0.0, because a small loss would be shown as "-0.00".
-    shown = [f"{round(pair[key], digits) + 0.0:{form}}" for key in (metric.name, "low", "high") if key in pair]
-    return shown[0] + (f" ({label}{shown[1]} to {shown[2]})" if len(shown) > 1 else "")

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -59,6 +59,8 @@ class Answer:
     text: str
     is_cut: bool = False  # still being written when it reached the most tokens that it may have
     lost: int = 0  # tokens of the prompt that were cut off
+    read: int = field(default=0, compare=False)  # tokens of the prompt
+    written: int = field(default=0, compare=False)  # tokens of the answer, with the one that ends it
 
 
 def stream(
@@ -182,7 +184,8 @@ def generate(
         limited = replace(sampling, max_new_tokens=limit)
         written = _write(model, tokenizer, [read[row].ids for row in rows], limited, streamer, stop, extra)
         answers |= {
-            row: Answer(text, is_cut, read[row].lost) for row, (text, is_cut) in zip(rows, written, strict=True)
+            row: Answer(text, is_cut, read[row].lost, len(read[row].ids), number)
+            for row, (text, is_cut, number) in zip(rows, written, strict=True)
         }
     return [answers[row] for row in range(len(prompts))]
 
@@ -195,8 +198,8 @@ def _write(
     streamer: "Streamer | None",
     stop: Stop | None,
     extra: dict,
-) -> list[tuple[str, bool]]:
-    """The answers to a batch of prompts, and whether each was still being written at its last token."""
+) -> list[tuple[str, bool, int]]:
+    """The answers to a batch of prompts, whether each was still being written at its last token, and its tokens."""
     encoded = model.config.is_encoder_decoder
     ends = list(sampling.ends) or (stop_ids(tokenizer) if not encoded else [tokenizer.eos_token_id])
     config = GenerationConfig(
@@ -229,7 +232,8 @@ def _write(
     forced = getattr(getattr(model, "generation_config", None), "forced_eos_token_id", None) is not None
     most = sampling.max_new_tokens
     is_cut = [len(row) == most and not set(ends) & set(row[: most - forced]) for row in generated]
-    return list(zip(texts, is_cut, strict=True))
+    lengths = [next((i for i, token in enumerate(row, 1) if token in ends), len(row)) for row in generated]
+    return list(zip(texts, is_cut, lengths, strict=True))
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:

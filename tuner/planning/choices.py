@@ -62,11 +62,19 @@ def room_for_rows(recipe: Recipe, shape: Shape, settings: dict) -> int:
     return shape.context - (settings["virtual_tokens"] if is_prompted else 0)
 
 
-def fit(recipe: Recipe, model: Base, settings: dict, train: Tokenized, heldout: int, trainable: int) -> dict:
+def fit(
+    recipe: Recipe,
+    model: Base,
+    settings: dict,
+    train: Tokenized,
+    heldout: int,
+    trainable: int,
+    prompts: forecast.Prompts = forecast.NO_PROMPTS,
+) -> dict:
     """The forecast. A batch size left on auto is lowered in `settings` until it fits, to one row if nothing does."""
-    estimate = forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
+    estimate = forecast.estimate_run(recipe, model, settings, train, heldout, trainable, prompts)
     fitting = max(1, forecast.rows_that_fit(estimate, settings["batch_size"]))
     if recipe.training.batch_size != "auto" or fitting == settings["batch_size"]:
         return estimate
     settings["batch_size"] = fitting
-    return forecast.estimate_run(recipe, model, settings, train, heldout, trainable)
+    return forecast.estimate_run(recipe, model, settings, train, heldout, trainable, prompts)

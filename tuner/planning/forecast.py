@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuner import runs
 from tuner.data.batches import Batches
@@ -51,8 +51,24 @@ PARTS = {
 }
 
 
+class Prompts(NamedTuple):
+    """Held-out prompts: the mean tokens of one, and what examples add to it; 0 if none has examples."""
+
+    tokens: float = 0.0
+    examples: float = 0.0
+
+
+NO_PROMPTS = Prompts()
+
+
 def estimate_run(
-    recipe: Recipe, base: Base, settings: dict, rows: Tokenized, heldout: int, trainable: int
+    recipe: Recipe,
+    base: Base,
+    settings: dict,
+    rows: Tokenized,
+    heldout: int,
+    trainable: int,
+    prompts: Prompts = NO_PROMPTS,
 ) -> dict[str, Any]:
     """Steps, seconds (start_up, a_step, training, scoring) and bytes of memory, which is None if unknown.
 

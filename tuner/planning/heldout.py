@@ -27,7 +27,7 @@ def heldout_prompts(
     """
     prompts = list(filter(None, map(encode.heldout_prompt, rows)))
     task, most = base.row, settings["max_length"]
-    room = _room(recipe, base, settings) if task.chats else most
+    room = prompt_room(recipe, base, settings) if task.chats else most
     for row, given, length in zip(prompts[: recipe.evaluation.rows], rows, lengths):
         if task.chats:
             options = {"tools": given.get("tools"), "thinks": thinks(given)}
@@ -42,10 +42,12 @@ def heldout_prompts(
     return prompts
 
 
-def _room(recipe: Recipe, base: Base, settings: dict) -> int | None:
+def prompt_room(recipe: Recipe, base: Base, settings: dict) -> int | None:
     """The most tokens of a held-out prompt that leave room for an answer; None if the model reads any number."""
     shape = shape_of(base)
     if not shape.is_bounded:
         return None
     room = room_for_rows(recipe, shape, settings)
+    if base.row.encoder_decoder:  # its answer is not read beside the prompt
+        return room
     return max(room - settings.get("max_new_tokens", recipe.evaluation.max_new_tokens), room // 4)

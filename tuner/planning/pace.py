@@ -54,6 +54,7 @@ STEP_SECONDS = 0.01
 
 # What the pace of scoring is called: where base and adapter answer, and where the adapter answers alone.
 ANSWER_PACES = {True: "seconds_per_answer", False: "seconds_per_lone_answer"}
+EXAMPLES_PACE = "seconds_per_answer_with_examples"  # both answers of the base to a row with examples in the prompt
 PACES = "paces.json"  # in the folder of runs
 KEPT_PACES = 200
 KEPT_RUNS = 5  # with a pace for the same key
@@ -147,7 +148,7 @@ def pace_key(device: str, recipe: Recipe) -> str:
 
 def remember(path: Path, key: str, measured: dict, run: str = "") -> None:
     """Store what the run of this id measured: seconds_per_token (padding included), seconds_per_step, start_up,
-    and one of ANSWER_PACES."""
+    one of ANSWER_PACES, and EXAMPLES_PACE."""
     paces = _paces(path)
     others = _runs(paces.pop(key, None))
     before = next((other for other in others if other.get("run") == run), {})

@@ -19,7 +19,7 @@ from tuner.data.chat_templates import changed_template
 from tuner.data.recognize import recognize
 from tuner.data.split import Split, split_rows
 from tuner.data.table import Table
-from tuner.data.tokens import Tokenized, check_ids
+from tuner.data.tokens import IGNORE_INDEX, Tokenized, check_ids
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.models.complete import check_complete
@@ -28,7 +28,7 @@ from tuner.models.quantized import check_precision, origin_of
 from tuner.models.shape import Base, Shape, can_do, check_task, load_config, load_tokenizer, shape_of
 from tuner.models.weights import check_fit, check_index, stored_sizes
 from tuner.models_cleanup import free_disk
-from tuner.planning import budget, forecast, proposals
+from tuner.planning import budget, few_shot, forecast, proposals
 from tuner.planning.answering import choose_answering
 from tuner.planning.choices import choose, fit, room_for_rows
 from tuner.planning.heads import has_own_head, in_heads_order
@@ -55,7 +55,9 @@ class Checked:
     tokenizer: object
     train: Tokenized
     heldout: Tokenized
+    train_rows: list[dict]
     heldout_rows: list[dict]
+    examples: few_shot.Choice | None
 
 
 class Rows(NamedTuple):
@@ -95,7 +97,10 @@ def check(
     if shape.is_bounded:
         train = replace(train, room=room_for_rows(recipe, shape, settings))
     trainable = count_trainable(model, method_key(recipe))
-    estimate = fit(recipe, model, settings, train, len(heldout.rows), trainable)
+    split = rows.split
+    examples = few_shot.choose(recipe, model, split.train, split.heldout, settings, tokenizer)
+    prompts = forecast.Prompts(_prompt_tokens(model, heldout), examples.tokens if examples else 0.0)
+    estimate = fit(recipe, model, settings, train, len(heldout.rows), trainable, prompts)
     if settings["batch_size"] != chosen["batch_size"][0]:
         chosen["batch_size"] = settings["batch_size"], "as many as fit in the device's memory"
     steps = budget.choose_steps(recipe.budget, len(train.rows), settings["batch_size"])
@@ -107,6 +112,8 @@ def check(
     )
     if model.row.generates:
         plan["end_tokens"] = answering.ends
+    if examples:
+        chosen["few_shot"] = examples.examples, examples.reason
     plan |= _base_facts(model, tokenizer, rows.split.train)
     if own_folder:
         plan |= {"revision": None, "model_folder": str(own_folder)}
@@ -118,7 +125,9 @@ def check(
         {"setting": "held-out rows", "value": len(rows.split.heldout), "reason": rows.split.reason},
         *([compared] if (compared := _compared(plan)) else []),
     ]
-    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split.heldout)
+    checked = Checked(
+        recipe, model, plan, rows.format, tokenizer, train, heldout, split.train, split.heldout, examples
+    )
     _check_room(checked, local)
     return checked
 
@@ -135,6 +144,13 @@ def _base_facts(model: Base, tokenizer: "PreTrainedTokenizerBase", rows: list[di
     if model.stored:
         facts["origin"] = origin_of(model.folder)
     return facts
+
+
+def _prompt_tokens(model: Base, heldout: Tokenized) -> float:
+    """The mean tokens of a held-out prompt, which a causal model's rows have before and beside their labels."""
+    answers = [0 if model.row.encoder_decoder else sum(x != IGNORE_INDEX for x in r["labels"]) for r in heldout.rows]
+    lengths = [len(row["input_ids"]) - answer for row, answer in zip(heldout.rows, answers, strict=True)]
+    return sum(lengths) / max(1, len(lengths)) if model.row.generates else 0.0
 
 
 def _check_room(checked: Checked, local: bool) -> None:
@@ -178,6 +194,9 @@ def prepare(
         Dataset.from_list(rows).save_to_disk(str(run.data / name))
     settings, lengths = checked.plan["settings"], checked.heldout.lengths
     prompts = heldout_prompts(recipe, checked.base, checked.heldout_rows, lengths, settings, checked.tokenizer)
+    if checked.examples:
+        given = recipe, checked.base, checked.train_rows, checked.heldout_rows, prompts, settings
+        checked.plan["prompting"] = few_shot.add_examples(*given, checked.examples, checked.tokenizer)
     run.write_text("data/heldout.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prompts))
     run.write_json("plan.json", checked.plan)
     return run

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from tuner.data.batches import Batches
 from tuner.errors import panics_as_errors
 from tuner.evaluation.answers import ANSWERS, evaluate
+from tuner.evaluation.results import ROWS
 from tuner.evaluation.verdict import needs_scoring
 from tuner.heartbeat import with_heartbeat
 from tuner.inference.variants import LoadedVariants, trained_variants
@@ -310,7 +311,7 @@ class Window(TrainerCallback):
     def _finish(self) -> None:
         # Whatever was made from an earlier adapter of this run is out of date now.
         shutil.rmtree(self.run.merged, ignore_errors=True)
-        for name in ("merge_check.json", "evaluation.json", ANSWERS):
+        for name in ("merge_check.json", "evaluation.json", ROWS, ANSWERS):
             (self.run.path / name).unlink(missing_ok=True)
         kept = self.best.end_with(self.step, self.reason, self.model, self.trainer.schedule, self._heldout_loss)
         with self.run.folder("adapter") as folder:
