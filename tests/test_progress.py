@@ -248,7 +248,7 @@ SAID = [
 
 @pytest.mark.parametrize(("now", "place", "title", "sentence"), SAID)
 def test_each_phase_has_its_heading_and_its_sentence(now, place, title, sentence):
-    assert render._status(now, place) == (title, sentence)
+    assert render.status(now, place) == (title, sentence)
 
 
 BARS = [

@@ -48,7 +48,7 @@ class Threads:
 
 # Those who follow hold no thread. Those whose runs are being prepared do, for as long as a process with limits takes,
 # and those that join again: few of these at a time, or they would keep the page's own thread from Python's lock.
-_preparing = Threads("prepare", all=120, session=4, address=12)
+preparing = Threads("prepare", all=120, session=4, address=12)
 _joining = Threads("join", all=2, session=1, address=1)
 
 
@@ -79,7 +79,7 @@ def _shown_plan(run: Run) -> dict:
     return {key: value for key, value in run.plan.items() if key != "model_folder"}
 
 
-def _requested(recipe: str, file: str | None, rows: str, visitor: Visitor) -> tuple[Recipe, Entered | None, Visitor]:
+def requested(recipe: str, file: str | None, rows: str, visitor: Visitor) -> tuple[Recipe, Entered | None, Visitor]:
     return actions.read_recipe(recipe or "{}", visitor), actions.entered(file, rows), visitor
 
 
@@ -95,7 +95,7 @@ def check(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor
         {"plan": {...}} with steps, tokens, warnings and all chosen settings, or {"problems": [sentence, ...]}.
     """
     try:
-        return {"plan": actions.check(*_requested(recipe, file, rows, visitor))}
+        return {"plan": actions.check(*requested(recipe, file, rows, visitor))}
     except Exception as error:
         return {"problems": problems_of(error)}
 
@@ -113,7 +113,7 @@ def preview(recipe: str, file: str | None = None, rows: str = "", visitor: Visit
         or {"problems": [sentence, ...]}.
     """
     try:
-        return actions.preview(*_requested(recipe, file, rows, visitor))
+        return actions.preview(*requested(recipe, file, rows, visitor))
     except Exception as error:
         return {"problems": problems_of(error)}
 
@@ -138,12 +138,12 @@ async def train(
     """
 
     def prepare() -> tuple[Run, str]:
-        return actions.prepare(*_requested(recipe, file, rows, visitor))
+        return actions.prepare(*requested(recipe, file, rows, visitor))
 
     with run_queue.bounds.admit(visitor):
-        run, secret = await _preparing.run(prepare, visitor)
+        run, secret = await preparing.run(prepare, visitor)
     yield {"event": "run", "run": run.id, "secret": secret, "plan": _shown_plan(run)}
-    async for event in run_queue.follow(run, visitor, run.reader(), _listener()):
+    async for event in run_queue.follow(run, visitor, run.reader(), listener()):
         yield event
 
 
@@ -166,15 +166,15 @@ async def resume(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> Asyn
     begun = await _joining.run(begin, owner)
     if not begun:
         with run_queue.bounds.admit(owner):
-            await _preparing.run(partial(actions.download_base, run, owner), owner)
+            await preparing.run(partial(actions.download_base, run, owner), owner)
         begun = await _joining.run(partial(begin, is_here=True), owner)
     opened, reader = begun
     yield {"event": "run", "run": opened.id, "plan": _shown_plan(opened)}
-    async for event in run_queue.follow(opened, owner, reader, _listener()):
+    async for event in run_queue.follow(opened, owner, reader, listener()):
         yield event
 
 
-def _listener() -> Callable[[], bool]:
+def listener() -> Callable[[], bool]:
     """Tells whether the caller of this endpoint still listens; otherwise Gradio notices only when a value is ready."""
     page, event = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
     listening = page and page._queue.event_ids_to_events.get(event)

@@ -58,7 +58,7 @@ def run_card(run: Run, now: progress.Progress | None = None) -> str:
 
 
 def _progress(run: Run, now: progress.Progress) -> str:
-    title, sub = _status(now, *place_and_wait(run.id))
+    title, sub = status(now, *place_and_wait(run.id))
     share = now.step / now.steps if now.steps else 0
     if now.phase == "scoring" and now.scored[1]:
         share = now.scored[0] / now.scored[1]
@@ -87,7 +87,7 @@ def place_and_wait(run: str) -> tuple[int | None, str]:
     return place, duration(seconds) if seconds else ""
 
 
-def _status(now: progress.Progress, place: int | None, wait: str = "") -> tuple[str, str]:
+def status(now: progress.Progress, place: int | None, wait: str = "") -> tuple[str, str]:
     """Heading and sentence for the phase."""
     of = f" of {now.steps:,}" if now.steps else ""
     kept = "What was learned is kept." if now.step else ""

@@ -125,7 +125,7 @@ def _row(row: dict, found: rows.Page) -> str:
     )
     gain = row["gain"]
     kind = "better" if gain > 0 else "worse" if gain < 0 else "equal"
-    badge = tag("span", f"{gain:+.2f}" if gain else "equal", f"t-badge {kind}")
+    badge = tag("span", f"{kind} by {abs(gain):.2f}" if gain else kind, f"t-badge {kind}")
     head = tag("p", f"<small>Row {row['row']:,}</small> {badge}", "t-row-head")
     prompt = f"<p class='prompt' tabindex='0'>{escape(row['prompt']) or elements.short('')}</p>"
     return tag("div", f"{head}{prompt}<dl>{shown}</dl>", "t-example t-scored")
