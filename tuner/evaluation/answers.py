@@ -37,7 +37,7 @@ from tuner.runs import Run
 from tuner.tasks import task_of
 
 BATCH = 32  # rows answered together
-MOST_BYTES = 2**17  # of prompts with examples that are read together; about 30,000 tokens
+MOST_BYTES = 2**16  # of prompts with examples that are read together; about 15,000 tokens
 ANSWERS = "answers.json"  # of an unfinished evaluation
 NO_TIME = (
     "There was no time to answer with examples in the prompt (evaluation.seconds): it went to the base model and the "
@@ -98,7 +98,9 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
         | _baseline(run, row)
         for i, row in enumerate(rows)
     ]
-    scores, answered = results.scores_of(metrics, rows, given, _losses(run, loaded, len(rows) or run.recipe.evaluation.rows))
+    scores, answered = results.scores_of(
+        metrics, rows, given, _losses(run, loaded, len(rows) or run.recipe.evaluation.rows)
+    )
     scores |= results.cut_of(run, rows, given) | facts_of(run)
     if task_of(run.plan).generates and (costs := results.costs_of(given)):
         scores["costs"] = costs

@@ -97,8 +97,8 @@ def check(
     if shape.is_bounded:
         train = replace(train, room=room_for_rows(recipe, shape, settings))
     trainable = count_trainable(model, method_key(recipe))
-    split = rows.split
-    examples = few_shot.choose(recipe, model, split.train, split.heldout, settings, tokenizer)
+    split, prompter = rows.split, few_shot.Prompter(recipe, model, settings, tokenizer)
+    examples = few_shot.choose(prompter, split.train, split.heldout)
     prompts = forecast.Prompts(_prompt_tokens(model, heldout), examples.tokens if examples else 0.0)
     estimate = fit(recipe, model, settings, train, len(heldout.rows), trainable, prompts)
     if settings["batch_size"] != chosen["batch_size"][0]:
@@ -125,7 +125,9 @@ def check(
         {"setting": "held-out rows", "value": len(rows.split.heldout), "reason": rows.split.reason},
         *([compared] if (compared := _compared(plan)) else []),
     ]
-    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, split.train, split.heldout, examples)
+    checked = Checked(
+        recipe, model, plan, rows.format, tokenizer, train, heldout, split.train, split.heldout, examples
+    )
     _check_room(checked, local)
     return checked
 
@@ -193,8 +195,9 @@ def prepare(
     settings, lengths = checked.plan["settings"], checked.heldout.lengths
     prompts = heldout_prompts(recipe, checked.base, checked.heldout_rows, lengths, settings, checked.tokenizer)
     if checked.examples:
-        given = recipe, checked.base, checked.train_rows, checked.heldout_rows, prompts, settings
-        checked.plan["prompting"] = few_shot.add_examples(*given, checked.examples, checked.tokenizer)
+        prompter, rows = few_shot.Prompter(recipe, checked.base, settings, checked.tokenizer), checked.heldout_rows
+        prompting = few_shot.add_examples(prompter, checked.train_rows, rows, prompts, checked.examples)
+        checked.plan["prompting"] = prompting
     run.write_text("data/heldout.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prompts))
     run.write_json("plan.json", checked.plan)
     return run
