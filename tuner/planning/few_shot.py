@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tuner.data import encode
 from tuner.data.chat import render_prompt, thinks, token_count
+from tuner.data.split import Split
 from tuner.errors import TunerError
 from tuner.models.shape import Base
 from tuner.planning.heldout import prompt_room
@@ -183,22 +184,20 @@ def _refused(error: TunerError) -> str:
     return f"Prompts can't have examples. {error.problems[0]}"
 
 
-def add_examples(
-    prompter: Prompter, rows: list[dict], heldout: list[dict], prompts: list[dict], choice: Choice
-) -> dict:
-    """Write into the `prompts` that are scored, which are those of the rows `heldout`, how they are with examples.
+def add_examples(prompter: Prompter, split: Split, prompts: list[dict], choice: Choice) -> dict:
+    """Write into the held-out `prompts` that are scored how they are with examples.
 
     Returns {"examples": most in a prompt, "fewest": ..., "messages" or "text": the prompt to copy}, or {"why_not"}.
     """
     if choice.why_not:
         return {"why_not": choice.why_not}
     scored = prompts[: prompter.recipe.evaluation.rows]
-    examples = prompter.short(prompter.candidates(rows))
+    examples = prompter.short(prompter.candidates(split.train))
     fixed = examples[: choice.examples]
     similar = most_similar([prompt["messages"][-1]["content"] for prompt in scored], examples, choice.examples)
     written, numbers, why_not = [], [], TOO_LONG
     try:
-        for prompt, row, nearest in zip(scored, heldout, similar):
+        for prompt, row, nearest in zip(scored, split.heldout, similar):
             texts, shown = zip(*(prompter.fitted(prompt, some, thinks(row)) for some in (fixed, nearest)), strict=True)
             written.append(dict(zip(VARIANTS, texts, strict=True)))
             numbers += shown
