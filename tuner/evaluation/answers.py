@@ -98,7 +98,9 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
         | _baseline(run, row)
         for i, row in enumerate(rows)
     ]
-    scores, answered = results.scores_of(metrics, rows, given, _losses(run, loaded, len(rows) or run.recipe.evaluation.rows))
+    scores, answered = results.scores_of(
+        metrics, rows, given, _losses(run, loaded, len(rows) or run.recipe.evaluation.rows)
+    )
     scores |= results.cut_of(run, rows, given) | facts_of(run)
     if task_of(run.plan).generates and (costs := results.costs_of(given)):
         scores["costs"] = costs

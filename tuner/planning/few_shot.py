@@ -54,7 +54,12 @@ class Choice(NamedTuple):
 
 
 def choose(
-    recipe: Recipe, base: Base, rows: list[dict], heldout: list[dict], settings: dict, tokenizer: "PreTrainedTokenizerBase"
+    recipe: Recipe,
+    base: Base,
+    rows: list[dict],
+    heldout: list[dict],
+    settings: dict,
+    tokenizer: "PreTrainedTokenizerBase",
 ) -> Choice | None:
     """How many training `rows` are shown before each held-out prompt; None if these rows have no prompts."""
     prompts = list(filter(None, map(encode.heldout_prompt, heldout)))[: recipe.evaluation.rows]
@@ -133,7 +138,8 @@ def _short(examples: list[Example], room: float, tokenizer: "PreTrainedTokenizer
 def _sizes(base: Base, prompt: dict, examples: list[Example], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The tokens that the first example adds to a prompt, the first two, and so on."""
     sizes = [
-        _size(_text(base, prompt, examples[:number], tokenizer), base, tokenizer) for number in range(len(examples) + 1)
+        _size(_text(base, prompt, examples[:number], tokenizer), base, tokenizer)
+        for number in range(len(examples) + 1)
     ]
     return [size - sizes[0] for size in sizes[1:]]
 

@@ -125,7 +125,9 @@ def check(
         {"setting": "held-out rows", "value": len(rows.split.heldout), "reason": rows.split.reason},
         *([compared] if (compared := _compared(plan)) else []),
     ]
-    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, split.train, split.heldout, examples)
+    checked = Checked(
+        recipe, model, plan, rows.format, tokenizer, train, heldout, split.train, split.heldout, examples
+    )
     _check_room(checked, local)
     return checked
 
