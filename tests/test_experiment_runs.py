@@ -281,6 +281,7 @@ def killed_in_the_second_run(process: subprocess.Popen, root) -> Experiment:
             if last and last["step"] >= 3:
                 process.send_signal(signal.SIGKILL)
                 process.wait(PATIENCE)
+                process.stdout.read()  # it is dead when the other end is closed
                 return experiment
         time.sleep(0.02)
     raise AssertionError("no second run began")

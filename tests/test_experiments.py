@@ -173,6 +173,7 @@ def test_a_resumed_search_proposes_what_an_uninterrupted_one_would(known):
 
 # -- luck
 
+MEASURED_SPREAD = 0.02  # of LoRA's scores over 24 seeds on the shipped models, that of the rows left out
 
 def drawn(seeds: int, sharing: np.ndarray, draw: np.random.Generator, spread: float, better: float = 0.0) -> list:
     """A candidate's seeds on rows that are as hard for all candidates; a seed moves all of its rows."""
@@ -198,15 +199,13 @@ def claims(candidates: list[list[Scored]], pairs: int | None = None) -> bool:
 
 @pytest.mark.parametrize(
     ("candidates", "seeds", "number"),
-    mostly_long([(2, 1, 64), (2, 1, 16), (4, 1, 64), (6, 1, 32), (2, 3, 64), (3, 2, 32)], (2, 1, 64), (2, 1, 16)),
+    mostly_long([(2, 1, 64), (2, 1, 16), (4, 1, 64), (6, 1, 32), (2, 3, 64), (3, 2, 32), (2, 1, 1000)], (2, 1, 64), (2, 1, 16)),
 )
 def test_a_method_against_itself_is_no_difference_in_at_least_95_percent(candidates, seeds, number):
     draw, false = np.random.default_rng(candidates * seeds), 0
     for _ in range(2000):
         sharing = draw.beta(1, 1, number)
-        # The seeds of one method differ by as much as its rows do.
-        spread = (sharing * (1 - sharing)).mean() ** 0.5 / number**0.5
-        false += claims([drawn(seeds, sharing, draw, spread) for _ in range(candidates)])
+        false += claims([drawn(seeds, sharing, draw, MEASURED_SPREAD) for _ in range(candidates)])
     assert false / 2000 <= 0.05
 
 
