@@ -16,7 +16,7 @@ SETTINGS = {"learning_rate": 0.001, "batch_size": 4, "rank": 8, "max_length": 64
 
 def scored_run(
     root: Path,
-    run_id: str,
+    name: str,
     right: Iterable[bool],
     *,
     base: Iterable[bool] = (),
@@ -28,9 +28,11 @@ def scored_run(
     **settings,
 ) -> Run:
     """A finished run whose adapter answered these rows right or not, numbered from `first`; the base none at first."""
-    run = Run(root / run_id)
+    run = Run(root / "".join(c if c.isalnum() else "_" for c in name))
     run.data.mkdir(parents=True)
-    recipe = Recipe.load("corporate").with_settings({k.replace("__", "."): v for k, v in settings.items()})
+    recipe = Recipe.load("corporate").with_settings(
+        {"name": name} | {k.replace("__", "."): v for k, v in settings.items()}
+    )
     run.write_text("recipe.yaml", recipe.to_yaml())
     plan = {"settings": SETTINGS, "trainable_parameters": parameters, "task": "generation", "steps_per_epoch": 4}
     run.write_json("plan.json", plan)
@@ -65,7 +67,12 @@ def experiment_of(runs: list[Run], kind: str = "methods", trials: int = 0, **fac
     """An experiment of runs that are there; `candidates` names the candidate of each."""
     candidates = facts.pop("candidates", [None] * len(runs))
     entries = [
-        {"run": run.id, "label": run.id, "settings": {"method.name": run.recipe.method.name}, "prepared": True}
+        {
+            "run": run.id,
+            "label": run.recipe.name,
+            "settings": {"method.name": run.recipe.method.name},
+            "prepared": True,
+        }
         | ({"candidate": candidate} if candidate else {})
         for run, candidate in zip(runs, candidates, strict=True)
     ]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import in_order
+from conftest import in_order, mostly_long
 from scored import experiment_of, scored_run
 
 from tuner.errors import TunerError
@@ -173,6 +173,7 @@ def test_a_resumed_search_proposes_what_an_uninterrupted_one_would(known):
 
 # -- luck
 
+MEASURED_SPREAD = 0.02  # of LoRA's scores over 24 seeds on the shipped models, that of the rows left out
 
 def drawn(seeds: int, sharing: np.ndarray, draw: np.random.Generator, spread: float, better: float = 0.0) -> list:
     """A candidate's seeds on rows that are as hard for all candidates; a seed moves all of its rows."""
@@ -197,15 +198,14 @@ def claims(candidates: list[list[Scored]], pairs: int | None = None) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("candidates", "seeds", "number"), [(2, 1, 64), (2, 1, 16), (4, 1, 64), (6, 1, 32), (2, 3, 64), (3, 2, 32)]
+    ("candidates", "seeds", "number"),
+    mostly_long([(2, 1, 64), (2, 1, 16), (4, 1, 64), (6, 1, 32), (2, 3, 64), (3, 2, 32), (2, 1, 1000)], (2, 1, 64), (2, 1, 16)),
 )
 def test_a_method_against_itself_is_no_difference_in_at_least_95_percent(candidates, seeds, number):
     draw, false = np.random.default_rng(candidates * seeds), 0
     for _ in range(2000):
         sharing = draw.beta(1, 1, number)
-        # The seeds of one method differ by as much as its rows do.
-        spread = (sharing * (1 - sharing)).mean() ** 0.5 / number**0.5
-        false += claims([drawn(seeds, sharing, draw, spread) for _ in range(candidates)])
+        false += claims([drawn(seeds, sharing, draw, MEASURED_SPREAD) for _ in range(candidates)])
     assert false / 2000 <= 0.05
 
 
@@ -267,7 +267,7 @@ def test_few_rows_other_rows_and_rows_of_earlier_versions_are_said(tmp_path):
         "The runs have no scored rows in common, so whether the first is first by luck can't be told."
     ]
     earlier = scored_run(tmp_path, "earlier", rows(0.8), keeps_rows=False)
-    found = results(experiment_of([other, earlier], name="earlier"))
+    found = results(experiment_of([other, earlier], name="older"))
     assert [line["label"] for line in found.lines] == ["earlier", "other"]
     assert found.lines[0]["low"] is not None  # as it was scored
     assert found.sentences[0] == "earlier scored highest, but it has no scored rows in common with the others."
@@ -293,7 +293,7 @@ def test_a_searchs_winner_is_scored_by_rows_that_did_not_choose_it(tmp_path):
     found = results(experiment)
     assert (found.rows, found.chosen_by) == (64, 32)
     best = found.lines[0]
-    known = (made[0].path.parent / best["label"] / "evaluation_rows.jsonl").read_text().splitlines()
+    known = (made[0].path.parent / best["runs"][0] / "evaluation_rows.jsonl").read_text().splitlines()
     right = [row["adapter"] == row["reference"] for row in map(json.loads, known)]
     ran = [run.read_json("evaluation.json")["adapter"]["rougeL"] for run in made]
     assert best["choosing"] == max(line["choosing"] for line in found.lines) > np.mean(ran) + 0.05
@@ -349,7 +349,7 @@ def test_runs_that_failed_were_deleted_or_wait_are_named(tmp_path):
 
 
 def test_runs_are_held_beside_each_other_on_the_rows_that_both_had(tmp_path):
-    one = scored_run(tmp_path, "one", rows(0.9, 40), name="mine", training__learning_rate=0.01, method__rank=4)
+    one = scored_run(tmp_path, "mine", rows(0.9, 40), training__learning_rate=0.01, method__rank=4)
     other = scored_run(tmp_path, "other", rows(0.2, 40), first=10, method__rank=16)
     other.append({"event": "start", "step": 4, "steps": 8})  # resumed from an earlier step, whose later ones are lost
     other.append({"event": "step", "step": 5, "loss": 0.5, "seconds": 5.0})
@@ -358,7 +358,7 @@ def test_runs_are_held_beside_each_other_on_the_rows_that_both_had(tmp_path):
     found = beside([one, other])
     assert found.results.rows == 30
     assert [line["label"] for line in found.results.lines] == ["mine", "other"]
-    assert found.settings["method.rank"] == {"mine": 8, "other": 8} or "method.rank" not in found.settings
+    assert found.settings["method.rank"] == {"mine": 4, "other": 16}
     assert found.settings["training.learning_rate"] == {"mine": 0.01, "other": 0.001}
     assert found.curves == {
         "mine": {"loss": [(8, 1.0)], "heldout": []},

@@ -4,9 +4,10 @@ Three kinds of luck are allowed for.
 
 - Which rows were held out: the paired interval of `evaluation/score.py`, from the rows' influences on both scores.
 - The seed of a training. With several seeds, it is what their scores vary by: Student's interval with the pooled
-  standard deviation of all candidates. Candidates that were trained once say nothing about it. There the seed is
-  allowed as much variance as the rows, which widens an interval by a factor of 1.4. The two parts are put together in
-  quadrature (MOVER: Zou and Donner 2008, https://doi.org/10.1002/sim.3095), since the first is not symmetric.
+  standard deviation of all candidates. Candidates that were trained once say nothing about it: there a standard
+  deviation of SEED_SPREAD of the scale is allowed for, since that is what the shipped models have (`docs/notes.md`).
+  The two parts are put together in quadrature (MOVER: Zou and Donner 2008, https://doi.org/10.1002/sim.3095), since
+  the first is not symmetric.
 - Several comparisons. Of k candidates, k (k - 1) / 2 pairs are compared, and the best of them is only known by the
   same scores. All intervals are those of Bonferroni: they hold together in 95% of cases, so whatever is said of the
   first, the second or any other pair is wrong in at most 5% of experiments.
@@ -23,7 +24,8 @@ import numpy as np
 from tuner.evaluation.score import influence, interval
 from tuner.metrics import Metric
 
-AS_MUCH_AGAIN = 2**0.5  # how much wider an interval is if its variance doubles
+SEED_SPREAD = 0.025  # of the scale: the standard deviation of a score over seeds, if it is not known
+MANY = 10**9  # degrees of freedom of what is taken as known
 LEVEL = 0.05  # share of experiments in which an interval may be wrong
 
 
@@ -100,9 +102,10 @@ def gain(
     bounds = scale[0] - scale[1], scale[1] - scale[0]
     influences = np.mean([run.influences for run in one], axis=0) - np.mean([run.influences for run in other], axis=0)
     low, high = interval(value, sign * influences, *bounds, chances=pairs)
-    wider = 1 if seeds or not is_trained else AS_MUCH_AGAIN
+    if is_trained and not seeds:
+        seeds = Seeds((SEED_SPREAD * bounds[1]) ** 2, MANY)
     half = _half_of_seeds(seeds, 1 / len(one) + is_trained / len(other), pairs) if seeds else 0.0
-    return _bounded(value, np.hypot(wider * (value - low), half), np.hypot(wider * (high - value), half), *bounds)
+    return _bounded(value, np.hypot(value - low, half), np.hypot(high - value, half), *bounds)
 
 
 def scale_of(metric: Metric, runs: Iterable[Scored]) -> tuple[float, float]:
