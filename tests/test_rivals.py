@@ -383,6 +383,7 @@ def test_few_rows_of_an_earlier_version_lose_their_intervals(finished, tmp_path)
         assert not any(said in text for said in ("It helped", "No clear", "It made"))
     assert "t-bars" not in render.run_card(mine)
     assert render.run_card(mine).count("t-example'") + render.run_card(mine).count('t-example"') == 8  # all rows
+    (mine.path / "evaluation_rows.jsonl").unlink()
     found = results(experiment_of([mine]))
     assert (found.lines[0]["low"], found.lines[0]["high"]) == (None, None)
     assert "no interval" in f"{list(cli_compare.comparison(found).columns[2].cells)}"
