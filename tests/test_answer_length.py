@@ -57,7 +57,7 @@ def test_it_is_as_long_as_95_percent_of_the_references(lengths, expected, tmp_pa
 
 def test_only_references_of_rows_that_are_scored_are_measured(tmp_path):
     checked = planned([*range(20, 36)], tmp_path, evaluation__rows=4)
-    scored = [len(row["messages"][-1]["content"]) for row in checked.heldout_rows[:4]]
+    scored = [len(row["messages"][-1]["content"]) for row in checked.split.heldout[:4]]
     assert chosen(checked)[0] == max(scored) + 1 < 36
 
 

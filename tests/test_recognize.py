@@ -214,7 +214,7 @@ def test_a_new_format_is_one_row(monkeypatch):
     for settings in ({}, {"format": "quiz"}, {"columns": {"riddle": "riddle"}}):
         checked = plan.check(Recipe(data=Data(heldout=2, **settings)), rows)
         assert (checked.format.name, checked.plan["task"]) == ("quiz", "generation")
-        assert checked.heldout_rows[0]["messages"][0]["content"].startswith("Guess: what is ")
+        assert checked.split.heldout[0]["messages"][0]["content"].startswith("Guess: what is ")
     assert "quiz" in [name for _, name in fields.component("data.format", Recipe()).choices]
     assert "quiz" in problems(["text"], ["a"], format="nothing")
 

@@ -37,7 +37,7 @@ from tuner.runs import Run
 from tuner.tasks import task_of
 
 BATCH = 32  # rows answered together
-MOST_BYTES = 2**17  # of prompts with examples that are read together; about 30,000 tokens
+MOST_BYTES = 2**16  # of prompts with examples that are read together; about 15,000 tokens
 ANSWERS = "answers.json"  # of an unfinished evaluation
 NO_TIME = (
     "There was no time to answer with examples in the prompt (evaluation.seconds): it went to the base model and the "

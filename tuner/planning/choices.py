@@ -7,6 +7,7 @@ from tuner.methods.registry import METHODS, resolve
 from tuner.models.device import compute_dtype
 from tuner.models.shape import Base, Shape
 from tuner.planning import forecast
+from tuner.planning.scoring import Prompts
 from tuner.recipe import Recipe
 
 DEFAULT_LENGTH = 1024  # tokens
@@ -69,7 +70,7 @@ def fit(
     train: Tokenized,
     heldout: int,
     trainable: int,
-    prompts: forecast.Prompts = forecast.NO_PROMPTS,
+    prompts: Prompts = Prompts(),  # noqa: B008  which never changes
 ) -> dict:
     """The forecast. A batch size left on auto is lowered in `settings` until it fits, to one row if nothing does."""
     estimate = forecast.estimate_run(recipe, model, settings, train, heldout, trainable, prompts)

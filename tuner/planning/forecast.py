@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from tuner import runs
 from tuner.data.batches import Batches
@@ -16,7 +16,6 @@ from tuner.planning.budget import choose_steps, measuring_steps
 from tuner.planning.heads import has_own_head
 from tuner.planning.memory import BACKWARD_OPERATIONS, BYTES, available_memory, estimate_memory, step_operations
 from tuner.planning.pace import (
-    ANSWER_PACES,
     LAYER_OPERATIONS,
     PACES,
     believable,
@@ -26,6 +25,7 @@ from tuner.planning.pace import (
     step_seconds,
     token_seconds,
 )
+from tuner.planning.scoring import Prompts, estimate_scoring, turns
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.words import count, gigabytes
@@ -41,7 +41,6 @@ USABLE = 0.9  # share of a device's memory; allocators waste some
 READ_SPEED = 1e9  # bytes of weights loaded per second, as they are stored
 QUANTIZE_SPEED = {"cpu": 5e7, "cuda": 2e9}  # weights per second; a CPU took 2.0 to 2.9 s for a model of 135 million
 LOAD_SECONDS = 1.0  # for loading anything, whatever its size
-ANSWER_BATCH = 32  # held-out rows answered together
 PARTS = {
     "weights": "weights",
     "adapter": "adapter and optimizer",
@@ -51,16 +50,6 @@ PARTS = {
 }
 
 
-class Prompts(NamedTuple):
-    """Held-out prompts: the mean tokens of one, and what examples add to it; 0 if none has examples."""
-
-    tokens: float = 0.0
-    examples: float = 0.0
-
-
-NO_PROMPTS = Prompts()
-
-
 def estimate_run(
     recipe: Recipe,
     base: Base,
@@ -68,7 +57,7 @@ def estimate_run(
     rows: Tokenized,
     heldout: int,
     trainable: int,
-    prompts: Prompts = NO_PROMPTS,
+    prompts: Prompts = Prompts(),  # noqa: B008  which never changes
 ) -> dict[str, Any]:
     """Steps, seconds (start_up, a_step, training, scoring) and bytes of memory, which is None if unknown.
 
@@ -94,16 +83,19 @@ def estimate_run(
     start_up = load_seconds(shape, recipe.model.quantization, settings["dtype"])
     if "start_up" in pace:
         start_up = believable(pace["start_up"], pace, start_up)
-    scored, budget = min(heldout, recipe.evaluation.rows), recipe.budget
+    asked, budget = min(heldout, recipe.evaluation.rows), recipe.budget
     own_head = has_own_head(base)
+    scoring = estimate_scoring(recipe, base, settings, asked, prompts, pace, own_head)
     # Two forward passes, of base and adapter, take about as long as a step.
-    losses = -(-scored // settings["batch_size"]) * a_step * (1 if own_head else 0.5)
+    losses = -(-scoring.rows // settings["batch_size"]) * a_step * (1 if own_head else 0.5)
     steps = choose_steps(recipe.budget, len(lengths), settings["batch_size"]).number
     measuring = measuring_steps(recipe, steps, settings["batch_size"], heldout)
     estimate = {
         "start_up": start_up,
         "a_step": a_step,
-        "scoring": _scoring(recipe, base, settings, scored, losses, pace, own_head),
+        "scoring": LOAD_SECONDS + scoring.seconds + losses,
+        "scored": scoring.rows,
+        "has_examples": scoring.has_examples,
         "measured": "seconds_per_token" in pace and a_step != unmeasured,
         "memory": memory,
         "available": available_memory(),
@@ -130,26 +122,9 @@ def chat_seconds(run: Run, merged: int, max_new_tokens: int, adapters: int = 1) 
     base = base_of(run)
     shape, dtype = shape_of(base), compute_dtype(base.model)[0]
     loading = load_seconds(shape, base.model.quantization, dtype) + merged * load_seconds(shape, "none", dtype)
-    turns = _turns(run.recipe, base, adapters) + merged
+    turns_taken = turns(run.recipe, base, adapters) + merged
     tokens = max_new_tokens if base.row.generates else 1
-    return loading + turns * tokens * token_seconds(shape, 1 + adapters)
-
-
-def _turns(recipe: Recipe, base: Base, adapters: int = 1) -> int:
-    """How often the base's weights are used for one token of the base's answer and that of each adapter."""
-    return 1 if METHODS[recipe.method.name].answers_beside(base) else 1 + adapters
-
-
-def _scoring(
-    recipe: Recipe, base: Base, settings: dict, rows: int, losses: float, pace: dict, own_head: bool
-) -> float:
-    """Seconds of scoring so many rows; `losses` are those of their held-out losses. An untrained head is not asked."""
-    tokens = settings.get("max_new_tokens", 1)  # what is read off one forward pass has none
-    batches = -(-rows // ANSWER_BATCH) * (_turns(recipe, base) if own_head else 1)
-    answers = batches * tokens * token_seconds(shape_of(base), 2 * min(rows, ANSWER_BATCH))
-    if measured := pace.get(ANSWER_PACES[own_head]):
-        answers = believable(rows * measured, pace, answers)
-    return LOAD_SECONDS + answers + losses
+    return loading + turns_taken * tokens * token_seconds(shape, 1 + adapters)
 
 
 def _memory(base: Base, recipe: Recipe, settings: dict, length: int, columns: int) -> dict[str, int] | None:

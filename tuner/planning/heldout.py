@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from tuner.data import encode
 from tuner.data.chat import render_answer, render_prompt, thinks
+from tuner.data.tokens import IGNORE_INDEX
 from tuner.models.shape import Base, shape_of
 from tuner.planning.choices import room_for_rows
 from tuner.recipe import Recipe
@@ -51,3 +52,10 @@ def prompt_room(recipe: Recipe, base: Base, settings: dict) -> int | None:
     if base.row.encoder_decoder:  # its answer is not read beside the prompt
         return room
     return max(room - settings.get("max_new_tokens", recipe.evaluation.max_new_tokens), room // 4)
+
+
+def prompt_tokens(base: Base, rows: list[dict]) -> float:
+    """The mean tokens of a prompt in tokenized rows, which a causal model's have before their labels."""
+    answers = [0 if base.row.encoder_decoder else sum(i != IGNORE_INDEX for i in row["labels"]) for row in rows]
+    lengths = [len(row["input_ids"]) - answer for row, answer in zip(rows, answers, strict=True)]
+    return sum(lengths) / max(1, len(lengths)) if base.row.generates else 0.0

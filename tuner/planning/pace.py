@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.models.device import device_type, fact, gpu
-from tuner.models.shape import Shape
+from tuner.models.shape import Base, Shape, shape_of
 from tuner.planning import probe
 from tuner.recipe import Recipe
 
@@ -139,6 +139,17 @@ def token_seconds(shape: Shape, rows: int) -> float:
     and the device's, which a GPU needs at the same time."""
     host, device = shape.layers * LAYER_OPERATIONS * LAUNCH_SECONDS, 2 * shape.parameters * rows / device_speed()
     return max(host, device) if device_type() == "cuda" else host + device / PRODUCTS
+
+
+def reading_seconds(base: Base, prompts: int, length: float) -> float:
+    """Seconds to read so many prompts of `length` tokens; only the encoder of an encoder-decoder reads them.
+
+    A weight needs 2 operations per token, attention 4 times length times width per layer, as in `flops_per_step`.
+    """
+    shape = shape_of(base)
+    weights = shape.parameters / (2 if base.row.encoder_decoder else 1)
+    flops = prompts * length * (2 * weights + 4 * shape.layers * length * shape.width)
+    return flops / device_speed() / (1 if device_type() == "cuda" else PRODUCTS)
 
 
 def pace_key(device: str, recipe: Recipe) -> str:

@@ -19,7 +19,7 @@ from tuner.data.chat_templates import changed_template
 from tuner.data.recognize import recognize
 from tuner.data.split import Split, split_rows
 from tuner.data.table import Table
-from tuner.data.tokens import IGNORE_INDEX, Tokenized, check_ids
+from tuner.data.tokens import Tokenized, check_ids
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.models.complete import check_complete
@@ -32,9 +32,10 @@ from tuner.planning import budget, few_shot, forecast, proposals
 from tuner.planning.answering import choose_answering
 from tuner.planning.choices import choose, fit, room_for_rows
 from tuner.planning.heads import has_own_head, in_heads_order
-from tuner.planning.heldout import heldout_prompts
+from tuner.planning.heldout import heldout_prompts, prompt_tokens
 from tuner.planning.memory import count_trainable, method_key
 from tuner.planning.method_check import method_problems, unknown_method
+from tuner.planning.scoring import Prompts, too_few_seconds
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS, TEXT, task_for
@@ -55,8 +56,7 @@ class Checked:
     tokenizer: object
     train: Tokenized
     heldout: Tokenized
-    train_rows: list[dict]
-    heldout_rows: list[dict]
+    split: Split
     examples: few_shot.Choice | None
 
 
@@ -97,9 +97,9 @@ def check(
     if shape.is_bounded:
         train = replace(train, room=room_for_rows(recipe, shape, settings))
     trainable = count_trainable(model, method_key(recipe))
-    split = rows.split
-    examples = few_shot.choose(recipe, model, split.train, split.heldout, settings, tokenizer)
-    prompts = forecast.Prompts(_prompt_tokens(model, heldout), examples.tokens if examples else 0.0)
+    prompter = few_shot.Prompter(recipe, model, settings, tokenizer)
+    examples = few_shot.choose(prompter, rows.split.train, rows.split.heldout)
+    prompts = Prompts(prompt_tokens(model, heldout.rows), examples.tokens if examples else 0.0)
     estimate = fit(recipe, model, settings, train, len(heldout.rows), trainable, prompts)
     if settings["batch_size"] != chosen["batch_size"][0]:
         chosen["batch_size"] = settings["batch_size"], "as many as fit in the device's memory"
@@ -107,13 +107,14 @@ def check(
     measuring, measured = budget.choose_measuring(recipe, steps.number, settings["batch_size"], len(heldout.rows))
     plan = _plan(recipe, model, rows, train, len(heldout.rows), settings, estimate)
     plan |= {"trainable_parameters": trainable, "forecast": estimate, "measuring": measuring._asdict()}
+    plan["warnings"] += too_few_seconds(recipe, len(heldout.rows), estimate, prompts.examples > 0)
     plan["warnings"] += proposals.warnings(
         recipe, model, rows.split.train, train.total_tokens, estimate["available"], table is not None
     )
     if model.row.generates:
         plan["end_tokens"] = answering.ends
     if examples:
-        chosen["few_shot"] = examples.examples, examples.reason
+        chosen["examples in the prompt"] = examples.examples, examples.reason
     plan |= _base_facts(model, tokenizer, rows.split.train)
     if own_folder:
         plan |= {"revision": None, "model_folder": str(own_folder)}
@@ -125,9 +126,7 @@ def check(
         {"setting": "held-out rows", "value": len(rows.split.heldout), "reason": rows.split.reason},
         *([compared] if (compared := _compared(plan)) else []),
     ]
-    checked = Checked(
-        recipe, model, plan, rows.format, tokenizer, train, heldout, split.train, split.heldout, examples
-    )
+    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples)
     _check_room(checked, local)
     return checked
 
@@ -144,13 +143,6 @@ def _base_facts(model: Base, tokenizer: "PreTrainedTokenizerBase", rows: list[di
     if model.stored:
         facts["origin"] = origin_of(model.folder)
     return facts
-
-
-def _prompt_tokens(model: Base, heldout: Tokenized) -> float:
-    """The mean tokens of a held-out prompt, which a causal model's rows have before and beside their labels."""
-    answers = [0 if model.row.encoder_decoder else sum(x != IGNORE_INDEX for x in r["labels"]) for r in heldout.rows]
-    lengths = [len(row["input_ids"]) - answer for row, answer in zip(heldout.rows, answers, strict=True)]
-    return sum(lengths) / max(1, len(lengths)) if model.row.generates else 0.0
 
 
 def _check_room(checked: Checked, local: bool) -> None:
@@ -193,10 +185,10 @@ def prepare(
     for name, rows in (("train", checked.train.rows), ("heldout", checked.heldout.rows)):
         Dataset.from_list(rows).save_to_disk(str(run.data / name))
     settings, lengths = checked.plan["settings"], checked.heldout.lengths
-    prompts = heldout_prompts(recipe, checked.base, checked.heldout_rows, lengths, settings, checked.tokenizer)
+    prompts = heldout_prompts(recipe, checked.base, checked.split.heldout, lengths, settings, checked.tokenizer)
     if checked.examples:
-        given = recipe, checked.base, checked.train_rows, checked.heldout_rows, prompts, settings
-        checked.plan["prompting"] = few_shot.add_examples(*given, checked.examples, checked.tokenizer)
+        prompter = few_shot.Prompter(recipe, checked.base, settings, checked.tokenizer)
+        checked.plan["prompting"] = few_shot.add_examples(prompter, checked.split, prompts, checked.examples)
     run.write_text("data/heldout.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prompts))
     run.write_json("plan.json", checked.plan)
     return run
@@ -302,7 +294,7 @@ def _plan(
         *([train.warning] if train.warning else []),
         *budget.warnings_of(recipe.budget, number, batch, estimate["steps"]),
     ]
-    if rows.format.row.becomes != TEXT and (scored := min(heldout, recipe.evaluation.rows)) < metrics.FEWEST_ROWS:
+    if rows.format.row.becomes != TEXT and (scored := estimate["scored"]) < metrics.FEWEST_ROWS:
         warnings.append(
             f"Only {count(scored, 'held-out row')} will be scored, too few to tell whether it helped. Give more rows, "
             f"or score at least {metrics.FEWEST_ROWS} (data.heldout, evaluation.rows)."
@@ -313,7 +305,7 @@ def _plan(
         "labels": list(model.labels),
         "rows": number,
         "heldout_rows": heldout,
-        "scored_rows": min(heldout, recipe.evaluation.rows),
+        "scored_rows": estimate["scored"],
         "tokens": train.total_tokens,
         "trained_tokens": train.trained_tokens,
         "steps_per_epoch": per_epoch,

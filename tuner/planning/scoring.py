@@ -1,0 +1,87 @@
+"""Seconds that the held-out answers will take, and how many rows that leaves if they may take only so many."""
+
+from typing import NamedTuple
+
+from tuner.methods.registry import METHODS
+from tuner.metrics import FEWEST_ROWS
+from tuner.models.shape import Base, shape_of
+from tuner.planning.pace import ANSWER_PACES, EXAMPLES_PACE, believable, reading_seconds, token_seconds
+from tuner.recipe import Recipe
+from tuner.words import count
+
+ANSWER_BATCH = 32  # held-out rows answered together by base and adapter; as many answers with examples in the prompt
+
+
+class Prompts(NamedTuple):
+    """Held-out prompts: the mean tokens of one, and what examples add to it; 0 if none has examples."""
+
+    tokens: float = 0.0
+    examples: float = 0.0
+
+
+class Scoring(NamedTuple):
+    """Estimated seconds of the answers to so many rows, and whether they are answered with examples as well."""
+
+    seconds: float
+    rows: int
+    has_examples: bool = False
+
+
+def estimate_scoring(
+    recipe: Recipe, base: Base, settings: dict, rows: int, prompts: Prompts, pace: dict, own_head: bool
+) -> Scoring:
+    """The scoring of so many rows, or of as many as there is time for. An untrained head is not asked.
+
+    As in scoring itself, examples in the prompt are dropped where there would be no time for FEWEST_ROWS rows.
+    """
+    limit, fewest = recipe.evaluation.seconds, min(FEWEST_ROWS, rows)
+    own = _own(recipe, base, settings, rows, prompts, pace, own_head)
+    shown = _with_examples(base, settings, rows, prompts, pace) if prompts.examples else 0.0
+    if not limit or own + shown <= limit:
+        return Scoring(own + shown, rows, shown > 0)
+    if shown and (fitting := int(rows * limit / (own + shown))) >= fewest:
+        return Scoring(limit, fitting, True)
+    fitting = min(rows, max(fewest, int(rows * limit / own)))
+    return Scoring(max(limit, own * fitting / rows), fitting)
+
+
+def _own(recipe: Recipe, base: Base, settings: dict, rows: int, prompts: Prompts, pace: dict, own_head: bool) -> float:
+    """The seconds of base and adapter."""
+    tokens = settings.get("max_new_tokens", 1)  # what is read off one forward pass has none
+    batches = -(-rows // ANSWER_BATCH) * (turns(recipe, base) if own_head else 1)
+    seconds = batches * tokens * token_seconds(shape_of(base), 2 * min(rows, ANSWER_BATCH))
+    seconds += reading_seconds(base, 2 * rows, prompts.tokens)
+    measured = pace.get(ANSWER_PACES[own_head])
+    return believable(rows * measured, pace, seconds) if measured else seconds
+
+
+def _with_examples(base: Base, settings: dict, rows: int, prompts: Prompts, pace: dict) -> float:
+    """The seconds of the base with the same and with similar examples in each prompt."""
+    answers = 2 * rows
+    batches, length = -(-answers // ANSWER_BATCH), prompts.tokens + prompts.examples
+    seconds = batches * settings["max_new_tokens"] * token_seconds(shape_of(base), min(answers, ANSWER_BATCH))
+    seconds += reading_seconds(base, answers, length)
+    measured = pace.get(EXAMPLES_PACE)
+    return believable(rows * measured, pace, seconds) if measured else seconds
+
+
+def turns(recipe: Recipe, base: Base, adapters: int = 1) -> int:
+    """How often the base's weights are used for one token of the base's answer and that of each adapter."""
+    return 1 if METHODS[recipe.method.name].answers_beside(base) else 1 + adapters
+
+
+def too_few_seconds(recipe: Recipe, heldout: int, estimate: dict, could_have_examples: bool) -> list[str]:
+    """Warnings that there is no time (evaluation.seconds) for all that was to be scored, of so many held-out rows."""
+    limit, asked, warnings = recipe.evaluation.seconds, min(heldout, recipe.evaluation.rows), []
+    if estimate["scored"] < asked:
+        warnings.append(
+            f"About {estimate['scored']:,} of {count(asked, 'held-out row')} will be scored, the first in a drawn "
+            f"order: more are estimated to take longer than {limit:g} s (evaluation.seconds)."
+        )
+    if could_have_examples and not estimate["has_examples"]:
+        warnings.append(
+            f"evaluation.seconds: {limit:g} s are estimated to be too few to try examples in the prompt on "
+            f"{count(min(asked, FEWEST_ROWS), 'row')}. Only base model and adapter will be compared then. Give more "
+            "seconds to see whether a prompt does as well as tuning."
+        )
+    return warnings
