@@ -110,7 +110,8 @@ def gain(
 
 def scale_of(metric: Metric, runs: Iterable[Scored]) -> tuple[float, float]:
     """The lowest and the highest score that there can be."""
-    return metric.bounds(np.concatenate([run.each for run in runs]))
+    values = np.concatenate([run.each for run in runs])
+    return min(0.0, values.min()), max(1.0, values.max())  # a rate of errors may be above 1
 
 
 def spread(runs: Sequence[Scored]) -> float | None:

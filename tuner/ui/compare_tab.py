@@ -152,7 +152,9 @@ def _estimate(tab: SimpleNamespace, data: dict, visitor: Visitor = ANYBODY) -> s
         choice.request(requested)
         if rows is None and not actions.is_local(requested):
             return elements.note("The base model or the rows are not on this machine yet. Start downloads them first.")
-        return compare_view.cost(experiments.cost(choice, requested, rows, visitor), plan_card.title(requested))
+        common = f"{requested.model.name}, {requested.data.title}"
+        name = common if choice.methods else plan_card.title(requested)
+        return compare_view.cost(experiments.cost(choice, requested, rows, visitor), name)
     except Exception as error:
         return elements.problems(problems_of(error))
 

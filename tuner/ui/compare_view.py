@@ -113,7 +113,8 @@ def _results(found: Results, more: str = "") -> str:
 
 
 def _table(found: Results) -> str:
-    metric = METRICS[found.metric].title if found.metric else "Loss"
+    is_scored = any("rank" in line for line in found.lines)
+    metric = METRICS[found.metric].title if found.metric else "loss" if is_scored else "score"
     spread = any(line.get("spread") is not None for line in found.lines)
     titles = ["", "", metric, *["spread of seeds"] * spread, "training", "trained parameters", "adapter", ""]
     head = tag("tr", "".join(tag("td", title) for title in titles))
