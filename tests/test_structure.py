@@ -24,7 +24,7 @@ ROOMS = [
         "recipe_yaml",
         "tasks",
     },
-    {"metrics", "rouge"},
+    {"metrics", "ngrams", "rouge"},
     {"runs", "runs_cleanup", "models_cleanup", "run_files", "run_lock", "run_shapes"},
     {"data"},
     {"models"},

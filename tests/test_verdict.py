@@ -269,17 +269,22 @@ def test_further_metrics_are_told_each_with_its_intervals(monkeypatch):
 
 
 def test_metrics_are_chosen_by_name_and_refused_with_what_there_is(monkeypatch):
-    keep_only(monkeypatch, METRICS, ("rougeL", "accuracy", "entity_f1", "answer_f1"))
+    keep_only(monkeypatch, METRICS, ("rougeL", "accuracy", "entity_f1", "answer_f1", "perplexity"))
     generation, tags = TASKS["generation"], TASKS["token_classification"]
-    for requested, names in (("auto", ["rougeL"]), ("answer_f1", ["answer_f1"]), ([], ["rougeL"])):
+    for requested, names in (
+        ("auto", ["rougeL", "perplexity"]),
+        ("answer_f1", ["answer_f1"]),
+        ([], ["rougeL", "perplexity"]),
+    ):
         assert [metric.name for metric in metrics.chosen(requested, generation)] == names
     twice = ["answer_f1", "rougeL", "answer_f1"]
     assert [metric.name for metric in metrics.chosen(twice, generation)] == ["answer_f1", "rougeL"]
     with pytest.raises(TunerError) as refused:
         metrics.chosen(["bleu", "rougeL", "accuracy", "meteor", "entity_f1"], generation)
     assert refused.value.problems == (
-        "evaluation.metrics: there is no 'bleu, meteor'. Use: rougeL, accuracy, entity_f1, answer_f1.",
-        "evaluation.metrics: accuracy, entity_f1 can't score text generation. Use auto, or: rougeL, answer_f1.",
+        "evaluation.metrics: there is no 'bleu, meteor'. Use: rougeL, accuracy, entity_f1, answer_f1, perplexity.",
+        "evaluation.metrics: accuracy, entity_f1 can't score text generation. Use auto, or: rougeL, answer_f1, "
+        "perplexity.",
     )
     assert metrics.unfit(["rougeL", "entity_f1"], tags) == [
         "evaluation.metrics: rougeL can't score named entities and other tags of words. Use auto, or: entity_f1."

@@ -11,10 +11,9 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING
 
-from tuner import rouge
+from tuner import ngrams, rouge
 from tuner.errors import TunerError
 from tuner.tasks import TASKS, TaskRow
 
@@ -65,7 +64,7 @@ class Metric:
     package: str  # computes the same figures
     tasks: tuple[str, ...]  # the names of the tasks whose answers it can score
     # (reference, answer) -> as many numbers for every row, or two for each label in it
-    statistics: Callable[[str, str], tuple[float, ...] | dict[str, tuple[float, float]]]
+    statistics: Callable[..., tuple[float, ...] | dict[str, tuple[float, float]]]
     score: Callable[["np.ndarray"], "np.ndarray"] = ratio  # sums (..., numbers) -> scores (...)
     higher_is_better: bool = True
     by_label: bool = False  # a mean over labels: what a rare one lacks is seldom seen, so each takes FEWEST_ROWS rows
@@ -82,22 +81,20 @@ class Metric:
         """The score of each row."""
         return (self.score_of_row or self.score)(table)
 
-    def bounds(self, values: "np.ndarray") -> tuple[float, float]:
-        """The scale of scores, from those of single rows: a rate of errors may be above 1, a perplexity anything."""
-        return (1.0, inf) if self.from_losses else (min(0.0, values.min()), max(1.0, values.max()))
-
     def table(self, references: Sequence[str | list[str]], answers: Sequence[str]) -> "np.ndarray":
         """The statistics of each row: (rows, numbers). Of several right answers the one counts that scores best."""
         import numpy as np
 
-        rows = [
-            self.statistics(reference, answer) if isinstance(reference, str) else self._closest(reference, answer)
-            for reference, answer in zip(references, answers, strict=True)
-        ]
+        rows = [self._row(reference, answer) for reference, answer in zip(references, answers, strict=True)]
         if rows and isinstance(rows[0], dict):
             labels = sorted(set().union(*rows))
             rows = [[number for label in labels for number in row.get(label, (0.0, 0.0))] for row in rows]
         return np.array(rows, float)
+
+    def _row(self, reference: str | list[str], answer: str) -> tuple[float, ...] | dict[str, tuple[float, float]]:
+        if self.reads_several:
+            return self.statistics([reference] if isinstance(reference, str) else reference, answer)
+        return self.statistics(reference, answer) if isinstance(reference, str) else self._closest(reference, answer)
 
     def _closest(self, references: list[str], answer: str) -> tuple[float, ...] | dict[str, tuple[float, float]]:
         """The statistics of an answer and the reference that it scores best with, as SQuAD's script takes it."""
@@ -166,6 +163,29 @@ METRICS = {
         _rouge("rouge1", "the words", "all of them and no others", rouge.rouge_n(1)),
         _rouge("rouge2", "the pairs of neighboring words", "all of them and no others", rouge.rouge_n(2)),
         _rouge("rougeLsum", "the wording, line by line,", "word for word", rouge.rouge_lsum),
+        Metric(
+            name="chrf",
+            title="chrF",
+            explanation="the runs of up to six characters that its answers share with the reference; 1 is all of them",
+            hub="chrf",
+            package="sacrebleu, divided by 100",
+            tasks=TEXT,
+            statistics=ngrams.chrf_counts,
+            score=ngrams.chrf,
+            reads_several=True,
+        ),
+        Metric(
+            name="bleu",
+            title="BLEU",
+            explanation="the runs of up to four words that its answers share with the reference; 1 is word for word",
+            hub="bleu",
+            package="sacrebleu, divided by 100",
+            tasks=TEXT,
+            statistics=ngrams.bleu_counts,
+            score=ngrams.bleu,
+            score_of_row=ngrams.bleu_of_rows,
+            reads_several=True,
+        ),
         Metric(
             name="accuracy",
             title="accuracy",

@@ -6,23 +6,31 @@ variance, as in surveys (Korn and Graubard 1998, Survey Methodology 24, 193-201)
 one interval serves a mean, a ratio and any other function of sums. The critical value is Student's, further out on the
 side to which the rows are skewed (Cornish and Fisher 1938). A gain gets the same interval on the scale from -1 to 1,
 from the differences between each row's influence on both scores: rows that are hard for both don't blur it.
+A loss has no upper end: see `unbounded`. A perplexity's interval is its loss's, raised to a power, and its gain is
+the share by which it is lower, since the difference of two perplexities has no interval that holds.
+An adapter has one chance to look better than the base model by luck, examples in the prompt two, at random and by
+likeness. So their two intervals over the base are so wide that both hold 95% of the time. Of four equal variants, one
+then seems to have helped in at most about 5% of draws, where it would be one in X.
 How often the intervals hold: `benchmarks/coverage.py`, with its figures in `benchmarks/RESULTS.md`.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
-from math import inf
+from math import exp, inf
 from statistics import NormalDist
 
 import numpy as np
 
-from tuner.metrics import FEWEST_ROWS, METRICS, Metric
+from tuner.evaluation.advice import PROMPTS
+from tuner.metrics import FEWEST_ROWS, METRICS, MOST_NATS, Metric, ratio
 
 VARIANTS = ("base", "few_shot", "few_shot_similar", "adapter")  # each is compared with those before it
-PROMPTS = VARIANTS[1:3]
 SHIFTS = 2  # other rows that each answer is compared with
 EQUAL = 1e-12  # variances and differences below are rounding errors
+MILD = 1e-6  # skew that needs no correction
+NATS = replace(METRICS["perplexity"], score=ratio)
 Losses = dict[str, tuple[Sequence[float], Sequence[int]]]  # by variant: nats and labels of each row
 Tables = dict[str, np.ndarray]  # by variant: the statistics of each row
 
@@ -44,8 +52,8 @@ def score(
     the rows on which the one is better, "losses" those on which the other is.
     Fewer than FEWEST_ROWS rows get no intervals, nor does a mean over labels if a label has fewer: "fewest_rows" says
     how many the rarest one has. "other_rows" has the adapter's score if its answers are compared with
-    other rows' references, and the interval of how much better they fit their own. It is left out where the references
-    are too much alike to tell.
+    other rows' references, and the interval of how much better they fit their own, and "other_rows_of_prompts" the
+    same of examples in the prompt. Both are left out where the references are too much alike to tell.
     """
     losses = losses or {}
     parts, each = [], {}
@@ -55,9 +63,7 @@ def score(
             parts.append(_score(metric, tables, each[metric.name], _fewest_rows(metric, references, answers)))
     first, *others = parts
     if answers:
-        first |= _other_rows(
-            next(m for m in metrics if m.name == first["metric"]), references, [a["adapter"] for a in answers]
-        )
+        first |= _other_rows(next(m for m in metrics if m.name == first["metric"]), references, answers)
     for variant in answers[0].keys() & {*VARIANTS} if answers and METRICS["exact_match"] not in metrics else ():
         equal = METRICS["accuracy"].table(references, [answer[variant] for answer in answers])[:, 0]
         first[variant]["exact_match"] = _rounded(np.mean(equal))
@@ -71,36 +77,75 @@ def _tables(
     metric: Metric, references: list[str | list[str]], answers: list[dict[str, str]], losses: Losses
 ) -> Tables:
     """The statistics of all variants; none if they take losses that are not known."""
-    if metric.from_losses:
-        known = {"base", "adapter"} <= losses.keys()
-        return {v: np.array(losses[v], float).T for v in VARIANTS if v in losses} if known else {}
-    return {v: metric.table(references, [answer[v] for answer in answers]) for v in VARIANTS if v in answers[0]}
+    if not metric.from_losses:
+        return {v: metric.table(references, [answer[v] for answer in answers]) for v in VARIANTS if v in answers[0]}
+    known = {"base", "adapter"} <= losses.keys()
+    return {v: from_losses(*losses[v]) for v in VARIANTS if v in losses} if known else {}
 
 
 def _score(metric: Metric, tables: Tables, each: dict[str, np.ndarray], fewest: int | None) -> dict:
     """The figures of one metric: of each variant, and of each pair of them."""
     name, rows = metric.name, len(tables["base"])
     totals = {variant: float(metric.score(table.sum(0))) for variant, table in tables.items()}
-    influences = {variant: influence(metric, table) for variant, table in tables.items()}
     figures: dict = {"metric": name} | {variant: {name: _rounded(total)} for variant, total in totals.items()}
     is_enough = min(rows, rows if fewest is None else fewest) >= FEWEST_ROWS
-    bottom, top = metric.bounds(np.concatenate(list(each.values())))
-    for variant in tables if is_enough else ():
-        low, high = interval(totals[variant], influences[variant], bottom, top)
+    scale = _scale(each) if is_enough else (0.0, 1.0)
+    for variant, table in tables.items() if is_enough else ():
+        low, high = _of_one(metric, table, scale)
         figures[variant] |= {f"{name}_low": low, f"{name}_high": high}
-    sign, pairs = 1 if metric.higher_is_better else -1, []
+    pairs, sign = [], 1 if metric.higher_is_better else -1
     for one, other in ((v, w) for i, v in enumerate(tables) for w in [*tables][:i]):
         better = sign * (each[one] - each[other])
-        gain = sign * (totals[one] - totals[other])
+        gain = 1 - totals[one] / totals[other] if metric.from_losses else sign * (totals[one] - totals[other])
         pair = {"of": one, "over": other, name: _rounded(gain)}
         if is_enough:
             chances = sum(v in tables for v in PROMPTS) if one in PROMPTS and other == "base" else 1
-            moves = sign * (influences[one] - influences[other])
-            pair["low"], pair["high"] = interval(gain, moves, bottom - top, top - bottom, chances)
+            pair["low"], pair["high"] = _of_gain(metric, tables[one], tables[other], scale, chances)
         wins, defeats = (int((way * better > EQUAL).sum()) for way in (1, -1))
         pairs.append(pair | {"wins": wins, "losses": defeats, "ties": rows - wins - defeats})
     gain = {key: value for key, value in pairs[-len(tables) + 1].items() if key not in ("of", "over")}
     return figures | {"gain": gain, "pairs": pairs} | ({} if fewest is None else {"fewest_rows": fewest})
+
+
+def _scale(each: dict[str, np.ndarray]) -> tuple[float, float]:
+    """The least and the most that a score can be: a rate of errors may be above 1."""
+    values = np.concatenate(list(each.values()))
+    return min(0.0, values.min()), max(1.0, values.max())
+
+
+def _of_one(metric: Metric, table: np.ndarray, scale: tuple[float, float]) -> tuple[float, float]:
+    """The interval of a variant's score."""
+    if not metric.from_losses:
+        return interval(float(metric.score(table.sum(0))), influence(metric, table), *scale)
+    low, high = unbounded(float(ratio(table.sum(0))), influence(NATS, table), effective_rows(table))
+    return _rounded(exp(max(0.0, low))), _rounded(exp(min(high, MOST_NATS)))
+
+
+def _of_gain(
+    metric: Metric, one: np.ndarray, other: np.ndarray, scale: tuple[float, float], chances: int
+) -> tuple[float, float]:
+    """The interval of how much better the one is than the other."""
+    sign = 1 if metric.higher_is_better else -1
+    inner = NATS if metric.from_losses else metric
+    gain = sign * (float(inner.score(one.sum(0))) - float(inner.score(other.sum(0))))
+    moves = sign * (influence(inner, one) - influence(inner, other))
+    if metric.from_losses:
+        low, high = unbounded(gain, moves, effective_rows(one), chances)
+        return _rounded(1 - exp(min(-low, MOST_NATS))), _rounded(1 - exp(min(-high, MOST_NATS)))
+    width = scale[1] - scale[0]
+    return interval(gain, moves, -width, width, chances)
+
+
+def from_losses(nats: Sequence[float], labels: Sequence[int]) -> np.ndarray:
+    """The statistics of rows whose losses are known; a loss that is no number is as bad as can be."""
+    counts = np.array(labels, float)
+    return np.stack([np.nan_to_num(np.array(nats, float), nan=inf, posinf=inf).clip(0, MOST_NATS * counts), counts], 1)
+
+
+def effective_rows(table: np.ndarray) -> float:
+    """How many rows of equal length tell as much (Kish 1965): long ones weigh more in a mean over tokens."""
+    labels = table[:, 1]
+    return labels.sum() ** 2 / max(1.0, (labels**2).sum())
 
 
 def _fewest_rows(metric: Metric, references: list[str], answers: list[dict[str, str]]) -> int | None:
@@ -112,13 +157,14 @@ def _fewest_rows(metric: Metric, references: list[str], answers: list[dict[str, 
     return min(rows[label] for label in given | rows.keys())
 
 
-def _other_rows(metric: Metric, references: list[str | list[str]], answers: list[str]) -> dict:
-    if metric.from_losses:
-        return {}
+def _other_rows(metric: Metric, references: list[str | list[str]], answers: list[dict[str, str]]) -> dict:
     right = [reference if isinstance(reference, str) else reference[0] for reference in references]
-    if len(references) < FEWEST_ROWS or _fit_of_own(metric, references, right)["low"] <= 0:
+    if metric.from_losses or len(references) < FEWEST_ROWS or _fit_of_own(metric, references, right)["low"] <= 0:
         return {}
-    return {"other_rows": _fit_of_own(metric, references, answers)}
+    fits = {
+        v: _fit_of_own(metric, references, [answer[v] for answer in answers]) for v in VARIANTS[1:] if v in answers[0]
+    }
+    return {"other_rows": fits.pop("adapter")} | ({"other_rows_of_prompts": fits} if fits else {})
 
 
 def _fit_of_own(metric: Metric, references: list[str | list[str]], answers: list[str]) -> dict:
@@ -146,8 +192,6 @@ def interval(score: float, influences: np.ndarray, bottom: float, top: float, ch
     """
     rows, width = len(influences), top - bottom
     critical = quantile(rows - 1, chances)
-    if width == inf:
-        return _unbounded(score, influences, bottom, critical)
     share = (score - bottom) / width
     variance = (influences**2).sum() / (rows * (rows - 1)) / width**2
     if variance < EQUAL or not 0 < share < 1:
@@ -163,14 +207,19 @@ def interval(score: float, influences: np.ndarray, bottom: float, top: float, ch
     return _rounded(bottom + width * low), _rounded(bottom + width * high)
 
 
-def _unbounded(score: float, influences: np.ndarray, bottom: float, critical: float) -> tuple[float, float]:
-    """As many standard errors to each side as Student's t says, and more on the side to which the rows are skewed."""
+def unbounded(score: float, influences: np.ndarray, size: float, chances: int = 1) -> tuple[float, float]:
+    """The 95% interval of a score on no scale, such as a loss, whose rows tell as much as `size` equal ones.
+
+    Student's t with Hall's correction for skewed rows (1992, https://doi.org/10.1111/j.2517-6161.1992.tb01872.x),
+    and never closer in than without it.
+    """
     rows, squares = len(influences), (influences**2).mean()
-    error = (squares / (rows - 1)) ** 0.5
-    skew = (influences**3).mean() / squares**1.5 if squares > EQUAL else 0.0
-    shift = skew * (critical**2 - 1) / (6 * rows**0.5)
-    low, high = score - error * (critical - min(0.0, shift)), score + error * (critical + max(0.0, shift))
-    return _rounded(max(bottom, low)), _rounded(high)
+    critical, error = quantile(max(4.0, size - 1), chances), (squares / (rows - 1)) ** 0.5
+    skew = (influences**3).mean() / squares**1.5 / rows**0.5 if squares > EQUAL else 0.0
+    if abs(skew) < MILD:
+        return score - error * critical, score + error * critical
+    low, high = (3 / skew * (np.cbrt(1 + skew * (z - skew / 6)) - 1) for z in (-critical, critical))
+    return score - error * max(critical, high), score + error * max(critical, -low)
 
 
 def _wilson(share: float, size: float, critical: float) -> float:
@@ -180,7 +229,7 @@ def _wilson(share: float, size: float, critical: float) -> float:
 
 
 @lru_cache
-def quantile(freedom: int, chances: int = 1) -> float:
+def quantile(freedom: float, chances: int = 1) -> float:
     """The 97.5% point of Student's t (Abramowitz and Stegun 1964, 26.7.5), or 100% less 2.5% for each of several
     `chances`; within 0.0003 from 9 on for one."""
     z, n = NormalDist().inv_cdf(1 - 0.025 / chances), freedom

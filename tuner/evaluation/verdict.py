@@ -3,12 +3,23 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tuner.evaluation.advice import advise, fits_others, next_step, pair_of
+from tuner.evaluation.figures import shown_gain, with_interval
+from tuner.evaluation.prompts import about_prompts
 from tuner.metrics import FEWEST_ROWS, metric_of
 from tuner.words import count
 
 FEW_ROWS = 16  # below this a score is only a hint
 MOST_DIGITS = 4  # scores are kept with as many
-HEADLINES = {"good": "It helped.", "bad": "It made things worse.", "unsure": "No clear difference."}
+HEADLINES = {
+    "tune": "It helped.",
+    "prompt": "A prompt does as well.",
+    "better prompt": "A prompt does better.",
+    "looks": "It learned how answers look, not what they depend on.",
+    "bad": "It made things worse.",
+    "neither": "Neither tuning nor a prompt clearly helped.",
+    "unsure": "No clear difference.",
+}
 OTHERS = {"good": "it helped", "bad": "it made things worse", "unsure": "there is no clear difference"}
 NO_VERDICT = "No verdict: the base model's head may be untrained."
 RARE_LABEL = "No verdict: a label has too few held-out rows."
@@ -22,7 +33,6 @@ NO_RIVAL = (
     "be compared with the best answer that knows nothing."
 )
 BY_HEART = 4  # times as low as the held-out loss is the training loss of rows that are known by heart
-OWN_SHARE = 0.25  # of a gain, at least, that answers lose beside other rows' references
 ROSE = 1.1  # times its lowest value is a held-out loss that has risen
 
 
@@ -76,22 +86,41 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
     if without[0]:
         text = " ".join(filter(None, [f"On {scored}, {figures}", *without, _by_heart(scores).strip()]))
         return Verdict("unsure", RARE_LABEL, *(f"{value:.{digits}f}" for value in values), text)
-    kind, headline = _kind(gain), HEADLINES[_kind(gain)]
-    if kind == "good" and _fits_others(scores):
-        kind, headline = "unsure", "It learned how answers look, not what they depend on."
-    if kind != "unsure":
+    advice, prompt = advise(scores)
+    kind = "good" if advice == "tune" else "bad" if gain["high"] < 0 else "unsure"
+    if _kind(gain) != "unsure" and not (fits_others(scores) and kind == "unsure"):
         digits = _digits([values, *((gain[key], 0) for key in (metric.name, "low", "high"))], digits)
     base, adapter = (f"{value:.{digits}f}" for value in values)
     sentences = [
         f"On {scored}, {figures}",
-        f"The gain is {_gain(gain, metric.name, digits, '95% interval ')}.",
+        f"The gain is {shown_gain(scores, gain, digits, '95% interval ')}{_wins(gain)}.",
+        *about_prompts(scores, advice, prompt, digits),
         "With so few rows this is only a hint." if rows < FEW_ROWS else "",
         *_disagreements(scores, digits),
         *without,
         *_findings(scores, kind, digits),
         _cut(scores),
     ]
-    return Verdict(kind, headline, base, adapter, " ".join(filter(None, sentences)))
+    text = " ".join(filter(None, sentences))
+    headline, step = _headline(scores, kind, advice, prompt), next_step(scores, advice, prompt)
+    return Verdict(kind, headline, base, adapter, text, advice, step)
+
+
+def _headline(scores: dict, kind: str, advice: str, prompt: str) -> str:
+    if advice == "prompt":
+        return HEADLINES["better prompt" if pair_of(scores, "adapter", prompt)["high"] < 0 else "prompt"]
+    if advice == "tune":
+        return HEADLINES["tune"]
+    if _kind(scores["gain"]) == "good":
+        return HEADLINES["looks"]
+    return HEADLINES["bad" if kind == "bad" else "neither" if prompt else "unsure"]
+
+
+def _wins(gain: dict) -> str:
+    """On how many rows the adapter is better and worse, as the end of a sentence; earlier runs did not count them."""
+    if "wins" not in gain:
+        return ""
+    return f": better on {count(gain['wins'], 'row')}, worse on {gain['losses']:,}, the same on {gain['ties']:,}"
 
 
 def rival(scores: dict) -> str:
@@ -124,7 +153,7 @@ def _disagreements(scores: dict, digits: int) -> list[str]:
     first = _kind(scores["gain"])
     return [
         f"By {metric_of(other).title}, {OTHERS[_kind(other['gain'])]}: "
-        f"{_gain(other['gain'], other['metric'], digits, '95% interval ')}."
+        f"{shown_gain(other, other['gain'], digits, '95% interval ')}."
         for other in scores.get("other_metrics", [])
         if not _without_interval(other) and _kind(other["gain"]) != first
     ]
@@ -140,18 +169,10 @@ def _without_interval(part: dict) -> str:
     return f"{title} has no interval: that takes {each}, and one has {fewest or 'none'}."
 
 
-def _fits_others(scores: dict) -> bool:
-    """Whether answers fit other rows' references about as well as their own, so that the gain is not the prompts'."""
-    others, name = scores.get("other_rows"), metric_of(scores).name
-    if not others or others["low"] > 0:
-        return False
-    return abs(scores["adapter"][name] - others[name]) < OWN_SHARE * scores["gain"][name]
-
-
 def _findings(scores: dict, kind: str, digits: int) -> list[str]:
     """What else the run shows: sentences about answers that ignore the prompt, and about rows known by heart."""
     metric, sentences = metric_of(scores), []
-    if scores["gain"]["low"] > 0 and kind == "unsure":
+    if fits_others(scores) and scores["gain"]["low"] > 0 and kind == "unsure":
         own, others = scores["adapter"][metric.name], scores["other_rows"][metric.name]
         sentences.append(
             f"Its answers fit other rows' references ({others:.{digits}f}) about as well as their own "
@@ -202,24 +223,12 @@ def other_scores(scores: dict, digits: int = 2) -> list[tuple[str, str, str, str
         metric = metric_of(other)
         title = metric.title if metric.higher_is_better else f"{metric.title} ({metric.direction})"
         base, adapter = (with_interval(other[variant], metric.name, digits) for variant in ("base", "adapter"))
-        gain = "unknown" if scores.get("unknown_head") else _gain(other["gain"], metric.name, digits)
+        gain = "unknown" if scores.get("unknown_head") else shown_gain(other, other["gain"], digits)
         rows.append((title, base, adapter, gain))
     return rows
-
-
-def with_interval(part: dict, name: str, digits: int = 2) -> str:
-    """A metric's score with its interval, from the part of an evaluation that belongs to base or adapter."""
-    low, high = part.get(f"{name}_low"), part.get(f"{name}_high")
-    return f"{part[name]:.{digits}f}" + (f" ({low:.{digits}f} to {high:.{digits}f})" if low is not None else "")
 
 
 def _digits(pairs: list[Sequence[float]], least: int) -> int:
     """The digits with which no two numbers of a pair look alike."""
     enough = (d for d in range(least, MOST_DIGITS) if all(round(one, d) != round(other, d) for one, other in pairs))
     return next(enough, MOST_DIGITS)
-
-
-def _gain(gain: dict, name: str, digits: int, label: str = "") -> str:
-    # Plus 0.0, because a small loss would be shown as "-0.00".
-    shown = [f"{round(gain[key], digits) + 0.0:+.{digits}f}" for key in (name, "low", "high") if key in gain]
-    return shown[0] + (f" ({label}{shown[1]} to {shown[2]})" if len(shown) > 1 else "")

@@ -10,7 +10,8 @@ from importlib import metadata
 from pathlib import PurePath
 
 from tuner.data.sources import is_hub_name
-from tuner.evaluation.verdict import judge, other_scores, rival, sentence_case, with_interval
+from tuner.evaluation.figures import with_interval
+from tuner.evaluation.verdict import judge, other_scores, rival, sentence_case
 from tuner.hub.card_use import fence, kind_of, use
 from tuner.inference import merge_check
 from tuner.methods.registry import METHODS
