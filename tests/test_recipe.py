@@ -196,6 +196,7 @@ DEFAULTS = {
     },
     "budget": {"steps": None, "epochs": None, "seconds": None},
     "evaluation": {"rows": 64, "max_new_tokens": "auto", "metrics": "auto", "loss_every": "auto"},
+    "tracking": "none",
     "seed": 0,
 }
 
@@ -356,7 +357,7 @@ def test_what_each_setting_may_be(key, taken, refused):
         assert str(caught.value) == f"{key}: {shown} {sentence}"
 
 
-PARTS = "name, task, model, data, method, training, budget, evaluation, seed."
+PARTS = "name, task, model, data, method, training, budget, evaluation, tracking, seed."
 
 
 @pytest.mark.parametrize(

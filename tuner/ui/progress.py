@@ -22,6 +22,7 @@ SILENT = (
     "schedule",
     "micro_batch",
     "skipped",
+    "untracked",
 )  # events that leave the phase as it is
 # Seconds after which a run that was about to start counts as abandoned: its page was closed, or the app restarted.
 SOON = {"queued": ("waiting", 3600), "continued": ("waiting", 3600), "starting": ("starting", 120)}
