@@ -146,6 +146,8 @@ def test_steps_that_are_trained_again_replace_the_first_ones(name, tmp_path):
     assert [event["event"] for event in window(run, *first, step(4, 9.5), heldout[2])][-2:] == ["step", "heldout"]
     # Its process is killed here: the last checkpoint was after step 2.
     window(run, {"event": "start", "step": 2}, step(3, 1.75), step(4, 1.5), heldout[3], {"event": "end", "step": 4})
+    losses = [(1, 3.0), (2, 2.125), (3, 1.75), (4, 1.5)]
+    assert READERS[name](run)["train/loss"] == losses
     gains = {"base": {"rougeL": 0.25, "loss": 3.0}, "adapter": {"rougeL": 0.75, "loss": 2.0}, "gain": {"rougeL": 0.5}}
     more = {"rows": 12, "losses": {"last": 2.0}, "few_shot": {"rougeL": 0.5}, "other_rows": {"rougeL": 0.125}}
     window(run, {"event": "answered", "row": 2}, {"event": "evaluation", "metric": "rougeL", **gains, **more})
@@ -154,7 +156,7 @@ def test_steps_that_are_trained_again_replace_the_first_ones(name, tmp_path):
     scores = {"base/rougeL": 0.25, "base/loss": 3.0, "adapter/rougeL": 0.75, "adapter/loss": 2.0}
     scores |= {"gain/rougeL": 0.5, "few_shot/rougeL": 0.5}
     assert {key: sorted(curve) for key, curve in curves.items()} == {
-        "train/loss": [(1, 3.0), (2, 2.125), (3, 1.75), (4, 1.5)],
+        "train/loss": losses,
         "train/learning_rate": rounded(name, rates),
         "train/grad_norm": [(n, 1.0) for n in range(1, 5)],
         "train/tokens_per_second": [(n, 30.5) for n in range(1, 5)],
