@@ -219,6 +219,7 @@ class Window(TrainerCallback):
         mark = self.clock.record_step(self.step, self.trainer.padded_tokens, now - self.last)
         if mark:
             self.emit({"event": "schedule", "at": mark[0], "steps": mark[1]})
+        self.best.learned(logs["loss"])
         self._report(logs)
         self._between_steps(control)
 
@@ -294,6 +295,8 @@ class Window(TrainerCallback):
         measured = self._heldout_loss()
         if self.best.measured(self.step, measured, self.model, self.trainer.schedule):
             self.emit({"event": "best", "step": self.step, "loss": measured.loss})
+        if overfitting := self.best.overfitting():
+            self.emit(overfitting)
 
     def _heldout_loss(self) -> Measured:
         measured = self.heldout.measure(self.model)
