@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import fresh
@@ -40,7 +41,10 @@ def no_settings(monkeypatch) -> None:
 def in_tensorboard(run: Run) -> Curves:
     reader = EventAccumulator(str(run.path / "tracking"), size_guidance={"scalars": 0})
     reader.Reload()
-    return {tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+    times = [(e.step, e.wall_time) for e in reader.Scalars("train/loss")]
+    return {tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]} | {
+        "time": times
+    }
 
 
 def in_trackio(run: Run) -> Curves:
@@ -48,8 +52,9 @@ def in_trackio(run: Run) -> Curves:
 
     curves: Curves = {}
     for row in SQLiteStorage.get_logs(tracking.PROJECT, run_id=run.read_json("tracking.json")["id"]):
-        for name in row.keys() - {"step", "timestamp"}:
-            curves.setdefault(name, []).append((row["step"], row[name]))
+        values = {**row, "time": datetime.fromisoformat(row["timestamp"]).timestamp()}
+        for name in values.keys() - {"step", "timestamp"}:
+            curves.setdefault(name, []).append((row["step"], values[name]))
     return curves
 
 
@@ -59,6 +64,7 @@ def in_wandb(run: Run) -> Curves:
     for record in records(file.read_bytes()):
         values = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
         for name, value in values.items():
+            name = {"_timestamp": "time"}.get(name, name)
             if not name.startswith("_"):
                 curves.setdefault(name, []).append((record.history.step.num, json.loads(value)))
     return curves
@@ -95,10 +101,21 @@ def rounded(name: str, curve: list[tuple[int, float]]) -> list[tuple[int, float]
     return curve
 
 
+def assert_same_times(run: Run, curves: Curves) -> None:
+    """Each step is tracked with the time at which it was done, not with that at which it was written once more."""
+    times: dict[int, list[float]] = {}
+    for event in run.events():
+        times.setdefault(event.get("step", max(times, default=0)), []).append(event["time"])
+    assert len(curves["time"]) > 1
+    for step, at in curves.pop("time"):
+        assert min(abs(at - time) for time in times[step]) < 0.001
+
+
 def assert_same_curve(run: Run) -> None:
     """Each step that counts is tracked once, with its value."""
     name = run.recipe.tracking
     curves = READERS[name](run)
+    assert_same_times(run, curves)
     now = progress.read(run)
     steps = {event["step"]: event for event in run.events() if event["event"] == "step"}
     assert len(now.losses) == len(steps) > 1
@@ -152,6 +169,7 @@ def test_steps_that_are_trained_again_replace_the_first_ones(name, tmp_path):
     more = {"rows": 12, "losses": {"last": 2.0}, "few_shot": {"rougeL": 0.5}, "other_rows": {"rougeL": 0.125}}
     window(run, {"event": "answered", "row": 2}, {"event": "evaluation", "metric": "rougeL", **gains, **more})
     curves = READERS[name](run)
+    assert_same_times(run, curves)
     rates = [(n, 0.1 / n) for n in range(1, 5)]
     scores = {"base/rougeL": 0.25, "base/loss": 3.0, "adapter/rougeL": 0.75, "adapter/loss": 2.0}
     scores |= {"gain/rougeL": 0.5, "few_shot/rougeL": 0.5}

@@ -251,8 +251,11 @@ def _wandb(run: Run) -> Tracker:
         reinit="create_new",
         settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, init_timeout=ONLINE),
     )
-    # W&B itself drops the steps that it has already.
-    return Tracker(lambda point: logged.log(point.values, step=point.step), logged.finish)
+
+    def log(point: Point) -> None:  # W&B itself drops the steps that its server has already
+        logged.log(point.values | {"_timestamp": point.time}, step=point.step)
+
+    return Tracker(log, logged.finish)
 
 
 TRACKERS: dict[str, Callable[[Run], Tracker]] = {
