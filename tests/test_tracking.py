@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -61,6 +62,11 @@ def in_trackio(run: Run) -> Curves:
 def in_wandb(run: Run) -> Curves:
     (file,) = run.path.glob("tracking/wandb/offline-run-*/run-*.wandb")
     curves: Curves = {}
+    # W&B's own process writes the end of the file some milliseconds after `finish`.
+    deadline = time.monotonic() + 20
+    while not any(record.WhichOneof("record_type") == "exit" for record in records(file.read_bytes())):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     for record in records(file.read_bytes()):
         values = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
         for name, value in values.items():
@@ -108,7 +114,7 @@ def assert_same_times(run: Run, curves: Curves) -> None:
         times.setdefault(event.get("step", max(times, default=0)), []).append(event["time"])
     assert len(curves["time"]) > 1
     for step, at in curves.pop("time"):
-        assert min(abs(at - time) for time in times[step]) < 0.001
+        assert min(abs(at - done) for done in times[step]) < 0.001
 
 
 def assert_same_curve(run: Run) -> None:
@@ -182,6 +188,17 @@ def test_steps_that_are_trained_again_replace_the_first_ones(name, tmp_path):
         **{f"scores/{key}": [(4, value)] for key, value in scores.items()},
     }
     assert READERS[name](other)["train/loss"] == [(1, 7.0), (2, 7.5)]
+
+
+def test_a_tensorboard_that_looks_on_shows_the_curve_of_the_resumed_run(tmp_path):
+    run = handmade(tmp_path / "run", "tensorboard")
+    window(run, {"event": "start", "step": 0}, step(1, 3.0), step(2, 2.0), step(3, 9.0))
+    reader = EventAccumulator(str(run.path / "tracking"))
+    for loss in (1.75, 1.5):
+        reader.Reload()
+        window(run, {"event": "start", "step": 2}, step(3, loss))
+        reader.Reload()
+        assert [(e.step, e.value) for e in reader.Scalars("train/loss")] == [(1, 3.0), (2, 2.0), (3, loss)]
 
 
 @pytest.mark.parametrize("name", mostly_long(NAMES, "tensorboard"))

@@ -180,10 +180,12 @@ def _tensorboard(run: Run) -> Tracker:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     folder = run.path / "tracking"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     began = time.time()
-    # A TensorBoard that looks just now reads a folder's files in the order of their names.
+    # A TensorBoard that looks just now reads a folder's files in the order of their names, and would stay with one
+    # that is gone.
+    for earlier in folder.glob("events.out.tfevents.*"):
+        os.truncate(earlier, 0)
     file = RecordWriter((folder / f"events.out.tfevents.{began:.6f}.tuner").open("wb"))
 
     def write(**entries: Any) -> None:
