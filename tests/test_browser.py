@@ -180,7 +180,7 @@ def test_two_methods_are_compared_from_start_to_table_and_shown_again_by_the_lin
     page = visit()
     expect(page.locator("#card")).to_contain_text("per epoch")
     page.get_by_role("button", name="More settings").click()
-    settings = {"Batch size": "4", "held-out rows that": "12", "Max new tokens": "8", "Few-shot": "0"}
+    settings = {"Batch size": "4", "held-out rows that": "12", "Max new tokens": "8", "Examples in the prompt": "0"}
     for label, value in settings.items():
         page.locator("label", has_text=label).locator("input, textarea").first.fill(value)
     page.get_by_role("tab", name="Compare").click()

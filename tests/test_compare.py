@@ -26,7 +26,11 @@ from tuner.training import window
 from tuner.training.window import train
 
 QUICK = {"evaluation__rows": 1, "evaluation__max_new_tokens": 2}
-FEW = ["data.max_rows=40", "evaluation={rows: 4, max_new_tokens: 4, loss_every: 0, few_shot: 0}", "training.batch_size=4"]
+FEW = [
+    "data.max_rows=40",
+    "evaluation={rows: 4, max_new_tokens: 4, loss_every: 0, few_shot: 0}",
+    "training.batch_size=4",
+]
 PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw"}]
 
 

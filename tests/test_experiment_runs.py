@@ -16,7 +16,7 @@ from tuner.errors import TunerError
 from tuner.experiments import train as train_module
 from tuner.experiments.beside import beside
 from tuner.experiments.candidates import request
-from tuner.experiments.experiment import Experiment, create, open_experiment
+from tuner.experiments.experiment import Experiment, create, delete_orphans, open_experiment
 from tuner.experiments.ranking import results
 from tuner.experiments.states import FILE
 from tuner.experiments.train import train_all
@@ -212,6 +212,18 @@ def test_an_experiment_is_deleted_without_its_runs_and_not_while_it_is_in_progre
     experiment.delete()
     assert not experiment.path.exists()
     assert Run(run.path).recipe.name == "trial 1"
+
+
+def test_an_experiment_goes_once_its_runs_are_gone_and_a_day_has_passed(root, small_base):
+    experiment = create(asked(small_base, search=2), check=without_checks)
+    run = trial(experiment, 1.0)
+    assert delete_orphans(seconds=-1) == []
+    run.delete()
+    assert delete_orphans() == []
+    with experiment.driving():
+        assert delete_orphans(seconds=-1) == []
+    assert delete_orphans(seconds=-1) == [experiment.id]
+    assert not experiment.path.exists()
 
 
 def test_problems_of_all_candidates_are_told_before_anything_is_written(root, small_base):

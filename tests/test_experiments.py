@@ -27,6 +27,12 @@ NATURE = random.Random(0)
 ROUGE = METRICS["rougeL"]
 
 
+@pytest.fixture(autouse=True)
+def same_nature() -> None:
+    """Each test draws the same rows, whatever ran before it."""
+    NATURE.seed(0)
+
+
 def rows(share: float, number: int = 64) -> list[bool]:
     """Which rows are answered right, about this share of them."""
     return [NATURE.random() < share for _ in range(number)]
@@ -175,6 +181,7 @@ def test_a_resumed_search_proposes_what_an_uninterrupted_one_would(known):
 
 MEASURED_SPREAD = 0.02  # of LoRA's scores over 24 seeds on the shipped models, that of the rows left out
 
+
 def drawn(seeds: int, sharing: np.ndarray, draw: np.random.Generator, spread: float, better: float = 0.0) -> list:
     """A candidate's seeds on rows that are as hard for all candidates; a seed moves all of its rows."""
     made = []
@@ -199,7 +206,7 @@ def claims(candidates: list[list[Scored]], pairs: int | None = None) -> bool:
 
 @pytest.mark.parametrize(
     ("candidates", "seeds", "number"),
-    mostly_long([(2, 1, 64), (2, 1, 16), (4, 1, 64), (6, 1, 32), (2, 3, 64), (3, 2, 32), (2, 1, 1000)], (2, 1, 64), (2, 1, 16)),
+    mostly_long([(2, 1, 64), (2, 1, 16), (4, 1, 64), (6, 1, 32), (2, 3, 64), (3, 2, 32), (2, 1, 1000)], (2, 1, 64)),
 )
 def test_a_method_against_itself_is_no_difference_in_at_least_95_percent(candidates, seeds, number):
     draw, false = np.random.default_rng(candidates * seeds), 0
@@ -216,6 +223,17 @@ def test_a_method_that_is_better_is_said_to_be():
             sharing = draw.beta(1, 1, 64) * 0.5
             found[seeds] += claims([drawn(seeds, sharing, draw, 0.02), drawn(seeds, sharing, draw, 0.02, 0.4)])
     assert min(found.values()) >= 190
+
+
+def test_intervals_that_hold_together_are_wider_and_the_base_has_no_seeds():
+    draw = np.random.default_rng(4)
+    one, other = (drawn(1, draw.beta(1, 1, 64), draw, 0.0) for _ in range(2))
+    alone, together = (certainty.gain(one, other, ROUGE, (0.0, 1.0), None, pairs) for pairs in (1, 6))
+    base, bases = (certainty.gain(one, other, ROUGE, (0.0, 1.0), None, n, is_trained=False) for n in (1, 6))
+    assert bases.low < base.low < base.high < bases.high
+    assert together.low < alone.low < base.low < base.value < base.high < alone.high < together.high
+    opposite = certainty.gain(other, one, ROUGE, (0.0, 1.0))
+    assert (opposite.value, opposite.low, opposite.high) == pytest.approx((-alone.value, -alone.high, -alone.low))
 
 
 def test_figures_of_seeds_are_the_mean_and_the_standard_deviation():
@@ -293,12 +311,17 @@ def test_a_searchs_winner_is_scored_by_rows_that_did_not_choose_it(tmp_path):
     found = results(experiment)
     assert (found.rows, found.chosen_by) == (64, 32)
     best = found.lines[0]
-    known = (made[0].path.parent / best["runs"][0] / "evaluation_rows.jsonl").read_text().splitlines()
-    right = [row["adapter"] == row["reference"] for row in map(json.loads, known)]
-    ran = [run.read_json("evaluation.json")["adapter"]["rougeL"] for run in made]
-    assert best["choosing"] == max(line["choosing"] for line in found.lines) > np.mean(ran) + 0.05
-    assert best["score"] < best["choosing"]
-    assert len(right) == 64
+    right = {
+        run.recipe.name: [
+            row["adapter"] == row["reference"]
+            for row in map(json.loads, (run.path / "evaluation_rows.jsonl").read_text().splitlines())
+        ]
+        for run in made
+    }
+    assert best["choosing"] == max(sum(rows[::2]) / 32 for rows in right.values())
+    assert {line["label"]: line["score"] for line in found.lines} == {
+        label: sum(rows[1::2]) / 32 for label, rows in right.items()
+    }
     assert in_order(found.sentences[0], best["label"], "is the best of 12 trials by 32 of the 64 held-out rows")
     if best["label"] != "trial 1":
         assert "That is not clearly better than trial 1, the settings that there were" in found.sentences[1]
@@ -416,8 +439,8 @@ def test_one_drawing_serves_page_and_file(found):
     assert not any(word in drawn for word in ("<style", "<metadata", "<script", "<b>", ": #0f766e"))
     assert plot.png(found).startswith(b"\x89PNG")
     assert "matplotlib.pyplot" not in sys.modules
-    with ThreadPoolExecutor(4) as pool:
-        assert len({len(png) for png in pool.map(lambda _: plot.png(found), range(8))}) == 1
+    with ThreadPoolExecutor(3) as pool:
+        assert len({len(png) for png in pool.map(lambda _: plot.png(found), range(3))}) == 1
 
 
 def test_the_table_has_every_line_and_no_formula_for_a_spreadsheet(found, tmp_path):
@@ -430,3 +453,21 @@ def test_the_table_has_every_line_and_no_formula_for_a_spreadsheet(found, tmp_pa
     empty = results(experiment_of([scored_run(tmp_path, "a", rows(0.5))], name="none"))
     empty.lines.clear()
     assert (plot.svg(empty), plot.png(empty)) == ("", b"")
+
+
+def test_the_first_is_held_against_the_base_and_its_best_prompt(tmp_path):
+    made = [scored_run(tmp_path, name, [n < right for n in range(64)]) for name, right in (("one", 60), ("two", 30))]
+    for run in made:
+        lines = [json.loads(line) for line in (run.path / "evaluation_rows.jsonl").read_text().splitlines()]
+        for number, row in enumerate(lines):
+            row["few_shot"] = row["reference"] if number < 10 else "no"
+            row["few_shot_similar"] = row["reference"] if number < 58 else "<think>hm</think>no"
+        run.write_text("evaluation_rows.jsonl", "".join(f"{json.dumps(row)}\n" for row in lines))
+    found = results(experiment_of(made))
+    assert [(rival["variant"], round(rival["score"], 3)) for rival in found.rivals] == [
+        ("base", 0.0), ("few_shot", 0.156), ("few_shot_similar", 0.906),
+    ]  # fmt: skip
+    told = [said for said in found.sentences if said.startswith("one is")]
+    assert len(told) == 3  # than two, the base and the better of the prompts
+    assert told[1].startswith("one is clearly better than the base model: +0.938 in ROUGE-L")
+    assert told[2].startswith("one is not clearly better than similar examples in the prompt: +0.031 in ROUGE-L")

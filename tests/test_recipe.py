@@ -197,6 +197,7 @@ DEFAULTS = {
     },
     "budget": {"steps": None, "epochs": None, "seconds": None},
     "evaluation": {"rows": 64, "max_new_tokens": "auto", "metrics": "auto", "loss_every": "auto"},
+    "tracking": "none",
     "seed": 0,
 }
 
@@ -247,7 +248,11 @@ MODULES = [AUTO, "all-linear", ["q_proj", "v_proj"], []]
             [None, 1, 10**9],
             {0: "can't be used: it must be at least 1.", "x": f"{WHOLE} leave it out."},
         ),
-        ("data.seed", [None, 0, 2**31 - 1], {-1: "can't be used: it must be at least 0.", "x": f"{WHOLE} leave it out."}),
+        (
+            "data.seed",
+            [None, 0, 2**31 - 1],
+            {-1: "can't be used: it must be at least 0.", "x": f"{WHOLE} leave it out."},
+        ),
         ("data.max_length", [AUTO, 8], {7: "can't be used: it must be at least 8.", "x": f"{WHOLE} auto."}),
         (
             "method.rank",
@@ -358,7 +363,7 @@ def test_what_each_setting_may_be(key, taken, refused):
         assert str(caught.value) == f"{key}: {shown} {sentence}"
 
 
-PARTS = "name, task, model, data, method, training, budget, evaluation, seed."
+PARTS = "name, task, model, data, method, training, budget, evaluation, tracking, seed."
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,9 @@ class Recipe(Part):
     training: Training = Training()
     budget: Budget = Budget()
     evaluation: Evaluation = Evaluation()
+    tracking: Literal["none", "trackio", "tensorboard", "wandb"] = Field(
+        "none", description="where else the curve of a run in a terminal is written to"
+    )
     seed: Seed = Field(0, description="fixes the held-out rows, the order of rows and the initial weights")
 
     @classmethod

@@ -55,6 +55,7 @@ def score(
     how many the rarest one has. "other_rows" has the adapter's score if its answers are compared with
     other rows' references, and the interval of how much better they fit their own, and "other_rows_of_prompts" the
     same of examples in the prompt. Both are left out where the references are too much alike to tell.
+    "empty_references" is there if all of them are empty.
     """
     losses = losses or {}
     parts, each = [], {}
@@ -66,6 +67,7 @@ def score(
     first, *others = parts
     if answers:
         first |= _other_rows(next(m for m in metrics if m.name == first["metric"]), references, answers)
+        first |= {} if any(map(any, references)) else {"empty_references": True}
     for variant in answers[0].keys() & {*VARIANTS} if answers and METRICS["exact_match"] not in metrics else ():
         equal = METRICS["accuracy"].table(references, [answer[variant] for answer in answers])[:, 0]
         first[variant]["exact_match"] = _rounded(np.mean(equal))

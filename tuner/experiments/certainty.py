@@ -108,10 +108,10 @@ def gain(
     return _bounded(value, np.hypot(value - low, half), np.hypot(high - value, half), *bounds)
 
 
-def scale_of(metric: Metric, runs: Iterable[Scored]) -> tuple[float, float]:
-    """The lowest and the highest score that there can be."""
+def scale_of(runs: Iterable[Scored]) -> tuple[float, float]:
+    """The lowest and the highest score that there can be: a rate of errors may be above 1."""
     values = np.concatenate([run.each for run in runs])
-    return min(0.0, values.min()), max(1.0, values.max())  # a rate of errors may be above 1
+    return min(0.0, values.min()), max(1.0, values.max())
 
 
 def spread(runs: Sequence[Scored]) -> float | None:

@@ -29,7 +29,7 @@ class Compared:
         self.scoring = slice(1, None, 2) if self.is_split else slice(None)
         self.scored = self._score(self.scoring)
         self.chosen = self._score(slice(0, None, 2)) if self.is_split else self.scored
-        self.scale = certainty.scale_of(self.metric, self.scored.values()) if self.scored else (0.0, 1.0)
+        self.scale = certainty.scale_of(self.scored.values()) if self.scored else (0.0, 1.0)
         self.has_interval = self._has_interval()
 
     def choosing(self, run: str) -> float | None:

@@ -14,8 +14,9 @@ failed for reasons of its own, and the experiment goes on without it; otherwise 
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tuner.recipe import Recipe
 from tuner.run_files import damage_of, read_object, reason, unless_deleted
 from tuner.runs import Run
 
+ORPHANED = 24 * 3600  # seconds after which an experiment without runs is deleted
 SPARE_SECONDS = 0.5  # which a run may take more than its budget
 Prepare = Callable[[Recipe, Path], Run]
 
@@ -232,6 +234,19 @@ def open_experiment(name: str | Path, root: Path | None = None, *, local: bool =
             return Experiment(path)
     shown = "".join(c for c in str(name)[:80] if c.isprintable())
     raise TunerError(f"There is no experiment '{shown}'. Check its id, or start a new one.")
+
+
+def delete_orphans(root: Path | None = None, seconds: float = ORPHANED) -> list[str]:
+    """Delete the experiments of which no run is left, and nothing has happened for so long; returns their ids."""
+    deleted = []
+    for file in Path(root or runs.RUNS).glob(f"*/{FILE}"):
+        experiment = Experiment(file.parent)
+        with suppress(TunerError, OSError):  # it is damaged, or in progress
+            idle = time.time() - os.stat(file).st_mtime
+            if idle > seconds and not any(state.run.path.is_dir() for state in experiment.states()):
+                experiment.delete()
+                deleted.append(experiment.id)
+    return deleted
 
 
 def _trials(states: list[State]) -> list[search.Trial]:

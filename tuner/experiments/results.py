@@ -122,9 +122,11 @@ def _search(found: Results, lines: list[dict]) -> list[str]:
 
 
 def _against_rivals(found: Results) -> list[str]:
-    """Whether the first is better than what needs no training."""
-    names = RIVALS | {rival["variant"]: rival["label"] for rival in found.rivals}
+    """Whether the first is better than what needs no training: the base model, and its best prompt with examples."""
+    names = {rival["variant"]: rival["label"] for rival in found.rivals}
     pairs = {pair["over"]: pair for pair in found.pairs if pair["over"] in RIVALS and "low" in pair}
+    prompts = sorted((variant for variant in pairs if variant != "base"), key=lambda v: pairs[v][found.metric])
+    pairs = {variant: pair for variant, pair in pairs.items() if variant not in prompts[1:]}
     return [
         f"{found.best} is {'clearly' if is_clear(pair) else 'not clearly'} better than "
         f"{_article(names[variant])}: {gain_in_words(pair, found.metric)}."
