@@ -113,12 +113,11 @@ def check(
     )
     if model.row.generates:
         plan["end_tokens"] = answering.ends
-    if examples:
-        chosen["examples in the prompt"] = examples.examples, examples.reason
-    plan |= _base_facts(model, tokenizer, rows.split.train)
+    plan |= _base_facts(model, tokenizer, rows.split.train) | ({"prompting": examples.facts} if examples else {})
     if own_folder:
         plan |= {"revision": None, "model_folder": str(own_folder)}
-    chosen |= ({"steps": steps} if steps.number else {}) | measured
+    shown = {"examples in the prompt": (examples.examples, examples.reason)} if examples else {}
+    chosen |= shown | ({"steps": steps} if steps.number else {}) | measured
     plan["chosen"] = [
         *({"setting": name, "value": value, "reason": reason} for name, (value, reason) in chosen.items()),
         {"setting": "format", "value": rows.format.name, "reason": rows.format.reason},
