@@ -203,6 +203,7 @@ DEFAULTS = {
         "seconds": None,
         "loss_every": "auto",
     },
+    "tracking": "none",
     "seed": 0,
 }
 
@@ -373,7 +374,7 @@ def test_what_each_setting_may_be(key, taken, refused):
         assert str(caught.value) == f"{key}: {shown} {sentence}"
 
 
-PARTS = "name, task, model, data, method, training, budget, evaluation, seed."
+PARTS = "name, task, model, data, method, training, budget, evaluation, tracking, seed."
 
 
 @pytest.mark.parametrize(

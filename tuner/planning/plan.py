@@ -36,6 +36,7 @@ from tuner.planning.heldout import heldout_prompts, prompt_tokens
 from tuner.planning.memory import count_trainable, method_key
 from tuner.planning.method_check import method_problems, unknown_method
 from tuner.planning.scoring import Prompts, too_few_seconds
+from tuner.planning.trackers import tracking_choice, tracking_problems
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS, TEXT, task_for
@@ -124,6 +125,7 @@ def check(
         {"setting": "task", "value": model.row.title, "reason": _why_task(recipe, rows.format, model)},
         {"setting": "held-out rows", "value": len(rows.split.heldout), "reason": rows.split.reason},
         *([compared] if (compared := _compared(plan)) else []),
+        *tracking_choice(recipe),
     ]
     checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples)
     _check_room(checked, local)
@@ -203,6 +205,7 @@ def _resolve(
 ) -> tuple[Base, Rows]:
     """The base for its task, and the rows. Raises TunerError with all problems of model, method and rows."""
     problems = unknown_method(recipe) + metrics.unknown(recipe.evaluation.metrics)
+    problems += tracking_problems(recipe, local=local)
     config = rows = model = None
     most = None if local else forecast.MAX_PARAMETERS
     with collect(problems):
