@@ -119,7 +119,15 @@ def check(
         plan |= {"revision": None, "model_folder": str(own_folder)}
     shown = {"examples in the prompt": (examples.examples, examples.reason)} if examples else {}
     chosen |= shown | ({"steps": steps} if steps.number else {}) | measured
-    plan["chosen"] = [
+    plan["chosen"] = _choices(recipe, model, rows, plan, chosen)
+    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples)
+    _check_room(checked, local)
+    return checked
+
+
+def _choices(recipe: Recipe, model: Base, rows: Rows, plan: dict, chosen: dict[str, tuple]) -> list[dict]:
+    """All that was chosen or found out, each with the reason for it."""
+    return [
         *({"setting": name, "value": value, "reason": reason} for name, (value, reason) in chosen.items()),
         {"setting": "format", "value": rows.format.name, "reason": rows.format.reason},
         {"setting": "task", "value": model.row.title, "reason": _why_task(recipe, rows.format, model)},
@@ -127,9 +135,6 @@ def check(
         *([compared] if (compared := _compared(plan)) else []),
         *tracking_choice(recipe),
     ]
-    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples)
-    _check_room(checked, local)
-    return checked
 
 
 def _base_facts(model: Base, tokenizer: "PreTrainedTokenizerBase", rows: list[dict]) -> dict:
