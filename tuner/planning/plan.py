@@ -114,13 +114,20 @@ def check(
     )
     if model.row.generates:
         plan["end_tokens"] = answering.ends
-    if examples:
-        chosen["examples in the prompt"] = examples.examples, examples.reason
-    plan |= _base_facts(model, tokenizer, rows.split.train)
+    plan |= _base_facts(model, tokenizer, rows.split.train) | ({"prompting": examples.facts} if examples else {})
     if own_folder:
         plan |= {"revision": None, "model_folder": str(own_folder)}
-    chosen |= ({"steps": steps} if steps.number else {}) | measured
-    plan["chosen"] = [
+    shown = {"examples in the prompt": (examples.examples, examples.reason)} if examples else {}
+    chosen |= shown | ({"steps": steps} if steps.number else {}) | measured
+    plan["chosen"] = _choices(recipe, model, rows, plan, chosen)
+    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples)
+    _check_room(checked, local)
+    return checked
+
+
+def _choices(recipe: Recipe, model: Base, rows: Rows, plan: dict, chosen: dict[str, tuple]) -> list[dict]:
+    """All that was chosen or found out, each with the reason for it."""
+    return [
         *({"setting": name, "value": value, "reason": reason} for name, (value, reason) in chosen.items()),
         {"setting": "format", "value": rows.format.name, "reason": rows.format.reason},
         {"setting": "task", "value": model.row.title, "reason": _why_task(recipe, rows.format, model)},
@@ -128,9 +135,6 @@ def check(
         *([compared] if (compared := _compared(plan)) else []),
         *tracking_choice(recipe),
     ]
-    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples)
-    _check_room(checked, local)
-    return checked
 
 
 def _base_facts(model: Base, tokenizer: "PreTrainedTokenizerBase", rows: list[dict]) -> dict:
