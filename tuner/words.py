@@ -28,7 +28,7 @@ def gigabytes(size: float) -> str:
     return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"
 
 
-def size(size: float) -> str:
+def file_size(size: float) -> str:
     """Bytes in words, of what may be small: 18 KB."""
     return f"{size / 2**10:.0f} KB" if size < 2**20 else gigabytes(size)
 

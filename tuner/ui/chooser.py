@@ -9,7 +9,7 @@ from tuner.methods.registry import METHODS
 from tuner.methods.spec import KINDS, MethodRow
 from tuner.planning.forecast import duration
 from tuner.ui.render import tag
-from tuner.words import count, gigabytes, size
+from tuner.words import count, file_size, gigabytes
 
 CLICKED = """element.addEventListener('click', (event) => {
     const row = event.target.closest('[data-method]');
@@ -72,7 +72,7 @@ def _row(row: MethodRow, cost: dict | None, is_chosen: bool, waiting: bool) -> s
 def _figures(cost: dict) -> str:
     figures = {
         "parameters": _short(cost["trainable_parameters"]),
-        "adapter": size(cost["adapter_bytes"]),
+        "adapter": file_size(cost["adapter_bytes"]),
         "memory": gigabytes(cost["memory"]) if cost["memory"] else "unknown",
         "training": f"{duration(cost['seconds'])}, {count(cost['steps'], 'step')}",
     }
