@@ -16,11 +16,10 @@ MANY_ROWS = 64  # scored; with fewer, a gain worth having may be hidden by chanc
 
 
 def pair_of(scores: dict, one: str, other: str) -> dict:
-    """The gain of one variant over another; empty if it is not known. Earlier runs have that over the base only."""
-    for pair in scores.get("pairs", []):
-        if (pair["of"], pair["over"]) == (one, other):
-            return pair
-    return scores["gain"] or {} if (one, other) == ("adapter", "base") else {}
+    """The gain of one variant over another; empty if it is not known, as in runs of earlier versions."""
+    if (one, other) == ("adapter", "base"):
+        return scores["gain"] or {}
+    return next((pair for pair in scores.get("pairs", []) if (pair["of"], pair["over"]) == (one, other)), {})
 
 
 def is_better(scores: dict, one: str, other: str) -> bool:
@@ -49,7 +48,7 @@ def advise(scores: dict) -> tuple[str, str]:
     For "prompt" it is the one to use, at random rather than by likeness if both will do, since a fixed one is less
     work. Else it is the best rival of the adapter.
     """
-    metric, prompts = metric_of(scores), [v for v in PROMPTS if pair_of(scores, v, "base")]
+    metric, prompts = metric_of(scores), [v for v in PROMPTS if v in scores and pair_of(scores, v, "base")]
     as_good = [v for v in prompts if helped(scores, v) and not is_better(scores, "adapter", v)]
     if as_good:
         return "prompt", as_good[-1 if is_better(scores, as_good[-1], as_good[0]) else 0]
@@ -61,7 +60,7 @@ def next_step(scores: dict, advice: str, prompt: str) -> str:
     """One sentence about what to do next, by the first rule that applies; empty if none does."""
     if advice == "prompt":
         kind = "these examples in each prompt" if prompt == "few_shot" else "the most similar rows in each prompt"
-        return f"Use the base model with {kind}: that needs no training."
+        return f"Use the base model with {kind}, which needs no training."
     if "course" not in scores:
         return ""
     facts = {**scores["course"], **scores.get("losses", {}), "held": scores.get("heldout_rows", scores["rows"])}
@@ -70,7 +69,7 @@ def next_step(scores: dict, advice: str, prompt: str) -> str:
     rules = AFTER_TUNE if advice == "tune" else AFTER_NEITHER
     sentence = next((sentence for applies, sentence in rules if applies(facts)), "")
     rate = facts.get("learning_rate")
-    rates = {"higher": f"{rate * 10:.0e}", "lower": f"{rate / 10:.0e}"} if rate else {"higher": "", "lower": ""}
+    rates = {"higher": f"{rate * 10:.2g}", "lower": f"{rate / 10:.2g}"} if rate else {"higher": "", "lower": ""}
     return sentence.format(**facts, **rates)
 
 
@@ -109,34 +108,34 @@ Rule = tuple[Callable[[dict], bool], str]
 AFTER_NEITHER: tuple[Rule, ...] = (
     (
         _rose,
-        "Lower the learning rate, to {lower} for example: the training loss rose from {first:.2f} to {final:.2f}.",
+        "Lower the learning rate, to {lower} for example, as the training loss rose from {first:.2f} to {final:.2f}.",
     ),
     (
         lambda facts: _hardly_moved(facts) and (facts["epochs"] or 0) < 1,
-        "Train longer: in {steps:,} steps, less than one epoch, the loss hardly fell.",
+        "Train longer, as {epochs:g} epochs were too few for the loss to fall.",
     ),
     (
         _hardly_moved,
-        "Raise the learning rate, to {higher} for example: the training loss hardly moved, from {first:.2f} to "
+        "Raise the learning rate, to {higher} for example, as the training loss hardly moved, from {first:.2f} to "
         "{final:.2f}.",
     ),
-    (_is_falling, "Train longer: the loss was still falling at the end."),
+    (_is_falling, "Train longer, as the loss was still falling at the end."),
     (
         _knows_rows,
-        "Give it more rows than these {rows:,}: the loss fell on the training rows, and rose on the held-out ones.",
+        "Train on more rows than these {rows:,}, as the loss fell on them and rose on the held-out ones.",
     ),
     (
         lambda facts: _needs_rows(facts) and facts["scored"] < facts["held"],
-        "Score more rows (evaluation.rows): on {scored} of {held}, a gain of this size can't be told from chance.",
+        "Score more rows (evaluation.rows), as on {scored} of {held} a gain of this size can't be told from chance.",
     ),
     (
         _needs_rows,
-        "Hold out more rows (data.heldout): on {scored}, a gain of this size can't be told from chance.",
+        "Hold out more rows (data.heldout), as on {scored} a gain of this size can't be told from chance.",
     ),
-    (lambda facts: True, "Try a larger base model: the loss fell, and then stayed where it was."),
+    (lambda facts: True, "Try a larger base model, as the loss fell and then stayed where it was."),
 )
 AFTER_TUNE: tuple[Rule, ...] = (
-    (_is_falling, "Train longer: the loss was still falling at the end, so there may be more to gain."),
+    (_is_falling, "Train longer, as the loss was still falling at the end and there may be more to gain."),
     (
         lambda facts: facts["is_open"] and facts["scored"] < facts["held"],
         "Score more rows (evaluation.rows) to learn whether a prompt would do as well.",

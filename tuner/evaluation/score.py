@@ -9,8 +9,8 @@ from the differences between each row's influence on both scores: rows that are 
 A loss has no upper end: see `unbounded`. A perplexity's interval is its loss's, raised to a power, and its gain is
 the share by which it is lower, since the difference of two perplexities has no interval that holds.
 An adapter has one chance to look better than the base model by luck, examples in the prompt two, at random and by
-likeness. So their two intervals over the base are so wide that both hold 95% of the time. Of four equal variants, one
-then seems to have helped in at most about 5% of draws, where it would be one in X.
+likeness. So their two intervals over the base are so wide that both hold 95% of the time. Where all four are equal,
+"tune" or "prompt" is then advised in less than 5% of draws (up to 4.8% in the benchmark; up to 6.5% without it).
 How often the intervals hold: `benchmarks/coverage.py`, with its figures in `benchmarks/RESULTS.md`.
 """
 
@@ -50,27 +50,31 @@ def score(
     and variant), and the same of the other metrics in a list "other_metrics". "pairs" has each variant over those
     before it, and "gain" is adapter over base; above 0 is an improvement, whichever way the metric points. "wins" are
     the rows on which the one is better, "losses" those on which the other is.
+    A metric has "rows" of its own if it has losses of more or fewer rows than there are answers.
     Fewer than FEWEST_ROWS rows get no intervals, nor does a mean over labels if a label has fewer: "fewest_rows" says
     how many the rarest one has. "other_rows" has the adapter's score if its answers are compared with
     other rows' references, and the interval of how much better they fit their own, and "other_rows_of_prompts" the
     same of examples in the prompt. Both are left out where the references are too much alike to tell.
+    "empty_references" is there if all of them are empty.
     """
     losses = losses or {}
     parts, each = [], {}
     for metric in metrics if answers else [METRICS["perplexity"]]:
         if tables := _tables(metric, references, answers, losses):
             each[metric.name] = {variant: metric.of_rows(rows) for variant, rows in tables.items()}
-            parts.append(_score(metric, tables, each[metric.name], _fewest_rows(metric, references, answers)))
+            part = _score(metric, tables, each[metric.name], _fewest_rows(metric, references, answers))
+            parts.append(part if len(tables["base"]) == len(answers) else part | {"rows": len(tables["base"])})
     first, *others = parts
     if answers:
         first |= _other_rows(next(m for m in metrics if m.name == first["metric"]), references, answers)
+        first |= {} if any(map(any, references)) else {"empty_references": True}
     for variant in answers[0].keys() & {*VARIANTS} if answers and METRICS["exact_match"] not in metrics else ():
         equal = METRICS["accuracy"].table(references, [answer[variant] for answer in answers])[:, 0]
         first[variant]["exact_match"] = _rounded(np.mean(equal))
     for variant, (nats, labels) in losses.items():
         first[variant]["loss"] = round(sum(nats) / max(1, sum(labels)), 5)
     rows = {name: {v: [_rounded(value) for value in values[v]] for v in values} for name, values in each.items()}
-    return {"rows": len(answers) or len(each["perplexity"]["base"]), **first, "each": rows, "other_metrics": others}
+    return {"rows": len(answers), **first, "each": rows, "other_metrics": others}
 
 
 def _tables(

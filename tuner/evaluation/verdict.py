@@ -1,16 +1,15 @@
 """Did it help? One rule and one wording, for the page, the terminal and the model card."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tuner.evaluation.advice import advise, fits_others, next_step, pair_of
-from tuner.evaluation.figures import shown_gain, with_interval
+from tuner.evaluation.figures import digits_apart, shown_gain, with_interval
 from tuner.evaluation.prompts import about_prompts
 from tuner.metrics import FEWEST_ROWS, metric_of
 from tuner.words import count
 
 FEW_ROWS = 16  # below this a score is only a hint
-MOST_DIGITS = 4  # scores are kept with as many
 HEADLINES = {
     "tune": "It helped.",
     "prompt": "A prompt does as well.",
@@ -23,6 +22,7 @@ HEADLINES = {
 OTHERS = {"good": "it helped", "bad": "it made things worse", "unsure": "there is no clear difference"}
 NO_VERDICT = "No verdict: the base model's head may be untrained."
 RARE_LABEL = "No verdict: a label has too few held-out rows."
+EMPTY = "All right answers are empty, so this only says how often nothing is answered."
 UNKNOWN_HEAD = (
     "An earlier version of Tuner scored this run. It compared the adapter with the base model even where that has a "
     "new head, whose answers are at random. Score the run again, on its page or with `tuner evaluate`, to compare it "
@@ -89,11 +89,12 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
     advice, prompt = advise(scores)
     kind = "good" if advice == "tune" else "bad" if gain["high"] < 0 else "unsure"
     if _kind(gain) != "unsure" and not (fits_others(scores) and kind == "unsure"):
-        digits = _digits([values, *((gain[key], 0) for key in (metric.name, "low", "high"))], digits)
+        digits = digits_apart([values, *((gain[key], 0) for key in (metric.name, "low", "high"))], digits)
     base, adapter = (f"{value:.{digits}f}" for value in values)
     sentences = [
         f"On {scored}, {figures}",
         f"The gain is {shown_gain(scores, gain, digits, '95% interval ')}{_wins(gain)}.",
+        EMPTY if scores.get("empty_references") else "",
         *about_prompts(scores, advice, prompt, digits),
         "With so few rows this is only a hint." if rows < FEW_ROWS else "",
         *_disagreements(scores, digits),
@@ -160,13 +161,14 @@ def _disagreements(scores: dict, digits: int) -> list[str]:
 
 
 def _without_interval(part: dict) -> str:
-    """Why there is no interval of a mean over labels, in a sentence; empty if there is one."""
-    fewest = part.get("fewest_rows", FEWEST_ROWS)
-    if fewest >= FEWEST_ROWS:
-        return ""
+    """Why a metric has no interval although others have one, in a sentence; empty if it has one."""
     title = sentence_case(metric_of(part).title)
-    each = f"{FEWEST_ROWS} held-out rows of each label"
-    return f"{title} has no interval: that takes {each}, and one has {fewest or 'none'}."
+    if (fewest := part.get("fewest_rows", FEWEST_ROWS)) < FEWEST_ROWS:
+        each = f"{FEWEST_ROWS} held-out rows of each label"
+        return f"{title} has no interval: that takes {each}, and one has {fewest or 'none'}."
+    if (rows := part.get("rows", FEWEST_ROWS)) < FEWEST_ROWS:
+        return f"{title} has no interval: that takes {FEWEST_ROWS} held-out rows, and {rows} have a loss."
+    return ""
 
 
 def _findings(scores: dict, kind: str, digits: int) -> list[str]:
@@ -226,9 +228,3 @@ def other_scores(scores: dict, digits: int = 2) -> list[tuple[str, str, str, str
         gain = "unknown" if scores.get("unknown_head") else shown_gain(other, other["gain"], digits)
         rows.append((title, base, adapter, gain))
     return rows
-
-
-def _digits(pairs: list[Sequence[float]], least: int) -> int:
-    """The digits with which no two numbers of a pair look alike."""
-    enough = (d for d in range(least, MOST_DIGITS) if all(round(one, d) != round(other, d) for one, other in pairs))
-    return next(enough, MOST_DIGITS)
