@@ -16,7 +16,7 @@ from tables import CSV
 from tuner import runs, terminal
 from tuner.cli import main
 from tuner.errors import TunerError
-from tuner.experiments import compare
+from tuner.experiments import experiment
 from tuner.inference import generate, merge
 from tuner.inference.generate import Sampling
 from tuner.methods.registry import METHODS
@@ -297,35 +297,29 @@ def test_the_methods_are_listed_with_their_facts(capsys):
     assert in_order(told, "what it trains", "reparameterization", "lora", "LoRA", "full", "more", "vera")
 
 
-def test_a_comparison_has_the_methods_and_the_seconds_that_are_asked_for(tmp_path, capsys, monkeypatch):
-    asked, row = [], {"title": "LoRA", "metric": "rougeL", "base": 0.125, "score": 0.5, "low": 0.25, "high": 0.75}
-    row |= {"loss": 1.25, "trainable_parameters": 9, "adapter_bytes": 2**20, "steps": 7, "seconds": 4.0}
+def test_a_comparison_has_what_is_asked_for(tmp_path, capsys, monkeypatch):
+    asked = []
 
-    def prepare(recipe, names, seconds, base):
-        asked.append((recipe.seed, recipe.data.max_rows, names, seconds, base))
-        return "the runs"
+    def create(request, folder):
+        asked.append((request, folder))
+        raise TunerError("Enough.")
 
-    def train(given):
-        assert given == "the runs"
-        yield {"method": "lora", "event": "start"}
-        yield {"method": "lora", "event": "row", **row}
-        yield {"method": "ia3", "event": "row", **row, "score": 0.75, "title": "IA3"}
-
-    monkeypatch.setattr(compare, "prepare", prepare)
-    monkeypatch.setattr(compare, "compare", train)
+    monkeypatch.setattr(experiment, "create", create)
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("seed: 5\n")
-    command = ["compare", str(recipe), "--methods", "lora, ia3", "--set", "data.max_rows=9"]
-    assert main([*command, "--json"]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    rows = [row | {"method": "lora"}, row | {"method": "ia3", "title": "IA3", "score": 0.75}]
-    assert json.loads(told.out) == {"rows": rows}
-    assert main([*command, "--seconds", "4.5", "--set", "seed=6"]) == 0
-    told = capsys.readouterr()
-    assert in_order(told.err, "lora: starting", "lora: finished", "ia3: finished")
-    assert in_order(told.out, "base model: 0.125", "IA3", "0.750", "LoRA", "0.500")
-    assert asked == [(5, 9, ["lora", "ia3"], 30, tmp_path), (6, 9, ["lora", "ia3"], 4.5, tmp_path)]
+    command = ["compare", str(recipe), "--set", "data.max_rows=9"]
+    for words in (
+        ["--methods", "lora, ia3", "--seconds", "4.5"],
+        ["--search", "6", "--total-seconds", "60", "--json"],
+        ["--seeds", "4", "--set", "seed=6"],
+    ):
+        assert main([*command, *words]) == 2
+    assert capsys.readouterr().err == "tuner: Enough.\n" * 3
+    methods, search, seeds = (request for request, folder in asked if folder == tmp_path)
+    assert {request.recipe.data.max_rows for request, _ in asked} == {9}
+    assert ([c.label for c in methods.candidates], methods.seconds) == (["lora", "ia3"], 4.5)
+    assert (search.kind, search.trials, search.seconds, search.total_seconds) == ("search", 6, 10, 60)
+    assert (seeds.kind, seeds.seeds, seeds.seconds) == ("seeds", [6, 7, 8, 9], None)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +396,7 @@ def test_the_status_tells_a_request_that_can_not_work_from_an_interruption(monke
         assert main(["runs", *mode]) == 130
         assert capsys.readouterr() == ("", "")
     assert str(TunerError(*problems)) == "The first.\nThe second."
-    for command in ([], ["compare", "corporate"], ["magic"], ["push", "x"], ["chat"]):
+    for command in ([], ["compare"], ["magic"], ["push", "x"], ["chat"]):
         with pytest.raises(SystemExit) as refusal:
             main(command)
         assert refusal.value.code == 2
@@ -419,7 +413,8 @@ USAGES = {
     "push": "[--public] [--failed-merge] run repo",
     "runs": "",
     "methods": "",
-    "compare": "--methods METHODS [--seconds SECONDS] [--set KEY=VALUE] recipe",
+    "compare": "[--methods METHODS] [--search TRIALS] [--seeds NUMBER] [--seconds SECONDS] "
+    "[--total-seconds SECONDS] [--out FOLDER] [--set KEY=VALUE] THING [THING ...]",
 }
 
 

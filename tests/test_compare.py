@@ -1,18 +1,20 @@
-"""Methods compared with each other, and several runs' adapters side by side and merged together."""
+"""`tuner compare`, and several runs' adapters side by side and merged together."""
 
+import io
 import json
-import shutil
 
 import pytest
 import torch
-from conftest import small_recipe, timed, without_estimates
-from tables import CSV
+from conftest import in_order, small_recipe, timed, without_estimates
+from scored import experiment_of, scored_run
 from transformers import AutoModelForCausalLM
 
-from tuner import runs
+from tuner import cli_compare, runs
 from tuner.cli import main
 from tuner.errors import TunerError
-from tuner.experiments import compare
+from tuner.experiments import train as train_module
+from tuner.experiments.ranking import results
+from tuner.experiments.train import train_all
 from tuner.inference import generate, merge
 from tuner.inference.variants import load_variants
 from tuner.methods.registry import METHODS
@@ -20,12 +22,15 @@ from tuner.models import load
 from tuner.models.fetch import base_of
 from tuner.models.load import is_loaded
 from tuner.planning import plan
-from tuner.recipe import Method
 from tuner.training import window
 from tuner.training.window import train
 
 QUICK = {"evaluation__rows": 1, "evaluation__max_new_tokens": 2}
-FEW = ["data.max_rows=40", "evaluation={rows: 4, max_new_tokens: 4, loss_every: 0}", "training.batch_size=4"]
+FEW = [
+    "data.max_rows=40",
+    "evaluation={rows: 4, max_new_tokens: 4, loss_every: 0, few_shot: 0}",
+    "training.batch_size=4",
+]
 PROMPT = [{"role": "user", "content": "yo i gotta bounce early tmrw"}]
 
 
@@ -37,116 +42,143 @@ def test_compare_trains_each_method_for_the_same_seconds_on_the_same_base_with_i
     monkeypatch.setattr(runs, "RUNS", tmp_path)
     command = ["compare", "corporate", "--methods", "lora,ia3,full", "--seconds", "2", "--json"]
     assert main([*command, *(part for setting in FEW for part in ("--set", setting))]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["method"] for row in rows] == ["lora", "ia3", "full"]
-    for row in rows:
-        run = runs.open_run(row["run"])
+    shown = json.loads(capsys.readouterr().out)
+    lines = {line["label"]: line for line in shown["lines"]}
+    assert set(lines) == {"lora", "ia3", "full"}
+    for name, line in lines.items():
+        (run,) = map(runs.open_run, line["runs"])
         # Full fine-tuning needs 16-bit weights, so all methods train on them.
         assert run.recipe.model.quantization == "none"
         assert run.recipe.budget.seconds == 2
         width = 256
-        assert run.plan["settings"]["learning_rate"] == METHODS[row["method"]].learning_rate(width)
-        assert row["seconds"] <= 2.5
-        assert row["steps"] > 0
-        assert row["score"] is not None
-        assert row["base"] == rows[0]["base"]
-        assert row["adapter_bytes"] > 0
-    assert rows[1]["trainable_parameters"] < rows[0]["trainable_parameters"] < rows[2]["trainable_parameters"]
+        assert run.plan["settings"]["learning_rate"] == METHODS[name].learning_rate(width)
+        assert line["seconds"] <= 2.5
+        assert line["steps"] > 0
+        assert line["score"] is not None
+        assert line["adapter_bytes"] > 0
+    sizes = [lines[name]["trainable_parameters"] for name in ("ia3", "lora", "full")]
+    assert sizes == sorted(sizes)
+    assert "All train on the 16-bit base model, because Full fine-tuning can't on another." in shown["sentences"]
+    assert [rival["label"] for rival in shown["rivals"]] == ["base model"]
 
 
 def test_the_base_is_loaded_before_the_first_method_begins(tmp_path, monkeypatch, no_estimates):
     run = plan.prepare(small_recipe(), path=tmp_path / "run")
     load.forget_bases()
-    monkeypatch.setattr(window, "train", lambda run: iter([{"event": "began", "loaded": is_loaded(base_of(run))}]))
-    events = compare.compare({"lora": run})
-    assert next(events) == {"method": "lora", "event": "loading"}
-    assert next(events) == {"method": "lora", "event": "began", "loaded": True}
+
+    def train(run):
+        yield {"event": "began", "loaded": is_loaded(base_of(run))}
+
+    monkeypatch.setattr(window, "train", train)
+    events = train_all(experiment_of([run]))
+    about = {"run": "run", "label": run.recipe.name}
+    assert next(events) == {**about, "event": "loading"}
+    assert next(events) == {**about, "event": "began", "loaded": True}
+    events.close()
 
 
-def test_a_comparison_is_refused_with_the_problems_of_all_methods_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "RUNS", tmp_path)
-    with pytest.raises(TunerError, match="no method 'lorra'"):
-        compare.prepare(small_recipe(), ["lora", "lorra"], 5)
-    with pytest.raises(TunerError) as refusal:
-        compare.prepare(small_recipe(model__quantization="none"), ["qlora", "lora", "unilora", "supertuning"], 5)
-    assert str(refusal.value).count("qlora") >= 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_methods_that_do_not_exist_are_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "RUNS", tmp_path)
-    for names, unknown in ((["lorra", "ia3", "magic"], "lorra, magic"), ([], "")):
-        with pytest.raises(TunerError) as refusal:
-            compare.prepare(small_recipe(), names, 5)
-        assert refusal.value.problems == (f"There is no method '{unknown}'. Choose from: {', '.join(METHODS)}.",)
-    with pytest.raises(TunerError) as refusal:
-        compare.prepare(small_recipe(data__source="nope.csv"), ["ia3", "lora"], 5)
-    first, second = refusal.value.problems
-    assert first.startswith("ia3: There is no file 'nope.csv'")
-    assert second.startswith("lora: There is no file 'nope.csv'")
+def test_a_comparison_is_refused_with_the_problems_of_all_methods_before_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    command = ["compare", "corporate", "--set", "data.source=nope.csv", "--methods"]
+    assert main([*command, "ia3,lora"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("tuner: ia3: There is no file 'nope.csv'")
+    assert second.startswith("tuner: lora: There is no file 'nope.csv'")
+    assert main([*command, "lorra,ia3"]) == 2
+    assert "There is no method 'lorra'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("names", "given", "precision"),
+    ("words", "problem"),
     [
-        (["ia3", "lora"], "nf4", "nf4"),
-        (["lora", "layernorm"], "int8", "int8"),
-        (["lora", "upper_layers"], "nf4", "none"),
+        (["corporate"], "corporate alone can't be compared. Say what to compare it with: --methods lora,ia3, "),
+        (["nothing"], "There is no experiment 'nothing', no recipe and no run. Check the name, or start with: "),
+        (["one", "two"], "There is no run 'one'."),
+        (["one", "two", "--seeds", "2"], "Give one recipe, not 2 (one, two)."),
+        (["one", "two", "--seconds", "2"], "Runs that have finished can't be given --seconds. Leave that out."),
+        (["{experiment}", "--set", "seed=1"], "which resumes as it was begun, can't be given --set. Leave that out."),
+        (["corporate", "--search", "1"], "A search takes at least 2 trials, and this one has 1."),
+        (["{run}"], "alone can't be compared. Say what to compare it with: "),
     ],
 )
-def test_methods_share_a_precision_that_all_of_them_can_train(tmp_path, monkeypatch, names, given, precision):
-    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(plan.forecast, "estimate_memory", lambda *args: {"activations": 1, "logits": 1, "total": 2})
-    (tmp_path / "rows.csv").write_text(CSV)
-    recipe = small_recipe(model__quantization=given, data__source="rows.csv", training__learning_rate=0.5)
-    prepared = compare.prepare(recipe, names, 7.5, tmp_path)
-    assert list(prepared) == names
-    for name, run in prepared.items():
-        assert (run.recipe.name, run.recipe.method) == (name, Method(name=name))  # a rank of 4 was LoRA's alone
-        assert run.recipe.model.quantization == precision
-        assert run.recipe.budget.model_dump(exclude_none=True) == {"seconds": 7.5}
-        assert run.plan["settings"]["learning_rate"] == METHODS[name].learning_rate(256)
-        assert run.recipe.training.batch_size == recipe.training.batch_size
+def test_what_can_not_be_compared_is_refused_in_the_terminal(words, problem, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    run = scored_run(tmp_path, "mine", [True] * 12)
+    given = {"experiment": str(experiment_of([run]).path), "run": run.id}
+    assert main(["compare", *(word.format(**given) for word in words)]) == 2
+    assert problem in capsys.readouterr().err
 
 
-def test_a_method_has_its_own_figures_in_the_table(finished, tmp_path, monkeypatch):
-    made = {}
-    for number, name in enumerate(("ia3", "lora"), start=1):
-        run = made[name] = runs.Run(shutil.copytree(finished.path, tmp_path / f"run-{name}"))
-        run.write_json("plan.json", run.plan | {"trainable_parameters": 100 * number})
-        run.write_json(
-            "evaluation.json",
-            {
-                "metric": "answer_f1",
-                "base": {"answer_f1": 0.1, "answer_f1_low": 0.05, "loss": 3.0, "rougeL": 0.9},
-                "adapter": {"answer_f1": 0.3, "answer_f1_low": 0.2, "answer_f1_high": 0.4 * number, "loss": 2.0},
-                "gain": {"answer_f1": 0.2, "low": 0.1, "high": 0.3},
-            },
-        )
-        shutil.rmtree(run.adapter)
-        (run.adapter / "second").mkdir(parents=True)
-        (run.adapter / "adapter_model.safetensors").write_bytes(b"x" * 10 * number)
-        (run.adapter / "second" / "adapter_model.safetensors").write_bytes(b"x" * 7)
-        (run.adapter / "adapter_config.json").write_bytes(b"x" * 1000)
+def test_finished_runs_are_shown_beside_each_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    for name, right in (("good", 60), ("poor", 3)):
+        scored_run(tmp_path, name, [n < right for n in range(64)], method__rank=right)
+    assert main(["compare", "good", "poor", "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert in_order(told, "1", "good", "0.938", "2", "poor", "0.047", "base model", "0.000")
+    assert in_order(told, "method.rank", "60", "3", "good is clearly better than poor, the next best: +0.891 in")
+    assert in_order(told, "Written:", "comparison.csv", "Written:", "comparison.png")
+    assert main(["compare", "good", "poor", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["settings"]["method.rank"] == {"good": 60, "poor": 3}
+    assert shown["files"] == []
 
-    def trained(run):
-        yield {"event": "step", "step": 3}
-        yield run.append({"event": "end", "step": 9, "seconds": 4.5, "seconds_per_step": 0.2})
 
-    monkeypatch.setattr("tuner.training.window.train", trained)
-    events = [event for event in compare.compare(made) if event["event"] != "loading"]
-    assert [(e["method"], e["event"]) for e in events] == [
-        (name, event) for name in ("ia3", "lora") for event in ("step", "end", "row")
+def test_an_interrupted_comparison_says_how_to_resume_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    experiment = experiment_of([scored_run(tmp_path, "mine", [True] * 12)])
+
+    def interrupted(given):
+        yield {"run": "mine", "label": "mine", "event": "start"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "train_all", interrupted)
+    assert main(["compare", experiment.id]) == 130
+    told = capsys.readouterr().err
+    assert in_order(told, "mine: starting", "stopped; what was trained is kept. To resume: tuner compare")
+    assert told.endswith(f"tuner compare {experiment.path}\n")
+
+
+COLUMNS = ("", "", "score", "held-out loss", "trained parameters", "adapter", "steps", "seconds")
+
+
+def test_the_table_has_each_figure_in_its_column_and_the_best_first(tmp_path):
+    good = scored_run(tmp_path, "good [b]", [n < 48 for n in range(64)], seconds=29.96, parameters=75776)
+    poor = scored_run(tmp_path, "poor", [n < 16 for n in range(64)], seconds=3.04, parameters=90)
+    experiment = experiment_of([poor, good])
+    table = cli_compare.comparison(results(experiment))
+    assert f"{table.title}" == "ROUGE-L on held-out rows (95% interval; higher is better)"
+    assert tuple(column.header for column in table.columns) == COLUMNS
+    assert [tuple(cells) for cells in zip(*(column.cells for column in table.columns))] == [
+        ("1", "good \\[b]", "0.750 (0.63 to 0.84)", "2.000", "75,776*", "0.07 MB", "8", "30.0*"),
+        ("2", "poor", "0.250 (0.16 to 0.37)", "2.000", "90*", "0.00 MB", "8", "3.0*"),
+        ("", "base model", "0.000 (0.00 to 0.06)", "", "", "", "", ""),
     ]
-    row = {"method": "lora", "event": "row", "title": "LoRA", "run": "run-lora", "metric": "answer_f1", "base": 0.1}
-    row["baseline"] = "base model"
-    row |= {"score": 0.3, "low": 0.2, "high": 0.8, "loss": 2.0, "trainable_parameters": 200, "adapter_bytes": 27}
-    assert events[-1] == row | {"steps": 9, "seconds": 4.5}
-    assert (events[0]["step"], events[2]["title"], events[2]["high"]) == (3, "(IA)³", 0.4)
-    scores = {"metric": "rougeL", "rows": 0, "base": {"loss": 3.0}, "adapter": {"loss": 1.5}, "gain": None}
-    made["ia3"].write_json("evaluation.json", scores)  # plain text has no answers
-    unscored = compare.row("ia3", made["ia3"])
-    assert [unscored[key] for key in ("score", "low", "high", "base", "loss")] == [None, None, None, None, 1.5]
+    (good.path / "evaluation.json").unlink()
+    table = cli_compare.comparison(results(experiment))
+    assert [*table.columns[2].cells][-1] != "interrupted"
+    assert "interrupted" in [*table.columns[2].cells]
+
+
+def test_progress_is_one_line_that_is_overwritten(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(written, line_buffering=True))
+    told, events = (
+        [],
+        [
+            {"event": "start", "step": 0},
+            {"event": "step", "step": 12, "seconds": 3.6, "loss": 1.0},
+            {"event": "heldout", "step": 12, "loss": 1.0},
+            {"event": "evaluating", "row": 0},
+            {"event": "finished"},
+        ],
+    )
+    for event in events:
+        cli_compare.show_event({"label": "ia3"} | event)
+        told.append(written.getvalue().decode())  # at once, although no line has ended
+    one, two, three, four = (f"\ria3: {state:40}" for state in ("starting", "step 12, 4 s", "scoring", "finished"))
+    assert told == [one, one + two, one + two, one + two + three, f"{one}{two}{three}{four}\n"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A finished run's scores of base and adapter are the same, and the right way round, wherever they are shown."""
 
-import io
 import json
 import re
 import shutil
@@ -9,13 +8,13 @@ from html import unescape
 import gradio as gr
 import pytest
 from conftest import in_order, plain
-from rich.console import Console
+from scored import experiment_of
 from visitors_runs import ANN
 
 from tuner import runs, terminal
 from tuner.cli import main
 from tuner.errors import TunerError
-from tuner.experiments import compare
+from tuner.experiments.ranking import results
 from tuner.hub.card import card
 from tuner.rouge import rouge_l
 from tuner.ui import actions, api, ownership, playground_tab, render, runs_tab, train_tab
@@ -167,21 +166,14 @@ def test_the_card_says_what_base_and_adapter_scored_and_answered(mine, scores):
     assert in_order(text, "99.0%", "123", "88.0%")
 
 
-def test_a_comparisons_row_is_the_adapters_and_the_best_method_comes_first(mine, scores):
-    row = compare.row("lora", mine)
-    base, adapter = scores["base"], scores["adapter"]
-    assert (row["score"], row["base"], row["loss"]) == (adapter["rougeL"], base["rougeL"], adapter["loss"])
-    assert (row["low"], row["high"]) == (adapter["rougeL_low"], adapter["rougeL_high"])
-    assert row["steps"] == 8
-    assert row["seconds"] == mine.last_event("end")["seconds"]
-    worse = row | {"title": "Worse one", "score": 0.001, "low": 0.0005, "high": 0.0015}
-    drawn = io.StringIO()
-    Console(file=drawn, width=140).print(terminal.comparison([worse, row]))
-    table = drawn.getvalue()
-    assert f"{base['rougeL']:.3f}" in table.partition("method")[0]
-    assert in_order(
-        table, f"{adapter['rougeL']:.3f}", f"{adapter['rougeL_low']:.2f}", f"{adapter['loss']:.3f}", "Worse"
-    )
+def test_a_comparisons_line_is_the_adapters(mine, scores):
+    found = results(experiment_of([mine]))
+    (line,), base, adapter = found.lines, scores["base"], scores["adapter"]
+    assert line["score"] == pytest.approx(adapter["rougeL"], abs=1e-4)
+    assert (line["low"], line["high"]) == pytest.approx((adapter["rougeL_low"], adapter["rougeL_high"]), abs=1e-4)
+    assert found.rivals[0]["score"] == pytest.approx(base["rougeL"], abs=1e-4)
+    assert (line["loss"], line["steps"]) == (adapter["loss"], 8)
+    assert line["seconds"] == mine.last_event("end")["seconds"]
 
 
 def gains(low: float, high: float, rows: int = 40) -> dict:

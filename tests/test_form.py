@@ -16,7 +16,7 @@ SKIP = gr.skip()
 OFTEN = [
     "model.name", "model.quantization", "data.config", "data.split", "data.format", "data.system",
     "data.heldout_split", "data.heldout", "data.header", "data.encoding", "data.empty",
-    "data.max_rows", "data.max_length", "method.name", "name",
+    "data.max_rows", "data.seed", "data.max_length", "method.name", "name",
 ]  # fmt: skip
 
 

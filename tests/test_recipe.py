@@ -178,6 +178,7 @@ DEFAULTS = {
         "empty": "refuse",
         "system": None,
         "max_rows": None,
+        "seed": None,
         "max_length": "auto",
     },
     "method": {"name": "lora"}
@@ -253,6 +254,11 @@ MODULES = [AUTO, "all-linear", ["q_proj", "v_proj"], []]
             "data.max_rows",
             [None, 1, 10**9],
             {0: "can't be used: it must be at least 1.", "x": f"{WHOLE} leave it out."},
+        ),
+        (
+            "data.seed",
+            [None, 0, 2**31 - 1],
+            {-1: "can't be used: it must be at least 0.", "x": f"{WHOLE} leave it out."},
         ),
         ("data.max_length", [AUTO, 8], {7: "can't be used: it must be at least 8.", "x": f"{WHOLE} auto."}),
         (

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import pytest
 from conftest import in_order, plain, small_recipe
+from scored import experiment_of
 from visitors_runs import ANN, streamed
 
-from tuner import cli, gpu, runs, terminal
+from tuner import cli, cli_compare, gpu, runs, terminal
 from tuner.data.baseline import baseline_answer, in_words, most_frequent, most_frequent_number
 from tuner.errors import TunerError
 from tuner.evaluation.answers import evaluate
 from tuner.evaluation.facts import facts_of
 from tuner.evaluation.score import score
 from tuner.evaluation.verdict import judge, needs_scoring
-from tuner.experiments import compare
+from tuner.experiments.ranking import results
 from tuner.hub.card import card
 from tuner.inference.predict import predict
 from tuner.inference.variants import load_variants
@@ -125,7 +126,7 @@ def test_a_classifiers_rival_is_the_most_frequent_label_of_its_training_rows(cla
     assert judge(scores).kind == "unsure"
 
 
-def test_page_terminal_and_card_name_the_rival_and_never_a_base_model_that_scores(classified):
+def test_page_terminal_and_card_name_the_rival_and_never_a_base_model_that_scores(classified, tmp_path):
     scores, text = classified.read_json("evaluation.json"), card(classified)
     assert "On 20 of 40 held-out rows, an answer that is always 'positive' scores" in terminal.verdict(scores)
     html = plain(render.run_card(classified))
@@ -136,9 +137,10 @@ def test_page_terminal_and_card_name_the_rival_and_never_a_base_model_that_score
     for shown in (terminal.verdict(scores), html, text.partition("Did it help?")[2].partition("## Data")[0]):
         assert "base model scores" not in shown
         assert "Base model\n" not in shown
-    row = compare.row("lora", classified)
-    assert row["baseline"] == "always 'positive'"
-    assert f"always 'positive': {scores['base']['accuracy']:.3f}" in f"{terminal.comparison([row]).title}"
+    found = results(experiment_of([runs.Run(shutil.copytree(classified.path, tmp_path / "mine"))]))
+    assert found.rivals[0]["label"] == "always 'positive'"
+    assert found.rivals[0]["score"] == pytest.approx(scores["base"]["accuracy"])
+    assert "is not clearly better than an answer that is always 'positive'" in " ".join(found.sentences)
     titles = playground_tab._titles(playground_tab.actions.Lineup({"adapter": classified}, {}))
     assert titles == ["Base model, head untrained", "Adapter"]
 
@@ -225,14 +227,15 @@ def as_made_before(run: runs.Run, folder: Path) -> runs.Run:
 
 def test_an_earlier_run_that_beat_a_head_at_random_is_not_said_to_have_helped(classified, tmp_path):
     mine = as_made_before(classified, tmp_path / "mine")
-    scores, row = mine.read_json("evaluation.json"), compare.row("lora", mine)
+    (mine.path / "evaluation_rows.jsonl").unlink()
+    scores, found = mine.read_json("evaluation.json"), results(experiment_of([mine]))
     assert judge(scores).kind == "unsure"
     for text in (terminal.verdict(scores), plain(render.run_card(mine)), card(mine).partition("## Data")[0]):
         assert "No verdict: the base model's head may be untrained." in text
         assert "Score the run again" in text
         assert not re.search("It helped|it helped|[+]0[.]80|[+]0[.]50", text)
         assert "head perhaps untrained" in text
-    assert row["baseline"] == "base model, head perhaps untrained"
+    assert (found.lines[0]["baseline"], found.rivals) == ("base model, head perhaps untrained", [])
     few = judge(scores | {"rows": 3}).text()
     assert in_order(few, "A verdict takes at least 10", "Score the run again")
     assert "+0.50" not in render.runs_list([playground_tab.actions.summary(mine)], "", "")
@@ -380,9 +383,10 @@ def test_few_rows_of_an_earlier_version_lose_their_intervals(finished, tmp_path)
         assert not any(said in text for said in ("It helped", "No clear", "It made"))
     assert "t-bars" not in render.run_card(mine)
     assert render.run_card(mine).count("t-example'") + render.run_card(mine).count('t-example"') == 8  # all rows
-    row = compare.row("lora", mine)
-    assert (row["low"], row["high"]) == (None, None)
-    assert "too few rows" in f"{list(terminal.comparison([row]).columns[1].cells)}"
+    (mine.path / "evaluation_rows.jsonl").unlink()
+    found = results(experiment_of([mine]))
+    assert (found.lines[0]["low"], found.lines[0]["high"]) == (None, None)
+    assert "no interval" in f"{list(cli_compare.comparison(found).columns[2].cells)}"
     mine.write_json("evaluation.json", old | {"rows": 12})
     assert mine.read_json("evaluation.json")["gain"]["low"] == scores["gain"]["low"]
 

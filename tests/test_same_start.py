@@ -7,7 +7,9 @@ import pytest
 from conftest import small_recipe
 
 from tuner import runs
-from tuner.experiments import compare
+from tuner.experiments.candidates import request
+from tuner.experiments.experiment import create
+from tuner.experiments.train import train_all
 from tuner.models import load, losses
 from tuner.models.load import forget_bases
 from tuner.training import clock, upkeep, window
@@ -42,10 +44,10 @@ def slow_disk(monkeypatch) -> Iterator[None]:
 def test_no_method_is_charged_for_loading_the_base(slow_disk, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "RUNS", tmp_path)
     recipe = small_recipe(model__quantization="none", evaluation__rows=1, evaluation__max_new_tokens=1)
-    prepared = compare.prepare(recipe, ["lora", "ia3"], SLOW + 1)
-    events = list(compare.compare(prepared))
-    first, second = [event for event in events if event["event"] == "row"]
-    assert first["steps"] == second["steps"] >= 4
+    experiment = create(request(recipe, ["lora", "ia3"], seconds=SLOW + 1))
+    events = list(train_all(experiment))
+    first, second = (event for event in events if event["event"] == "end")
+    assert first["step"] == second["step"] >= 4
     assert first["seconds"] == pytest.approx(second["seconds"], abs=0.5)
     assert [event["start_up"] for event in events if event["event"] == "start"] == [0, 0]
-    assert [event for event in events if event["event"] == "loading"] == [{"method": "lora", "event": "loading"}]
+    assert [event["label"] for event in events if event["event"] == "loading"] == ["lora"]

@@ -71,6 +71,12 @@ def test_labels_on_one_side_alone_are_named():
     assert warning.startswith("No held-out row has the labels t1, t2, t3, t4, t5 and 3 more:")
 
 
+def test_the_seed_of_the_data_draws_the_held_out_rows_whatever_the_runs_own_seed_is():
+    own = split_rows(ROWS, None, Data(), 5)
+    assert own == split_rows(ROWS, None, Data(seed=5), 1) == split_rows(ROWS, None, Data(seed=5), 2)
+    assert split_rows(ROWS, None, Data(seed=0), 5) != own
+
+
 def test_held_out_rows_are_shuffled_and_the_rest_keep_their_order():
     parts = split_rows(ROWS, None, Data(heldout=40), 3)
     assert in_order(parts.heldout) != parts.heldout  # as only the first may be scored

@@ -36,7 +36,7 @@ ROOMS = [
     {"experiments"},
     {"hub"},
     {"gpu", "gpu_refusals", "terminal"},
-    {"cli"},
+    {"cli", "cli_compare"},
     {"__init__", "__main__", "ui"},
 ]
 

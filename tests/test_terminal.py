@@ -1,6 +1,5 @@
 """What the terminal shows: each sentence with its figures, each table with its columns, and the progress bars."""
 
-import io
 import logging
 import os
 import warnings
@@ -17,7 +16,6 @@ from tqdm import tqdm
 from tuner import terminal
 from tuner.evaluation.verdict import judge
 from tuner.methods.registry import METHODS
-from tuner.metrics import METRICS
 from tuner.planning import forecast
 
 PLANNED = PLAN | {
@@ -187,32 +185,6 @@ def test_the_table_of_methods_has_every_method_with_its_facts_under_its_kind():
     assert facts["llama_adapter"] == ["no", "no", "generation"]
 
 
-COMPARED = {
-    "title": "LoRA", "metric": "rougeL", "base": 0.1236, "score": 0.4567, "low": 0.4001, "high": 0.5099,
-    "loss": 1.23456, "trainable_parameters": 75776, "adapter_bytes": 3 * 2**19, "steps": 1234, "seconds": 29.96,
-}  # fmt: skip
-
-
-def test_a_comparison_has_each_figure_in_its_column_and_the_best_method_first():
-    unmeasured = {"title": "IA3", "base": None, "score": None, "low": None, "high": None, "loss": 2.5, "steps": 7}
-    best = {"title": "DoRA", "score": 0.5, "low": 0.3, "high": 0.75, "trainable_parameters": 90, "seconds": 3.04}
-    best["adapter_bytes"] = 2**18
-    table = terminal.comparison([COMPARED, COMPARED | unmeasured, COMPARED | best])
-    assert f"{table.title}" == "ROUGE-L on held-out rows (95% interval; higher is better); base model: 0.124"
-    assert {column.header: column.justify for column in table.columns} == {
-        "method": "left", "ROUGE-L": "right", "held-out loss": "right", "trained parameters": "right",
-        "adapter": "right", "steps": "right", "seconds": "right",
-    }  # fmt: skip
-    assert cells(table) == [
-        ("DoRA", "0.500 (0.30 to 0.75)", "1.235", "90", "0.25 MB", "1,234", "3.0"),
-        ("LoRA", "0.457 (0.40 to 0.51)", "1.235", "75,776", "1.50 MB", "1,234", "30.0"),
-        ("IA3", "not measured", "2.500", "75,776", "1.50 MB", "7", "30.0"),
-    ]
-    table = terminal.comparison([COMPARED | unmeasured | {"metric": "accuracy"}])
-    assert table.title == "accuracy on held-out rows (95% interval; higher is better); base model: 0.000"
-    assert table.columns[1].header == METRICS["accuracy"].title
-
-
 @pytest.mark.parametrize(("is_terminal", "width"), [(False, 119), (True, 57)])
 def test_a_table_is_as_wide_as_the_terminal_and_119_columns_without_one(is_terminal, width, monkeypatch, capsys):
     if is_terminal:
@@ -222,26 +194,6 @@ def test_a_table_is_as_wide_as_the_terminal_and_119_columns_without_one(is_termi
     table.add_row("x" * 300)
     terminal.print_table(table)
     assert {cell_len(Text.from_ansi(line).plain) for line in capsys.readouterr().out.splitlines()} == {width}
-
-
-def test_a_comparisons_progress_is_one_line_that_is_overwritten(monkeypatch):
-    written = io.BytesIO()
-    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(written, line_buffering=True))
-    told, events = (
-        [],
-        [
-            {"event": "start", "step": 0},
-            {"event": "step", "step": 12, "seconds": 3.6, "loss": 1.0},
-            {"event": "heldout", "step": 12, "loss": 1.0},
-            {"event": "evaluating", "row": 0},
-            {"event": "row", "score": 0.5},
-        ],
-    )
-    for event in events:
-        terminal.show_comparison({"method": "ia3"} | event)
-        told.append(written.getvalue().decode())  # at once, although no line has ended
-    one, two, three, four = (f"\ria3: {state:40}" for state in ("starting", "step 12, 4 s", "scoring", "finished"))
-    assert told == [one, one + two, one + two, one + two + three, f"{one}{two}{three}{four}\n"]
 
 
 SILENCED = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}

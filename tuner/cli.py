@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner import terminal
+from tuner import cli_compare, terminal
 from tuner.errors import TunerError
 from tuner.metrics import METRICS
 from tuner.training.launch import ensure_one_process
@@ -78,10 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--failed-merge", action="store_true", help="push it although merging it failed")
     command("runs", _runs, "List the runs.")
     command("methods", _methods, "List the methods and what they can do.")
-    compare_help = "Train several methods for the same number of seconds, and compare their scores."
-    compare = command("compare", _compare, compare_help, RECIPE)
-    compare.add_argument("--methods", required=True, help="names separated by commas, such as lora,ia3")
-    compare.add_argument("--seconds", type=float, default=30, help="training time for each, 30 by default")
+    compare = command("compare", _compare, cli_compare.HELP)
+    cli_compare.add_arguments(compare)
     for sub in (check, train, compare):
         sub.add_argument(
             "--set",
@@ -104,6 +102,7 @@ def _add_chat(chat: argparse.ArgumentParser) -> None:
 
 
 def _recipe(options: Options) -> "Recipe":
+    """The recipe with what --set changes in it."""
     import yaml
 
     from tuner.recipe import Recipe
@@ -334,17 +333,4 @@ def _methods(options: Options) -> None:
 
 
 def _compare(options: Options) -> None:
-    from tuner.experiments import compare
-
-    names = [name.strip() for name in options.methods.split(",")]
-    runs = compare.prepare(_recipe(options), names, options.seconds, _base(options.recipe))
-    rows = []
-    for event in compare.compare(runs):
-        if event["event"] == "row":
-            rows.append({k: v for k, v in event.items() if k != "event"})
-        if not options.json:
-            terminal.show_comparison(event)
-    if options.json:
-        print(json.dumps({"rows": rows}))
-        return
-    terminal.print_table(terminal.comparison(rows))
+    cli_compare.compare(options, lambda: (_recipe(options), _base(options.recipe)))

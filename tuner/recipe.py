@@ -74,6 +74,7 @@ ENDLESS = 2**31  # no run gets as far
 TINY = AfterValidator(_not_tiny)
 Positive = Annotated[float, Field(gt=0, lt=ENDLESS), NUMBER, TINY]
 Count = Annotated[int, Field(ge=1, lt=ENDLESS), WHOLE]
+Seed = Annotated[int, Field(ge=0, lt=2**31), WHOLE]
 # So that a recipe which was accepted can be read back (recipe_yaml.MOST_CHARACTERS).
 Name = Annotated[str, Field(max_length=8000)]
 Source = Annotated[Name, Field(min_length=1)]
@@ -136,6 +137,7 @@ class Data(Part):
     )
     system: Prompt | None = Field(None, title="System prompt", description="for rows that have none of their own")
     max_rows: Count | None = Field(None, description="most rows to use, drawn with the seed; all if left out")
+    seed: Seed | None = Field(None, title="Split seed", description="draws the held-out rows; the run's if left out")
     max_length: Auto | Annotated[int, Field(ge=8, lt=ENDLESS), WHOLE] = Field(
         "auto", description="in tokens; longer rows are cut, conversations in what was said first"
     )
@@ -269,9 +271,7 @@ class Recipe(Part):
     tracking: Literal["none", "trackio", "tensorboard", "wandb"] = Field(
         "none", description="where else the curve of a run in a terminal is written to"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31), WHOLE] = Field(
-        0, description="fixes the held-out rows, the order of rows and the initial weights"
-    )
+    seed: Seed = Field(0, description="fixes the held-out rows, the order of rows and the initial weights")
 
     @classmethod
     def parse(cls, settings: Any, name: str = "the recipe") -> "Recipe":

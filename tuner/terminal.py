@@ -205,41 +205,8 @@ def methods() -> "Table":
     return table
 
 
-def comparison(rows: list[dict]) -> "Table":
-    """The rows of a comparison, best first."""
-    from rich.markup import escape  # a label may contain square brackets
-    from rich.table import Table
-
-    metric = METRICS[rows[0]["metric"]]
-    least = f"{rows[0].get('baseline', 'base model')}: {rows[0]['base'] or 0:.3f}"
-    title = f"{metric.title} on held-out rows (95% interval; {metric.direction}); {least}"
-    table = Table(title=escape(title))
-    for column in ("method", metric.title, "held-out loss", "trained parameters", "adapter", "steps", "seconds"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for row in sorted(rows, key=lambda row: row["score"] or 0, reverse=metric.higher_is_better):
-        score = "not measured"
-        if row["score"] is not None:
-            bounds = "too few rows" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
-            score = f"{row['score']:.3f} ({bounds})"
-        size = f"{row['adapter_bytes'] / 2**20:.2f} MB"
-        sizes = f"{row['trainable_parameters']:,}", size, f"{row['steps']:,}", f"{row['seconds']:.1f}"
-        table.add_row(row["title"], score, f"{row['loss']:.3f}", *sizes)
-    return table
-
-
 def print_table(table: "Table") -> None:
     """Print a table, as wide as the terminal."""
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
-
-
-def show_comparison(event: dict) -> None:
-    """Show how far a comparison is, in one line that each event overwrites."""
-    states = {"loading": "loading the base model", "start": "starting", "evaluating": "scoring", "row": "finished"}
-    state = states.get(event["event"])
-    if event["event"] == "step":
-        state = f"step {event['step']}, {event['seconds']:.0f} s"
-    if state:
-        end = "\n" if event["event"] == "row" else ""
-        print(f"\r{event['method']}: {state:40}", end=end, file=sys.stderr)  # which a "\r" flushes

@@ -28,7 +28,10 @@ class Split:
 
 
 def split_rows(rows: list[dict], splits: list[str] | None, data: recipe.Data, seed: int) -> Split:
-    """The data's own splits if it has any, else a share of the rows, drawn with the seed. Raises TunerError."""
+    """The data's own splits if it has any, else a share of the rows, drawn with the run's seed or that of the data.
+
+    Raises TunerError.
+    """
     if len(rows) < MIN_ROWS:
         raise TunerError(
             f"There {'is' if len(rows) == 1 else 'are'} only {count(len(rows), 'row')}, and some must be held out. "
@@ -39,6 +42,7 @@ def split_rows(rows: list[dict], splits: list[str] | None, data: recipe.Data, se
             f"data.heldout_split: {data.title} has no splits, so '{data.heldout_split}' can't be held out. Leave the "
             "setting out."
         )
+    seed = seed if data.seed is None else data.seed
     names = splits or [data.split or "train"] * len(rows)
     trained, held = pick_splits(names, data, data.title)
     draw = random.Random(seed)

@@ -1,0 +1,101 @@
+"""What experiment.json holds, and how far each of its runs is."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, JsonValue, TypeAdapter
+from typing_extensions import NotRequired, TypedDict
+
+from tuner import runs
+from tuner.errors import TunerError
+from tuner.experiments import search
+from tuner.runs import Run
+
+FILE = "experiment.json"
+FORMAT = 1
+
+Name = Annotated[str, Field(pattern=f"^{runs.ID.pattern}$")]
+Settings = dict[str, JsonValue]
+
+
+class Candidate(TypedDict):
+    """One of the methods: its name, and the settings that are changed in the common recipe."""
+
+    label: str
+    settings: Settings
+
+
+class Entry(TypedDict):
+    """A run that was made, or will be, for an experiment."""
+
+    run: Name
+    label: str
+    candidate: NotRequired[str]  # the label of its candidate, if each is trained with several seeds
+    settings: Settings
+    prepared: bool
+    failed: NotRequired[list[str]]  # why the experiment goes on without it
+
+
+class Asked(TypedDict):
+    """experiment.json."""
+
+    format: int
+    kind: Literal["methods", "seeds", "search"]
+    recipe: dict[str, JsonValue]
+    folder: str | None  # where the recipe's relative paths start
+    candidates: list[Candidate]
+    space: search.Space
+    trials: int
+    seconds: float | None  # for each run
+    total_seconds: float | None
+    notes: list[str]
+    runs: list[Entry]
+
+
+ASKED = TypeAdapter(Asked)
+
+
+class State(NamedTuple):
+    """How far one of the runs is: finished, failed, deleted, waiting, or a run's own status."""
+
+    entry: Entry
+    run: Run
+    status: str
+    problems: list[str]
+
+
+def new_entry(root: Path, label: str, settings: Settings, candidate: str | None = None) -> Entry:
+    """The entry of a run that is not prepared yet."""
+    entry: Entry = {"run": runs.new_path(root).name, "label": label, "settings": settings, "prepared": False}
+    return entry | ({} if candidate is None else {"candidate": candidate})
+
+
+def seconds_of(run: Run) -> float:
+    """The seconds that a run has trained for, as far as its log tells."""
+    with suppress(TunerError):
+        newest = run.last_event("end", "step", "checkpoint")
+        return (newest or {}).get("seconds") or 0.0
+    return 0.0
+
+
+def state_of(root: Path, entry: Entry) -> State:
+    """How far the run of an entry is, as its folder under `root` tells."""
+    run = Run(root / entry["run"])
+    if not os.path.isdir(run.path):
+        return State(
+            entry,
+            run,
+            "deleted" if entry["prepared"] else "failed" if "failed" in entry else "waiting",
+            entry.get("failed", []),
+        )
+    if not entry["prepared"]:
+        return State(entry, run, "failed" if "failed" in entry else "waiting", entry.get("failed", []))
+    if damage := run.damage:
+        return State(entry, run, "failed", damage)
+    if run.ending == "finished":
+        return State(entry, run, "finished", [])
+    if "failed" in entry:
+        return State(entry, run, "failed", entry["failed"])
+    return State(entry, run, run.status, [])
