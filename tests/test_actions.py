@@ -122,7 +122,7 @@ def test_a_recipe_may_draw_from_more_rows_than_the_page_takes(tmp_path, monkeypa
     for given in ((None, ROWS), (str(tmp_path / "rows.csv"), "")):
         assert api.check("data: {max_rows: 4, heldout: 1}", *given)["plan"]["rows"] == 3
         assert "5 rows" in api.check("", *given)["problems"][0]
-    assert api._requested(None, None, "", ANN) == (Recipe(), None, ANN)
+    assert api.requested(None, None, "", ANN) == (Recipe(), None, ANN)
 
 
 def test_the_examples_plan_is_known_for_its_recipe_whatever_its_name(root):

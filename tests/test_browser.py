@@ -1,6 +1,7 @@
 """In a real Chromium: a visitor trains the example, comes back and chats; and what strangers write stays text."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
@@ -85,6 +86,33 @@ def answered(page: Page, titles: list[str]) -> None:
     expect(page.locator("#send")).to_be_visible()
 
 
+def look_through_the_rows(page: Page) -> None:
+    """Sort, filter, search and turn the pages of a run's scored rows, of which there are twelve."""
+    page.get_by_role("button", name="All scored rows").click()
+    rows, told = page.locator("#rows-list .t-scored"), page.locator("#rows-list")
+    expect(rows).to_have_count(10)
+    page.locator("#rows-next").click()
+    expect(told).to_contain_text("Rows 11 to 12 of 12.")
+    first = rows.first.locator(".prompt").inner_text()
+    page.locator("#rows-search input, #rows-search textarea").fill(first)
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(1)
+    page.locator("#rows-search input, #rows-search textarea").fill("")
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(10)
+    page.locator("#rows-order input").click()
+    page.get_by_role("option", name="As scored").click()
+    expect(rows.first).to_contain_text("Row 1")
+    page.get_by_label(re.compile("Adapter worse")).check()
+    expect(page.locator("#rows-list .t-badge:not(.worse)")).to_have_count(0)
+    page.locator("#rows-over input").click()
+    page.get_by_role("option", name="Prompt with examples", exact=True).click()
+    expect(page.get_by_label(re.compile(r"All \(12\)"))).to_be_visible()
+    page.get_by_label(re.compile("All ")).check()
+    expect(rows).to_have_count(10)
+    assert not page.evaluate("[...document.querySelectorAll('#rows-list mark *')].length")
+
+
 def test_the_way_through(visit, tmp_path):
     page = visit()
     expect(page.locator("#card")).to_contain_text("per epoch")
@@ -102,9 +130,10 @@ def test_the_way_through(visit, tmp_path):
     assert wait_for_more(page, seen) > seen
 
     expect(page.locator("#card .t-verdict")).to_be_visible()
-    expect(page.locator("#card .t-bar")).to_have_count(2)
+    expect(page.locator("#card .t-bar")).to_have_count(4)  # with and without examples in the prompt, and the adapter
     expect(page.locator("#card .t-example")).to_have_count(2)
     page.screenshot(path=tmp_path / "finished.png", full_page=True)
+    look_through_the_rows(page)
 
     page.locator("#chat").click()
     page.locator("#examples").get_by_role("button").first.click()
@@ -144,6 +173,45 @@ def test_problems_stand_in_place_and_nothing_typed_is_lost(visit):
     expect(page.locator("#train")).to_be_enabled()
     page.get_by_label("Included example").check()
     expect(page.locator("#card")).to_contain_text("per epoch")
+
+
+@pytest.mark.long
+def test_two_methods_are_compared_from_start_to_table_and_shown_again_by_the_link(visit, tmp_path):
+    page = visit()
+    expect(page.locator("#card")).to_contain_text("per epoch")
+    page.get_by_role("button", name="More settings").click()
+    settings = {"Batch size": "4", "held-out rows that": "12", "Max new tokens": "8", "Few-shot": "0"}
+    for label, value in settings.items():
+        page.locator("label", has_text=label).locator("input, textarea").first.fill(value)
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-seconds input").fill("2")
+    page.locator("#compare-seconds input").blur()
+    expect(page.locator("#compare-card")).to_contain_text("2 runs, 4 s of training in all")
+    page.locator("#compare-start").click()
+    expect(page.locator("#compare-card [data-phase=running]")).to_be_visible()
+    page.reload()
+    expect(page.locator("#compare-card [data-phase=done]")).to_be_visible()
+    table = page.locator("#compare-results table")
+    expect(table.locator("tbody tr", has_text="finished")).to_have_count(2)
+    expect(page.locator("#compare-results svg.t-plot")).to_be_visible()
+    for name in ("comparison.csv", "comparison.png"):
+        with page.expect_download() as download:
+            page.locator(f"a[download='{name}']").click()
+        assert download.value.path().stat().st_size > 200
+    page.screenshot(path=tmp_path / "compared.png", full_page=True)
+    stranger = visit(f"?{urlsplit(page.url).query}")
+    expect(stranger.locator("#compare-results table")).to_be_visible()
+    expect(stranger.locator("#compare-stop, #compare-resume")).to_have_count(0)
+    page.get_by_role("tab", name="My runs").click()
+    expect(page.locator(OWN_ROW)).to_have_count(2)
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Hold finished runs beside each other").click()
+    for name in ("lora", "ia3"):
+        page.locator("#beside-runs input").click()
+        page.get_by_role("option", name=name, exact=True).click()
+    page.keyboard.press("Escape")
+    page.locator("#beside-compare").click()
+    expect(page.locator("#beside-results")).to_contain_text("Settings that differ")
 
 
 @pytest.mark.long
@@ -248,7 +316,7 @@ def test_dark_and_a_phones_width(visit, tmp_path):
     page = visit("?__theme=dark", viewport=PHONE)
     expect(page.locator("#card")).to_contain_text("per epoch")
     assert page.evaluate("document.body.classList.contains('dark')")
-    for name in ("Train", "Playground", "My runs"):
+    for name in ("Train", "Playground", "Compare", "My runs"):
         page.get_by_role("tab", name=name).click()
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         page.screenshot(path=tmp_path / f"{name}.png", full_page=True)

@@ -11,7 +11,7 @@ from tuner import recipe, runs
 from tuner.hub.card import card
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import KINDS
-from tuner.ui import chooser, elements, plan_card, render, train_tab
+from tuner.ui import chooser, elements, plan_card, render, result, train_tab
 from tuner.ui.progress import Progress
 
 MARKUP = """<img src=x onerror="alert('x')">&"""
@@ -43,7 +43,7 @@ DRAWN = {
     },
     "one value of several": lambda: plan_card.chosen_settings({"chosen": [CHOICE | {"value": ["q_proj", MARKUP]}]}),
     **{
-        f"an example's {part}": lambda part=part: render.before_and_after([EXAMPLE | {part: MARKUP}])
+        f"an example's {part}": lambda part=part: result.before_and_after([EXAMPLE | {part: MARKUP}])
         for part in EXAMPLE
     },
     "a preview's format": lambda: render.preview(PREVIEW | {"format": MARKUP}),

@@ -17,7 +17,7 @@ from tuner.errors import TunerError
 from tuner.experiments.ranking import results
 from tuner.hub.card import card
 from tuner.rouge import rouge_l
-from tuner.ui import actions, api, ownership, playground_tab, render, runs_tab, train_tab
+from tuner.ui import actions, api, ownership, playground_tab, render, result, runs_tab, train_tab
 
 LENGTH = 16  # tokens, as the run was scored
 
@@ -190,7 +190,7 @@ VERDICTS = {"good": "helped", "unsure": "no clear", "bad": "worse"}
     [(0.01, 0.2, "good"), (-0.1, 0.2, "unsure"), (0.0, 0.2, "unsure"), (-0.2, 0.0, "unsure"), (-0.2, -0.01, "bad")],
 )
 def test_the_verdict_claims_no_more_than_the_interval_does(low, high, kind):
-    html, text = render.verdict(gains(low, high)), terminal.verdict(gains(low, high)).lower()
+    html, text = result.verdict(gains(low, high)), terminal.verdict(gains(low, high)).lower()
     title = plain(html.partition("</h3>")[0]).lower()
     for name, words in VERDICTS.items():
         assert (words in title) == (words in text) == (name == kind)
@@ -200,15 +200,15 @@ def test_the_verdict_claims_no_more_than_the_interval_does(low, high, kind):
 
 
 def test_a_score_from_few_rows_is_called_a_hint():
-    assert "hint" in render.verdict(gains(0.1, 0.2, rows=15))
-    assert "hint" not in render.verdict(gains(0.1, 0.2, rows=16))
+    assert "hint" in result.verdict(gains(0.1, 0.2, rows=15))
+    assert "hint" not in result.verdict(gains(0.1, 0.2, rows=16))
 
 
 def test_without_answers_the_verdict_is_the_loss_of_base_and_then_of_adapter():
     losses = {"metric": "rougeL", "rows": 0, "gain": None, "base": {"loss": 2.5}, "adapter": {"loss": 1.25}}
-    assert in_order(plain(render.verdict(losses)), "2.500", "1.250")
+    assert in_order(plain(result.verdict(losses)), "2.500", "1.250")
     assert in_order(terminal.verdict(losses), "base", "2.500", "adapter", "1.250")
-    assert "t-verdict unsure" in render.verdict(losses)
+    assert "t-verdict unsure" in result.verdict(losses)
 
 
 def test_the_merge_check_tells_the_merges_share_from_quantizations():
@@ -291,7 +291,7 @@ def test_old_scores_without_intervals_are_shown(mine, scores):
 def test_a_firm_verdict_prints_as_many_digits_as_its_figures_need(low, high, base, adapter, digits):
     scores = gains(low, high) | {"base": {"rougeL": base}, "adapter": {"rougeL": adapter}}
     figures = f"{base:.{digits}f}", f"{adapter:.{digits}f}", f"{low:+.{digits}f}", f"{high:+.{digits}f}"
-    for text in (plain(render.verdict(scores)), terminal.verdict(scores)):
+    for text in (plain(result.verdict(scores)), terminal.verdict(scores)):
         assert in_order(text, *figures)
         assert figures[0] != figures[1]
         assert not re.search(r"[+-]0\.0+(?!\d)", text)
@@ -303,7 +303,7 @@ def test_a_gain_that_rounds_to_nothing_has_no_minus_sign():
 
 @pytest.mark.parametrize(("low", "high"), [(0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)])
 def test_fewer_than_ten_rows_are_too_few_to_tell(low, high):
-    html, text = render.verdict(gains(low, high, rows=9)), terminal.verdict(gains(low, high, rows=9))
+    html, text = result.verdict(gains(low, high, rows=9)), terminal.verdict(gains(low, high, rows=9))
     assert "t-verdict unsure" in html
     assert text.startswith("Too few to tell: 9 held-out rows.")
     assert not re.search(r"interval|gain|[+-]0\.", text)

@@ -239,19 +239,19 @@ def test_a_waiting_run_is_told_how_many_are_before_it(before, said, mine, crowd)
 
 def test_progress_says_what_is_done_of_what_there_is():
     step = {"seconds_to_go": 75, "loss": 1.5, "tokens_per_second": 100, "step": 30}
-    told = render._status(progress.Progress("training", 30, 120, last=step), None)[1]
+    told = render.status(progress.Progress("training", 30, 120, last=step), None)[1]
     assert "30" in told.partition("120")[0]
     assert "1 min 15 s" in told
-    told = render._status(progress.Progress("scoring", 120, 120, scored=(3, 40)), None)[1]
+    told = render.status(progress.Progress("scoring", 120, 120, scored=(3, 40)), None)[1]
     assert "3 of 40" in told
-    told = render._status(progress.Progress("training", 30, 120, last=step, stopping=True), None)[1]
+    told = render.status(progress.Progress("training", 30, 120, last=step, stopping=True), None)[1]
     assert "1 min 15 s" not in told
     numbers = render._numbers(progress.Progress("training", 30, 120, heldout=[(0, 2.5), (25, 1.25)], last=step))
     assert "1.250" in numbers
     assert "2.500" not in numbers
     for phase in ("paused", "interrupted"):
-        assert "scoring" in render._status(progress.Progress(phase, 120, 120), None)[1]
-        assert "scoring" not in render._status(progress.Progress(phase, 119, 120), None)[1]
+        assert "scoring" in render.status(progress.Progress(phase, 120, 120), None)[1]
+        assert "scoring" not in render.status(progress.Progress(phase, 119, 120), None)[1]
 
 
 def test_a_run_offered_for_chatting_has_an_adapter_and_names_its_base(mine, root):

@@ -9,7 +9,7 @@ from conftest import in_order, plain
 from visitors_runs import copied, with_events
 
 from tuner.planning.forecast import duration
-from tuner.ui import progress, render, run_queue
+from tuner.ui import progress, render, result, run_queue
 from tuner.ui.progress import Curve, Latest, Progress
 
 pytest_plugins = ["page_fixtures"]
@@ -248,7 +248,7 @@ SAID = [
 
 @pytest.mark.parametrize(("now", "place", "title", "sentence"), SAID)
 def test_each_phase_has_its_heading_and_its_sentence(now, place, title, sentence):
-    assert render._status(now, place) == (title, sentence)
+    assert render.status(now, place) == (title, sentence)
 
 
 BARS = [
@@ -320,23 +320,22 @@ def test_a_finished_run_sets_the_estimate_beside_what_it_took(mine):
     forecast = {"training": 100.0, "a_step": 0.345, "memory": {"total": 3 * 2**30}}
     plan = mine.plan | {"forecast": forecast}
     mine.write_json("plan.json", plan)
-    end = {"event": "end", "reason": "steps", "seconds_per_step": 0.2504, "peak_memory": 2**31}
+    end = {"event": "end", "reason": "steps", "seconds": 63.0, "seconds_per_step": 0.2504, "peak_memory": 2**31}
     mine.append(end)
-    now = Progress("finished", 300, 300, seconds=63.0)
-    told = plain(render._estimate_and_actual(mine, now)).strip()
+    told = plain(result._estimate_and_actual(mine)).strip()
     assert told == (
         "Estimated 1 min 40 s of training (345 ms per step), took 1 min 03 s (250 ms per step). "
         "Memory: estimated 3.0 GB, used 2.0 GB."
     )
     mine.append(end | {"peak_memory": None})
-    assert "Memory" not in render._estimate_and_actual(mine, now)
+    assert "Memory" not in result._estimate_and_actual(mine)
     mine.append(end | {"seconds_per_step": None})
-    assert render._estimate_and_actual(mine, now) == ""
+    assert result._estimate_and_actual(mine) == ""
     mine.append(end)
     mine.write_json("plan.json", plan | {"forecast": forecast | {"memory": None}})
-    assert "Memory" not in render._estimate_and_actual(mine, now)
+    assert "Memory" not in result._estimate_and_actual(mine)
     mine.write_json("plan.json", plan | {"forecast": None})
-    assert render._estimate_and_actual(mine, now) == ""
+    assert result._estimate_and_actual(mine) == ""
 
 
 def test_a_run_in_line_is_waiting_whatever_its_folder_says(mine, root):

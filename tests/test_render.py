@@ -11,7 +11,7 @@ from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import KINDS
 from tuner.recipe import Recipe
-from tuner.ui import chooser, elements, plan_card, problems, render
+from tuner.ui import chooser, elements, plan_card, problems, render, result
 from tuner.ui.progress import Progress
 
 pytest_plugins = ["page_fixtures"]
@@ -284,7 +284,7 @@ def test_the_preview_marks_what_is_learned_and_says_what_is_cut_off():
 
 def test_an_examples_answers_stand_in_their_places_and_long_ones_are_cut():
     example = {"prompt": "p" * 600, "base": "b" * 601, "adapter": "", "reference": "r"}
-    html = render.before_and_after([example, example | {"adapter": "a"}])
+    html = result.before_and_after([example, example | {"adapter": "a"}])
     first, second = html.split('class="t-example"')[1:]
     assert re.findall(r"<dt>(\w+)</dt><dd[^>]*>(.*?)</dd>", first) == [
         ("Before", "b" * 600 + " …"),
@@ -319,13 +319,13 @@ def test_scores_of_labels_have_no_exact_matches_and_others_have_both():
             "gain": {metric: 0.125, "low": 0.0625, "high": 0.1875},
         }
 
-    assert words(render.score_bars(scores("rougeL"))) == (
+    assert words(result.score_bars(scores("rougeL"))) == (
         "Base model 0.50 0.25 to 0.75 With adapter 0.62 0.25 to 0.75 Exact matches: base 12%, adapter 50%"
     )
-    assert "Exact" not in render.score_bars(scores("accuracy"))
-    assert "<table" not in render.score_bars(scores("rougeL"))
+    assert "Exact" not in result.score_bars(scores("accuracy"))
+    assert "<table" not in result.score_bars(scores("rougeL"))
     accuracy = scores("accuracy") | {"metric": "accuracy"}
-    table = render.score_bars(scores("rougeL") | {"other_metrics": [accuracy]}).partition("<table")[2]
+    table = result.score_bars(scores("rougeL") | {"other_metrics": [accuracy]}).partition("<table")[2]
     head, *rows = [re.findall(r"<t[hd]>([^<]*)<", row) for row in table.split("<tr>")[1:]]
     assert head == ["Other metrics", "base", "adapter", "gain"]
     assert [[cell[:4] for cell in row[1:]] for row in rows] == [["0.50", "0.62", "+0.1"]]

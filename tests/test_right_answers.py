@@ -18,7 +18,7 @@ from tuner.metrics import chosen
 from tuner.planning import plan
 from tuner.recipe import Recipe
 from tuner.tasks import TASKS
-from tuner.ui import render
+from tuner.ui import result
 
 CONTEXT = "The Denver Broncos beat the Panthers. Denver was glad."
 QUESTION = {"question": "Who won?", "context": CONTEXT}
@@ -99,7 +99,7 @@ def test_page_and_card_tell_one_figure_of_exact_matches(finished, tmp_path):
     mine.write_json(
         "evaluation.json", {key: value for key, value in scores.items() if key != "each"} | {"examples": []}
     )
-    shown, text = plain(render.score_bars(scores)), card(runs.Run(mine.path))
+    shown, text = plain(result.score_bars(scores)), card(runs.Run(mine.path))
     assert "Exact matches" not in shown
     assert "exact match" in shown
     assert "answers equal to the reference" not in text

@@ -16,7 +16,7 @@ from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.recipe import Recipe
 from tuner.runs import Run
-from tuner.ui import actions, form, looks, run_queue, runs_tab, train_tab
+from tuner.ui import actions, form, looks, newest, rows_view, run_queue, runs_tab, train_tab
 from tuner.ui.visitor import Visitor
 from tuner.ui.wiring import NOBODY
 
@@ -129,19 +129,19 @@ def test_checking_knows_its_visitor_and_downloading_is_asked_for_by_its_own_butt
 
 
 def test_a_slow_check_does_not_overwrite_a_newer_one_of_the_same_visitor(monkeypatch):
-    def newest(visitor: str, *values):
-        return train_tab._newest(visitor, ([value, value] for value in values))
+    def checks(visitor: str, *values):
+        return newest.values(visitor, ([value, value] for value in values))
 
-    slow, other = newest("ann", 1, 2, 3), newest("bob", 7, 8)
+    slow, other = checks("ann", 1, 2, 3), checks("bob", 7, 8)
     assert (next(slow), next(other)) == ([1, 1], [7, 7])
-    fast = newest("ann", 4)
+    fast = checks("ann", 4)
     assert list(fast) == [[4, 4]]
     assert list(slow) == [[SKIP, SKIP]]
     assert list(other) == [[8, 8]]
-    monkeypatch.setattr(train_tab, "MOST_VISITORS", 2)
+    monkeypatch.setattr(newest, "MOST_VISITORS", 2)
     for visitor in ("a", "b", "a", "c"):
-        list(newest(visitor, 0))
-    assert list(train_tab._checking) == ["a", "c"]
+        list(checks(visitor, 0))
+    assert list(newest._checking) == ["a", "c"]
 
 
 def test_the_preview_and_the_survey_are_made_only_while_their_folds_are_open(tab, data, monkeypatch):
@@ -216,7 +216,7 @@ def test_a_prepared_run_is_shown_first_in_the_list_and_refused_rows_are_a_proble
     assert (shown, browser, timer.active) == (SKIP, SKIP, False)
     assert "There is no file of rows yet." in plain(card)
     assert train == gr.update(visible=True, interactive=True)
-    assert others == [HIDDEN] * 5
+    assert others == [*[HIDDEN] * 5, rows_view.fold(None)]
     assert len(given) == 2
 
 
@@ -227,7 +227,7 @@ def test_pressing_train_shows_that_something_happens_and_cant_be_done_twice():
     assert train_tab._relabel("epochs") == gr.update(**form.amount_looks("epochs"))
 
 
-BUTTONS = ("train", "stop", "resume", "chat", "push", "again")
+BUTTONS = ("train", "stop", "resume", "chat", "push", "again", "rows")
 # What has happened to a run that has an adapter, whether a process holds it, what its panel offers, and if it is live.
 PANELS = {
     "waiting": ([{"event": "queued"}], False, {"stop"}, True),
@@ -269,10 +269,10 @@ def test_a_run_in_the_queue_is_live_though_its_folder_says_that_it_ended(mine):
 def test_without_a_run_the_panel_is_that_of_the_plan_and_one_that_is_gone_says_so(root):
     card, timer, train, *others = train_tab.panel("")
     assert (card, timer.active, train) == (SKIP, False, gr.update(visible=True, interactive=True))
-    assert others == [HIDDEN] * 5
+    assert others == [*[HIDDEN] * 5, rows_view.fold(None)]
     card, timer, *buttons = train_tab.panel("gone")
     assert "There is no run 'gone'" in plain(card)
-    assert (timer.active, [button["visible"] for button in buttons]) == (False, [False] * 5 + [True])
+    assert (timer.active, [button["visible"] for button in buttons]) == (False, [False] * 5 + [True, False])
 
 
 def test_resuming_watching_and_stopping_act_and_then_show_the_panel(mine, monkeypatch):
@@ -302,7 +302,7 @@ def test_what_cant_be_resumed_says_why_and_what_has_ended_meanwhile_is_shown_as_
     kept, card, _, *buttons = train_tab.resume("mine", None, ANN)
     assert kept == NOBODY
     assert "has finished, so there is nothing to resume" in plain(card)
-    assert [button["visible"] for button in buttons] == [False, False, False, True, True, True]
+    assert [button["visible"] for button in buttons] == [False, False, False, True, True, True, False]
     assert 'data-phase="finished"' in train_tab._stop("mine", None, ANN)[0]
     for act, given in ((train_tab._stop, ("gone", None)), (train_tab._tick, ("gone", None, ANN))):
         assert "There is no run 'gone'" in plain(act(*given)[0])

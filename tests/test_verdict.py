@@ -20,7 +20,7 @@ from tuner.hub.card import card
 from tuner.metrics import METRICS, Metric
 from tuner.planning import plan
 from tuner.tasks import TASKS
-from tuner.ui import fields, render
+from tuner.ui import fields, render, result
 
 ERRORS = metric("errors", lambda reference, answer: (float(reference != answer), 1.0), higher_is_better=False)
 
@@ -47,7 +47,7 @@ def test_fewer_errors_are_an_improvement(monkeypatch):
     worse = scored_by(ERRORS, monkeypatch, *[("yes", "no")] * 20, *[("yes", "yes")] * 10)
     assert worse["gain"]["high"] < 0
     assert judge(worse).kind == "bad"
-    assert "It made things worse" in render.verdict(worse)
+    assert "It made things worse" in result.verdict(worse)
     assert judge(scored_by(ERRORS, monkeypatch, ("no", "no"), ("yes", "yes"))).kind == "unsure"
 
 
@@ -63,7 +63,7 @@ def test_the_method_with_the_fewest_errors_comes_first_in_a_comparison(monkeypat
 
 def test_more_errors_than_the_bars_can_show_still_fit_in_them(monkeypatch):
     rate = metric("rate", lambda reference, answer: (float(len(answer)), 1.0), higher_is_better=False)
-    html = render.score_bars(scored_by(rate, monkeypatch, ("12345", "1234")))
+    html = result.score_bars(scored_by(rate, monkeypatch, ("12345", "1234")))
     assert 'width:100.0%"></i>' in html
     assert 'width:80.0%"></i>' in html
 
@@ -137,7 +137,7 @@ def test_card_page_and_terminal_give_one_verdict(low, high, headline, finished, 
     others = {"rougeL": 0.0, "low": 0.1, "high": 0.2}
     scores = mine.read_json("evaluation.json") | {"gain": gain, "rows": 40, "other_rows": others, "pairs": []}
     mine.write_json("evaluation.json", scores)
-    for text in (terminal.verdict(scores), plain(render.verdict(scores)), plain(render.run_card(mine)), card(mine)):
+    for text in (terminal.verdict(scores), plain(result.verdict(scores)), plain(render.run_card(mine)), card(mine)):
         assert headline in text
         assert text.count("It helped.") + text.count("No clear") + text.count("It made") == 1
 

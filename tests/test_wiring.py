@@ -14,7 +14,7 @@ from wires import BuiltPage
 from tuner.data import table
 from tuner.data.parse import NAMED
 from tuner.planning import forecast
-from tuner.ui import actions, api, checking, chooser, door, form, page, run_queue, runs_tab, train_tab
+from tuner.ui import actions, api, checking, chooser, compare_api, door, form, page, run_queue, runs_tab, train_tab
 from tuner.ui.visitor import GIVEN, Visitor
 from tuner.ui.wiring import NOBODY, remembered
 
@@ -54,6 +54,15 @@ train.shown.change: None(train.shown) ->  [at once]
 train.again.click: _leave(train.browser) -> train.shown train.browser train.panel [at once]
 after train.again.click: check(form train.shown) -> train.card train.yaml train.fetch [240 check]
 train.browser.change: None(train.browser) ->  [at once]
+rows.fold.expand or rows.over.input or rows.outcome.input or rows.order.input or rows.search.submit or \
+rows.search.blur: turn(train.shown rows.over rows.outcome rows.order rows.search rows.page) -> rows.list rows.over \
+rows.outcome rows.page rows.previous rows.next [4 rows, newest]
+rows.previous.click: turn(train.shown rows.over rows.outcome rows.order rows.search rows.page) -> rows.list rows.over \
+rows.outcome rows.page rows.previous rows.next [4 rows]
+rows.next.click: turn(train.shown rows.over rows.outcome rows.order rows.search rows.page) -> rows.list rows.over \
+rows.outcome rows.page rows.previous rows.next [4 rows]
+train.shown.change: _forget() -> rows.fold rows.list rows.over rows.outcome rows.page rows.previous rows.next \
+rows.search [at once]
 train.chat.click: to_playground(train.shown train.browser) -> tabs play.run [default]
 train.push.click: to_push(train.shown train.browser) -> tabs mine.push_fold mine.list [default]
 play.send.click or play.prompt.submit: _begin(play.prompt play.run play.pending play.sent) -> play.prompt \
@@ -90,7 +99,26 @@ mine.resume.click: to_resume(mine.selected train.browser) -> tabs train.shown tr
 [default]
 Playground.select: update_runs(train.browser play.run) -> play.run [default]
 My runs.select: refresh(train.browser mine.selected) -> mine.list [default]
-page.load: arrive(train.browser) -> train.shown train.browser train.panel form.fill [default]
+Compare.select: estimate(form compare.kind compare.methods compare.number compare.seconds compare.shown \
+train.browser) -> compare.card [240 check]
+compare.kind.change or compare.methods.change or compare.number.change or compare.seconds.change: estimate(form \
+compare.kind compare.methods compare.number compare.seconds compare.shown train.browser) -> compare.card \
+[240 check, newest]
+compare.kind.input: _show_kind(compare.kind) -> compare.kind compare.methods compare.number [at once]
+compare.start_it.click: _press() -> compare.card compare.start_it [at once]
+after compare.start_it.click: begin(form compare.kind compare.methods compare.number compare.seconds compare.shown \
+train.browser) -> compare.shown train.browser compare.panel [240 check]
+compare.timer.tick: _tick(compare.shown train.browser compare.seen) -> train.browser compare.panel [at once]
+compare.stop.click: do(compare.shown train.browser) -> compare.panel [default]
+compare.resume.click: do(compare.shown train.browser) -> compare.panel [default]
+compare.shown.change: None(compare.shown) ->  [at once]
+compare.again.click: <lambda>() -> compare.shown compare.panel [at once]
+after compare.again.click: estimate(form compare.kind compare.methods compare.number compare.seconds compare.shown \
+train.browser) -> compare.card [240 check]
+compare.fold.expand: _finished_runs(train.browser) -> compare.runs [at once]
+compare.hold.click: _hold_beside(compare.runs) -> compare.beside [4 rows]
+page.load: arrive(train.browser) -> tabs compare.shown compare.panel train.shown train.browser train.panel form.fill \
+[default]
 after page.load: check(form train.shown) -> train.card train.yaml train.fetch [240 check]
 """
 LOGIN = "mine.login.click: None(mine.login) ->  [at once]"
@@ -105,6 +133,15 @@ ENDPOINTS = {
     "train": (ROWS_GIVEN, "1200 follow"),
     "resume": ({"run": NEEDED, **OWNER}, "1200 follow"),
     "status": ({"run": NEEDED}, 4),
+    "rows": (
+        {"run": NEEDED, "over": "base", "outcome": "all", "order": "worst", "search": "", "page": 1},
+        "4 rows",
+    ),
+    "compare": (
+        {**ROWS_GIVEN, "methods": "", "search": 0, "seeds": 0, "seconds": 30, "experiment": "", **OWNER},
+        "1200 follow",
+    ),
+    "comparison": ({"experiment": NEEDED}, "4 rows"),
     "stop": ({"run": NEEDED, **OWNER}, 4),
     "runs": ({"runs": NEEDED}, 4),
     "delete": ({"run": NEEDED, **OWNER}, 4),
@@ -117,7 +154,9 @@ BUTTONS = {
     "train.push": "Push to the Hub", "train.again": "Change settings", "train.fetch": "Download and check",
     "train.apply": "Apply to the form", "play.clear": "New conversation", "play.send": "Send", "play.stop": "Stop",
     "mine.open": "Open", "mine.chat": "Chat", "mine.resume": "Resume", "mine.delete": "Delete",
-    "mine.sure": "Delete for good", "mine.push": "Push",
+    "mine.sure": "Delete for good", "mine.push": "Push", "rows.previous": "Previous", "rows.next": "Next",
+    "compare.start_it": "Start", "compare.stop": "Stop", "compare.resume": "Resume",
+    "compare.again": "Compare something else", "compare.hold": "Compare these runs",
 }  # fmt: skip
 HIDDEN = {
     "play.pending",
@@ -126,13 +165,18 @@ HIDDEN = {
     "form.file", "form.pasted", "form.hub_row", "form.parts_row", *(f"form.roles{n}" for n in range(7)),
     "method.virtual_tokens", "method.bottleneck", "method.layers",
     "play.columns3", "play.stop", "mine.selected", "mine.actions", "mine.resume", "mine.sure",
-    "mine.failed_merge",
+    "mine.failed_merge", "rows.fold", "rows.page",
+    "compare.shown", "compare.seen", "compare.stop", "compare.resume", "compare.again", "compare.number",
 }  # fmt: skip
+DISABLED = {"mine.link", "mine.owner_link", "rows.previous", "rows.next"}
 LABELS = {
     "form.file": f"Files of rows ({NAMED})",
     "form.pasted": "Rows as CSV, JSON Lines, or two columns copied from a spreadsheet",
     "form.where": "Source of the rows", "form.example": "Example", "form.hub": "Dataset", "form.kind": "Budget",
     "model.name": "Base model", "model.quantization": "Precision", "method.name": "Method",
+    "rows.over": "Compare the adapter with", "rows.outcome": "Rows", "rows.order": "Order", "rows.search": "Search",
+    "compare.kind": "What to compare", "compare.methods": "Methods", "compare.runs": "Runs",
+    "compare.seconds": "Seconds of training for each run",
     "play.columns0": "Base model", "play.columns1": "Adapter", "play.columns2": "Merged model", "play.run": "Runs",
     "play.temperature": "Temperature", "play.top_p": "Top-p", "play.length": "Max new tokens", "play.seed": "Seed",
     "play.system": "System prompt", "play.prompt": "Prompt",
@@ -146,6 +190,8 @@ FOLDS = {
     "What the model will see": False,
     "Compare all methods": False,
     "More settings": False,
+    "All scored rows": False,
+    "Hold finished runs beside each other": False,
     "Recipe (YAML)": False,
     "Sampling and system prompt": False,
     "Does merging change the answers?": True,
@@ -209,7 +255,7 @@ def test_every_endpoint_is_public_with_its_parameters_and_its_limit(built):
             given = {name: p.default for name, p in parameters.items() if name not in GIVEN}
             limit = built.limits(handler)
             found[handler.api_name] = (given, int(limit) if limit.isdigit() else limit)
-            assert handler.fn.__module__ == api.__name__
+            assert handler.fn.__module__ in (api.__name__, compare_api.__name__)
             if given == ROWS_GIVEN:  # these have components of their own, whose order is that of the parameters
                 assert [c.label for c in handler.inputs] == ["Recipe (YAML)", "File of rows", "Pasted rows"]
                 assert [type(c) for c in handler.inputs] == [gr.Textbox, gr.File, gr.Textbox]
@@ -221,7 +267,7 @@ def test_every_endpoint_is_public_with_its_parameters_and_its_limit(built):
 def test_the_page_starts_with_these_controls_shown_and_enabled(built):
     states = {name: state(built, name) for number, name in built.names.items() if name != "page"}
     assert {name for name, s in states.items() if s.get("visible") is False} == HIDDEN
-    assert {name for name, s in states.items() if s.get("interactive") is False} == {"mine.link", "mine.owner_link"}
+    assert {name for name, s in states.items() if s.get("interactive") is False} == DISABLED
     assert {name: s["value"] for name, s in states.items() if s["name"] == "button"} == BUTTONS
     assert {name: states[name]["label"] for name in LABELS} == LABELS
     folds = [block.get_config() for block in built.blocks.blocks.values() if isinstance(block, gr.Accordion)]
@@ -262,7 +308,7 @@ def test_each_choice_and_each_tab_has_its_own_value_and_each_input_its_own_help(
     assert all(label.split(" · ")[0] == value for label, value in state(built, "model.name")["choices"])
     assert all(words in state(built, name)["info"] for name, words in INFOS.items())
     tabs = [block for block in built.blocks.blocks.values() if isinstance(block, gr.Tab)]
-    ids = {"Train": "train", "Playground": "playground", "My runs": "runs"}
+    ids = {"Train": "train", "Playground": "playground", "Compare": "compare", "My runs": "runs"}
     assert {tab.label: tab.id for tab in tabs} | ids == {tab.label: tab.id for tab in tabs}
     browser = built.train.browser
     # A new secret at each start would make the lists in the browsers unreadable.
@@ -355,6 +401,7 @@ def test_who_arrives_sees_the_run_of_the_link_or_the_one_shown_last_and_keeps_th
     opened, warnings = {"run": run, "secret": ""}, []
     monkeypatch.setattr(page.gr, "Warning", lambda text, title: warnings.append(text))
     values = built.function("page.load")(kept | {"opened": opened}, *request_of(Visitor("bob")))
+    values = values[1 + len(built.compare.panel) + 1 :]
     assert values[:2] == [shown, {"runs": dict.fromkeys(kept.get("runs", []), ""), "shown": shown}]
     assert ("t-verdict" in str(values[2])) == bool(shown)
     assert [told in text for text in warnings] == [True] * bool(told), warnings

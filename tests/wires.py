@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from tuner.ui import actions, form, page, playground_tab, runs_tab, train_tab
+from tuner.ui import actions, compare_tab, form, page, playground_tab, runs_tab, train_tab
 
-TABS = {"train": train_tab, "play": playground_tab, "mine": runs_tab}
+TABS = {"train": train_tab, "play": playground_tab, "compare": compare_tab, "mine": runs_tab}
 
 
 def changed(component: gr.components.Component) -> str:
@@ -39,6 +39,7 @@ class BuiltPage:
             "play.columns": self.play.columns,
             "form.roles": [*self.train.form.roles, self.train.form.parts],
             "mine.list": self.mine.outputs,
+            "compare.panel": self.compare.panel,
         }
 
     def _kept(self, name: str, build: Callable) -> Callable:
@@ -50,12 +51,12 @@ class BuiltPage:
 
     def _name(self, controls: SimpleNamespace, prefix: str) -> None:
         for name, value in vars(controls).items():
-            if name == "form":
-                self._name(value, "form.")
+            if isinstance(value, SimpleNamespace):
+                self._name(value, f"{name}.")
             elif name == "settings":
                 self.names |= {component._id: path for path, component in value.items()}
             elif name in ("roles", "columns"):
-                self.names |= {component._id: f"{prefix}{name}{i}" for i, component in enumerate(value)}
+                self.names = {c._id: f"{prefix}{name}{i}" for i, c in enumerate(value)} | self.names
             elif isinstance(value, gr.blocks.Block):
                 self.names.setdefault(value._id, f"{prefix}{name}")
 

@@ -98,16 +98,16 @@ def prepare(requested: Recipe, rows: Entered | None = None, visitor: Visitor = A
 
     Raises TunerError with all problems.
     """
-    if removed := runs_cleanup.make_room(keep=_kept()):
+    if removed := runs_cleanup.make_room(keep=kept()):
         log.info("deleted %s old runs to make room", len(removed))
     run = checking.write_run(requested, rows, visitor)
-    runs_cleanup.make_room_for(run, _kept())
+    runs_cleanup.make_room_for(run, kept())
     secret = ownership.claim(run, visitor)
     run_queue.start(run, visitor, {"event": "queued", "signed_in": visitor.account is not None})
     return run, secret
 
 
-def _kept() -> frozenset[str]:
+def kept() -> frozenset[str]:
     """The runs that are not deleted to make room."""
     return frozenset({EXAMPLE, *run_queue.queue.held()})
 
@@ -199,7 +199,7 @@ def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
 
 def _merge(run: Run) -> dict:
     if not run.merged.is_dir():
-        runs_cleanup.make_room(keep=_kept() | {run.id}, needed=runs_cleanup.bytes_to_merge(run.plan))
+        runs_cleanup.make_room(keep=kept() | {run.id}, needed=runs_cleanup.bytes_to_merge(run.plan))
     return gpu.merge(run)
 
 

@@ -21,10 +21,11 @@ from tuner.places import Asker, Places
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, bounds, progress, run_queue
+from tuner.ui import rows as scored_rows
 from tuner.ui.actions import Entered
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
-from tuner.ui.wiring import CHECKS, MODELS, MOST_LISTED
+from tuner.ui.wiring import CHECKS, LOOKS, MODELS, MOST_LISTED
 
 # Callers who follow a run, waiting or in training: as many as there may be runs, and some to be refused in a sentence.
 FOLLOWING = {"concurrency_limit": bounds.MOST_RUNS + 200, "concurrency_id": "follow"}
@@ -47,7 +48,7 @@ class Threads:
 
 # Those who follow hold no thread. Those whose runs are being prepared do, for as long as a process with limits takes,
 # and those that join again: few of these at a time, or they would keep the page's own thread from Python's lock.
-_preparing = Threads("prepare", all=120, session=4, address=12)
+preparing = Threads("prepare", all=120, session=4, address=12)
 _joining = Threads("join", all=2, session=1, address=1)
 
 
@@ -61,6 +62,7 @@ def build() -> None:
             gr.Button().click(for_visitor(function), given, answer, api_name=function.__name__, **limits)
     gr.api(status, api_name="status", concurrency_limit=4)
     gr.api(runs, api_name="runs", concurrency_limit=4)
+    gr.api(rows, api_name="rows", **LOOKS)
     for function, limits in (
         (resume, FOLLOWING),
         (stop, {}),
@@ -77,7 +79,7 @@ def _shown_plan(run: Run) -> dict:
     return {key: value for key, value in run.plan.items() if key != "model_folder"}
 
 
-def _requested(recipe: str, file: str | None, rows: str, visitor: Visitor) -> tuple[Recipe, Entered | None, Visitor]:
+def requested(recipe: str, file: str | None, rows: str, visitor: Visitor) -> tuple[Recipe, Entered | None, Visitor]:
     return actions.read_recipe(recipe or "{}", visitor), actions.entered(file, rows), visitor
 
 
@@ -93,7 +95,7 @@ def check(recipe: str, file: str | None = None, rows: str = "", visitor: Visitor
         {"plan": {...}} with steps, tokens, warnings and all chosen settings, or {"problems": [sentence, ...]}.
     """
     try:
-        return {"plan": actions.check(*_requested(recipe, file, rows, visitor))}
+        return {"plan": actions.check(*requested(recipe, file, rows, visitor))}
     except Exception as error:
         return {"problems": problems_of(error)}
 
@@ -111,7 +113,7 @@ def preview(recipe: str, file: str | None = None, rows: str = "", visitor: Visit
         or {"problems": [sentence, ...]}.
     """
     try:
-        return actions.preview(*_requested(recipe, file, rows, visitor))
+        return actions.preview(*requested(recipe, file, rows, visitor))
     except Exception as error:
         return {"problems": problems_of(error)}
 
@@ -136,12 +138,12 @@ async def train(
     """
 
     def prepare() -> tuple[Run, str]:
-        return actions.prepare(*_requested(recipe, file, rows, visitor))
+        return actions.prepare(*requested(recipe, file, rows, visitor))
 
     with run_queue.bounds.admit(visitor):
-        run, secret = await _preparing.run(prepare, visitor)
+        run, secret = await preparing.run(prepare, visitor)
     yield {"event": "run", "run": run.id, "secret": secret, "plan": _shown_plan(run)}
-    async for event in run_queue.follow(run, visitor, run.reader(), _listener()):
+    async for event in run_queue.follow(run, visitor, run.reader(), listener()):
         yield event
 
 
@@ -164,15 +166,15 @@ async def resume(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> Asyn
     begun = await _joining.run(begin, owner)
     if not begun:
         with run_queue.bounds.admit(owner):
-            await _preparing.run(partial(actions.download_base, run, owner), owner)
+            await preparing.run(partial(actions.download_base, run, owner), owner)
         begun = await _joining.run(partial(begin, is_here=True), owner)
     opened, reader = begun
     yield {"event": "run", "run": opened.id, "plan": _shown_plan(opened)}
-    async for event in run_queue.follow(opened, owner, reader, _listener()):
+    async for event in run_queue.follow(opened, owner, reader, listener()):
         yield event
 
 
-def _listener() -> Callable[[], bool]:
+def listener() -> Callable[[], bool]:
     """Tells whether the caller of this endpoint still listens; otherwise Gradio notices only when a value is ready."""
     page, event = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
     listening = page and page._queue.event_ids_to_events.get(event)
@@ -202,6 +204,26 @@ def status(run: str) -> dict:
         "plan": _shown_plan(opened),
         "recipe": without_paths(opened).to_yaml(),
     }
+
+
+def rows(
+    run: str, over: str = "base", outcome: str = "all", order: str = "worst", search: str = "", page: int = 1
+) -> dict:
+    """Show ten of a run's scored rows, with the answers and scores of all variants.
+
+    Args:
+        run: The run's id.
+        over: The variant that the adapter is compared with: base, few_shot or few_shot_similar.
+        outcome: "better", "worse" or "equal" shows rows where the adapter is that; "all" shows all.
+        order: "worst" or "best" for the adapter first, or "scored" for the order in which they were scored.
+        search: Shows rows with these words in prompt, answers or reference.
+        page: Its number, from 1.
+
+    Returns:
+        {"rows": [{"row", "prompt", "reference", "base", "adapter", "gain", ...}, ...], "found", "page", "pages", ...}.
+        Long texts are cut.
+    """
+    return dict(scored_rows.look(actions.open_run(run), over, outcome, order, search, page))
 
 
 def stop(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> str:

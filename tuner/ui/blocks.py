@@ -119,7 +119,7 @@ def _chosen(value: Any, block: gr.blocks.Block) -> Any:
 def _held(block_fn: gr.blocks.BlockFunction, values: list) -> list:
     """The values as what the components hold that they come from."""
     for value, block in zip(values, block_fn.inputs, strict=True):
-        if isinstance(block, HOLD_ONE):
+        if isinstance(block, HOLD_ONE) and not getattr(block, "multiselect", None):
             try:
                 ONE.validate_python(value)
             except ValidationError:

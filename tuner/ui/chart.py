@@ -5,6 +5,7 @@ They are drawn from plain numbers. Colors come from style.css, so one chart serv
 
 import math
 from collections.abc import Callable, Sequence
+from html import escape
 
 from tuner.words import count
 
@@ -28,7 +29,35 @@ def loss_curve(
     `done` is the number of steps done, where `losses` has fewer points. Step `kept` is marked on the held-out loss.
     """
     done = done or len(losses)
-    shown = [p for p in [*losses, *heldout] if math.isfinite(p[1])]
+    place, frame = _frame([*losses, *heldout], steps)
+    few = _thinned(losses)
+    marks = "".join(f'<circle class="heldout" r="3.5" cx="{p[0]}" cy="{p[1]}"/>' for p in _split(place, heldout))
+    kept_at = _split(place, [point for point in heldout if point[0] == kept])
+    marks += "".join(f'<circle class="kept" r="7" cx="{p[0]}" cy="{p[1]}"/>' for p in kept_at)
+    kept_name = '<span class="kept">weights that were kept</span>' if kept_at else ""
+    return (
+        f'<svg class="t-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" data-points="{done}" '
+        f'aria-label="Loss over {done} of {steps or "?"} steps">{frame}'
+        f"{_line('raw', few, place)}{_line('train', smoothed(few), place)}{_line('heldout', heldout, place)}"
+        f'{marks}</svg><div class="t-legend"><span class="train">training loss</span>'
+        f'<span class="heldout">held-out loss</span>{kept_name}</div>'
+    )
+
+
+def curves(lines: dict[str, Sequence[Point]], title: str) -> str:
+    """Several runs' losses by step, each under its label, which is escaped."""
+    place, frame = _frame([point for points in lines.values() for point in points], None)
+    drawn = "".join(_line(f"run{i}", points, place) for i, points in enumerate(lines.values()))
+    legend = "".join(f'<span class="run{i}">{escape(label)}</span>' for i, label in enumerate(lines))
+    return (
+        f'<svg class="t-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title} by step">{frame}{drawn}'
+        f'</svg><div class="t-legend">{legend}</div>'
+    )
+
+
+def _frame(points: Sequence[Point], steps: int | None) -> tuple[Callable[[float, float], str], str]:
+    """Where a point is, and the grid with its labels: losses from 0, and steps at least to `steps`."""
+    shown = [p for p in points if math.isfinite(p[1])]
     last = max([steps or 1, *(x for x, _ in shown)])
     ticks = _ticks(0.0, max((y for _, y in shown), default=4.0))
     top = ticks[-1]
@@ -39,18 +68,7 @@ def loss_curve(
 
     grid = "".join(_grid_line(place(0, y), f"{y:g}") for y in ticks)
     below = "".join(_step_label(place(x, 0), f"{x:g}", x > 0.95 * last) for x in _ticks(0, last, 5) if x <= last)
-    few = _thinned(losses)
-    marks = "".join(f'<circle class="heldout" r="3.5" cx="{p[0]}" cy="{p[1]}"/>' for p in _split(place, heldout))
-    kept_at = _split(place, [point for point in heldout if point[0] == kept])
-    marks += "".join(f'<circle class="kept" r="7" cx="{p[0]}" cy="{p[1]}"/>' for p in kept_at)
-    kept_name = '<span class="kept">weights that were kept</span>' if kept_at else ""
-    return (
-        f'<svg class="t-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" data-points="{done}" '
-        f'aria-label="Loss over {done} of {steps or "?"} steps">{grid}{below}'
-        f"{_line('raw', few, place)}{_line('train', smoothed(few), place)}{_line('heldout', heldout, place)}"
-        f'{marks}</svg><div class="t-legend"><span class="train">training loss</span>'
-        f'<span class="heldout">held-out loss</span>{kept_name}</div>'
-    )
+    return place, grid + below
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuner import gpu, limited, runs
@@ -81,9 +82,11 @@ def survey(requested: Recipe, rows: Entered | None = None, visitor: Visitor = AN
     yield from limited.stream(f"{JOBS}:survey", *given, limits=LIMITS["check"], asker=_asker(visitor))
 
 
-def write_run(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> Run:
+def write_run(
+    requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY, path: Path | None = None
+) -> Run:
     """A new run, ready to train. Raises TunerError with all problems; nothing is left of it then."""
-    path = runs.new_path()
+    path = path or runs.new_path()
     try:
         _job("prepare", *_planned(requested, rows, visitor), str(path), visitor=visitor)
     except BaseException:

@@ -3,6 +3,7 @@
 import json
 from html import escape
 
+SHOWN_CHARACTERS = 600  # of a prompt or an answer
 # The settings that a problem's remedy may change, and what its button says; `{}` is the value.
 REMEDIES = {
     "data.encoding": "Read it as {}",
@@ -32,6 +33,12 @@ def _remedy(settings: dict) -> str:
         return ""
     given = escape(json.dumps(settings))
     return f' <button class="t-remedy" data-remedy="{given}">{escape(", ".join(labels))}</button>'
+
+
+def short(text: str) -> str:
+    """A text from outside, cut off where it is long."""
+    shown = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
+    return escape(shown) or "<em>(nothing)</em>"
 
 
 def note(text: str) -> str:

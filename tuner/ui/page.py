@@ -11,10 +11,10 @@ from tuner.data import table
 from tuner.errors import TunerError
 from tuner.planning import forecast
 from tuner.runs import Run
-from tuner.ui import actions, api, ownership, playground_tab, runs_tab, train_tab
+from tuner.ui import actions, api, compare_api, compare_tab, ownership, playground_tab, runs_tab, train_tab
 from tuner.ui.blocks import Page
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret
-from tuner.ui.wiring import BY_LINK, MOST_LISTED, NOBODY, PRIVATE, remembered, resumed, with_list, with_run
+from tuner.ui.wiring import BY_LINK, CHECKS, MOST_LISTED, NOBODY, PRIVATE, remembered, resumed, with_list, with_run
 
 CSS = Path(__file__).with_name("style.css")
 HEADER = """<div class="t-header"><h1>Tuner</h1>
@@ -54,7 +54,8 @@ OPENED = (
         window.history.replaceState(window.history.state, '', url);
     }
     window.onhashchange = () => window.location.hash.startsWith('#secret=') && window.location.reload();
-    return {...kept, runs: known((kept || {}).runs), opened: {run: url.searchParams.get('run') || '', secret}};
+    const [run, compare] = ['run', 'compare'].map((name) => url.searchParams.get(name) || '');
+    return {...kept, runs: known((kept || {}).runs), opened: {run, compare, secret}};
 }"""
 )
 CLEAN = (3600, 86400)  # once an hour, delete uploads that are a day old
@@ -109,6 +110,7 @@ def build() -> gr.Blocks:
     actions.install_example()
     with Page(title="Tuner", fill_width=True, analytics_enabled=False, delete_cache=CLEAN) as page:
         api.build()  # first, so that no tab's handler takes an endpoint's name
+        compare_api.build()
         browser = gr.BrowserState(NOBODY, storage_key="tuner", secret=KEPT_SECRET)
         gr.HTML(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:
@@ -116,6 +118,8 @@ def build() -> gr.Blocks:
                 train = train_tab.build(browser)
             with gr.Tab("Playground", id="playground") as playground_tab_item:
                 playground = playground_tab.build(browser)
+            with gr.Tab("Compare", id="compare") as compare_tab_item:
+                compare = compare_tab.build(browser, train.form)
             with gr.Tab("My runs", id="runs") as runs_tab_item:
                 mine = runs_tab.build(browser, has_oauth=has_oauth())
         gr.HTML(about())
@@ -123,11 +127,16 @@ def build() -> gr.Blocks:
         playground_tab_item.select(playground_tab.update_runs, [browser, playground.run], playground.run, **PRIVATE)
         runs_tab_item.select(for_visitor(runs_tab.refresh), [browser, mine.selected], mine.outputs, **PRIVATE)
 
-        def arrive(kept: dict | None, visitor: Visitor) -> list:
-            run, kept = _opened(kept, visitor)
-            return train_tab.show(train, run, kept, visitor)
+        compare_tab_item.select(compare.estimate, compare.everything, compare.card, **CHECKS, **PRIVATE)
 
-        outputs = train_tab.show_outputs(train)
+        def arrive(kept: dict | None, visitor: Visitor) -> list:
+            experiment = _experiment_of(kept)
+            run, kept = _opened(kept, visitor)
+            compared = compare_tab.show(experiment, with_list(visitor, kept))
+            place = gr.Tabs(selected="compare") if compared[0] else gr.skip()
+            return [place, *compared, *train_tab.show(train, run, kept, visitor)]
+
+        outputs = [tabs, *compare_tab.show_outputs(compare), *train_tab.show_outputs(train)]
         arrived = page.load(for_visitor(arrive), browser, outputs, js=OPENED, **PRIVATE)
         train.check_again(arrived)
         browser.change(None, browser, None, js=KEEP, api_visibility="private")
@@ -145,6 +154,12 @@ def _opened(kept: dict | None, visitor: Visitor) -> tuple[str, dict]:
     except TunerError as error:
         gr.Warning(escape(f"{error}"), title="Tuner")
     return run or kept["shown"], kept
+
+
+def _experiment_of(kept: dict | None) -> str:
+    """The experiment of the address."""
+    opened = kept.get("opened") if isinstance(kept, dict) else None
+    return str(opened.get("compare") or "") if isinstance(opened, dict) else ""
 
 
 def _with_opened(kept: dict, run: Run, secret: str, visitor: Visitor) -> dict:

@@ -8,21 +8,19 @@ from html import escape
 from pathlib import Path
 
 from tuner import runs
-from tuner.evaluation.verdict import judge, other_scores, rival, sentence_case
 from tuner.hub.card import without_paths
 from tuner.inference.merge_check import in_float32
 from tuner.inference.merge_check import problem as merge_problem
-from tuner.metrics import FEWEST_ROWS, METRICS, metric_of
+from tuner.metrics import METRICS
 from tuner.planning.forecast import duration
 from tuner.runs import Run
 from tuner.training import ending
-from tuner.ui import actions, chart, plan_card, progress, run_queue
-from tuner.ui.elements import folded, note, problems, tag
-from tuner.words import count, gigabytes, micro_batch
+from tuner.ui import actions, chart, plan_card, progress, result, run_queue
+from tuner.ui.elements import note, problems, short, tag
+from tuner.words import count, micro_batch
 
 APP = Path(__file__).resolve().parents[2]  # on a Space, the folder that holds app.py
-SHOWN_CHARACTERS = 600  # of a prompt or an answer
-NAMES = {"base": "Base model", "adapter": "With adapter"}
+COMPARED = {variant: result.NAMES[variant] for variant in ("base", "adapter")}  # in the list of runs
 MERGE_CHECKS = {
     "": "the adapter on the 16-bit base (effect of merging)",
     "_quantized": "the adapter as trained (effect of merging and quantization)",
@@ -47,7 +45,7 @@ def disk_note() -> str:
 
 def reference(text: str) -> str:
     """A held-out row's own answer, to compare the models' answers with."""
-    return tag("div", f"<b>Reference</b> {_short(text)}", "t-reference")
+    return tag("div", f"<b>Reference</b> {short(text)}", "t-reference")
 
 
 def run_card(run: Run, now: progress.Progress | None = None) -> str:
@@ -60,7 +58,7 @@ def run_card(run: Run, now: progress.Progress | None = None) -> str:
 
 
 def _progress(run: Run, now: progress.Progress) -> str:
-    title, sub = _status(now, *place_and_wait(run.id))
+    title, sub = status(now, *place_and_wait(run.id))
     share = now.step / now.steps if now.steps else 0
     if now.phase == "scoring" and now.scored[1]:
         share = now.scored[0] / now.scored[1]
@@ -90,7 +88,7 @@ def place_and_wait(run: str) -> tuple[int | None, str]:
     return place, duration(seconds) if seconds else ""
 
 
-def _status(now: progress.Progress, place: int | None, wait: str = "") -> tuple[str, str]:
+def status(now: progress.Progress, place: int | None, wait: str = "") -> tuple[str, str]:
     """Heading and sentence for the phase."""
     of = f" of {now.steps:,}" if now.steps else ""
     kept = "What was learned is kept." if now.step else ""
@@ -160,78 +158,15 @@ def _result(run: Run, now: progress.Progress, scores: dict) -> str:
     trained = f"{plan_card.title(without_paths(run))}, {count(now.step, 'step')} in {duration(now.seconds or 0)}"
     endings = ending.sentences(run.last_event("end") or {})
     trained += "." * bool(endings)
-    details = _curve(now, now.steps) + _numbers(now)
-    details += _estimate_and_actual(run, now) + _rows_at_a_time(run)
-    few = scores.get("rows", 0) < FEWEST_ROWS  # which tell more than their scores
-    return (
-        verdict(scores)
-        + tag("p", escape(" ".join([trained, *endings])), "t-sub")
-        + (score_bars(scores) if scores["gain"] and not few else "")
-        + before_and_after(scores.get("examples", [])[: None if few else 2], scores.get("baseline", "before"))
-        + note("" if run.id == actions.EXAMPLE else disk_note())
-        + folded("Training details", details)
+    details = _curve(now, now.steps) + _numbers(now) + _rows_at_a_time(run)
+    return result.html(run, " ".join([trained, *endings]), scores, details) + note(
+        "" if run.id == actions.EXAMPLE else disk_note()
     )
-
-
-def _estimate_and_actual(run: Run, now: progress.Progress) -> str:
-    forecast, end = run.plan.get("forecast"), run.last_event("end") or {}
-    if not forecast or not end.get("seconds_per_step"):
-        return ""
-    text = (
-        f"Estimated {duration(forecast['training'])} of training ({1000 * forecast['a_step']:.0f} ms per step), "
-        f"took {duration(now.seconds or 0)} ({1000 * end['seconds_per_step']:.0f} ms per step)."
-    )
-    if end.get("peak_memory") and forecast["memory"]:
-        text += f" Memory: estimated {gigabytes(forecast['memory']['total'])}, used {gigabytes(end['peak_memory'])}."
-    return tag("p", text, "t-sub")
 
 
 def _rows_at_a_time(run: Run) -> str:
     event = run.last_event("micro_batch")
     return tag("p", micro_batch(event), "t-sub") if event else ""
-
-
-def verdict(scores: dict) -> str:
-    """Did it help, and by how much, in plain words."""
-    judged = judge(scores)
-    return tag("h3", judged.headline, f"t-verdict {judged.kind}") + tag(
-        "p", judged.text(lambda s: tag("b", s), escape)
-    )
-
-
-def score_bars(scores: dict) -> str:
-    """The metric's value for base and adapter, with intervals, and the other metrics in a table."""
-    metric = metric_of(scores)
-    keys = (metric.name, f"{metric.name}_low", f"{metric.name}_high")
-    # Runs of the first version have neither intervals nor exact matches.
-    names = NAMES | {"base": escape(sentence_case(rival(scores)))}
-    drawn = chart.score_bars([(v, name, *(scores[v].get(key) for key in keys)) for v, name in names.items()])
-    base = escape(rival(scores).removesuffix(" model"))
-    exact = ", ".join(
-        f"{name} {scores[v]['exact_match']:.0%}"
-        for v, name in (("base", base), ("adapter", "adapter"))
-        if "exact_match" in scores[v]
-    )
-    # For labels, accuracy is the share of exact matches.
-    is_new = metric.name not in ("accuracy", "exact_match")
-    drawn += tag("p", f"Exact matches: {exact}", "t-sub") if exact and is_new else ""
-    rows = [
-        tag("tr", tag("th", name) + "".join(tag("td", v) for v in values)) for name, *values in other_scores(scores)
-    ]
-    head = f"<tr><th>Other metrics</th><td>{base}</td><td>adapter</td><td>gain</td></tr>"
-    return drawn + (tag("table", tag("thead", head) + tag("tbody", "".join(rows)), "t-merge") if rows else "")
-
-
-def before_and_after(examples: list[dict], before: str = "before") -> str:
-    """Held-out prompts with both answers and the reference; `before` names the base's."""
-    parts = [
-        tag("p", _short(e["prompt"]), "prompt")
-        + f"<dl><dt>{escape(sentence_case(before))}</dt><dd>{_short(e['base'])}</dd>"
-        + f"<dt>After</dt><dd class='after'>{_short(e['adapter'])}</dd>"
-        + f"<dt>Reference</dt><dd>{_short(e['reference'])}</dd></dl>"
-        for e in examples
-    ]
-    return tag("div", "".join(tag("div", part, "t-example") for part in parts), "t-examples")
 
 
 def preview(facts: dict) -> str:
@@ -288,7 +223,7 @@ def _run_row(row: dict, selected: bool, shared: bool) -> str:
         minis = "".join(
             f'<span class="t-mini {v}" title="{name}: {metric.title} {scores[v][metric.name]:.2f}">'
             f'<i style="width:{min(1, scores[v][metric.name]):.0%}"></i></span>'
-            for v, name in NAMES.items()
+            for v, name in COMPARED.items()
         )
         is_judged = "low" in scores["gain"] and not scores.get("unknown_head")
         gain = f"{scores['gain'][metric.name]:+.2f}" if is_judged else ""
@@ -302,8 +237,3 @@ def _run_row(row: dict, selected: bool, shared: bool) -> str:
         f'aria-pressed="{"true" if selected else "false"}">{tag("span", name, "t-row-name")}'
         f"{tag('span', row['status'], 't-status ' + row['status'])}{picture}</button>"
     )
-
-
-def _short(text: str) -> str:
-    shown = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
-    return escape(shown) or "<em>(nothing)</em>"

@@ -1,6 +1,5 @@
 """Train: the form, and next to it one card with the plan, then the progress, then the result."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import SimpleNamespace
@@ -11,14 +10,26 @@ from tuner import gpu
 from tuner.errors import TunerError
 from tuner.hub.card import without_paths
 from tuner.methods.registry import METHODS
-from tuner.ui import actions, chooser, elements, form, looks, ownership, plan_card, progress, render, run_queue
+from tuner.ui import (
+    actions,
+    chooser,
+    elements,
+    form,
+    looks,
+    newest,
+    ownership,
+    plan_card,
+    progress,
+    render,
+    result,
+    rows_view,
+    run_queue,
+)
 from tuner.ui.mapping import CLICKED, mapped, remedied, remedy
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
 from tuner.ui.wiring import CHECKS, PRIVATE, remembered, resumed, with_list, with_run
 
-MOST_VISITORS = 1000  # whose newest check of the form is remembered
-_checking: OrderedDict[str, object] = OrderedDict()  # visitor -> the newest check
 TO_URL = """(id) => {
     const url = new URL(window.location);
     id ? url.searchParams.set('run', id) : url.searchParams.delete('run');
@@ -35,8 +46,9 @@ def build(browser: gr.BrowserState) -> SimpleNamespace:
             tab.form = form.build(actions.starting_recipe().model_copy(update={"name": None}))
         with gr.Column(scale=5, min_width=320, elem_classes="t-side"):
             _side(tab)
+    tab.rows = rows_view.build(tab.shown)
     # The outputs of `panel`, in its order.
-    tab.panel = [tab.card, tab.timer, tab.train, tab.stop, tab.resume, tab.chat, tab.push, tab.again]
+    tab.panel = [tab.card, tab.timer, tab.train, tab.stop, tab.resume, tab.chat, tab.push, tab.again, tab.rows.fold]
     _wire_form(tab)
     _wire_methods(tab)
     _wire_run(tab)
@@ -44,7 +56,7 @@ def build(browser: gr.BrowserState) -> SimpleNamespace:
 
 
 def _side(tab: SimpleNamespace) -> None:
-    tab.card = gr.HTML(elements.busy("Checking the example"), js_on_load=CLICKED, elem_id="card")
+    tab.card = gr.HTML(elements.busy("Checking the example"), js_on_load=CLICKED + result.COPY, elem_id="card")
     with gr.Row(elem_classes="t-buttons"):
         tab.train = gr.Button("Train", variant="primary", size="lg", elem_id="train")
         tab.stop = gr.Button("Stop", size="md", variant="stop", visible=False, elem_id="stop")
@@ -134,24 +146,11 @@ def checkers(tab: SimpleNamespace) -> tuple[Callable, Callable]:
 
     def handler(fetch: bool) -> Callable:
         def check(data: dict, visitor: Visitor) -> Iterator[list]:
-            yield from _newest(visitor.session, _check(tab, data, fetch, visitor))
+            yield from newest.values(visitor.session, _check(tab, data, fetch, visitor))
 
         return for_visitor(check)
 
     return handler(False), handler(True)
-
-
-def _newest(visitor: str, checks: Iterator[list]) -> Iterator[list]:
-    """The values of a check until the visitor's next one begins: a slow check must not overwrite a newer one."""
-    mine = _checking[visitor] = object()
-    _checking.move_to_end(visitor)
-    while len(_checking) > MOST_VISITORS:
-        _checking.popitem(last=False)
-    for values in checks:
-        if _checking.get(visitor, mine) is not mine:
-            yield [gr.skip()] * len(values)
-            return
-        yield values
 
 
 def _wire_run(tab: SimpleNamespace) -> None:
@@ -303,10 +302,10 @@ def panel(run: str, visitor: Visitor = ANYBODY, look: looks.Look | None = None) 
     if not run:
         hidden = gr.update(visible=False)
         ready = gr.update(visible=True, interactive=True)
-        return [gr.skip(), gr.Timer(active=False), ready, hidden, hidden, hidden, hidden, hidden]
+        return [gr.skip(), gr.Timer(active=False), ready, *[hidden] * 5, rows_view.fold(None)]
     look = look or looks.at(run)
     phase, has_adapter, live = look.phase, look.has_adapter, look.is_live
-    is_own, is_shared, note = False, False, ""
+    is_own, is_shared, note, opened = False, False, "", None
     with suppress(TunerError):  # it is gone
         opened = actions.open_run(run)
         is_own, is_shared = ownership.is_owner(opened, visitor), ownership.is_shared(opened, visitor)
@@ -324,6 +323,7 @@ def panel(run: str, visitor: Visitor = ANYBODY, look: looks.Look | None = None) 
         gr.update(visible=has_adapter and not live),
         gr.update(visible=is_shared and has_adapter and not live),
         gr.update(visible=not live),
+        rows_view.fold(opened if phase in progress.SCORED else None),
     ]
 
 

@@ -16,6 +16,8 @@ CHECKS = {"concurrency_limit": 4 * limited.MOST_ASKED["address"], "concurrency_i
 # Base and adapter share one model that switches adapters row by row, so it gives one answer at a time. On ZeroGPU each
 # job has a worker of its own.
 MODELS = {"concurrency_limit": 8 if ZERO else 1, "concurrency_id": "models"}
+# Each reads a file of up to 64 MB.
+LOOKS = {"concurrency_limit": 4, "concurrency_id": "rows"}
 MOST_LISTED = 500  # in a browser's list
 MOST_SECRET = 100  # characters
 BY_LINK = "link:"  # what a browser keeps before the secret of a run of Visitor.by_link

@@ -1,0 +1,337 @@
+"""Experiments on the page: their runs are the visitor's, one at a time, and go on only while the visitor looks."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import with_rows
+from conftest import plain
+from visitors_runs import ANN, streamed
+
+from tuner import gpu, recipe, runs
+from tuner.errors import TunerError
+from tuner.recipe import Recipe
+from tuner.runs import Run
+from tuner.ui import checking, compare_api, compare_tab, compare_view, experiments, ownership, run_queue
+from tuner.ui.checking import Entered
+from tuner.ui.experiments import Choice
+from tuner.ui.visitor import Visitor
+
+pytest_plugins = ["page_fixtures"]
+
+BOB = Visitor("bob")
+PASTED = Entered(pasted="prompt,completion\n" + "a,b\n" * 8)
+PLAN = {
+    "settings": {"learning_rate": 0.001, "batch_size": 4, "rank": 8},
+    "epochs": 2.0,
+    "forecast": {"start_up": 1.0, "training": 4.0, "scoring": 2.0},
+}
+START = {"event": "start", "step": 0, "steps": 4}
+END = {"event": "end", "reason": "steps", "step": 4, "seconds": 4.0}
+
+
+class Trainer:
+    """Stands in for the workers that check and prepare, and for the GPU: each run ends as `endings` say, in order."""
+
+    def __init__(self):
+        self.endings: list[str] = []  # "" for a good one, else what goes wrong
+        self.trained: list[str] = []  # methods
+        self.rows: list[Entered | None] = []  # with which each run was prepared
+
+    def check(self, requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANN) -> dict:
+        """A plan."""
+        if requested.method.name == "full":
+            raise TunerError("Too large.")
+        return PLAN
+
+    def write_run(self, requested: Recipe, rows: Entered | None, visitor: Visitor, path: Path) -> Run:
+        """A run that is ready to train."""
+        self.rows.append(rows)
+        run = Run(shutil.copytree(recipe.EXAMPLES / "finished", path))
+        (run.path / "evaluation.json").unlink()
+        run.write_text("events.jsonl", "")
+        run.write_text("recipe.yaml", requested.to_yaml())
+        return Run(path)
+
+    def train(self, run: Run, slot: int):
+        """Train the run, all at once."""
+        self.trained.append(run.recipe.method.name)
+        ending = self.endings.pop(0) if self.endings else ""
+        if ending:
+            raise TunerError(ending)
+        run.append(START)
+        run.append({"event": "step", "step": 4, "loss": 1.0, "seconds": 4.0})
+        run.append(END)
+        with_rows.scored(run, with_rows.rows())
+        yield END
+
+
+@pytest.fixture
+def trainer(root: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    """What checks, prepares and trains; with a queue of its own."""
+    trainer = Trainer()
+    monkeypatch.setattr(checking, "check", trainer.check)
+    monkeypatch.setattr(checking, "write_run", trainer.write_run)
+    monkeypatch.setattr(gpu, "train", trainer.train)
+    monkeypatch.setattr(run_queue, "queue", run_queue.RunQueue(1))
+    return trainer
+
+
+TWO = Choice(("lora", "ia3"))
+
+
+def begun(choice: Choice = TWO, rows: Entered | None = None) -> tuple[str, Visitor]:
+    """Ann's new experiment, and Ann with its secret."""
+    made, secret = experiments.start(choice, Recipe.load("corporate"), rows, ANN)
+    return made.id, replace(ANN, secrets={made.id: secret})
+
+
+def until(name: str, condition: Callable[[experiments.Standing], bool], owner: Visitor | None = None):
+    """Look, as a page does, until the condition holds."""
+    deadline = time.monotonic() + 20
+    while not condition(now := experiments.advance(name, owner or Visitor())):
+        assert time.monotonic() < deadline, now
+        time.sleep(0.005)
+    return now
+
+
+def phase(name: str) -> str:
+    return experiments.standing(experiments.open_experiment(name)).phase
+
+
+def test_runs_are_trained_one_after_another_while_the_owner_looks(trainer):
+    name, owner = begun(rows=PASTED)
+    assert phase(name) == "next"
+    assert until(name, lambda now: True, BOB).phase == "next"  # nothing happens for somebody else
+    done = until(name, lambda now: now.phase == "done", owner)
+    assert (done.done, done.size) == (2, 2)
+    assert trainer.trained == ["lora", "ia3"]
+    assert [rows.pasted for rows in trainer.rows] == [PASTED.pasted] * 2
+    opened = experiments.open_experiment(name)
+    until(name, lambda now: not (opened.path / experiments.ROWS).exists(), owner)
+    # Its runs are the visitor's, by the experiment's secret.
+    for run in map(Run, (runs.RUNS / run for run in experiments.runs_of(opened))):
+        assert ownership.is_owner(run, Visitor(secrets={run.id: owner.secrets[name]}))
+        assert not ownership.is_owner(run, BOB)
+
+
+def test_uploaded_files_are_kept_until_all_runs_are_prepared(trainer, tmp_path):
+    files = [tmp_path / name / "rows.csv" for name in ("one", "two")]
+    for number, file in enumerate(files):
+        file.parent.mkdir()
+        file.write_text(f"rows {number}")
+    name, owner = begun(rows=Entered([str(file) for file in files]))
+    for file in files:
+        file.unlink()
+    seen = []
+    write_run = checking.write_run
+    checking.write_run = lambda *given: seen.append([Path(f).read_text() for f in given[1].files]) or write_run(*given)
+    until(name, lambda now: now.phase == "done", owner)
+    assert seen == [["rows 0", "rows 1"]] * 2
+
+
+def test_a_stopped_experiment_begins_nothing_until_its_owner_resumes_it(trainer):
+    name, owner = begun()
+    experiments.stop(name, owner)
+    assert until(name, lambda now: True, owner).phase == "paused"
+    assert trainer.trained == []
+    for act in (experiments.stop, experiments.resume):
+        with pytest.raises(TunerError, match="Only whoever started it can stop or resume it"):
+            act(name, BOB)
+    experiments.resume(name, owner)
+    until(name, lambda now: now.phase == "done", owner)
+    with pytest.raises(TunerError, match="nothing to resume"):
+        experiments.resume(name, owner)
+
+
+def test_an_experiment_that_nobody_looked_at_for_long_waits_for_resume(trainer):
+    name, owner = begun()
+    file = runs.RUNS / name / "experiment.json"
+    os.utime(file, (0, 0))
+    assert until(name, lambda now: True, owner).phase == "paused"
+    experiments.resume(name, owner)
+    until(name, lambda now: now.phase == "done", owner)
+
+
+def test_a_run_in_its_middle_is_resumed_and_not_begun_anew(trainer, monkeypatch):
+    name, owner = begun()
+    monkeypatch.setattr(
+        gpu, "train", lambda run, slot: iter([run.append(START), run.append(END | {"reason": "stopped"})])
+    )
+    now = until(name, lambda now: now.phase == "paused", owner)
+    monkeypatch.setattr(gpu, "train", trainer.train)
+    monkeypatch.setattr(experiments.actions, "resume", lambda run, visitor: resumed.append((run, visitor)))
+    resumed = []
+    experiments.resume(name, owner)
+    ((run, visitor),) = resumed
+    assert run == now.state.run.id
+    assert visitor.secrets[run] == owner.secrets[name]
+    assert len(experiments.runs_of(experiments.open_experiment(name))) == 1
+
+
+def test_a_run_that_fails_is_told_and_the_next_is_trained(trainer):
+    trainer.endings = ["No memory."]
+    name, owner = begun()
+    until(name, lambda now: now.phase == "done", owner)
+    assert trainer.trained == ["lora", "ia3"]
+    html = compare_view.results(experiments.open_experiment(name))
+    assert "lora failed: No memory." in plain(html)
+
+
+def test_where_the_visitors_gpu_time_is_used_up_the_experiment_waits(trainer, monkeypatch):
+    monkeypatch.setattr(gpu, "ZERO", True)
+    trainer.endings = ["No GPU time left.", "No GPU time left."]
+    name, owner = begun()
+    until(name, lambda now: now.phase == "paused", owner)
+    assert trainer.trained == ["lora"]
+
+
+def test_more_than_one_run_of_an_experiment_never_waits_or_trains(trainer, monkeypatch):
+    held = []
+    train = trainer.train
+    monkeypatch.setattr(gpu, "train", lambda run, slot: held.append(len(run_queue.queue.held())) or train(run, slot))
+    name, owner = begun(Choice(seeds=4))
+    until(name, lambda now: now.phase == "done", owner)
+    assert held == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("choice", "problem"),
+    [
+        (Choice(("lora",)), "lora alone can't be compared"),
+        (Choice(tuple(f"m{i}" for i in range(7))), "7 methods are too many here. Choose at most 6."),
+        (Choice(search=13), "13 runs are too many here. Choose at most 12."),
+        (Choice(seeds=4, seconds=0), "must be more than 0, and at most 225"),
+        (Choice(seeds=4, seconds=226), "this page trains for at most 15 min 00 s, in one run or in 4 together"),
+        (Choice(seeds=4, seconds=float("nan")), "must be more than 0"),
+        (Choice(("lora", "nonsense")), "There is no method 'nonsense'"),
+        (Choice(("lora", "full")), "full: Too large."),
+    ],
+)
+def test_what_cant_be_compared_is_refused_before_anything_is_written(choice, problem, trainer, root):
+    for act in (experiments.start, experiments.cost):
+        with pytest.raises(TunerError, match=problem):
+            act(choice, Recipe.load("corporate"), None, ANN)
+    assert list(root.iterdir()) == []
+
+
+def test_the_cost_is_told_for_all_runs_together(trainer):
+    told = experiments.cost(Choice(seeds=3, seconds=5), Recipe.load("corporate"))
+    assert told == {"runs": 3, "training": 15, "seconds": 21.0, "notes": []}
+    html = plain(compare_view.cost(told, "<b>mine</b>"))
+    assert "3 runs , 15 s of training in all" in html
+    assert "About 21 s in all" in html
+
+
+def test_a_visitor_has_few_experiments_at_once_and_old_ones_make_room(trainer, root, monkeypatch):
+    for _ in range(4):
+        begun()
+    with pytest.raises(TunerError, match="4 runs that wait or train"):
+        begun()
+    monkeypatch.setattr(experiments, "MOST_KEPT", 3)
+    monkeypatch.setattr(experiments, "MOST_WITH_ROWS", 1)
+    experiments._clean()
+    assert len(list(root.iterdir())) == 3
+    name, _ = experiments.start(Choice(seeds=2), Recipe.load("corporate"), PASTED, Visitor("carl"))
+    assert [file.parent.name for file in root.glob("*/rows")] == [name.id]
+
+
+def test_strange_ids_open_no_experiment(trainer, mine):
+    name, _ = begun()
+    for given in ("", "../x", "mine", f"{name}/", f"../runs/{name}", "x" * 300):
+        with pytest.raises(TunerError, match="There is no experiment"):
+            experiments.open_experiment(given)
+
+
+# The tab.
+
+
+def kept_of(values: list) -> dict:
+    """What the browser remembers after Start."""
+    return values[1]
+
+
+@pytest.fixture
+def started(trainer) -> tuple[str, dict]:
+    """Ann's experiment and what her browser remembers."""
+    name, owner = begun()
+    return name, {"runs": {name: owner.secrets[name]}, "shown": ""}
+
+
+def test_the_tab_shows_progress_then_the_ranking_and_keeps_the_runs(started):
+    name, kept = started
+    seen, drawn, deadline = "", "", time.monotonic() + 20
+    while 'data-phase="done"' not in drawn:
+        assert time.monotonic() < deadline
+        listed, card, results, timer, _, stop, resume, again, mark = compare_tab._tick(name, kept, seen, ANN)
+        kept = listed if isinstance(listed, dict) and "runs" in listed else kept
+        if isinstance(mark, str):
+            seen, drawn = mark, card
+    opened = experiments.open_experiment(name)
+    assert kept["runs"] == dict.fromkeys([*experiments.runs_of(opened), name], kept["runs"][name])
+    assert (timer.active, stop["visible"], resume["visible"], again["visible"]) == (False, False, False, True)
+    results = compare_view.results(opened)
+    assert results == compare_tab.panel(name)[1]
+    assert "scored highest, but that may be luck" in plain(results)
+    for part in ('<svg xmlns="http://www.w3.org/2000/svg"', 'download="comparison.csv"', 'download="comparison.png"'):
+        assert part in results
+    again = compare_tab._tick(name, kept, seen, ANN)
+    assert again == [compare_tab.gr.skip()] * len(again)
+
+
+def test_only_the_owner_sees_buttons(started):
+    name, kept = started
+    own = compare_tab.panel(name, Visitor(secrets=kept["runs"]))
+    other = compare_tab.panel(name, BOB)
+    assert (own[4]["visible"], other[4]["visible"]) == (True, False)
+    assert experiments.NOT_YOURS in plain(other[0])
+    assert compare_tab._does(experiments.stop)(name, None, BOB)[0].count("t-problems") == 1
+    assert compare_tab._does(experiments.stop)(name, kept, ANN)[5]["visible"] is True
+    assert compare_tab.show(name, BOB)[0] == name
+    assert compare_tab.show("gone", BOB)[0] == ""
+    assert "There is no experiment" in plain(compare_tab.panel("gone")[0])
+
+
+def test_finished_runs_are_held_beside_each_other(trainer, root):
+    names = []
+    for number in range(2):
+        run = trainer.write_run(
+            Recipe.load("corporate").with_settings({"seed": number}), None, ANN, root / f"r{number}"
+        )
+        list(trainer.train(run, 0))
+        names.append(run.id)
+    html = compare_tab._hold_beside(names)
+    assert "Settings that differ" in html
+    assert plain(html.partition("Settings that differ")[2]).split()[:6] == ["Setting", "r0", "r1", "seed", "0", "1"]
+    assert "Name at least two different runs" in plain(compare_tab._hold_beside(None))
+    assert "7 runs are too many here." in plain(compare_tab._hold_beside(["r0"] * 7))
+    assert "There is no run" in plain(compare_tab._hold_beside(["../r0", "r1"]))
+    choices = compare_tab._finished_runs({"runs": ["r0", "gone"], "shown": ""})["choices"]
+    assert ("corporate", "r0") in choices
+
+
+# The endpoints.
+
+
+def test_programs_stream_all_runs_and_then_the_ranking(trainer):
+    events = list(streamed(compare_api.compare("", None, "", "lora, ia3", seconds=5, visitor=ANN)))
+    first, last = events[0], events[-1]
+    assert first["event"] == "experiment"
+    assert {event["label"] for event in events[1:-1]} == {"lora", "ia3"}
+    assert [event["label"] for event in events if event["event"] == "end"] == ["lora", "ia3"]
+    assert (last["event"], last["phase"], last["done"], len(last["lines"])) == ("results", "done", 2, 2)
+    assert compare_api.comparison(first["experiment"])["sentences"] == last["sentences"]
+
+
+def test_programs_resume_with_the_secret_alone(trainer):
+    name, owner = begun()
+    experiments.stop(name, owner)
+    with pytest.raises(TunerError, match="Only whoever started it"):
+        next(streamed(compare_api.compare("", experiment=name, secret="wrong", visitor=BOB)))
+    events = list(streamed(compare_api.compare("", experiment=name, secret=owner.secrets[name], visitor=BOB)))
+    assert events[0] == {"event": "experiment", "experiment": name}
+    assert events[-1]["phase"] == "done"
