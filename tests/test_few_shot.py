@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from conftest import small_recipe
+from conftest import small_recipe, timed
 from tables import table
 from test_answers import Clock, Speaker, ask, loaded
 from tiny import tiny_model
@@ -18,13 +18,15 @@ from tuner.evaluation.results import ROWS
 from tuner.inference.generate import Answer
 from tuner.models.device import device_type
 from tuner.models.shape import load_tokenizer
-from tuner.planning import few_shot, plan
+from tuner.planning import few_shot, forecast, pace, plan
 from tuner.planning.few_shot import VARIANTS, YOURS, Example, most_similar
-from tuner.planning.pace import EXAMPLES_PACE, PACES, pace_key, recall, remember
+from tuner.planning.pace import EXAMPLES_PACE, EXAMPLES_TOKENS, PACES, pace_key, recall, remember
+from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.training.window import train
 
 ROLES = ("user", "assistant")
+REAL_LOOK = pace.cpu_look  # before tests get a steady one
 
 
 @pytest.fixture(autouse=True)
@@ -291,7 +293,7 @@ def test_the_base_answers_with_examples_as_well_and_each_variant_has_its_score_a
     assert scores["examples"][3]["few_shot_similar"] == "own3"
     assert {(pair["of"], pair["over"]) for pair in scores["pairs"]} >= {("adapter", "few_shot"), ("few_shot", "base")}
     paces = recall(runs.RUNS / PACES, pace_key(device_type(), run.recipe))
-    assert (paces["seconds_per_answer"], paces[EXAMPLES_PACE]) == (2.0, 2.0)
+    assert (paces["seconds_per_answer"], paces[EXAMPLES_PACE], paces[EXAMPLES_TOKENS]) == (2.0, 2.0, 4.5)
 
 
 @BOTH
@@ -432,3 +434,46 @@ def test_training_again_forgets_the_rows_of_an_earlier_adapter(tmp_path, folders
     run.write_text(ROWS, "{}\n")
     seen = [(run.path / ROWS).exists() for event in train(run) if event["event"] == "end"]
     assert seen == [False]
+
+
+# -- estimates
+
+
+def planned_seconds(**settings) -> float:
+    """The estimate of answers alone."""
+    recipe = Recipe.load("corporate").with_settings({k.replace("__", "."): v for k, v in settings.items()})
+    checked = plan.check(recipe).plan
+    with_losses = checked["forecast"]["scoring"] - forecast.LOAD_SECONDS
+    rows = -(-checked["scored_rows"] // checked["settings"]["batch_size"])
+    return with_losses - rows * checked["forecast"]["a_step"]
+
+
+def test_an_estimate_grows_with_the_examples_also_after_an_earlier_run():
+    none, two, eight = (planned_seconds(evaluation__few_shot=number) for number in (0, 2, 8))
+    assert none < two < eight
+    key = pace_key(device_type(), Recipe.load("corporate"))
+    for run in "ab":
+        paces = {"seconds_per_answer": 0.1, EXAMPLES_PACE: 0.5, EXAMPLES_TOKENS: 350.0}
+        remember(runs.RUNS / PACES, key, paces, run)
+    assert planned_seconds(evaluation__few_shot=0) == pytest.approx(64 * 0.1, rel=0.01)
+    assert planned_seconds(evaluation__few_shot=8) == pytest.approx(64 * 0.6, rel=0.1)
+    assert 64 * 0.2 < planned_seconds(evaluation__few_shot=2) < 64 * 0.4
+
+
+@timed
+@pytest.mark.long
+@pytest.mark.parametrize("example", ["corporate", "support"])
+def test_the_answers_of_the_shipped_examples_take_as_long_as_estimated(example, monkeypatch):
+    monkeypatch.setattr(pace, "cpu_look", REAL_LOOK)
+    settings = {"budget.steps": 1, "evaluation.loss_every": 0, "evaluation.rows": 32}
+    recipe = Recipe.load(example).with_settings(settings)
+    for _ in range(3):  # cold, and then by the pace of the runs before
+        monkeypatch.setattr(pace, "_looked", None)
+        run = plan.prepare(recipe)
+        list(train(run))
+        answered = [json.loads(line) for line in (run.path / ROWS).read_text().splitlines()]
+        costs = run.read_json("evaluation.json")["costs"]
+        seconds = len(answered) * sum(cost["seconds"] for cost in costs.values())
+        losses = -(-32 // run.plan["settings"]["batch_size"]) * run.plan["forecast"]["a_step"]
+        estimate = run.plan["forecast"]["scoring"] - forecast.LOAD_SECONDS - losses
+        assert seconds / 1.5 < estimate < 1.5 * seconds
