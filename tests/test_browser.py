@@ -141,7 +141,7 @@ def test_the_way_through(visit, tmp_path):
     expect(page.locator("#prompt textarea")).not_to_have_value("")
     page.locator("#send").click()
     answered(page, ["Base model", "Adapter", "Merged model"])
-    expect(page.locator(".t-merge")).to_contain_text("%")
+    expect(page.locator("table", has_text="Merged model compared with")).to_contain_text("%")
     page.screenshot(path=tmp_path / "playground.png", full_page=True)
 
     prompt = page.locator("#chat-0 .user.message").inner_text()
@@ -150,7 +150,7 @@ def test_the_way_through(visit, tmp_path):
     expect(page.locator("#prompt textarea")).to_have_value(prompt.strip())
     page.locator("#send").click()
     answered(page, ["Base model", "lora · corporate", "corporate · example"])
-    expect(page.locator(".t-merge")).to_be_hidden()
+    expect(page.locator("table", has_text="Merged model compared with")).to_be_hidden()
     page.screenshot(path=tmp_path / "compared.png", full_page=True)
 
     stranger = visit()
@@ -180,7 +180,7 @@ def test_two_methods_are_compared_from_start_to_table_and_shown_again_by_the_lin
     page = visit()
     expect(page.locator("#card")).to_contain_text("per epoch")
     page.get_by_role("button", name="More settings").click()
-    settings = {"Batch size": "4", "held-out rows that": "12", "Max new tokens": "8", "Few-shot": "0"}
+    settings = {"Batch size": "4", "held-out rows that": "12", "Max new tokens": "8", "Examples in the prompt": "0"}
     for label, value in settings.items():
         page.locator("label", has_text=label).locator("input, textarea").first.fill(value)
     page.get_by_role("tab", name="Compare").click()

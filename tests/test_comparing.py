@@ -227,17 +227,19 @@ def test_the_cost_is_told_for_all_runs_together(trainer):
     assert "About 21 s in all" in html
 
 
-def test_a_visitor_has_few_experiments_at_once_and_old_ones_make_room(trainer, root, monkeypatch):
+def test_a_visitor_has_few_experiments_at_once_and_what_is_kept_for_them_is_bounded(trainer, root, monkeypatch):
     for _ in range(4):
         begun()
     with pytest.raises(TunerError, match="4 runs that wait or train"):
         begun()
-    monkeypatch.setattr(experiments, "MOST_KEPT", 3)
     monkeypatch.setattr(experiments, "MOST_WITH_ROWS", 1)
+    for session in ("carl", "dora"):
+        made, _ = experiments.start(Choice(seeds=2), Recipe.load("corporate"), PASTED, Visitor(session))
+    assert [folder.parent.name for folder in root.glob("*/rows")] == [made.id]
+    for file in root.glob("*/experiment.json"):
+        os.utime(file, (0, 0))
     experiments._clean()
-    assert len(list(root.iterdir())) == 3
-    name, _ = experiments.start(Choice(seeds=2), Recipe.load("corporate"), PASTED, Visitor("carl"))
-    assert [file.parent.name for file in root.glob("*/rows")] == [name.id]
+    assert list(root.iterdir()) == []
 
 
 def test_strange_ids_open_no_experiment(trainer, mine):

@@ -28,6 +28,11 @@ def gigabytes(size: float) -> str:
     return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"
 
 
+def file_size(size: float) -> str:
+    """Bytes in words, of what may be small: 18 KB."""
+    return f"{size / 2**10:.0f} KB" if size < 2**20 else gigabytes(size)
+
+
 def micro_batch(event: dict) -> str:
     """What a run's event of this name means."""
     return (

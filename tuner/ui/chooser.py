@@ -9,7 +9,7 @@ from tuner.methods.registry import METHODS
 from tuner.methods.spec import KINDS, MethodRow
 from tuner.planning.forecast import duration
 from tuner.ui.render import tag
-from tuner.words import count, gigabytes
+from tuner.words import count, file_size, gigabytes
 
 CLICKED = """element.addEventListener('click', (event) => {
     const row = event.target.closest('[data-method]');
@@ -70,10 +70,9 @@ def _row(row: MethodRow, cost: dict | None, is_chosen: bool, waiting: bool) -> s
 
 
 def _figures(cost: dict) -> str:
-    size = cost["adapter_bytes"]
     figures = {
         "parameters": _short(cost["trainable_parameters"]),
-        "adapter": f"{size / 2**10:.0f} KB" if size < 2**20 else gigabytes(size),
+        "adapter": file_size(cost["adapter_bytes"]),
         "memory": gigabytes(cost["memory"]) if cost["memory"] else "unknown",
         "training": f"{duration(cost['seconds'])}, {count(cost['steps'], 'step')}",
     }

@@ -21,7 +21,7 @@ from tuner.runs import Run
 from tuner.ui import chart, elements, progress, render, run_queue
 from tuner.ui.elements import folded, tag
 from tuner.ui.experiments import Standing
-from tuner.words import count, gigabytes
+from tuner.words import count, file_size
 
 MOST_DRAWN = 100  # experiments whose results are kept
 TITLES = {"running": "Comparing", "next": "Comparing", "paused": "Paused", "done": "Compared"}
@@ -135,7 +135,7 @@ def _line(line: dict[str, Any], found: Results, spread: bool) -> str:
         cells += [
             _best(duration(line["seconds"]), "seconds", line),
             _best(f"{line['trainable_parameters']:,}", "trainable_parameters", line),
-            gigabytes(line["adapter_bytes"]),
+            file_size(line["adapter_bytes"]),
         ]
     else:
         cells += ["–"] * (4 + spread)

@@ -32,8 +32,7 @@ SECONDS = 30  # of training for each run, if nothing else is chosen
 ROWS = "rows"  # in the experiment's folder: what the visitor entered, until all runs are prepared
 STOPPED = "stopped"  # in the experiment's folder: nothing is begun until its owner resumes it
 OVER = ("finished", "failed", "deleted")
-MOST_KEPT = 1000  # experiments; a run's folder is large, an experiment's is not
-MOST_WITH_ROWS = 50
+MOST_WITH_ROWS = 50  # experiments whose entered rows are kept
 NOT_YOURS = "A link to an experiment is for looking. Only whoever started it can stop or resume it."
 _advancing: set[Path] = set()
 _lock = threading.Lock()
@@ -284,12 +283,11 @@ def _kept_rows(opened: Experiment) -> Entered | None:
 
 
 def _clean() -> None:
-    """Delete the oldest experiments, and the oldest rows that were kept for one; their runs stay."""
-    made = sorted(runs.RUNS.glob(f"*/{experiment.FILE}"), key=_touched, reverse=True)
-    for file in made[MOST_KEPT:]:
-        runs.remove(file.parent)
-    for file in made[MOST_WITH_ROWS:]:
-        shutil.rmtree(file.parent / ROWS, ignore_errors=True)
+    """Delete experiments of which nothing is left, and the oldest rows that were kept for one."""
+    experiment.delete_orphans()
+    kept = sorted(runs.RUNS.glob(f"*/{ROWS}"), key=lambda folder: _touched(folder.parent / experiment.FILE))
+    for folder in kept[:-MOST_WITH_ROWS]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _touched(file: Path) -> float:

@@ -6,6 +6,8 @@ Text from outside is escaped. Runs of earlier versions have neither rivals nor c
 import json
 from html import escape
 
+from tuner.evaluation.advice import PROMPTS
+from tuner.evaluation.figures import HEADS, table, title
 from tuner.evaluation.verdict import Verdict, judge, other_scores, rival, sentence_case
 from tuner.metrics import FEWEST_ROWS, metric_of
 from tuner.planning.forecast import duration
@@ -17,12 +19,10 @@ from tuner.words import gigabytes
 # The variants that answer the held-out rows, in the order in which they are shown.
 NAMES = {
     "base": "Base model",
-    "few_shot": "Prompt with examples",
-    "few_shot_similar": "Prompt with similar examples",
+    "few_shot": "Examples in the prompt",
+    "few_shot_similar": "Similar rows in the prompt",
     "adapter": "With adapter",
 }
-# What an answer costs -> how it is written.
-COSTS = {"Tokens per prompt": ("prompt_tokens", "{:,.0f}"), "Seconds per answer": ("seconds", "{:.2g}")}
 # What the browser does at a click on a prompt's button.
 COPY = """element.addEventListener('click', (event) => {
     const button = event.target.closest('[data-copy]');
@@ -56,7 +56,8 @@ def verdict(scores: dict) -> str:
 
 def names(scores: dict) -> dict[str, str]:
     """The variants that were scored, with their names."""
-    shown = NAMES | {"base": sentence_case(rival(scores))}
+    own = {"base": rival(scores), **{variant: title(scores, variant) for variant in PROMPTS}}
+    shown = NAMES | {variant: sentence_case(name) for variant, name in own.items()}
     return {variant: name for variant, name in shown.items() if variant in scores}
 
 
@@ -83,51 +84,21 @@ def score_bars(scores: dict) -> str:
 
 
 def comparison(scores: dict, run: Run) -> str:
-    """Each variant against the base and what it costs, in a table; empty if no prompt with examples was tried."""
-    costs, shown = scores.get("costs") or {}, names(scores)
-    if not costs and len(shown) < 3:
+    """Each variant's score, gain over the base, and costs, in a table; empty if no prompt with examples was tried."""
+    rows = table(scores, rival(scores))
+    if not rows:
         return ""
-    base = rival(scores)
-    head = tag("th", "") + "".join(
-        tag("td", title) for title in (f"Gain over {escape(base)}", "Rows better / worse / equal", *COSTS)
-    )
-    rows = [tag("tr", tag("th", escape(name)) + _row(scores, costs, variant)) for variant, name in shown.items()]
-    return tag("div", _table(tag("tr", head), rows), "t-wide") + _remarks(scores, run)
+    head = tag("tr", "".join(tag("td", cell) for cell in HEADS))
+    lines = [tag("tr", tag("th", escape(name)) + "".join(map(_cell, cells))) for name, *cells in rows]
+    seconds = (run.last_event("end") or {}).get("seconds")
+    training = tag("p", f"Training took {duration(seconds)}, once.", "t-sub") if seconds else ""
+    return tag("div", _table(head, lines), "t-wide") + training
 
 
-def _row(scores: dict, costs: dict, variant: str) -> str:
-    gain = gain_of(scores, variant, "base")
-    cells = ["–", "–"]
-    if gain:
-        name = metric_of(scores).name
-        interval = f" <small>{gain['low']:+.2f} to {gain['high']:+.2f}</small>" if "low" in gain else ""
-        cells[0] = f"{gain[name] + 0.0:+.2f}{interval}"
-        if "wins" in gain:
-            cells[1] = f"{gain['wins']:,} / {gain['losses']:,} / {gain['ties']:,}"
-    for key, form in COSTS.values():
-        value = costs.get(variant, {}).get(key)
-        cells.append("–" if value is None else form.format(value))
-    return "".join(tag("td", cell) for cell in cells)
-
-
-def gain_of(scores: dict, of: str, over: str) -> dict:
-    """The gain of one variant over another; empty if they were not compared."""
-    pairs = scores.get("pairs") or [{"of": "adapter", "over": "base", **(scores.get("gain") or {})}]
-    return next((pair for pair in pairs if (pair["of"], pair["over"]) == (of, over) and len(pair) > 2), {})
-
-
-def _remarks(scores: dict, run: Run) -> str:
-    """What else decides between a prompt and an adapter, in a sentence or two."""
-    told, seconds = [], (run.last_event("end") or {}).get("seconds")
-    if seconds:
-        told.append(f"Training took {duration(seconds)}, once.")
-    prompting = scores.get("prompting") or {}
-    if "examples" in prompting:
-        most, fewest = prompting["examples"], prompting.get("fewest", prompting["examples"])
-        number = f"{most}" if fewest == most else f"{fewest} to {most}"
-        told.append(f"A prompt with examples has {number} of the rows that were trained on.")
-    told.append(prompting.get("why_not", ""))
-    return tag("p", escape(" ".join(filter(None, told))), "t-sub")
+def _cell(text: str) -> str:
+    """A cell of the table; an interval gets a line of its own."""
+    value, _, interval = text.partition(" (")
+    return tag("td", value + (f"<small>{interval.removesuffix(')')}</small>" if interval else "") or "–")
 
 
 def prompt(scores: dict, is_open: bool) -> str:
@@ -142,10 +113,19 @@ def prompt(scores: dict, is_open: bool) -> str:
     copied = json.dumps(messages, indent=1, ensure_ascii=False) if messages else text
     label = "Copy as chat messages (JSON)" if messages else "Copy"
     button = f'<button type="button" class="t-button" data-copy="{escape(copied)}">{label}</button>'
-    use = "Send this to the base model, with your own text in place of {your text}."
+    use = f"{_examples(prompting)}Send this to the base model, with your own text in place of {{your text}}."
     content = tag("p", use, "t-sub") + tag("dl", turns, "t-prompt") + button
     title = "The prompt that does as well" if is_open else "The prompt with examples that was compared"
     return f"<details{' open' * is_open}>{tag('summary', title)}{content}</details>"
+
+
+def _examples(prompting: dict) -> str:
+    """How many rows the prompts had, in a sentence."""
+    if "examples" not in prompting:
+        return ""
+    most, fewest = prompting["examples"], prompting.get("fewest", prompting["examples"])
+    number = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"The prompts had {number} of the rows that were trained on. "
 
 
 def before_and_after(examples: list[dict], before: str = "before") -> str:
