@@ -95,11 +95,15 @@ def test_a_failure_is_set_aside_and_the_experiment_goes_on_without(root, small_b
         run.write_json("evaluation.json", {"base": {"loss": 3.0}, "adapter": {"loss": 2.0}, "gain": None})
         yield {"event": "evaluation"}
 
-    monkeypatch.setattr(train_module, "_train", train)
+    monkeypatch.setattr("tuner.training.window.train", train)
+    monkeypatch.setattr(train_module, "base_of", lambda run: "base")
+    monkeypatch.setattr(train_module, "is_loaded", lambda base: True)
     events = [(e["label"], e["event"]) for e in train_all(experiment)]
     assert events == [("ia3", "failed"), ("rslora", "evaluation"), ("rslora", "finished")]
     assert [state.status for state in experiment.states()] == ["failed", "failed", "finished"]
-    assert list(train_all(open_experiment(experiment.path))) == []  # and is not tried again
+    prepared.clear()
+    assert list(train_all(experiment)) == []
+    assert prepared == ["lora"]  # its base may have come back; what failed in training is not tried again
     found = results(experiment)
     assert "lora failed: There is no base model." in found.sentences
     assert "ia3 failed: Run x ran out of memory." in found.sentences
@@ -109,6 +113,25 @@ def test_a_failure_is_set_aside_and_the_experiment_goes_on_without(root, small_b
     )
     experiment.states()[1].run.append({"event": "end", "reason": "steps", "step": 1, "seconds": 1.0})
     assert results(experiment).best == "ia3"  # finished by hand after all
+
+
+def test_a_base_that_is_gone_stops_the_experiment_and_no_run_is_given_up(root, small_base, monkeypatch):
+    experiment = create(asked(small_base, ["lora", "ia3"]), check=without_checks)
+
+    def prepare(recipe, path):
+        run = runs.create(recipe, path=path)
+        run.write_json("plan.json", {"settings": {}})
+        return run
+
+    def gone(run):
+        raise TunerError("The base model is gone.")
+
+    monkeypatch.setattr(experiment, "_prepare_here", prepare)
+    monkeypatch.setattr(train_module, "base_of", gone)
+    for _ in range(2):
+        with pytest.raises(TunerError, match=r"The base model is gone\."):
+            list(train_all(experiment))
+        assert [state.status for state in experiment.states()] == ["prepared", "waiting"]
 
 
 def test_a_run_that_was_not_prepared_to_its_end_is_prepared_again_in_the_same_place(root, small_base):

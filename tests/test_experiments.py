@@ -471,3 +471,24 @@ def test_the_first_is_held_against_the_base_and_its_best_prompt(tmp_path):
     assert len(told) == 3  # than two, the base and the better of the prompts
     assert told[1].startswith("one is clearly better than the base model: +0.938 in ROUGE-L")
     assert told[2].startswith("one is not clearly better than similar examples in the prompt: +0.031 in ROUGE-L")
+
+
+def test_runs_on_plain_text_are_ranked_by_their_losses_and_nothing_is_said_of_luck(tmp_path):
+    made = [scored_run(tmp_path, name, rows(0.5)) for name in ("one", "two")]
+    for run, loss in zip(made, (2.0, 1.5), strict=True):
+        run.write_json("evaluation.json", {"base": {"loss": 3.0}, "adapter": {"loss": loss}, "gain": None})
+    found = results(experiment_of(made))
+    assert (found.metric, found.best, found.lines[0]["score"], found.pairs) == (None, "two", None, [])
+    assert found.sentences == ["two has the lowest loss on held-out text. Losses alone have no intervals."]
+    for run, value in zip(made, (7.4, 4.5), strict=True):
+        scores = {"metric": "perplexity", "rows": 64, "gain": {"perplexity": 0.5, "low": 0.4, "high": 0.6}}
+        adapter = {"perplexity": value, "perplexity_low": value - 1, "perplexity_high": value + 1, "loss": 1.5}
+        run.write_json("evaluation.json", scores | {"base": adapter | {"perplexity": 9.0}, "adapter": adapter})
+        (run.path / "evaluation_rows.jsonl").unlink()
+    found = results(experiment_of(made, name="perplexity"))
+    assert [(line["label"], line["score"], line["high"]) for line in found.lines] == [
+        ("two", 4.5, 5.5),
+        ("one", 7.4, 8.4),
+    ]
+    assert found.sentences[0].startswith("two has the lowest perplexity. It is not compared row by row")
+    assert plot.png(found).startswith(b"\x89PNG")

@@ -84,7 +84,18 @@ class Experiment:
 
     @contextmanager
     def driving(self) -> Iterator[None]:
-        """Hold the experiment while its runs are trained. Raises TunerError if somebody else does."""
+        """Hold the experiment while its runs are trained. Raises TunerError if somebody else does.
+
+        Candidates that could not be prepared are tried again: what was missing may be there now.
+        """
+        with self._held():
+            for state in self.states():
+                if state.entry.get("failed") and not state.entry["prepared"]:
+                    self._note(state.run.id, failed=[])
+            yield
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
         try:
             lock = run_lock.take(self.path)
         except OSError as error:
@@ -139,7 +150,7 @@ class Experiment:
 
     def delete(self) -> None:
         """Delete the experiment; its runs are kept. Raises TunerError while its runs are trained."""
-        with self.driving():
+        with self._held():
             runs.remove(self.path)
 
     def _next(self) -> State | None:

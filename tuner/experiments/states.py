@@ -82,20 +82,15 @@ def seconds_of(run: Run) -> float:
 
 def state_of(root: Path, entry: Entry) -> State:
     """How far the run of an entry is, as its folder under `root` tells."""
-    run = Run(root / entry["run"])
-    if not os.path.isdir(run.path):
-        return State(
-            entry,
-            run,
-            "deleted" if entry["prepared"] else "failed" if "failed" in entry else "waiting",
-            entry.get("failed", []),
-        )
+    run, failed = Run(root / entry["run"]), entry.get("failed", [])
     if not entry["prepared"]:
-        return State(entry, run, "failed" if "failed" in entry else "waiting", entry.get("failed", []))
+        return State(entry, run, "failed" if failed else "waiting", failed)
+    if not os.path.isdir(run.path):
+        return State(entry, run, "deleted", failed)
     if damage := run.damage:
         return State(entry, run, "failed", damage)
     if run.ending == "finished":
         return State(entry, run, "finished", [])
-    if "failed" in entry:
-        return State(entry, run, "failed", entry["failed"])
+    if failed:
+        return State(entry, run, "failed", failed)
     return State(entry, run, run.status, [])

@@ -16,16 +16,23 @@ def train_all(experiment: Experiment) -> Iterator[dict]:
     Further events: "loading" (the base), "failed" (a run that is gone on without) and "finished".
     Closing the generator stops the run in training after its current step; the next call resumes there.
     What takes seconds only once, importing and loading the base, is done before a run begins and charged to none.
-    Raises TunerError if another process trains the experiment, or if it can't be read.
+    Raises TunerError if another process trains the experiment, if it can't be read, or if the base model is gone.
     """
     import trl.trainer.sft_trainer  # noqa: F401
+
+    from tuner.training.window import train
 
     with experiment.driving():
         while run := experiment.next_run():
             about = {"run": run.id, "label": next(s.entry["label"] for s in experiment.states() if s.run.id == run.id)}
+            base = base_of(run)
+            if not is_loaded(base):
+                yield about | {"event": "loading"}
+                shared_base(base)
             try:
-                for event in _train(run):
-                    yield about | event
+                with contextlib.closing(train(run)) as events:
+                    for event in events:
+                        yield about | event
             except TunerError as error:
                 if run.is_training:  # by another process
                     raise
@@ -35,14 +42,3 @@ def train_all(experiment: Experiment) -> Iterator[dict]:
                 if Run(run.path).ending != "finished":
                     return  # it was asked to stop
                 yield about | {"event": "finished"}
-
-
-def _train(run: Run) -> Iterator[dict]:
-    from tuner.training.window import train
-
-    base = base_of(run)
-    if not is_loaded(base):
-        yield {"event": "loading"}
-        shared_base(base)
-    with contextlib.closing(train(run)) as events:
-        yield from events
