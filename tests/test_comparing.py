@@ -283,6 +283,8 @@ def test_the_tab_shows_progress_then_the_ranking_and_keeps_the_runs(started):
     assert "scored highest, but that may be luck" in plain(results)
     for part in ('<svg xmlns="http://www.w3.org/2000/svg"', 'download="comparison.csv"', 'download="comparison.png"'):
         assert part in results
+    half = compare_tab._tick(name, kept, f"0 {seen.partition(' ')[2]}", ANN)
+    assert ('data-phase="done"' in half[1], half[2]) == (True, compare_tab.gr.skip())  # not the drawing once more
     again = compare_tab._tick(name, kept, seen, ANN)
     assert again == [compare_tab.gr.skip()] * len(again)
 
