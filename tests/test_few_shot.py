@@ -250,6 +250,7 @@ def run(tmp_path, monkeypatch) -> Run:
     for i, row in enumerate(rows):
         row |= {"text": f"q{i} own{i}", "few_shot": f"long example q{i} same{i}", "reference": f"OWN{i}"}
         row["few_shot_similar"] = f"another long example q{i} own{i}"
+        row["messages"][-1]["content"] += "long " * (20 - i)  # those drawn first are the longest
     mine.write_text("data/heldout.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(answers, "row_losses", lambda *args: ([1.0] * len(args[2]), [1] * len(args[2])))
     return mine
