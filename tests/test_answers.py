@@ -234,7 +234,7 @@ def test_rows_without_prompts_are_judged_by_their_perplexity_alone(run, speaker)
     run, speaking = Run(run.path), speaker()
     (event,) = without_time(list(evaluate(run, loaded(*IN_TURN))))
     assert not speaking.asked
-    gain = {"perplexity": 1.7882, "wins": 1, "losses": 0, "ties": 0}
+    gain = {"perplexity": 0.5203, "wins": 1, "losses": 0, "ties": 0}
     scores = {
         "rows": 1,
         "metric": "perplexity",

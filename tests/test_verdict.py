@@ -135,7 +135,7 @@ def test_card_page_and_terminal_give_one_verdict(low, high, headline, finished, 
     mine = runs.Run(shutil.copytree(finished.path, tmp_path / "mine"))
     gain = {"rougeL": (low + high) / 2, "low": low, "high": high}
     others = {"rougeL": 0.0, "low": 0.1, "high": 0.2}
-    scores = mine.read_json("evaluation.json") | {"gain": gain, "rows": 40, "other_rows": others}
+    scores = mine.read_json("evaluation.json") | {"gain": gain, "rows": 40, "other_rows": others, "pairs": []}
     mine.write_json("evaluation.json", scores)
     for text in (terminal.verdict(scores), plain(render.verdict(scores)), plain(render.run_card(mine)), card(mine)):
         assert headline in text
@@ -280,23 +280,23 @@ def test_metrics_are_chosen_by_name_and_refused_with_what_there_is(monkeypatch):
     twice = ["answer_f1", "rougeL", "answer_f1"]
     assert [metric.name for metric in metrics.chosen(twice, generation)] == ["answer_f1", "rougeL"]
     with pytest.raises(TunerError) as refused:
-        metrics.chosen(["bleu", "rougeL", "accuracy", "meteor", "entity_f1"], generation)
+        metrics.chosen(["bertscore", "rougeL", "accuracy", "meteor", "entity_f1"], generation)
     assert refused.value.problems == (
-        "evaluation.metrics: there is no 'bleu, meteor'. Use: rougeL, accuracy, entity_f1, answer_f1, perplexity.",
+        "evaluation.metrics: there is no 'bertscore, meteor'. Use: rougeL, accuracy, entity_f1, answer_f1, perplexity.",
         "evaluation.metrics: accuracy, entity_f1 can't score text generation. Use auto, or: rougeL, answer_f1, "
         "perplexity.",
     )
     assert metrics.unfit(["rougeL", "entity_f1"], tags) == [
         "evaluation.metrics: rougeL can't score named entities and other tags of words. Use auto, or: entity_f1."
     ]
-    assert metrics.unknown("auto") == metrics.unfit("auto", tags) == metrics.unfit("bleu", tags) == []
+    assert metrics.unknown("auto") == metrics.unfit("auto", tags) == metrics.unfit("meteor", tags) == []
 
 
 def test_scores_by_a_metric_that_is_gone_say_so():
     with pytest.raises(TunerError) as refused:
-        metrics.metric_of({"metric": "bleu"})
+        metrics.metric_of({"metric": "meteor"})
     assert refused.value.problems == (
-        "This run was scored by 'bleu', a metric that this version of Tuner lacks. Update Tuner, or delete "
+        "This run was scored by 'meteor', a metric that this version of Tuner lacks. Update Tuner, or delete "
         "evaluation.json in the run's folder and score it again by another metric.",
     )
 

@@ -70,4 +70,7 @@ def bleu_of_rows(table: "np.ndarray") -> "np.ndarray":
 def _scores(metric: "Metric", sums: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
-    return np.apply_along_axis(lambda counts: metric._compute_score_from_stats(list(counts)).score / 100, -1, sums)
+    def score(counts: "np.ndarray") -> float:
+        return min(1.0, metric._compute_score_from_stats(list(counts)).score / 100)
+
+    return np.apply_along_axis(score, -1, sums)

@@ -164,7 +164,10 @@ def _is_scored(scores: dict) -> bool:
     parts = [scores, *scores.get("other_metrics", [])]
     names = [part.get("metric", "rougeL") for part in parts]
     figures = [part[key].get(name) for part, name in zip(parts, names) for key in ("base", "adapter")]
-    few = [_has_few_rows(scores) or part.get("fewest_rows", FEWEST_ROWS) < FEWEST_ROWS for part in parts]
+    few = [
+        _has_few_rows(scores) or min(part.get(key, FEWEST_ROWS) for key in ("rows", "fewest_rows")) < FEWEST_ROWS
+        for part in parts
+    ]
     keys = [(name,) if is_few else (name, "low", "high") for name, is_few in zip(names, few)]
     gains = [(part["gain"] or {}).get(key) for part, wanted in zip(parts, keys) for key in wanted]
     return all(figure is not None and math.isfinite(figure) for figure in figures + gains)

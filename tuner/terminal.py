@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tuner.evaluation.figures import HEADS, table
 from tuner.evaluation.verdict import judge, other_scores, rival
 from tuner.inference.merge_check import in_float32, problem
 from tuner.metrics import METRICS
@@ -107,7 +108,7 @@ class Progress:
 
 
 def verdict(scores: dict | None) -> str:
-    """Did it help? A few sentences, and a line for each further metric."""
+    """Did it help? A few sentences, the next step, all variants, and a line for each further metric."""
     if not scores:
         return "Not scored: the run stopped before its end. To score what it has learned so far, use `tuner evaluate`."
     judged, name = judge(scores), rival(scores).removesuffix(" model")
@@ -115,7 +116,15 @@ def verdict(scores: dict | None) -> str:
         f"{title}: {name} {base}, adapter {adapter}, gain {gain}"
         for title, base, adapter, gain in other_scores(scores)
     ]
-    return "\n".join([f"{judged.headline} {judged.text()}", *others])
+    step = [f"Next: {judged.next_step}"] if judged.next_step else []
+    return "\n".join([f"{judged.headline} {judged.text()}", *step, *_variants(scores), *others])
+
+
+def _variants(scores: dict) -> list[str]:
+    """The table of all variants, if the base model was also given examples."""
+    rows = [HEADS, *rows] if (rows := table(scores, rival(scores))) else []
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
 
 
 def merge_check(folder: Path, check: dict) -> str:

@@ -16,11 +16,10 @@ MANY_ROWS = 64  # scored; with fewer, a gain worth having may be hidden by chanc
 
 
 def pair_of(scores: dict, one: str, other: str) -> dict:
-    """The gain of one variant over another; empty if it is not known. Earlier runs have that over the base only."""
-    for pair in scores.get("pairs", []):
-        if (pair["of"], pair["over"]) == (one, other):
-            return pair
-    return scores["gain"] or {} if (one, other) == ("adapter", "base") else {}
+    """The gain of one variant over another; empty if it is not known, as in runs of earlier versions."""
+    if (one, other) == ("adapter", "base"):
+        return scores["gain"] or {}
+    return next((pair for pair in scores.get("pairs", []) if (pair["of"], pair["over"]) == (one, other)), {})
 
 
 def is_better(scores: dict, one: str, other: str) -> bool:

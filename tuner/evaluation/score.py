@@ -50,6 +50,7 @@ def score(
     and variant), and the same of the other metrics in a list "other_metrics". "pairs" has each variant over those
     before it, and "gain" is adapter over base; above 0 is an improvement, whichever way the metric points. "wins" are
     the rows on which the one is better, "losses" those on which the other is.
+    A metric has "rows" of its own if it has losses of more or fewer rows than there are answers.
     Fewer than FEWEST_ROWS rows get no intervals, nor does a mean over labels if a label has fewer: "fewest_rows" says
     how many the rarest one has. "other_rows" has the adapter's score if its answers are compared with
     other rows' references, and the interval of how much better they fit their own, and "other_rows_of_prompts" the
@@ -60,7 +61,8 @@ def score(
     for metric in metrics if answers else [METRICS["perplexity"]]:
         if tables := _tables(metric, references, answers, losses):
             each[metric.name] = {variant: metric.of_rows(rows) for variant, rows in tables.items()}
-            parts.append(_score(metric, tables, each[metric.name], _fewest_rows(metric, references, answers)))
+            part = _score(metric, tables, each[metric.name], _fewest_rows(metric, references, answers))
+            parts.append(part if len(tables["base"]) == len(answers) else part | {"rows": len(tables["base"])})
     first, *others = parts
     if answers:
         first |= _other_rows(next(m for m in metrics if m.name == first["metric"]), references, answers)
@@ -70,7 +72,7 @@ def score(
     for variant, (nats, labels) in losses.items():
         first[variant]["loss"] = round(sum(nats) / max(1, sum(labels)), 5)
     rows = {name: {v: [_rounded(value) for value in values[v]] for v in values} for name, values in each.items()}
-    return {"rows": len(answers) or len(each["perplexity"]["base"]), **first, "each": rows, "other_metrics": others}
+    return {"rows": len(answers), **first, "each": rows, "other_metrics": others}
 
 
 def _tables(

@@ -160,13 +160,14 @@ def _disagreements(scores: dict, digits: int) -> list[str]:
 
 
 def _without_interval(part: dict) -> str:
-    """Why there is no interval of a mean over labels, in a sentence; empty if there is one."""
-    fewest = part.get("fewest_rows", FEWEST_ROWS)
-    if fewest >= FEWEST_ROWS:
-        return ""
+    """Why a metric has no interval although others have one, in a sentence; empty if it has one."""
     title = sentence_case(metric_of(part).title)
-    each = f"{FEWEST_ROWS} held-out rows of each label"
-    return f"{title} has no interval: that takes {each}, and one has {fewest or 'none'}."
+    if (fewest := part.get("fewest_rows", FEWEST_ROWS)) < FEWEST_ROWS:
+        each = f"{FEWEST_ROWS} held-out rows of each label"
+        return f"{title} has no interval: that takes {each}, and one has {fewest or 'none'}."
+    if (rows := part.get("rows", FEWEST_ROWS)) < FEWEST_ROWS:
+        return f"{title} has no interval: that takes {FEWEST_ROWS} held-out rows, and {rows} have a loss."
+    return ""
 
 
 def _findings(scores: dict, kind: str, digits: int) -> list[str]:

@@ -4,28 +4,23 @@ A card states only what the run's folder records; whatever is missing there is "
 appears in it.
 """
 
-import json
 import re
 from importlib import metadata
 from pathlib import PurePath
 
 from tuner.data.sources import is_hub_name
-from tuner.evaluation.figures import with_interval
-from tuner.evaluation.verdict import judge, other_scores, rival, sentence_case
-from tuner.hub.card_use import fence, kind_of, use
+from tuner.hub.card_scores import UNKNOWN, before_and_after, cell, line, scores_section
+from tuner.hub.card_use import kind_of, use
 from tuner.inference import merge_check
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import PRECISIONS
 from tuner.metrics import metric_of
-from tuner.planning.answering import answer_limit
 from tuner.recipe import EXAMPLES, Recipe
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
 from tuner.training import ending
 from tuner.words import count
 
-UNKNOWN = "not measured"
-SHOWN = 2  # rows shown before and after
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "huggingface_hub")
 
 
@@ -38,11 +33,11 @@ def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
     kind = kind_of(run)
     title = (repo or recipe.name or f"adapter-{run.id}").rpartition("/")[2]
     parts = [
-        f"# {_line(title)}",
+        f"# {line(title)}",
         _summary(run, recipe, base),
         use(run, recipe, base, repo or "OWNER/" + re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII), kind),
-        _scores(run, scores, recipe),
-        _before_and_after(scores),
+        scores_section(run, scores, recipe),
+        before_and_after(scores),
         _data(run, recipe),
         _settings(run, recipe),
         _training(run),
@@ -138,69 +133,6 @@ def _summary(run: Run, recipe: Recipe, base: str | None) -> str:
     )
 
 
-def _scores(run: Run, scores: dict, recipe: Recipe) -> str:
-    base, adapter, rows = scores.get("base", {}), scores.get("adapter", {}), scores.get("rows", 0)
-    if not adapter:
-        return f"## Did it help?\n\nHeld-out scores: {UNKNOWN}."
-
-    metric = metric_of(scores)
-    name = metric.name
-
-    def measured(part: dict) -> str:
-        return with_interval(part, name, 3) if name in part else UNKNOWN
-
-    def number(part: dict, key: str, form: str) -> str:
-        return format(part[key], form) if key in part else UNKNOWN
-
-    equal, loss = (
-        [number(part, *key) for part in (base, adapter)] for key in (("exact_match", ".1%"), ("loss", ".3f"))
-    )
-    is_exact = "exact_match" in [name, *(other["metric"] for other in scores.get("other_metrics", []))]
-    few = f"{name}_low" not in adapter  # rows for an interval
-    interval = "" if few else " (95% interval)"
-    lines = [
-        f"| on held-out rows | {_cell(rival(scores))} | with adapter |",
-        "|---|---|---|",
-        f"| {metric.title}, {metric.direction}{interval} | {measured(base)} | {measured(adapter)} |",
-        *(
-            f"| {title} ({'95% interval; ' * ('(' in new)}gain {gain}) | {old} | {new} |"
-            for title, old, new, gain in other_scores(scores, 3)
-        ),
-        *([] if is_exact else [f"| answers equal to the reference | {equal[0]} | {equal[1]} |"]),
-        f"| loss, nats, lower is better | {loss[0]} | {loss[1]} |",
-    ]
-    judged = judge(scores, 3) if scores.get("gain") else None
-    said = f"**{judged.headline}** {judged.text(escape=_line)} " if judged else ""
-    generated = f", choosing the likeliest token each time, up to {count(answer_limit(run), 'token')}"
-    generated = generated if _task(run).generates else ""
-    these, them = ("this row", "it") if rows == 1 else (f"these {rows:,} rows", "them")
-    who = "the adapter" if "baseline" in scores else "base model and adapter"
-    how = (
-        f"{said}Training never saw {these}; {who} answered {them}{generated}, on the base model in "
-        f"{_quantization(recipe)}, as in training. {metric.title} is computed as in {metric.package}."
-    )
-    if not few:
-        how += " The intervals are Wilson's with the rows' effective sample size; that of the gain is paired."
-    if "baseline" in scores:
-        how += " The base model's head is new and untrained, so the adapter is compared with a constant answer."
-    loss_only = "The rows are plain text without prompts, so only the loss on held-out rows was measured."
-    return "## Did it help?\n\n" + "\n".join(lines) + "\n\n" + (how if rows else loss_only)
-
-
-def _before_and_after(scores: dict) -> str | None:
-    examples = scores.get("examples", [])[:SHOWN]
-    if not examples:
-        return None
-    before = _line(sentence_case(rival(scores)))
-    shown = [
-        "\n\n".join(f"{heading}\n\n{fence(row[key])}" for heading, key in (
-            ("Prompt", "prompt"), ("Reference", "reference"), (before, "base"), ("With adapter", "adapter")
-        ))
-        for row in examples
-    ]  # fmt: skip
-    return "## Before and after\n\nThe first held-out rows, not selected by hand.\n\n" + "\n\n---\n\n".join(shown)
-
-
 def _data(run: Run, recipe: Recipe) -> str:
     plan = run.plan
     choices = {choice["setting"]: choice for choice in plan.get("chosen", [])}
@@ -210,11 +142,11 @@ def _data(run: Run, recipe: Recipe) -> str:
     lines = [
         f"- source: {_link(recipe)}",
         f"- training: {_rows(run)} with {tokens}, {trained} of them learned from",
-        f"- held out: {_count(plan.get('heldout_rows'), 'row')}. {_line(heldout['reason'])}",
-        f"- format: {_line(form['value'])}. {_line(form['reason'])}",
+        f"- held out: {_count(plan.get('heldout_rows'), 'row')}. {line(heldout['reason'])}",
+        f"- format: {line(form['value'])}. {line(form['reason'])}",
         f"- truncated: {_count(plan.get('truncated_rows'), 'row')}",
     ]
-    warnings = [f"- warning: {_line(warning)}" for warning in plan.get("warnings", [])]
+    warnings = [f"- warning: {line(warning)}" for warning in plan.get("warnings", [])]
     return "## Data\n\n" + "\n".join([*lines, *warnings])
 
 
@@ -232,7 +164,7 @@ def _settings(run: Run, recipe: Recipe) -> str:
             if value is None or value == {}:
                 continue
             why = f" ({choice['reason']})" if choice else ""
-            lines.append(f"| {name} | {_cell(value)} | {_cell(field.description + why)} |")
+            lines.append(f"| {name} | {cell(value)} | {cell(field.description + why)} |")
     return "## Settings\n\n" + "\n".join(lines)
 
 
@@ -253,7 +185,7 @@ def _training(run: Run) -> str:
     trained, all_parameters = _number(plan.get("trainable_parameters")), _number(plan.get("model_parameters"))
     lines = [
         f"- steps: {_number(steps)}{share} ({epochs}){f', {reason}' if reason else ''}",
-        f"- time: {seconds}, device: {_line(start.get('device', UNKNOWN))}, {_count(step.get('tokens'), 'token')}",
+        f"- time: {seconds}, device: {line(start.get('device', UNKNOWN))}, {_count(step.get('tokens'), 'token')}",
         f"- final loss: {loss} (training), {heldout_loss} (held-out), in nats per token",
         f"- parameters: {trained} trained; the base model has {all_parameters}",
         *(f"- {sentence}" for sentence in ending.sentences(end)),
@@ -275,8 +207,8 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
         else "What it learned can't be merged into the base model."
     )
     precision = (
-        f"It was trained and scored on the base model in {_quantization(recipe)}. The code above loads the base model "
-        "unquantized, so the answers can differ slightly. "
+        f"It was trained and scored on the base model in {PRECISIONS[recipe.model.quantization]}. The code above "
+        "loads the base model unquantized, so the answers can differ slightly. "
         if recipe.model.quantization != "none" and "origin" not in run.plan  # such a base is published quantized
         else ""
     )
@@ -303,15 +235,11 @@ def _link(recipe: Recipe) -> str:
     # A path stays the user's own file, even an absolute one, which joining would leave as it is.
     is_shipped = PurePath(source).name == source and (EXAMPLES / source).is_file()
     origin = "an example that comes with Tuner" if is_shipped else "a file that is not published"
-    return f"`{_line(_source(recipe))}`, {origin}"
+    return f"`{line(_source(recipe))}`, {origin}"
 
 
 def _task(run: Run) -> TaskRow:
     return task_of(run.plan)
-
-
-def _quantization(recipe: Recipe) -> str:
-    return PRECISIONS[recipe.model.quantization]
 
 
 def _rows(run: Run) -> str:
@@ -324,15 +252,6 @@ def _number(number: int | None) -> str:
 
 def _count(number: int | None, noun: str) -> str:
     return f"{UNKNOWN} {noun}s" if number is None else count(number, noun)
-
-
-def _line(text: str) -> str:
-    """Text of unknown origin on one line, escaped so that it can't open a tag or end a code span."""
-    return re.sub(r"\s+", " ", text).replace("`", "'").replace("<", "&lt;").strip()
-
-
-def _cell(value) -> str:
-    return _line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).replace("|", "\\|")
 
 
 def _version(library: str) -> str | None:
