@@ -121,7 +121,7 @@ def test_the_settings_on_a_card_are_those_given_and_those_chosen_with_the_reason
     assert rows["data.columns"][0] == r'{"prompt": "frå\|ge"}'
     assert "| data.columns |" not in card.card(recorded(tmp_path))
     assert rows["data.source"][0] == "y.csv"
-    empty = {"model.revision", "budget.steps", "budget.epochs", "budget.seconds"}
+    empty = {"model.revision", "budget.steps", "budget.epochs", "budget.seconds", "evaluation.seconds"}
     empty |= {f"data.{name}" for name in ("split", "heldout_split", "system", "max_rows")}
     names = [
         f"{part}.{name}" if name else part

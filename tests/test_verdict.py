@@ -282,7 +282,8 @@ def test_metrics_are_chosen_by_name_and_refused_with_what_there_is(monkeypatch):
     with pytest.raises(TunerError) as refused:
         metrics.chosen(["bertscore", "rougeL", "accuracy", "meteor", "entity_f1"], generation)
     assert refused.value.problems == (
-        "evaluation.metrics: there is no 'bertscore, meteor'. Use: rougeL, accuracy, entity_f1, answer_f1, perplexity.",
+        "evaluation.metrics: there is no 'bertscore, meteor'. Use: rougeL, accuracy, entity_f1, answer_f1, "
+        "perplexity.",
         "evaluation.metrics: accuracy, entity_f1 can't score text generation. Use auto, or: rougeL, answer_f1, "
         "perplexity.",
     )

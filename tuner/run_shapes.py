@@ -134,6 +134,22 @@ class Losses(TypedDict):
     kept: NotRequired[Count]  # the step of the adapter's weights, if they are earlier ones
 
 
+class Course(TypedDict):
+    """How training went, in training losses and, if they were measured, held-out ones (evaluation/facts.py)."""
+
+    rows: Count
+    steps: Count
+    epochs: Number
+    learning_rate: Number
+    seconds: Number
+    ended: str | None
+    first: Finite
+    middle: Finite
+    final: Finite
+    heldout_start: NotRequired[Finite]
+    heldout_middle: NotRequired[Finite]
+
+
 class Evaluation(Scores):
     """evaluation.json."""
 
@@ -141,6 +157,8 @@ class Evaluation(Scores):
     baseline: NotRequired[str]
     unknown_head: NotRequired[bool]  # added when it is read: the base's answers may be those of an untrained head
     other_rows: NotRequired[dict[str, Finite]]
+    other_rows_of_prompts: NotRequired[dict[str, dict[str, Finite]]]
+    course: NotRequired[Course]
     losses: NotRequired[Losses]
     examples: NotRequired[list[Example]]
     cut: NotRequired[Cut]

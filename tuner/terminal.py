@@ -116,7 +116,7 @@ def verdict(scores: dict | None) -> str:
         f"{title}: {name} {base}, adapter {adapter}, gain {gain}"
         for title, base, adapter, gain in other_scores(scores)
     ]
-    step = [f"Next: {judged.next_step}"] if judged.next_step else []
+    step = [f"Next step: {judged.next_step}"] if judged.next_step else []
     return "\n".join([f"{judged.headline} {judged.text()}", *step, *_variants(scores), *others])
 
 

@@ -60,7 +60,7 @@ def next_step(scores: dict, advice: str, prompt: str) -> str:
     """One sentence about what to do next, by the first rule that applies; empty if none does."""
     if advice == "prompt":
         kind = "these examples in each prompt" if prompt == "few_shot" else "the most similar rows in each prompt"
-        return f"Use the base model with {kind}: that needs no training."
+        return f"Use the base model with {kind}, which needs no training."
     if "course" not in scores:
         return ""
     facts = {**scores["course"], **scores.get("losses", {}), "held": scores.get("heldout_rows", scores["rows"])}
@@ -108,34 +108,34 @@ Rule = tuple[Callable[[dict], bool], str]
 AFTER_NEITHER: tuple[Rule, ...] = (
     (
         _rose,
-        "Lower the learning rate, to {lower} for example: the training loss rose from {first:.2f} to {final:.2f}.",
+        "Lower the learning rate, to {lower} for example, as the training loss rose from {first:.2f} to {final:.2f}.",
     ),
     (
         lambda facts: _hardly_moved(facts) and (facts["epochs"] or 0) < 1,
-        "Train longer: in {steps:,} steps, less than one epoch, the loss hardly fell.",
+        "Train longer, as {epochs:g} epochs were too few for the loss to fall.",
     ),
     (
         _hardly_moved,
-        "Raise the learning rate, to {higher} for example: the training loss hardly moved, from {first:.2f} to "
+        "Raise the learning rate, to {higher} for example, as the training loss hardly moved, from {first:.2f} to "
         "{final:.2f}.",
     ),
-    (_is_falling, "Train longer: the loss was still falling at the end."),
+    (_is_falling, "Train longer, as the loss was still falling at the end."),
     (
         _knows_rows,
-        "Give it more rows than these {rows:,}: the loss fell on the training rows, and rose on the held-out ones.",
+        "Train on more rows than these {rows:,}, as the loss fell on them and rose on the held-out ones.",
     ),
     (
         lambda facts: _needs_rows(facts) and facts["scored"] < facts["held"],
-        "Score more rows (evaluation.rows): on {scored} of {held}, a gain of this size can't be told from chance.",
+        "Score more rows (evaluation.rows), as on {scored} of {held} a gain of this size can't be told from chance.",
     ),
     (
         _needs_rows,
-        "Hold out more rows (data.heldout): on {scored}, a gain of this size can't be told from chance.",
+        "Hold out more rows (data.heldout), as on {scored} a gain of this size can't be told from chance.",
     ),
-    (lambda facts: True, "Try a larger base model: the loss fell, and then stayed where it was."),
+    (lambda facts: True, "Try a larger base model, as the loss fell and then stayed where it was."),
 )
 AFTER_TUNE: tuple[Rule, ...] = (
-    (_is_falling, "Train longer: the loss was still falling at the end, so there may be more to gain."),
+    (_is_falling, "Train longer, as the loss was still falling at the end and there may be more to gain."),
     (
         lambda facts: facts["is_open"] and facts["scored"] < facts["held"],
         "Score more rows (evaluation.rows) to learn whether a prompt would do as well.",

@@ -1,10 +1,19 @@
 """The figures of an evaluation as text, and the table of all variants."""
 
+from collections.abc import Sequence
+
 from tuner.evaluation.advice import PROMPTS, pair_of
 from tuner.metrics import metric_of
 from tuner.words import count
 
+MOST_DIGITS = 4  # scores are kept with as many
 HEADS = ("", "score", "over the base model", "better / worse / same", "tokens per prompt", "seconds per answer")
+
+
+def digits_apart(pairs: list[Sequence[float]], least: int) -> int:
+    """The digits with which no two numbers of a pair look alike."""
+    enough = (d for d in range(least, MOST_DIGITS) if all(round(one, d) != round(other, d) for one, other in pairs))
+    return next(enough, MOST_DIGITS)
 
 
 def with_interval(part: dict, name: str, digits: int = 2) -> str:

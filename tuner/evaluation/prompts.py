@@ -1,7 +1,7 @@
 """What the verdict says of examples in the prompt, the base model's other chance: their score, gain and cost."""
 
 from tuner.evaluation.advice import helped, is_better, pair_of
-from tuner.evaluation.figures import shown_gain, title
+from tuner.evaluation.figures import digits_apart, shown_gain, title
 from tuner.metrics import metric_of
 
 
@@ -15,17 +15,22 @@ def about_prompts(scores: dict, advice: str, prompt: str, digits: int) -> list[s
     is_clear = is_better(scores, "adapter", prompt)
     if over_base[name] <= 0 and (is_clear or advice == "neither"):
         return [f"Examples in the prompt did not help the base model ({value})."]
+
+    def gain(pair: dict) -> str:
+        apart = digits_apart([(pair[key], 0) for key in ("low", "high")], digits)
+        return shown_gain(scores, pair, apart if pair["low"] > 0 or pair["high"] < 0 else digits)
+
     clearly = "clearly" if helped(scores, prompt) else "not clearly"
-    alone = f"{clearly} better than without ({shown_gain(scores, over_base, digits)})"
-    sentences = [f"With {title(scores, prompt)}, the base model scores {value}, {alone}."]
-    gain = shown_gain(scores, over_prompt, digits)
+    sentences = [
+        f"With {title(scores, prompt)}, the base model scores {value}, {clearly} better than without: {gain(over_base)}."
+    ]
     if advice == "prompt":
-        much = "clearly worse" if over_prompt.get("high", 0) < 0 else "not clearly better"
-        sentences.append(f"The adapter is {much} than that: {gain}.")
+        much = "clearly worse" if over_prompt["high"] < 0 else "not clearly better"
+        sentences.append(f"The adapter is {much} than that: {gain(over_prompt)}.")
     elif advice == "tune" and is_clear:
-        sentences.append(f"The adapter is clearly better than that: {gain}.")
+        sentences.append(f"The adapter is clearly better than that: {gain(over_prompt)}.")
     elif advice == "tune":
-        sentences.append(f"Whether the adapter is better than that is open: {gain}.")
+        sentences.append(f"Whether the adapter is better than that is open: {gain(over_prompt)}.")
     return [*sentences, _costs(scores, prompt) if advice != "neither" else ""]
 
 

@@ -9,8 +9,8 @@ from the differences between each row's influence on both scores: rows that are 
 A loss has no upper end: see `unbounded`. A perplexity's interval is its loss's, raised to a power, and its gain is
 the share by which it is lower, since the difference of two perplexities has no interval that holds.
 An adapter has one chance to look better than the base model by luck, examples in the prompt two, at random and by
-likeness. So their two intervals over the base are so wide that both hold 95% of the time. Of four equal variants, one
-then seems to have helped in at most about 5% of draws, where it would be one in X.
+likeness. So their two intervals over the base are so wide that both hold 95% of the time. Where all four are equal,
+"tune" or "prompt" is then advised in less than 5% of draws (up to 4.8% in the benchmark; up to 6.5% without it).
 How often the intervals hold: `benchmarks/coverage.py`, with its figures in `benchmarks/RESULTS.md`.
 """
 

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tuner.evaluation.advice import advise, fits_others, next_step, pair_of
-from tuner.evaluation.figures import shown_gain, with_interval
+from tuner.evaluation.figures import digits_apart, shown_gain, with_interval
 from tuner.evaluation.prompts import about_prompts
 from tuner.metrics import FEWEST_ROWS, metric_of
 from tuner.words import count
 
 FEW_ROWS = 16  # below this a score is only a hint
-MOST_DIGITS = 4  # scores are kept with as many
 HEADLINES = {
     "tune": "It helped.",
     "prompt": "A prompt does as well.",
@@ -89,7 +88,7 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
     advice, prompt = advise(scores)
     kind = "good" if advice == "tune" else "bad" if gain["high"] < 0 else "unsure"
     if _kind(gain) != "unsure" and not (fits_others(scores) and kind == "unsure"):
-        digits = _digits([values, *((gain[key], 0) for key in (metric.name, "low", "high"))], digits)
+        digits = digits_apart([values, *((gain[key], 0) for key in (metric.name, "low", "high"))], digits)
     base, adapter = (f"{value:.{digits}f}" for value in values)
     sentences = [
         f"On {scored}, {figures}",
@@ -227,9 +226,3 @@ def other_scores(scores: dict, digits: int = 2) -> list[tuple[str, str, str, str
         gain = "unknown" if scores.get("unknown_head") else shown_gain(other, other["gain"], digits)
         rows.append((title, base, adapter, gain))
     return rows
-
-
-def _digits(pairs: list[Sequence[float]], least: int) -> int:
-    """The digits with which no two numbers of a pair look alike."""
-    enough = (d for d in range(least, MOST_DIGITS) if all(round(one, d) != round(other, d) for one, other in pairs))
-    return next(enough, MOST_DIGITS)
