@@ -21,6 +21,7 @@ os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = f"{10**9}"  # as in app.py
 os.environ["TUNER_RUNS"] = tempfile.mkdtemp(prefix="tuner-runs-")
 # A folder without certificates: nothing here speaks TLS, and each HTTP client would read all that are trusted.
 os.environ["SSL_CERT_DIR"] = os.environ["TUNER_RUNS"]
+os.environ["TRACKIO_DIR"] = f"{os.environ['TUNER_RUNS']}/trackio"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 

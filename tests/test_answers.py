@@ -81,7 +81,12 @@ def run(prepared, tmp_path, monkeypatch) -> Run:
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
     mine = Run(shutil.copytree(prepared.path, tmp_path / "mine"))
     ask(mine, QUESTIONS)
-    monkeypatch.setattr(answers, "row_losses", lambda *args: ([1.234567 if "base" in args[1] else 0.5], [1]))
+
+    def losses(kind, model, rows, size, padding) -> tuple[list[float], list[int]]:
+        scored = len(mine.heldout()[: Run(mine.path).recipe.evaluation.rows]) or len(rows)
+        return [1.234567 if "base" in model else 0.5] * scored, [1] * scored
+
+    monkeypatch.setattr(answers, "row_losses", losses)
     return mine
 
 
@@ -154,7 +159,9 @@ def test_answers_that_were_cut_off_are_asked_for_again_and_the_others_are_not(ru
     assert [event["event"] for event in events] == ["evaluating", "answered", "evaluating", "unscored"]
     assert events[-1] == {"event": "unscored", "reason": reason, "row": 2, "rows": 5}
     assert speaking.asked[0][4] is clock
+    costs = {"costs": {"base": [0, 0, 0.75], "adapter": [0, 0, 0.75]}}  # they share the seconds of their batch
     kept = {"1": {"base": "A", "adapter": "re a"}, "3": {"base": "TWO WORDS", "adapter": "re two words"}}
+    kept = {row: given | costs for row, given in kept.items()}
     assert run.read_json("answers.json") == kept
     assert run.read_json("evaluation.json") is None
     later = speaker()
@@ -215,7 +222,7 @@ def test_the_loss_is_of_as_many_rows_as_are_answered_in_batches_as_in_training(
         answers,
         "row_losses",
         lambda kind, model, rows, size, pad: (
-            asked.append((kind, model, rows["input_ids"][:], size, pad)) or ([2], [1])
+            asked.append((kind, model, rows["input_ids"][:], size, pad)) or ([2] * len(rows), [1] * len(rows))
         ),
     )
     run.write_text("recipe.yaml", run.recipe.with_settings({"evaluation.rows": rows}).to_yaml())
@@ -234,9 +241,9 @@ def test_rows_without_prompts_are_judged_by_their_perplexity_alone(run, speaker)
     run, speaking = Run(run.path), speaker()
     (event,) = without_time(list(evaluate(run, loaded(*IN_TURN))))
     assert not speaking.asked
-    gain = {"perplexity": 0.5203, "wins": 1, "losses": 0, "ties": 0}
+    gain = {"perplexity": 0.5203, "wins": 5, "losses": 0, "ties": 0}
     scores = {
-        "rows": 1,
+        "rows": 5,
         "metric": "perplexity",
         "base": {"perplexity": 3.4369, "loss": 1.23457},
         "adapter": {"perplexity": 1.6487, "loss": 0.5},

@@ -18,7 +18,8 @@ from benchmarks.coverage import (
     held,
     labelled,
 )
-from tuner.evaluation.score import influence, interval, quantile
+from benchmarks.coverage_rivals import EQUALS, LOSSES, advised, perplexity_holds, summaries_hold
+from tuner.evaluation.score import influence, interval, quantile, unbounded
 from tuner.metrics import FEWEST_ROWS, METRICS
 
 SIZES = (16, 32, 64)
@@ -93,6 +94,44 @@ def test_the_intervals_of_macro_f1_hold_where_each_label_has_as_many_rows_as_the
 def test_the_intervals_of_macro_f1_do_not_hold_where_a_label_has_few_rows():
     share, _ = held(labelled(LABELS["a rare one at 0.3, the other at 0.95"], 2, 64), 64, 500)["Tuner's"]
     assert share < 0.6
+
+
+@pytest.mark.parametrize(("name", "rows"), mostly_long([(n, r) for n in EQUALS for r in SIZES], ("between, 0.5", 16)))
+def test_where_all_four_variants_are_equal_neither_tuning_nor_a_prompt_is_advised(name, rows, request):
+    draws = DRAWS if request.node.get_closest_marker("long") else 300
+    assert advised(name, rows, draws) <= 0.05 + 2 * (0.05 * 0.95 / draws) ** 0.5
+
+
+HARD = {"0.1 nats, few rows hard": 0.885}  # a few rows have most of the loss, and 16 seldom show them
+ROWS_OF_LOSSES = [(name, rows) for name in LOSSES for rows in SIZES]
+
+
+@pytest.mark.parametrize(("name", "rows"), mostly_long(ROWS_OF_LOSSES, ("3 nats, rows alike", 16)))
+def test_intervals_of_perplexity_and_its_gain_hold(name, rows, request):
+    draws = DRAWS // 2 if request.node.get_closest_marker("long") else 400
+    noise = 2 * (0.05 * 0.95 / draws) ** 0.5
+    for lower in (1.0, 0.3):
+        own, gain, above = perplexity_holds(name, rows, draws, lower)
+        assert min(own, gain) >= HARD.get(name, 0.91) - noise
+        assert lower < 1 or above <= 0.04 + noise
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rows", SIZES)
+@pytest.mark.parametrize("name", ["chrf", "bleu"])
+def test_intervals_of_chrf_and_bleu_hold(name, rows):
+    assert min(summaries_hold(name, rows, DRAWS // 2)) >= BAND[0] - NOISE
+
+
+def test_of_rows_that_are_not_skewed_the_interval_of_a_loss_is_students():
+    part = np.array([-1.0, 1.0] * 8)
+    error = (1 / 15) ** 0.5
+    assert unbounded(3.0, part, 16.0) == pytest.approx((3 - quantile(15) * error, 3 + quantile(15) * error))
+    low, high = unbounded(3.0, np.array([-0.5] * 15 + [7.5]), 16.0)
+    assert high - 3 > 3 - low > 0  # further out on the side of the few long ones
+    assert unbounded(3.0, part * 0, 16.0) == (3.0, 3.0)
+    few, many = (np.ptp(unbounded(3.0, part, size)) for size in (6.0, 16.0))
+    assert few > many  # rows of which a few have most of the tokens tell less
 
 
 @pytest.mark.long

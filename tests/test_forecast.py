@@ -17,7 +17,7 @@ from tuner.models import load
 from tuner.models.device import device_type
 from tuner.models.fetch import fetch_model
 from tuner.models.shape import Base, shape_of
-from tuner.planning import forecast, pace, plan
+from tuner.planning import forecast, pace, plan, scoring
 from tuner.planning.pace import PACES, pace_key, remember
 from tuner.planning.probe import Look
 from tuner.training.window import train
@@ -433,20 +433,20 @@ def test_steps_are_estimated_for_the_batches_that_the_runs_seed_makes(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("heldout", "rows", "task", "scoring"),
+    ("heldout", "rows", "task", "seconds"),
     [(64, 70, "generation", 1 + 2 * 8 * 0.03), (65, 70, "generation", 1 + 3 * 8 * 0.03),
      (90, 65, "generation", 1 + 3 * 8 * 0.03), (0, 70, "generation", 1), (65, 70, "classification", 1 + 3 * 0.03)],
 )  # fmt: skip
 def test_scoring_takes_a_token_at_a_time_for_each_batch_of_answers_and_each_model_that_needs_its_own(
-    tokenized, heldout, rows, task, scoring, monkeypatch
+    tokenized, heldout, rows, task, seconds, monkeypatch
 ):
     monkeypatch.setattr(forecast, "estimate_memory", lambda *args: MEMORY)
-    monkeypatch.setattr(forecast, "token_seconds", lambda *args: 0.03)
+    monkeypatch.setattr(scoring, "token_seconds", lambda *args: 0.03)
     got = estimate(tokenized, heldout, task, evaluation__rows=rows)
     # The rows' losses, two rows at a time, for each of which base and adapter need about as long as a step. A base
     # whose head is untrained neither answers nor is measured.
     losses = -(-min(heldout, rows) // 2) * got["a_step"] * (0.5 if task == "classification" else 1)
-    assert got["scoring"] == pytest.approx(scoring + losses, rel=1e-5)
+    assert got["scoring"] == pytest.approx(seconds + losses, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -401,6 +401,31 @@ def test_a_run_that_kept_its_last_weights_says_that_their_loss_rose(make, told, 
     assert ending.sentences(end(run)) == [f"The held-out loss has risen {how}. {advice}" for how in said]
 
 
+# Rows that are learned by heart
+
+
+def said_of_rows(run: Run) -> list[dict]:
+    return [{k: v for k, v in e.items() if k != "time"} for e in run.events() if e["event"] == "overfitting"]
+
+
+def test_a_run_says_that_it_learns_its_rows_by_heart_while_it_does(whole):
+    said = said_of_rows(whole)
+    assert said
+    assert said[-1]["step"] == 40
+    assert said[-1]["kept"] == end(whole)["kept"]
+    for event in said:
+        assert event["loss"] == losses(whole)[event["step"]] > 1.1 * event["lowest"]
+        assert event["lowest"] == losses(whole)[event["since"]] == min(losses(whole).values())
+
+
+@pytest.mark.parametrize("step", mostly_long([7, 22, 31], 22))
+def test_a_resumed_run_says_of_its_rows_what_an_uninterrupted_one_says(make, whole, step):
+    run = make()
+    train_to(run, step)
+    list(train(run))
+    assert said_of_rows(run) == said_of_rows(whole)
+
+
 # Runs of earlier versions, other methods and other budgets
 
 

@@ -20,6 +20,7 @@ import tuner
 from tuner.inference.generate import Sampling
 from tuner.models.fetch import base_of
 from tuner.models.load import load_base
+from tuner.planning.trackers import LOOK
 from tuner.runs import Run
 
 MEBIBYTE = 2**20
@@ -66,7 +67,11 @@ def test_the_wheel_asks_for_what_a_space_installs_and_names_its_licence(wheel):
     (file,) = wheel.glob("*.dist-info/METADATA")
     metadata = Metadata.from_email(file.read_bytes(), validate=False)
     lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
-    assert {*map(str, metadata.requires_dist)} == {str(Requirement(line)) for line in lines if line}
+    needed = {str(required) for required in metadata.requires_dist if not required.marker}
+    assert needed == {str(Requirement(line)) for line in lines if line}
+    extras = {str(required) for required in metadata.requires_dist if required.marker}
+    tested = map(Requirement, (ROOT / "requirements-dev.txt").read_text().splitlines()[1:])
+    assert extras == {f'{required}; extra == "{required.name}"' for required in tested if required.name in LOOK}
     assert metadata.license_expression == "Apache-2.0"
     assert list(wheel.glob("*.dist-info/licenses/LICENSE"))
 

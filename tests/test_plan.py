@@ -354,6 +354,7 @@ def test_every_choice_is_told_with_its_reason():
         "target_modules": ("all-linear", "LoRA's default"),
         "dtype": ("bfloat16", "as given"),
         "max_new_tokens": (16, "95% of the references have at most 10 tokens, and 16 are the fewest"),
+        "examples in the prompt": (8, "they show what is wanted, and are still cheap to read"),
         "steps": (60, "three epochs are only 15 steps, and fewer than 60 teach little"),
         "loss_every": (6, "about 10 held-out losses"),
         "keep": ("last", "3 held-out rows can't choose the best weights"),

@@ -195,7 +195,15 @@ DEFAULTS = {
         "patience": "auto",
     },
     "budget": {"steps": None, "epochs": None, "seconds": None},
-    "evaluation": {"rows": 64, "max_new_tokens": "auto", "metrics": "auto", "loss_every": "auto"},
+    "evaluation": {
+        "rows": 64,
+        "max_new_tokens": "auto",
+        "metrics": "auto",
+        "few_shot": "auto",
+        "seconds": None,
+        "loss_every": "auto",
+    },
+    "tracking": "none",
     "seed": 0,
 }
 
@@ -332,6 +340,16 @@ MODULES = [AUTO, "all-linear", ["q_proj", "v_proj"], []]
             {0: "can't be used: it must be at least 1.", 2049: "can't be used: it must be at most 2048."},
         ),
         ("evaluation.metrics", [AUTO, "f1", ["f1", "bleu"]], {3: "can't be used: it must be a valid string."}),
+        (
+            "evaluation.few_shot",
+            [AUTO, 0, 32],
+            {-1: "can't be used: it must be at least 0.", 33: "can't be used: it must be at most 32."},
+        ),
+        (
+            "evaluation.seconds",
+            [None, 0.5],
+            {0: "can't be used: it must be greater than 0.", "long": f"{NUMBER} leave it out."},
+        ),
         ("evaluation.loss_every", [AUTO, 0, 1], {-1: "can't be used: it must be at least 0."}),
         ("training.patience", [AUTO, 0, 1], {-1: "can't be used: it must be at least 0."}),
         ("training.keep", ["best", "last"], {"first": "can't be used: it must be 'best' or 'last'."}),
@@ -356,7 +374,7 @@ def test_what_each_setting_may_be(key, taken, refused):
         assert str(caught.value) == f"{key}: {shown} {sentence}"
 
 
-PARTS = "name, task, model, data, method, training, budget, evaluation, seed."
+PARTS = "name, task, model, data, method, training, budget, evaluation, tracking, seed."
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_english_prose_gets_the_figures_of_rouge_score(kind):
 def test_a_summarizer_that_was_trained_gets_the_figures_of_rouge_score(tmp_path, no_estimates, method):
     rows = (ROOT / "examples/support.jsonl").read_text(encoding="utf-8").splitlines()[:24]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    table = benchmark.figures(str(tmp_path / "rows.jsonl"), method, steps=8, heldout=6, folder=tmp_path)
-    assert table.keys() == {"base", "adapter"}
+    table, scores = benchmark.figures(str(tmp_path / "rows.jsonl"), method, steps=8, heldout=6, folder=tmp_path)
+    assert table.keys() == {"base", "few_shot", "few_shot_similar", "adapter"} == {*table} & scores.keys()
     for ours, theirs in [pair for figures in table.values() for pair in figures]:
         assert ours == pytest.approx(theirs, abs=5e-5)
     assert all(0.05 < theirs < 1 for kind in (0, 1, 3) for theirs in table["adapter"][kind][1:])

@@ -185,6 +185,12 @@ class NoBest:
         """The last weights."""
         return step
 
+    def learned(self, loss: float) -> None:
+        """In training."""
+
+    def overfitting(self) -> None:
+        """Nothing rises."""
+
     def rising_since(self, step: int) -> None:
         """Nothing rises."""
 

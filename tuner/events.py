@@ -38,6 +38,7 @@ KINDS = {"event": str, "time": NUMBER, "reason": str, "problems": list, "loss": 
 KINDS |= dict.fromkeys(("step", "row", "rows", "of"), int)
 KINDS |= dict.fromkeys(("steps", "seconds", "seconds_to_go", "seconds_per_step", "start_up"), FIGURE)
 KINDS |= dict.fromkeys(("tokens", "tokens_per_second", "peak_memory"), FIGURE)
+KINDS |= dict.fromkeys(("since", "lowest"), FIGURE)
 KINDS |= dict.fromkeys(("kept", "best", "best_loss", "last_loss", "saved_seconds", "rising_since"), FIGURE)
 NEEDED = {"micro_batch": {"rows", "of"}}  # event -> entries without which it says nothing
 _decoder = json.JSONDecoder(parse_constant=lambda name: None)  # NaN and Infinity, as older versions wrote them

@@ -266,6 +266,9 @@ class Recipe(Part):
     training: Training = Training()
     budget: Budget = Budget()
     evaluation: Evaluation = Evaluation()
+    tracking: Literal["none", "trackio", "tensorboard", "wandb"] = Field(
+        "none", description="where else the curve of a run in a terminal is written to"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31), WHOLE] = Field(
         0, description="fixes the held-out rows, the order of rows and the initial weights"
     )

@@ -158,6 +158,7 @@ class Evaluation(Scores):
     unknown_head: NotRequired[bool]  # added when it is read: the base's answers may be those of an untrained head
     other_rows: NotRequired[dict[str, Finite]]
     other_rows_of_prompts: NotRequired[dict[str, dict[str, Finite]]]
+    empty_references: NotRequired[bool]
     course: NotRequired[Course]
     losses: NotRequired[Losses]
     examples: NotRequired[list[Example]]

@@ -72,6 +72,7 @@ class Progress:
 
     def __init__(self):
         self.bar = self.scoring = self.heldout = None
+        self.risen_since: int | None = None  # the step since which rows are learned by heart, as was said
 
     def __call__(self, event: dict) -> None:
         """Show one event."""
@@ -84,8 +85,12 @@ class Progress:
             self.bar.total = event["steps"]
         elif kind == "micro_batch":
             tqdm.write(micro_batch(event), file=sys.stderr)
+        elif kind == "untracked":
+            tqdm.write(" ".join(event["problems"]), file=sys.stderr)
         elif kind == "heldout":
             self.heldout = event["loss"]
+        elif kind == "overfitting":
+            self._warn_of_overfitting(event)
         elif kind == "step":
             figures = {"loss": f"{event['loss']:.3f}", "tokens/s": f"{event['tokens_per_second']:.0f}"}
             if self.heldout is not None:
@@ -105,6 +110,15 @@ class Progress:
             self.scoring.update(event["row"] - self.scoring.n)
         elif kind in ("evaluation", "unscored") and self.scoring is not None:
             self.scoring.close()
+
+    def _warn_of_overfitting(self, event: dict) -> None:
+        from tqdm import tqdm
+
+        from tuner.training import ending
+
+        if event["since"] != self.risen_since:  # or each further held-out loss would say it again
+            self.risen_since = event["since"]
+            tqdm.write(ending.by_heart(event), file=sys.stderr)
 
 
 def verdict(scores: dict | None) -> str:

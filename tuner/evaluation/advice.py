@@ -48,7 +48,7 @@ def advise(scores: dict) -> tuple[str, str]:
     For "prompt" it is the one to use, at random rather than by likeness if both will do, since a fixed one is less
     work. Else it is the best rival of the adapter.
     """
-    metric, prompts = metric_of(scores), [v for v in PROMPTS if pair_of(scores, v, "base")]
+    metric, prompts = metric_of(scores), [v for v in PROMPTS if v in scores and pair_of(scores, v, "base")]
     as_good = [v for v in prompts if helped(scores, v) and not is_better(scores, "adapter", v)]
     if as_good:
         return "prompt", as_good[-1 if is_better(scores, as_good[-1], as_good[0]) else 0]
@@ -69,7 +69,7 @@ def next_step(scores: dict, advice: str, prompt: str) -> str:
     rules = AFTER_TUNE if advice == "tune" else AFTER_NEITHER
     sentence = next((sentence for applies, sentence in rules if applies(facts)), "")
     rate = facts.get("learning_rate")
-    rates = {"higher": f"{rate * 10:.0e}", "lower": f"{rate / 10:.0e}"} if rate else {"higher": "", "lower": ""}
+    rates = {"higher": f"{rate * 10:.2g}", "lower": f"{rate / 10:.2g}"} if rate else {"higher": "", "lower": ""}
     return sentence.format(**facts, **rates)
 
 

@@ -7,7 +7,7 @@ run as they come, so that scoring resumes in the next window.
 
 import gc
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -21,7 +21,7 @@ from tuner.data.tags import spelled_letters
 from tuner.errors import TunerError
 from tuner.evaluation import results
 from tuner.evaluation.facts import facts_of
-from tuner.evaluation.score import VARIANTS, Losses
+from tuner.evaluation.score import Losses
 from tuner.inference import generate
 from tuner.inference.variants import BASE, ActiveModel, LoadedVariants, load_variants
 from tuner.metrics import FEWEST_ROWS, chosen
@@ -32,7 +32,7 @@ from tuner.models.losses import row_losses
 from tuner.planning import few_shot
 from tuner.planning.answering import UNCUT, answer_limit
 from tuner.planning.heads import find_rival
-from tuner.planning.pace import ANSWER_PACES, EXAMPLES_PACE, PACES, pace_key, remember
+from tuner.planning.pace import ANSWER_PACES, EXAMPLES_PACE, EXAMPLES_TOKENS, PACES, pace_key, remember
 from tuner.runs import Run
 from tuner.tasks import task_of
 
@@ -160,9 +160,9 @@ def _finished(groups: list[Group], rows: list[dict], answers: dict[str, dict]) -
     return [i for i in range(len(rows)) if not any(group.lacks(answers.get(str(i), {})) for group in groups)]
 
 
-def _seconds(answers: dict[str, dict], variants: Iterable[str] = VARIANTS) -> float:
-    """What the answers of these variants took, as far as it was measured."""
-    return sum(answer.get("costs", {}).get(v, (0, 0, 0.0))[2] for answer in answers.values() for v in variants)
+def _seconds(answers: dict[str, dict]) -> float:
+    """What all answers took, as far as it was measured."""
+    return sum(seconds for answer in answers.values() for _, _, seconds in answer.get("costs", {}).values())
 
 
 def _next_batch(
@@ -210,11 +210,17 @@ def _answer_all(
         for i, answer in zip(batch, answered, strict=True):
             answers[str(i)] = _joined(answers.get(str(i), {}), answer)
         run.write_json(ANSWERS, answers)
-        measured = [answer for answer in answers.values() if {*group.variants} <= answer.get("costs", {}).keys()]
-        overall = _seconds(dict(enumerate(measured)), group.variants) / len(measured)
-        remember(runs.RUNS / PACES, key, {group.pace: round(overall, 4)}, run.id)
-        pace = round(_seconds(dict(enumerate(answered)), group.variants) / len(batch), 4)
+        remember(runs.RUNS / PACES, key, _pace(group, answers), run.id)
+        pace = _pace(group, dict(enumerate(answered)))[group.pace]
         yield run.append({"event": "answered", "row": len(_finished(groups, rows, answers)), group.pace: pace})
+
+
+def _pace(group: Group, answers: dict[str, dict]) -> dict[str, float]:
+    """What is remembered of a group's answers, for estimates of later runs."""
+    costs = [answer["costs"] for answer in answers.values() if {*group.variants} <= answer.get("costs", {}).keys()]
+    tokens, _, seconds = (sum(cost[v][k] for cost in costs for v in group.variants) / len(costs) for k in range(3))
+    length = {EXAMPLES_TOKENS: tokens / len(group.variants)} if group.pace == EXAMPLES_PACE else {}
+    return {name: round(value, 4) for name, value in {group.pace: seconds, **length}.items()}
 
 
 def _joined(one: dict, other: dict) -> dict:

@@ -21,9 +21,8 @@ def about_prompts(scores: dict, advice: str, prompt: str, digits: int) -> list[s
         return shown_gain(scores, pair, apart if pair["low"] > 0 or pair["high"] < 0 else digits)
 
     clearly = "clearly" if helped(scores, prompt) else "not clearly"
-    sentences = [
-        f"With {title(scores, prompt)}, the base model scores {value}, {clearly} better than without: {gain(over_base)}."
-    ]
+    with_examples = f"With {title(scores, prompt)}, the base model scores {value}"
+    sentences = [f"{with_examples}, {clearly} better than without: {gain(over_base)}."]
     if advice == "prompt":
         much = "clearly worse" if over_prompt["high"] < 0 else "not clearly better"
         sentences.append(f"The adapter is {much} than that: {gain(over_prompt)}.")

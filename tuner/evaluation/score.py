@@ -10,8 +10,8 @@ A loss has no upper end: see `unbounded`. A perplexity's interval is its loss's,
 the share by which it is lower, since the difference of two perplexities has no interval that holds.
 An adapter has one chance to look better than the base model by luck, examples in the prompt two, at random and by
 likeness. So their two intervals over the base are so wide that both hold 95% of the time. Where all four are equal,
-"tune" or "prompt" is then advised in less than 5% of draws (up to 4.8% in the benchmark; up to 6.5% without it).
-How often the intervals hold: `benchmarks/coverage.py`, with its figures in `benchmarks/RESULTS.md`.
+"tune" or "prompt" is then advised in up to 5.0% of draws, and in up to 6.5% without that.
+How often the intervals hold: `coverage.py` and `coverage_rivals.py` in `benchmarks`, with figures in `RESULTS.md`.
 """
 
 from collections import Counter
@@ -55,17 +55,19 @@ def score(
     how many the rarest one has. "other_rows" has the adapter's score if its answers are compared with
     other rows' references, and the interval of how much better they fit their own, and "other_rows_of_prompts" the
     same of examples in the prompt. Both are left out where the references are too much alike to tell.
+    "empty_references" is there if all of them are empty.
     """
     losses = losses or {}
     parts, each = [], {}
     for metric in metrics if answers else [METRICS["perplexity"]]:
         if tables := _tables(metric, references, answers, losses):
             each[metric.name] = {variant: metric.of_rows(rows) for variant, rows in tables.items()}
-            part = _score(metric, tables, each[metric.name], _fewest_rows(metric, references, answers))
+            part = figures_of(metric, tables, each[metric.name], _fewest_rows(metric, references, answers))
             parts.append(part if len(tables["base"]) == len(answers) else part | {"rows": len(tables["base"])})
     first, *others = parts
     if answers:
         first |= _other_rows(next(m for m in metrics if m.name == first["metric"]), references, answers)
+        first |= {} if any(map(any, references)) else {"empty_references": True}
     for variant in answers[0].keys() & {*VARIANTS} if answers and METRICS["exact_match"] not in metrics else ():
         equal = METRICS["accuracy"].table(references, [answer[variant] for answer in answers])[:, 0]
         first[variant]["exact_match"] = _rounded(np.mean(equal))
@@ -85,7 +87,7 @@ def _tables(
     return {v: from_losses(*losses[v]) for v in VARIANTS if v in losses} if known else {}
 
 
-def _score(metric: Metric, tables: Tables, each: dict[str, np.ndarray], fewest: int | None) -> dict:
+def figures_of(metric: Metric, tables: Tables, each: dict[str, np.ndarray], fewest: int | None) -> dict:
     """The figures of one metric: of each variant, and of each pair of them."""
     name, rows = metric.name, len(tables["base"])
     totals = {variant: float(metric.score(table.sum(0))) for variant, table in tables.items()}
@@ -93,7 +95,7 @@ def _score(metric: Metric, tables: Tables, each: dict[str, np.ndarray], fewest: 
     is_enough = min(rows, rows if fewest is None else fewest) >= FEWEST_ROWS
     scale = _scale(each) if is_enough else (0.0, 1.0)
     for variant, table in tables.items() if is_enough else ():
-        low, high = _of_one(metric, table, scale)
+        low, high = score_interval(metric, table, scale)
         figures[variant] |= {f"{name}_low": low, f"{name}_high": high}
     pairs, sign = [], 1 if metric.higher_is_better else -1
     for one, other in ((v, w) for i, v in enumerate(tables) for w in [*tables][:i]):
@@ -102,7 +104,7 @@ def _score(metric: Metric, tables: Tables, each: dict[str, np.ndarray], fewest: 
         pair = {"of": one, "over": other, name: _rounded(gain)}
         if is_enough:
             chances = sum(v in tables for v in PROMPTS) if one in PROMPTS and other == "base" else 1
-            pair["low"], pair["high"] = _of_gain(metric, tables[one], tables[other], scale, chances)
+            pair["low"], pair["high"] = gain_interval(metric, tables[one], tables[other], scale, chances)
         wins, defeats = (int((way * better > EQUAL).sum()) for way in (1, -1))
         pairs.append(pair | {"wins": wins, "losses": defeats, "ties": rows - wins - defeats})
     gain = {key: value for key, value in pairs[-len(tables) + 1].items() if key not in ("of", "over")}
@@ -115,7 +117,7 @@ def _scale(each: dict[str, np.ndarray]) -> tuple[float, float]:
     return min(0.0, values.min()), max(1.0, values.max())
 
 
-def _of_one(metric: Metric, table: np.ndarray, scale: tuple[float, float]) -> tuple[float, float]:
+def score_interval(metric: Metric, table: np.ndarray, scale: tuple[float, float]) -> tuple[float, float]:
     """The interval of a variant's score."""
     if not metric.from_losses:
         return interval(float(metric.score(table.sum(0))), influence(metric, table), *scale)
@@ -123,7 +125,7 @@ def _of_one(metric: Metric, table: np.ndarray, scale: tuple[float, float]) -> tu
     return _rounded(exp(max(0.0, low))), _rounded(exp(min(high, MOST_NATS)))
 
 
-def _of_gain(
+def gain_interval(
     metric: Metric, one: np.ndarray, other: np.ndarray, scale: tuple[float, float], chances: int
 ) -> tuple[float, float]:
     """The interval of how much better the one is than the other."""

@@ -1,6 +1,6 @@
 """Did it help? One rule and one wording, for the page, the terminal and the model card."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tuner.evaluation.advice import advise, fits_others, next_step, pair_of
@@ -22,6 +22,7 @@ HEADLINES = {
 OTHERS = {"good": "it helped", "bad": "it made things worse", "unsure": "there is no clear difference"}
 NO_VERDICT = "No verdict: the base model's head may be untrained."
 RARE_LABEL = "No verdict: a label has too few held-out rows."
+EMPTY = "All right answers are empty, so this only says how often nothing is answered."
 UNKNOWN_HEAD = (
     "An earlier version of Tuner scored this run. It compared the adapter with the base model even where that has a "
     "new head, whose answers are at random. Score the run again, on its page or with `tuner evaluate`, to compare it "
@@ -93,6 +94,7 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
     sentences = [
         f"On {scored}, {figures}",
         f"The gain is {shown_gain(scores, gain, digits, '95% interval ')}{_wins(gain)}.",
+        EMPTY if scores.get("empty_references") else "",
         *about_prompts(scores, advice, prompt, digits),
         "With so few rows this is only a hint." if rows < FEW_ROWS else "",
         *_disagreements(scores, digits),

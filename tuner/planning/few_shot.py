@@ -53,6 +53,11 @@ class Choice(NamedTuple):
     tokens: float = 0.0
     why_not: str = ""
 
+    @property
+    def facts(self) -> dict:
+        """What the plan says of it."""
+        return {"why_not": self.why_not} if self.why_not else {"examples": self.examples}
+
 
 @dataclass(frozen=True)
 class Prompter:
@@ -110,7 +115,8 @@ class Prompter:
 
     def size(self, text: str) -> int:
         """The tokens of a prompt."""
-        return token_count(text, self.tokenizer)
+        added = 0 if self.base.row.chats else self.tokenizer.num_special_tokens_to_add()
+        return token_count(text, self.tokenizer) + added
 
     def fitted(self, prompt: dict, examples: list[Example], thinks: bool) -> tuple[str, int]:
         """The prompt with as many of the examples as fit, the first ones dropped first, and how many these are."""
@@ -190,7 +196,7 @@ def add_examples(prompter: Prompter, split: Split, prompts: list[dict], choice: 
     Returns {"examples": most in a prompt, "fewest": ..., "messages" or "text": the prompt to copy}, or {"why_not"}.
     """
     if choice.why_not:
-        return {"why_not": choice.why_not}
+        return choice.facts
     scored = prompts[: prompter.recipe.evaluation.rows]
     examples = prompter.short(prompter.candidates(split.train))
     fixed = examples[: choice.examples]

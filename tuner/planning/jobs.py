@@ -14,12 +14,14 @@ from tuner.data.chat import render_prompt
 from tuner.data.encode import preview_pieces, source
 from tuner.data.table import Table
 from tuner.data.tokens import histogram
+from tuner.errors import TunerError
 from tuner.models import device as devices
 from tuner.models.ends import end_tokens
 from tuner.models.fetch import base_of, fetch_model, is_shipped
 from tuner.models.shape import load_tokenizer
 from tuner.planning import forecast, pace, plan, probe
 from tuner.planning.method_costs import method_costs
+from tuner.planning.trackers import tracking_problems
 from tuner.recipe import Recipe
 from tuner.runs import Run
 
@@ -42,7 +44,10 @@ def look() -> list[float]:
 
 def settings(text: str) -> dict:
     """The settings of a recipe in YAML, every default filled in. Raises TunerError with all problems."""
-    return Recipe.from_yaml(text).model_dump()
+    recipe = Recipe.from_yaml(text)
+    if problems := tracking_problems(recipe, local=False):  # or the form, which has no input for it, would drop it
+        raise TunerError(*problems)
+    return recipe.model_dump()
 
 
 def columns(rows: Rows, example: str, data: dict) -> list[str]:

@@ -54,7 +54,8 @@ STEP_SECONDS = 0.01
 
 # What the pace of scoring is called: where base and adapter answer, and where the adapter answers alone.
 ANSWER_PACES = {True: "seconds_per_answer", False: "seconds_per_lone_answer"}
-EXAMPLES_PACE = "seconds_per_answer_with_examples"  # both answers of the base to a row with examples in the prompt
+# Both answers of the base to a row with examples in the prompt, and how long these prompts are.
+EXAMPLES_PACE, EXAMPLES_TOKENS = "seconds_per_answer_with_examples", "tokens_per_prompt_with_examples"
 PACES = "paces.json"  # in the folder of runs
 KEPT_PACES = 200
 KEPT_RUNS = 5  # with a pace for the same key
@@ -159,7 +160,7 @@ def pace_key(device: str, recipe: Recipe) -> str:
 
 def remember(path: Path, key: str, measured: dict, run: str = "") -> None:
     """Store what the run of this id measured: seconds_per_token (padding included), seconds_per_step, start_up,
-    one of ANSWER_PACES, and EXAMPLES_PACE."""
+    one of ANSWER_PACES, and EXAMPLES_PACE with EXAMPLES_TOKENS."""
     paces = _paces(path)
     others = _runs(paces.pop(key, None))
     before = next((other for other in others if other.get("run") == run), {})

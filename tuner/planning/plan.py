@@ -36,6 +36,7 @@ from tuner.planning.heldout import heldout_prompts, prompt_tokens
 from tuner.planning.memory import count_trainable, method_key
 from tuner.planning.method_check import method_problems, unknown_method
 from tuner.planning.scoring import Prompts, too_few_seconds
+from tuner.planning.trackers import tracking_choice, tracking_problems
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS, TEXT, task_for
@@ -113,22 +114,27 @@ def check(
     )
     if model.row.generates:
         plan["end_tokens"] = answering.ends
-    if examples:
-        chosen["examples in the prompt"] = examples.examples, examples.reason
-    plan |= _base_facts(model, tokenizer, rows.split.train)
+    plan |= _base_facts(model, tokenizer, rows.split.train) | ({"prompting": examples.facts} if examples else {})
     if own_folder:
         plan |= {"revision": None, "model_folder": str(own_folder)}
-    chosen |= ({"steps": steps} if steps.number else {}) | measured
-    plan["chosen"] = [
+    shown = {"examples in the prompt": (examples.examples, examples.reason)} if examples else {}
+    chosen |= shown | ({"steps": steps} if steps.number else {}) | measured
+    plan["chosen"] = _choices(recipe, model, rows, plan, chosen)
+    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples)
+    _check_room(checked, local)
+    return checked
+
+
+def _choices(recipe: Recipe, model: Base, rows: Rows, plan: dict, chosen: dict[str, tuple]) -> list[dict]:
+    """All that was chosen or found out, each with the reason for it."""
+    return [
         *({"setting": name, "value": value, "reason": reason} for name, (value, reason) in chosen.items()),
         {"setting": "format", "value": rows.format.name, "reason": rows.format.reason},
         {"setting": "task", "value": model.row.title, "reason": _why_task(recipe, rows.format, model)},
         {"setting": "held-out rows", "value": len(rows.split.heldout), "reason": rows.split.reason},
         *([compared] if (compared := _compared(plan)) else []),
+        *tracking_choice(recipe),
     ]
-    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples)
-    _check_room(checked, local)
-    return checked
 
 
 def _base_facts(model: Base, tokenizer: "PreTrainedTokenizerBase", rows: list[dict]) -> dict:
@@ -204,6 +210,7 @@ def _resolve(
 ) -> tuple[Base, Rows]:
     """The base for its task, and the rows. Raises TunerError with all problems of model, method and rows."""
     problems = unknown_method(recipe) + metrics.unknown(recipe.evaluation.metrics)
+    problems += tracking_problems(recipe, local=local)
     config = rows = model = None
     most = None if local else forecast.MAX_PARAMETERS
     with collect(problems):

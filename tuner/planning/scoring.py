@@ -5,7 +5,14 @@ from typing import NamedTuple
 from tuner.methods.registry import METHODS
 from tuner.metrics import FEWEST_ROWS
 from tuner.models.shape import Base, shape_of
-from tuner.planning.pace import ANSWER_PACES, EXAMPLES_PACE, believable, reading_seconds, token_seconds
+from tuner.planning.pace import (
+    ANSWER_PACES,
+    EXAMPLES_PACE,
+    EXAMPLES_TOKENS,
+    believable,
+    reading_seconds,
+    token_seconds,
+)
 from tuner.recipe import Recipe
 from tuner.words import count
 
@@ -57,12 +64,16 @@ def _own(recipe: Recipe, base: Base, settings: dict, rows: int, prompts: Prompts
 
 def _with_examples(base: Base, settings: dict, rows: int, prompts: Prompts, pace: dict) -> float:
     """The seconds of the base with the same and with similar examples in each prompt."""
-    answers = 2 * rows
-    batches, length = -(-answers // ANSWER_BATCH), prompts.tokens + prompts.examples
-    seconds = batches * settings["max_new_tokens"] * token_seconds(shape_of(base), min(answers, ANSWER_BATCH))
-    seconds += reading_seconds(base, answers, length)
-    measured = pace.get(EXAMPLES_PACE)
-    return believable(rows * measured, pace, seconds) if measured else seconds
+    answers, shape = 2 * rows, shape_of(base)
+    length = prompts.tokens + prompts.examples
+    batches = -(-answers // ANSWER_BATCH)
+    writing = batches * settings["max_new_tokens"] * token_seconds(shape, min(answers, ANSWER_BATCH))
+    seconds = writing + reading_seconds(base, answers, length)
+    if not (measured := pace.get(EXAMPLES_PACE)):
+        return seconds
+    # Other rows, or more examples: as much slower or faster as by the work alone.
+    earlier = writing + reading_seconds(base, answers, pace.get(EXAMPLES_TOKENS, length))
+    return believable(rows * measured * seconds / earlier, pace, seconds)
 
 
 def turns(recipe: Recipe, base: Base, adapters: int = 1) -> int:

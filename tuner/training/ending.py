@@ -45,6 +45,21 @@ def sentences(end: dict) -> list[str]:
     return lines
 
 
+def by_heart(event: dict | None) -> str:
+    """That the rows are being learned by heart, from the event that says so; empty without one."""
+    since, lowest, loss, kept = ((event or {}).get(key) for key in ("since", "lowest", "loss", "kept"))
+    if None in (since, lowest, loss):
+        return ""
+    began = f"step {since:,}" if since else "the start"
+    then = "Train for fewer steps, or give more rows."
+    if kept is not None:
+        then = f"Unless it falls again, the weights of step {kept:,} will be kept."
+    return (
+        f"It is learning its rows by heart: the held-out loss has risen from {lowest:.3f} to {loss:.3f} since "
+        f"{began}, while the training loss has fallen. {then}"
+    )
+
+
 def remember_pace(run: Run, clock: "Clock", start_up: float | None) -> None:
     """Record the pace, for the estimates of later runs like this one; `start_up` if the base had to be loaded."""
     if pace := clock.seconds_per_token:

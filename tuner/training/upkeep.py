@@ -11,6 +11,7 @@ from datasets import load_from_disk
 from torch import nn
 from transformers import Trainer
 
+from tuner.evaluation.verdict import ROSE
 from tuner.methods.schedules import AdaLoraSchedule
 from tuner.models.device import autocast
 from tuner.models.losses import heldout_losses
@@ -96,8 +97,13 @@ class Best:
     def measured(self, step: int, measured: Measured, model: nn.Module, schedule: AdaLoraSchedule | None) -> bool:
         """Take the held-out loss of `step` into account; whether it is the lowest after a step."""
         loss, lowest = measured.loss, self.state["lowest"]
+        total, number = self.state.pop("learning", (0.0, 0))
+        learning = self.state["learned"] = total / number if number else None
         if lowest is None or loss < lowest[1]:
             lowest = [step, loss, measured.rows]
+            self.state["learned_at_lowest"] = learning
+        elif self.state.get("learned_at_lowest") is None:  # the lowest was before the first step
+            self.state["learned_at_lowest"] = learning
         self.state |= {"lowest": lowest, "latest": [step, *measured], "since": self.state["since"] + bool(step)}
         is_lower = math.isfinite(loss) and (self.state["loss"] is None or loss < self.state["loss"])
         if not step or not is_lower:
@@ -107,6 +113,32 @@ class Best:
             trained = checkpoint.trained_state(model, schedule)
             self.unwritten = {name: tensor.to("cpu", copy=True) for name, tensor in trained.items()}
         return True
+
+    def learned(self, loss: float) -> None:
+        """Take the training loss of a step into account."""
+        total, number = self.state.get("learning", (0.0, 0))
+        self.state["learning"] = total + loss, number + 1
+
+    def overfitting(self) -> dict | None:
+        """The event that says that rows are learned by heart, if the latest held-out loss shows it.
+
+        It is clearly higher than the lowest one, and by a tenth, while the training loss has fallen since then.
+        """
+        lowest, latest = self.state["lowest"], self.state["latest"]
+        measured, before, now = Measured(*latest[1:]), *map(self.state.get, ("learned_at_lowest", "learned"))
+        if None in (before, now) or now >= before or not ROSE * lowest[1] < measured.loss < math.inf:
+            return None
+        if not measured.is_clearly_above(lowest[2]):
+            return None
+        is_kept = self.keeps and self.state["step"] and measured.is_clearly_above(self.state["rows"])
+        return {
+            "event": "overfitting",
+            "step": latest[0],
+            "loss": measured.loss,
+            "lowest": lowest[1],
+            "since": lowest[0],
+            "kept": self.state["step"] if is_kept else None,
+        }
 
     @property
     def is_over(self) -> bool:

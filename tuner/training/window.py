@@ -30,7 +30,7 @@ from tuner.models.fetch import base_of
 from tuner.models.load import choose_threads, is_loaded, shared_base
 from tuner.models.shape import load_tokenizer, shape_of
 from tuner.runs import Run
-from tuner.training import checkpoint, ending, failures, trainer
+from tuner.training import checkpoint, ending, failures, tracking, trainer
 from tuner.training.base_state import snapshot
 from tuner.training.clock import MARGIN, PACE_STEPS, Clock, StopSignal
 from tuner.training.launch import ensure_one_process
@@ -56,7 +56,7 @@ def train(run: Run, window: float | None = None, opened: float | None = None) ->
 
 
 def _train_and_score(run: Run, seconds: float | None, opened: float, put: Callable[[dict], None]) -> None:
-    with run.training():
+    with run.training(), tracking.tracked(run, put) as put:
         window = Window(run, lambda event: put(run.append(event)), seconds, opened)
         loaded = None
         try:
@@ -220,6 +220,7 @@ class Window(TrainerCallback):
         mark = self.clock.record_step(self.step, self.trainer.padded_tokens, now - self.last)
         if mark:
             self.emit({"event": "schedule", "at": mark[0], "steps": mark[1]})
+        self.best.learned(logs["loss"])
         self._report(logs)
         self._between_steps(control)
 
@@ -295,6 +296,8 @@ class Window(TrainerCallback):
         measured = self._heldout_loss()
         if self.best.measured(self.step, measured, self.model, self.trainer.schedule):
             self.emit({"event": "best", "step": self.step, "loss": measured.loss})
+        if overfitting := self.best.overfitting():
+            self.emit(overfitting)
 
     def _heldout_loss(self) -> Measured:
         measured = self.heldout.measure(self.model)

@@ -10,7 +10,7 @@ from tuner.data import encode
 from tuner.methods.files import CONFIG
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import PRECISIONS
-from tuner.run_files import Turn
+from tuner.run_shapes import Turn
 from tuner.runs import Run
 from tuner.tasks import DEFAULT_TASK, TASKS, task_of
 from tuner.ui import actions, conversation, elements, render

@@ -22,6 +22,8 @@ SILENT = (
     "schedule",
     "micro_batch",
     "skipped",
+    "untracked",
+    "overfitting",
 )  # events that leave the phase as it is
 # Seconds after which a run that was about to start counts as abandoned: its page was closed, or the app restarted.
 SOON = {"queued": ("waiting", 3600), "continued": ("waiting", 3600), "starting": ("starting", 120)}
@@ -46,6 +48,7 @@ class Progress:
     seconds: float | None = None  # of training
     kept: int | None = None  # the step of the adapter's weights, once there is one
     stopping: bool = False
+    overfitting: dict = field(default_factory=dict)  # the event that says so, while it holds and training may go on
 
     @property
     def is_live(self) -> bool:
@@ -63,6 +66,7 @@ class Curve:
         self.last: dict = {}  # the newest step's event
         self.planned: int | None = None  # steps
         self.failures: list[list[str]] = []  # problems of each failure since something was learned
+        self._measured: deque[dict] = deque(maxlen=8)  # the latest held-out losses, each before what it shows
         self._saved: deque[dict] = deque(maxlen=8)  # the steps at the latest checkpoints, where a window may start
 
     @property
@@ -75,9 +79,17 @@ class Curve:
         """(step, held-out loss), as a Series keeps them."""
         return self._heldout.points()
 
+    @property
+    def overfitting(self) -> dict:
+        """The event that says that the latest held-out loss shows it; empty if it does not."""
+        newest = self._measured[-1] if self._measured else {}
+        return newest if newest.get("event") == "overfitting" else {}
+
     def add(self, event: dict) -> None:
         """Take the next event into account."""
         kind = event["event"]
+        if kind in ("heldout", "overfitting"):
+            self._measured.append(event)
         if kind == "step":
             if event.get("loss") is not None:
                 self._losses.add(event["step"], event["loss"])
@@ -102,6 +114,7 @@ class Curve:
         kept = [event for event in (*self._saved, self.last) if event and event["step"] <= step]
         self.last = max(kept, key=lambda event: event["step"], default={})
         self._saved = deque(kept, self._saved.maxlen)
+        self._measured = deque((event for event in self._measured if event["step"] <= step), self._measured.maxlen)
 
 
 class Latest:
@@ -139,6 +152,7 @@ def read(run: Run) -> Progress:
             seconds=ended.get("seconds", curve.last.get("seconds")),
             kept=latest.get("kept"),
             stopping=training and run.is_asked_to_stop,
+            overfitting=curve.overfitting if latest.get("reason", "window") == "window" else {},
         )
 
 

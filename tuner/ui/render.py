@@ -73,6 +73,7 @@ def _progress(run: Run, now: progress.Progress) -> str:
         + f'<p aria-live="polite">{escape(sub)}</p>'
         + problems(now.problems, "It stopped early")
         + _numbers(now)
+        + _by_heart(now)
         + _rows_at_a_time(run)
         + (_curve(now, now.steps if now.is_live else None) if now.losses else "")
     )
@@ -148,6 +149,11 @@ def _numbers(now: progress.Progress) -> str:
     )
     shown = (f"<div><b>{write(v)}</b><span>{n}</span></div>" for n, v, write in numbers if v is not None)
     return tag("div", "".join(shown), "t-numbers")
+
+
+def _by_heart(now: progress.Progress) -> str:
+    text = ending.by_heart(now.overfitting)
+    return tag("p", escape(text), "t-warning") if text else ""
 
 
 def _result(run: Run, now: progress.Progress, scores: dict) -> str:
