@@ -202,7 +202,7 @@ def test_who_has_not_signed_in_is_not_pushed_for_with_anothers_token(mine, hub, 
     assert not hub.seen
 
 
-BUTTONS = ("train", "stop", "resume", "chat", "push", "again")
+BUTTONS = ("train", "stop", "resume", "chat", "push", "again", "rows")
 SHOWN = {
     "prepared": ({"resume", "again", "chat", "push"}, []),
     "training": ({"stop"}, [{"event": "start", "step": 0, "steps": 9}]),

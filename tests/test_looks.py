@@ -82,12 +82,12 @@ def test_a_tick_of_a_long_run_reads_only_what_is_new_and_takes_no_time(long_run,
 def test_a_page_is_sent_only_what_it_has_not_seen(long_run, monkeypatch):
     monkeypatch.setattr(looks, "MOMENT", 0)
     *_, seen = tick()
-    assert tick(seen) == [SKIP] * 9
+    assert tick(seen) == [SKIP] * 10
     long_run.append(step(STEPS + 1))
     *_, later = values = tick(seen)
     assert later != seen
     assert f"Step {STEPS + 1:,} of" in values[0]
-    assert tick(later) == [SKIP] * 9
+    assert tick(later) == [SKIP] * 10
     long_run.stop()
     assert "Stopping after this step" in tick(later)[0]
     # A page that missed an answer has still the old mark, so it is sent the card again.

@@ -80,6 +80,7 @@ def _shown_plan(run: Run) -> dict:
 
 
 def requested(recipe: str, file: str | None, rows: str, visitor: Visitor) -> tuple[Recipe, Entered | None, Visitor]:
+    """What an endpoint was given, as `actions` take it. Raises TunerError with all problems."""
     return actions.read_recipe(recipe or "{}", visitor), actions.entered(file, rows), visitor
 
 

@@ -213,8 +213,10 @@ def runs_of(opened: Experiment) -> list[str]:
 
 
 def _begin_next(opened: Experiment, now: Standing, visitor: Visitor) -> None:
-    if now.state and now.state.status == "failed" and "failed" not in now.state.entry:
-        opened.set_aside(now.state.run, progress.read(now.state.run).problems)
+    if opened.is_driven:  # by a terminal
+        return
+    if now.state and now.state.status == "failed" and not now.state.entry.get("failed"):
+        opened.set_aside(now.state.run, progress.read(now.state.run).problems or ["It ended early."])
     runs_cleanup.make_room(keep=actions.kept())
     rows = _kept_rows(opened)
 
@@ -236,7 +238,7 @@ def _is_live(run: Run) -> bool:
 
 def _failed_on_the_platform(state: State | None) -> bool:
     """Whether the newest run failed on ZeroGPU, where the next one would fail too: the visitor's quota is used up."""
-    if not gpu.ZERO or not state or state.status != "failed" or "failed" in state.entry:
+    if not gpu.ZERO or not state or state.status != "failed" or state.entry.get("failed"):
         return False
     return not progress.read(state.run).failed_again
 

@@ -134,9 +134,9 @@ def build() -> gr.Blocks:
             run, kept = _opened(kept, visitor)
             compared = compare_tab.show(experiment, with_list(visitor, kept))
             place = gr.Tabs(selected="compare") if compared[0] else gr.skip()
-            return [place, *compared, *train_tab.show(train, run, kept, visitor)]
+            return [*train_tab.show(train, run, kept, visitor), place, *compared]
 
-        outputs = [tabs, *compare_tab.show_outputs(compare), *train_tab.show_outputs(train)]
+        outputs = [*train_tab.show_outputs(train), tabs, *compare_tab.show_outputs(compare)]
         arrived = page.load(for_visitor(arrive), browser, outputs, js=OPENED, **PRIVATE)
         train.check_again(arrived)
         browser.change(None, browser, None, js=KEEP, api_visibility="private")
