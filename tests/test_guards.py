@@ -208,7 +208,7 @@ SHOWN = {
     "training": ({"stop"}, [{"event": "start", "step": 0, "steps": 9}]),
     "stopped": ({"resume", "again", "chat", "push"}, [{"event": "end", "reason": "stopped", "step": 3}]),
     "failed": ({"resume", "again", "chat", "push"}, [{"event": "error", "problems": ["It broke."]}]),
-    "finished": ({"again", "chat", "push"}, [{"event": "end", "reason": "steps", "step": 8}]),
+    "finished": ({"again", "chat", "push", "rows"}, [{"event": "end", "reason": "steps", "step": 8}]),
 }
 
 

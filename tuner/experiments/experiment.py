@@ -107,9 +107,12 @@ class Experiment:
         finally:
             lock.release()
 
-    def states(self) -> list[State]:
-        """How far each run is that was made so far, in the order of their training. Raises TunerError."""
-        return [state_of(self.path.parent, entry) for entry in self.asked["runs"]]
+    def states(self, opened: Callable[[Path], Run] = Run) -> list[State]:
+        """How far each run is that was made so far, in the order of their training. Raises TunerError.
+
+        `opened` gives the run of a folder. One that is open already reads only what is new of its log.
+        """
+        return [state_of(self.path.parent, entry, opened) for entry in self.asked["runs"]]
 
     @property
     def size(self) -> int:

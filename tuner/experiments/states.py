@@ -1,6 +1,7 @@
 """What experiment.json holds, and how far each of its runs is."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -80,9 +81,9 @@ def seconds_of(run: Run) -> float:
     return 0.0
 
 
-def state_of(root: Path, entry: Entry) -> State:
-    """How far the run of an entry is, as its folder under `root` tells."""
-    run, failed = Run(root / entry["run"]), entry.get("failed", [])
+def state_of(root: Path, entry: Entry, opened: Callable[[Path], Run] = Run) -> State:
+    """How far the run of an entry is, as its folder under `root` tells; `opened` is a run that may be open already."""
+    run, failed = opened(root / entry["run"]), entry.get("failed", [])
     if not entry["prepared"]:
         return State(entry, run, "failed" if failed else "waiting", failed)
     if not os.path.isdir(run.path):

@@ -20,7 +20,7 @@ from tuner.planning.forecast import duration
 from tuner.runs import Run
 from tuner.ui import chart, elements, progress, render, run_queue
 from tuner.ui.elements import folded, tag
-from tuner.ui.experiments import Standing
+from tuner.ui.experiments import Standing, states_of
 from tuner.words import count, file_size
 
 MOST_DRAWN = 100  # experiments whose results are kept
@@ -74,7 +74,7 @@ def _share(seen: progress.Progress) -> float:
 
 def results(opened: Experiment) -> str:
     """What the finished runs of an experiment show. Raises TunerError if something of it can't be read."""
-    states = [(state.run.id, state.status, _scored_at(state.run)) for state in opened.states()]
+    states = [(state.run.id, state.status, _scored_at(state.run)) for state in states_of(opened)]
     made_from = (opened.path, *states)
     with _drawing:
         known = _drawn.get(opened.path)

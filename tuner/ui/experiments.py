@@ -143,7 +143,7 @@ def own_experiment(name: str, visitor: Visitor = ANYBODY) -> Experiment:
 
 def standing(opened: Experiment) -> Standing:
     """How far the experiment is. Raises TunerError if it can't be read."""
-    states = opened.states()
+    states = states_of(opened)
     over = [state for state in states if state.status in OVER]
     begun = [state for state in states if state.status != "waiting"]
     newest = begun[-1] if begun else None
@@ -209,7 +209,18 @@ def resume(name: str, visitor: Visitor = ANYBODY) -> None:
 
 def runs_of(opened: Experiment) -> list[str]:
     """The ids of its runs that were prepared and are still there."""
-    return [state.run.id for state in opened.states() if state.status not in ("waiting", "deleted")]
+    return [state.run.id for state in states_of(opened) if state.status not in ("waiting", "deleted")]
+
+
+def states_of(opened: Experiment) -> list[State]:
+    """How far each run is that was made so far. Raises TunerError."""
+
+    def run_at(path: Path) -> Run:
+        with suppress(TunerError):
+            return actions.open_run(path.name)
+        return Run(path)
+
+    return opened.states(run_at)
 
 
 def _begin_next(opened: Experiment, now: Standing, visitor: Visitor) -> None:
