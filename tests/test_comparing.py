@@ -266,13 +266,15 @@ def started(trainer) -> tuple[str, dict]:
 
 def test_the_tab_shows_progress_then_the_ranking_and_keeps_the_runs(started):
     name, kept = started
-    seen, drawn, deadline = "", "", time.monotonic() + 20
+    seen, drawn, sent, deadline = "", "", [], time.monotonic() + 20
     while 'data-phase="done"' not in drawn:
         assert time.monotonic() < deadline
         listed, card, results, timer, _, stop, resume, again, mark = compare_tab._tick(name, kept, seen, ANN)
         kept = listed if isinstance(listed, dict) and "runs" in listed else kept
         if isinstance(mark, str):
             seen, drawn = mark, card
+        sent += [results] * isinstance(results, str)
+    assert len(sent) == len(set(sent))  # each table and drawing once
     opened = experiments.open_experiment(name)
     assert kept["runs"] == dict.fromkeys([*experiments.runs_of(opened), name], kept["runs"][name])
     assert (timer.active, stop["visible"], resume["visible"], again["visible"]) == (False, False, False, True)
@@ -281,6 +283,8 @@ def test_the_tab_shows_progress_then_the_ranking_and_keeps_the_runs(started):
     assert "scored highest, but that may be luck" in plain(results)
     for part in ('<svg xmlns="http://www.w3.org/2000/svg"', 'download="comparison.csv"', 'download="comparison.png"'):
         assert part in results
+    half = compare_tab._tick(name, kept, f"0 {seen.partition(' ')[2]}", ANN)
+    assert ('data-phase="done"' in half[1], half[2]) == (True, compare_tab.gr.skip())  # not the drawing once more
     again = compare_tab._tick(name, kept, seen, ANN)
     assert again == [compare_tab.gr.skip()] * len(again)
 
