@@ -126,6 +126,7 @@ NUMBERS = {
     **dict.fromkeys(("budget.epochs", "budget.seconds", "method.alpha", "training.checkpoint_seconds"), None),
     **{"method.rank": 1024, "method.dropout": 1, "method.virtual_tokens": 512, "method.bottleneck": 1024},
     **{"method.layers": 200, "training.learning_rate": 1, "training.batch_size": 1024, "seed": 2**31 - 1},
+    **{"data.seed": 2**31 - 1, "evaluation.few_shot": 32, "evaluation.seconds": None},
     **{"evaluation.rows": 2000, "evaluation.max_new_tokens": 2048},
 }  # and the largest value, where there is one
 CHOICES = (
@@ -137,7 +138,7 @@ CHOICES = (
     "training.loss_on",
     "method.name",
 )
-CHOICES += ("data.format", "data.header", "data.encoding", "data.empty", "evaluation.metrics")
+CHOICES += ("data.format", "data.header", "data.encoding", "data.empty", "evaluation.metrics", "tracking")
 TEXTS = (
     "name",
     "model.name",

@@ -14,6 +14,7 @@ ENDPOINTS = {
     "preview": 3,
     "train": 3,
     "status": 1,
+    "rows": 1,
     "runs": 1,
     "resume": 1,
     "stop": 1,
@@ -21,7 +22,12 @@ ENDPOINTS = {
     "chat": 8,
     "merge": 1,
     "push": 4,
+    "compare": 9,
+    "comparison": 1,
 }
+# What is sent beside the odd value: of /compare nothing that could be trained.
+BESIDE = {"chat": ["example", "hi", None, "", 0, 1, 2, 0], "compare": ["", None, "", "", 0, 0, 1, "", ""]}
+OTHERS = ["", None, "", 0, 0, 1, 1, 0]
 ODD: tuple = (None, [], {}, 0, -1, 1e300, True, "\0", "\ud800", [None], {"a": 1}, "../example", "x" * 3000, 10**400)
 ODD += (
     [["a"]] * 50,
@@ -37,21 +43,25 @@ def endpoints() -> list[tuple]:
     rows = []
     for name, count in ENDPOINTS.items():
         for extra in ([], ["x"] * (count + 7), ["x"] * 2000):
-            # Of more inputs than these two have, Gradio leaves the rest out.
-            expect = None if name in ("status", "runs") and extra else REFUSE
+            # Of more inputs than these have, Gradio leaves the rest out.
+            expect = None if name in ("status", "runs", "rows", "comparison") and extra else REFUSE
             given = {"name": name, "data": extra, "exact": True}
             rows.append((f"/{name} with {len(extra)} inputs", expect, "endpoint", given))
         for place in range(count):
             for value in ODD:
-                filled: list = (
-                    ["", None, "", 0, 0, 1, 1, 0][:count]
-                    if name != "chat"
-                    else ["example", "hi", None, "", 0, 1, 2, 0]
-                )
+                filled: list = list(BESIDE.get(name, OTHERS[:count]))
                 filled[place] = value
-                sure = name in ("status", "resume", "stop", "delete", "merge", "push") or (
-                    name == "chat" and place in (0, 2)
-                )
+                sure = name in (
+                    "status",
+                    "rows",
+                    "resume",
+                    "stop",
+                    "delete",
+                    "merge",
+                    "push",
+                    "compare",
+                    "comparison",
+                ) or (name == "chat" and place in (0, 2))
                 harmless = name == "chat" and place == 2 and value in (None, {})
                 expect = REFUSE if sure and not harmless else None
                 rows.append(

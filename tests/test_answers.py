@@ -208,7 +208,7 @@ def test_an_answer_longer_than_a_window_is_refused_with_what_to_do(run):
         list(evaluate(run, loaded(*TOGETHER)))
     assert refused.value.problems == (
         "Run mine can't be scored: one answer takes longer than a window. Its adapter is trained, and you can chat "
-        "with it. To get a score, train again with a smaller evaluation.max_new_tokens.",
+        "with it. To get a score, train again with a smaller evaluation.max_new_tokens or evaluation.few_shot.",
     )
 
 

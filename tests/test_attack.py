@@ -113,10 +113,11 @@ def test_an_app_that_does_not_answer_serves_nobody():
 def test_the_tables_name_every_endpoint():
     import gradio as gr
 
-    from tuner.ui import api
+    from tuner.ui import api, compare_api
 
     with gr.Blocks() as blocks:
         api.build()
+        compare_api.build()
     assert {f.api_name for f in blocks.fns.values()} == attack_http.ENDPOINTS.keys()
 
 

@@ -146,7 +146,7 @@ def test_scoring_resumes_in_the_terminal_where_it_was_left(mine, capsys):
     assert resumed | unknown == scores | unknown
 
 
-def test_plain_text_is_scored_by_its_loss_in_the_terminal(tmp_path, capsys):
+def test_plain_text_is_scored_by_its_perplexity_in_the_terminal(tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": f"Report {i} is with the manager."}) + "\n" for i in range(40)))
     settings = ["--set", f"data.source={rows}", "--set", "budget.steps=2", "--set", "training.batch_size=4"]
@@ -154,7 +154,7 @@ def test_plain_text_is_scored_by_its_loss_in_the_terminal(tmp_path, capsys):
     (tmp_path / "run/evaluation.json").unlink()
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run")]) == 0
-    assert "Only the loss was measured." in capsys.readouterr().out
+    assert "in perplexity and the adapter" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_says_how_to_resume_it(tmp_path):

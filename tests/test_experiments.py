@@ -6,6 +6,7 @@ import json
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tuner.experiments.candidates import request, with_settings
 from tuner.experiments.certainty import Scored
 from tuner.experiments.ranking import results
 from tuner.methods.registry import METHODS
-from tuner.metrics import METRICS
+from tuner.metrics import METRICS, TEXT, Metric, mean_of
 from tuner.recipe import Recipe
 
 RECIPE = Recipe.load("corporate")
@@ -252,6 +253,14 @@ def test_figures_of_seeds_are_the_mean_and_the_standard_deviation():
 
 
 # -- what is said
+
+
+def test_the_candidate_with_the_fewest_errors_comes_first(tmp_path, monkeypatch):
+    wrong = Metric("errors", "errors", "", "", "", TEXT, mean_of(lambda reference, answer: float(reference != answer)))
+    monkeypatch.setitem(METRICS, "errors", replace(wrong, higher_is_better=False))
+    shares = {"ia3": 0.7, "lora": 0.9, "boft": 0.5}
+    made = [scored_run(tmp_path, name, rows(share), metric="errors") for name, share in shares.items()]
+    assert [line["label"] for line in results(experiment_of(made)).lines] == ["lora", "ia3", "boft"]
 
 
 def test_the_first_is_clearly_better_or_may_be_lucky(tmp_path):

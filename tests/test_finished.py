@@ -148,12 +148,14 @@ def test_the_card_says_what_base_and_adapter_scored_and_answered(mine, scores):
     mine.write_json("merge_check.json", check | {"max_logit_difference": 0.1, "max_logit_difference_quantized": 0.2})
     text = card(mine, "alice/office")
     helped = text.partition("## Did it help?")[2].partition("## ")[0]
-    head, _, *rows = ([cell.strip() for cell in line.split("|")[2:4]] for line in helped.splitlines() if "|" in line)
+    lines = helped.strip().partition("\n\n")[0].splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.split("|")[2:4]] for line in lines)
     assert ["base" in head[0], "adapter" in head[1]] == [True, True]
-    metric, exact, loss = rows
+    metric, perplexity, exact, loss = rows
     for place, variant in enumerate(("base", "adapter")):
         own = scores[variant]
         assert metric[place] == f"{own['rougeL']:.3f} ({own['rougeL_low']:.3f} to {own['rougeL_high']:.3f})"
+        assert perplexity[place].startswith(f"{scores['other_metrics'][0][variant]['perplexity']:.3f} (")
         assert exact[place] == f"{own['exact_match']:.1%}"
         assert loss[place] == f"{own['loss']:.3f}"
     gain = scores["gain"]

@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import json
+import math
 import shutil
 import threading
 
@@ -518,7 +519,7 @@ def test_scores_are_recomputed_to_the_same_figures(merged, loaded):
     assert again == before
 
 
-def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, capsys):
+def test_plain_text_is_judged_by_its_perplexity_everywhere(tmp_path, monkeypatch, capsys):
     from tuner.cli import main
     from tuner.data.sources import read_pasted
     from tuner.ui import actions, progress, render
@@ -529,12 +530,14 @@ def test_plain_text_is_judged_by_its_loss_everywhere(tmp_path, monkeypatch, caps
     run = plan.prepare(small_recipe(), read_pasted(lines), path=tmp_path / "run")
     list(train(run))
     scores = run.read_json("evaluation.json")
-    assert scores["rows"] == 0
+    assert scores["metric"] == "perplexity"
     assert scores["adapter"]["loss"] < scores["base"]["loss"]
-    losses = f"{scores['base']['loss']:.3f}", f"{scores['adapter']['loss']:.3f}"
+    for variant in ("base", "adapter"):
+        assert scores[variant]["perplexity"] == pytest.approx(math.exp(scores[variant]["loss"]), rel=1e-4)
+    figures = [f"{scores[variant]['perplexity']:.2f}" for variant in ("base", "adapter")]
     card = render.run_card(run, progress.read(run))
-    assert all(loss in card for loss in losses)
+    assert all(figure in card for figure in figures)
     assert "t-bar" not in card
     assert "finished" in render.runs_list([actions.summary(run)], "", "")
     assert (main(["evaluate", "run"]), main(["runs"])) == (0, 0)
-    assert all(loss in capsys.readouterr().out for loss in losses[:1])
+    assert all(figure in capsys.readouterr().out for figure in figures[:1])

@@ -86,7 +86,7 @@ def test_a_run_of_a_terminal_or_with_a_damaged_owner_is_for_looking_and_chatting
         assert not ownership.is_owner(mine, ANN)
         card, _, *buttons = train_tab.panel("mine", ANN)
         assert (told or ownership.LINK_ONLY) in plain(card)
-        assert [button["visible"] for button in buttons] == [False, False, False, True, False, True]
+        assert [button["visible"] for button in buttons] == [False, False, False, True, False, True, True]
         assert actions.lineup(["mine"], ANN).variants == ["base", "adapter"]
     assert actions.open_run("mine").status == "finished"
 

@@ -516,9 +516,9 @@ def test_all_that_a_run_lacks_is_told_together_in_one_order(monkeypatch):
 
 def test_problems_of_metrics_rows_size_and_method_are_told_together_even_without_rows(monkeypatch):
     monkeypatch.setattr(forecast, "MAX_PARAMETERS", 10)
-    settings = {"evaluation__metrics": ["bleu", "accuracy"], "method__name": "full", "method__rank": "auto"}
+    settings = {"evaluation__metrics": ["cider", "accuracy"], "method__name": "full", "method__rank": "auto"}
     recipe = small_recipe(data__source="nope.csv", **settings)
-    parts = ["metrics: there is no 'bleu'", "'nope.csv'", "tiny-office has 0.0 billion"]
+    parts = ["metrics: there is no 'cider'", "'nope.csv'", "tiny-office has 0.0 billion"]
     parts += ["metrics: accuracy can't score text generation", "model.quantization: Full fine-tuning"]
     with pytest.raises(TunerError) as refused:
         plan.check(recipe, local=False)
@@ -532,11 +532,11 @@ def test_problems_of_metrics_rows_size_and_method_are_told_together_even_without
     with pytest.raises(TunerError) as refused:
         plan.check(recipe.with_settings({"task": "classification"}), local=True)
     assert len(refused.value.problems) == 2
-    nowhere = small_recipe(model__name="./nowhere", evaluation__metrics="bleu", method__name="lorra")
+    nowhere = small_recipe(model__name="./nowhere", evaluation__metrics="cider", method__name="lorra")
     with pytest.raises(TunerError) as refused:
         plan.check(nowhere, table(3))
     method, metric, model, rows = refused.value.problems
-    assert (method[:11], "bleu" in metric, "nowhere" in model) == ("method.name", True, True)
+    assert (method[:11], "cider" in metric, "nowhere" in model) == ("method.name", True, True)
     assert "only 3 rows" in rows
 
 

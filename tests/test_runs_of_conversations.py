@@ -13,7 +13,7 @@ from tuner.data.chat import render_prompt
 from tuner.data.chat_templates import changed_template
 from tuner.data.parse import Table
 from tuner.errors import TunerError
-from tuner.evaluation import answers
+from tuner.evaluation import results
 from tuner.hub.card_use import use
 from tuner.inference import generate
 from tuner.inference.variants import load_variants
@@ -144,7 +144,7 @@ def test_a_held_out_prompt_leaves_room_for_its_answer(model, tmp_path):
 def test_what_is_scored_of_an_answer_is_what_stands_behind_its_thought():
     given = [{"messages": [{"role": "user", "content": "hey"}], "reference": "yes"}]
     written = [{"base": "<think>\nyes yes yes", "adapter": "<think>\nno no no\n</think>\n\nyes"}]
-    scores = answers._scored(chosen("answer_f1", TASKS["generation"]), given, written)
+    scores, _ = results.scores_of(chosen("answer_f1", TASKS["generation"]), given, written, {})
     assert (scores["adapter"]["answer_f1"], scores["base"]["answer_f1"] < 1) == (1.0, True)
     assert scores["examples"][0]["adapter"] == written[0]["adapter"]  # shown as it was written
 
@@ -152,7 +152,8 @@ def test_what_is_scored_of_an_answer_is_what_stands_behind_its_thought():
 def test_a_reference_is_scored_without_its_thought_as_answers_are():
     written = "<|channel>thought\nyes yes yes<channel|>no"
     given = [{"messages": [{"role": "user", "content": "hey"}], "reference": written}]
-    scores = answers._scored(chosen("answer_f1", TASKS["generation"]), given, [{"base": "yes", "adapter": written}])
+    given_answers = [{"base": "yes", "adapter": written}]
+    scores, _ = results.scores_of(chosen("answer_f1", TASKS["generation"]), given, given_answers, {})
     assert (scores["adapter"]["answer_f1"], scores["base"]["answer_f1"]) == (1.0, 0.0)
 
 

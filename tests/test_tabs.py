@@ -302,7 +302,7 @@ def test_what_cant_be_resumed_says_why_and_what_has_ended_meanwhile_is_shown_as_
     kept, card, _, *buttons = train_tab.resume("mine", None, ANN)
     assert kept == NOBODY
     assert "has finished, so there is nothing to resume" in plain(card)
-    assert [button["visible"] for button in buttons] == [False, False, False, True, True, True, False]
+    assert [button["visible"] for button in buttons] == [False, False, False, True, True, True, True]
     assert 'data-phase="finished"' in train_tab._stop("mine", None, ANN)[0]
     for act, given in ((train_tab._stop, ("gone", None)), (train_tab._tick, ("gone", None, ANN))):
         assert "There is no run 'gone'" in plain(act(*given)[0])

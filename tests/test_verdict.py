@@ -1,13 +1,11 @@
 """One verdict for all readers, whichever way a metric points; every metric that a recipe names is shown."""
 
-import io
 import json
 import shutil
 
 import pytest
 from conftest import in_order, keep_only, plain, small_recipe
 from peft import TaskType
-from rich.console import Console
 from test_scoring import OVERLAP, metric, pairs
 from transformers.models.auto import modeling_auto
 
@@ -49,16 +47,6 @@ def test_fewer_errors_are_an_improvement(monkeypatch):
     assert judge(worse).kind == "bad"
     assert "It made things worse" in result.verdict(worse)
     assert judge(scored_by(ERRORS, monkeypatch, ("no", "no"), ("yes", "yes"))).kind == "unsure"
-
-
-def test_the_method_with_the_fewest_errors_comes_first_in_a_comparison(monkeypatch):
-    monkeypatch.setitem(METRICS, "errors", ERRORS)
-    method = {"metric": "errors", "base": 0.9, "low": 0, "high": 1, "loss": 1.0, "steps": 3, "seconds": 1.0}
-    method |= {"adapter_bytes": 2**20, "trainable_parameters": 100}
-    rows = [method | {"title": title, "score": score} for title, score in (("IA3", 0.3), ("LoRA", 0.2), ("BOFT", 0.4))]
-    drawn = io.StringIO()
-    Console(file=drawn, width=140).print(terminal.comparison(rows))
-    assert in_order(drawn.getvalue(), "lower is better", "LoRA", "IA3", "BOFT")
 
 
 def test_more_errors_than_the_bars_can_show_still_fit_in_them(monkeypatch):

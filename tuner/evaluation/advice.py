@@ -65,6 +65,7 @@ def next_step(scores: dict, advice: str, prompt: str) -> str:
         return ""
     facts = {**scores["course"], **scores.get("losses", {}), "held": scores.get("heldout_rows", scores["rows"])}
     facts |= {"scored": scores["rows"], "gain": scores["gain"][metric_of(scores).name]}
+    facts["left"] = 1.0 if not metric_of(scores).higher_is_better else 1 - scores["adapter"][metric_of(scores).name]
     facts["is_open"] = advice == "tune" and prompt != "" and not is_better(scores, "adapter", prompt)
     rules = AFTER_TUNE if advice == "tune" else AFTER_NEITHER
     sentence = next((sentence for applies, sentence in rules if applies(facts)), "")
@@ -78,6 +79,8 @@ def _rose(facts: dict) -> bool:
 
 
 def _hardly_moved(facts: dict) -> bool:
+    if _knows_rows(facts):
+        return False
     fell = facts["first"] - facts["final"]
     if "heldout_start" in facts:  # of the same rows each time, so that little is chance
         start = facts["heldout_start"]
@@ -97,7 +100,7 @@ def _is_falling(facts: dict) -> bool:
 def _knows_rows(facts: dict) -> bool:
     if "lowest" not in facts:
         return False
-    return facts["last"] > (1 + MOVED) * facts["lowest"] and facts["training"] < (1 - 4 * MOVED) * facts["last"]
+    return facts["last"] > (1 + MOVED) * facts["lowest"] and facts["final"] < (1 - MOVED) * facts["first"]
 
 
 def _needs_rows(facts: dict) -> bool:
@@ -135,7 +138,10 @@ AFTER_NEITHER: tuple[Rule, ...] = (
     (lambda facts: True, "Try a larger base model, as the loss fell and then stayed where it was."),
 )
 AFTER_TUNE: tuple[Rule, ...] = (
-    (_is_falling, "Train longer, as the loss was still falling at the end and there may be more to gain."),
+    (
+        lambda facts: facts["left"] > MOVED and _is_falling(facts),
+        "Train longer, as the loss was still falling at the end and there may be more to gain.",
+    ),
     (
         lambda facts: facts["is_open"] and facts["scored"] < facts["held"],
         "Score more rows (evaluation.rows) to learn whether a prompt would do as well.",

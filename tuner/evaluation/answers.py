@@ -243,7 +243,8 @@ def _batch_size(run: Run) -> int:
     if BATCH >> cuts < 1:
         raise TunerError(
             f"Run {run.id} can't be scored: one answer takes longer than a window. Its adapter is trained, and you "
-            "can chat with it. To get a score, train again with a smaller evaluation.max_new_tokens."
+            "can chat with it. To get a score, train again with a smaller evaluation.max_new_tokens or "
+            "evaluation.few_shot."
         )
     return BATCH >> cuts
 

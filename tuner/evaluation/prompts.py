@@ -17,8 +17,7 @@ def about_prompts(scores: dict, advice: str, prompt: str, digits: int) -> list[s
         return [f"Examples in the prompt did not help the base model ({value})."]
 
     def gain(pair: dict) -> str:
-        apart = digits_apart([(pair[key], 0) for key in ("low", "high")], digits)
-        return shown_gain(scores, pair, apart if pair["low"] > 0 or pair["high"] < 0 else digits)
+        return shown_gain(scores, pair, digits_apart([(pair[key], 0) for key in ("low", "high")], digits))
 
     clearly = "clearly" if helped(scores, prompt) else "not clearly"
     with_examples = f"With {title(scores, prompt)}, the base model scores {value}"

@@ -145,11 +145,12 @@ def token_seconds(shape: Shape, rows: int) -> float:
 def reading_seconds(base: Base, prompts: int, length: float) -> float:
     """Seconds to read so many prompts of `length` tokens; only the encoder of an encoder-decoder reads them.
 
-    A weight needs 2 operations per token, attention 4 times length times width per layer, as in `flops_per_step`.
+    A weight needs 2 operations per token, attention 4 times length times width per layer, as in `flops_per_step`; it
+    counts twice, since its products are slower on a CPU than those of weights, by the shipped tasks' prompts.
     """
     shape = shape_of(base)
     weights = shape.parameters / (2 if base.row.encoder_decoder else 1)
-    flops = prompts * length * (2 * weights + 4 * shape.layers * length * shape.width)
+    flops = prompts * length * (2 * weights + 8 * shape.layers * length * shape.width)
     return flops / device_speed() / (1 if device_type() == "cuda" else PRODUCTS)
 
 
