@@ -81,6 +81,7 @@ def test_a_page_is_of_bounded_size_whatever_the_rows_hold(run):
     ],
 )
 def test_missing_and_damaged_rows_are_a_sentence(text, problem, mine):
+    (mine.path / rows.FILE).unlink(missing_ok=True)
     if text is not None:
         mine.write_text(rows.FILE, text)
     with pytest.raises(TunerError, match=re.escape(problem)):
