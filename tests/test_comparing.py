@@ -119,7 +119,7 @@ def test_runs_are_trained_one_after_another_while_the_owner_looks(trainer):
         assert not ownership.is_owner(run, BOB)
 
 
-def test_uploaded_files_are_kept_until_all_runs_are_prepared(trainer, tmp_path):
+def test_uploaded_files_are_kept_until_all_runs_are_prepared(trainer, tmp_path, monkeypatch):
     files = [tmp_path / name / "rows.csv" for name in ("one", "two")]
     for number, file in enumerate(files):
         file.parent.mkdir()
@@ -129,7 +129,12 @@ def test_uploaded_files_are_kept_until_all_runs_are_prepared(trainer, tmp_path):
         file.unlink()
     seen = []
     write_run = checking.write_run
-    checking.write_run = lambda *given: seen.append([Path(f).read_text() for f in given[1].files]) or write_run(*given)
+
+    def look(*given) -> Run:
+        seen.append([Path(file).read_text() for file in given[1].files])
+        return write_run(*given)
+
+    monkeypatch.setattr(checking, "write_run", look)
     until(name, lambda now: now.phase == "done", owner)
     assert seen == [["rows 0", "rows 1"]] * 2
 
@@ -235,11 +240,27 @@ def test_a_visitor_has_few_experiments_at_once_and_what_is_kept_for_them_is_boun
     monkeypatch.setattr(experiments, "MOST_WITH_ROWS", 1)
     for session in ("carl", "dora"):
         made, _ = experiments.start(Choice(seeds=2), Recipe.load("corporate"), PASTED, Visitor(session))
-    assert [folder.parent.name for folder in root.glob("*/rows")] == [made.id]
+    assert [file.parents[1].name for file in root.glob("*/rows/pasted")] == [made.id]
     for file in root.glob("*/experiment.json"):
         os.utime(file, (0, 0))
     experiments._clean()
     assert list(root.iterdir()) == []
+
+
+def test_rows_that_were_entered_are_kept_for_a_day_and_then_their_owner_is_told(trainer, root, monkeypatch):
+    name, owner = begun(rows=PASTED)
+    experiments._clean()
+    assert (root / name / "rows/pasted").exists()
+    file = root / name / "experiment.json"
+    os.utime(file, (0, 0))
+    monkeypatch.setattr(experiments.experiment, "delete_orphans", lambda: [])  # as if a run of it were left
+    experiments._clean()
+    assert not list(root.glob("*/rows/*"))
+    experiments.resume(name, owner)
+    with pytest.raises(TunerError, match="were deleted after a day"):
+        experiments.advance(name, owner)
+    assert phase(name) == "next"
+    assert trainer.trained == []
 
 
 def test_strange_ids_open_no_experiment(trainer, mine):

@@ -33,6 +33,10 @@ ROWS = "rows"  # in the experiment's folder: what the visitor entered, until all
 STOPPED = "stopped"  # in the experiment's folder: nothing is begun until its owner resumes it
 OVER = ("finished", "failed", "deleted")
 MOST_WITH_ROWS = 50  # experiments whose entered rows are kept
+ROWS_KEPT = 24 * 3600  # seconds, like an upload
+ROWS_GONE = (
+    "The rows that you entered for this experiment were deleted after a day. Start a new one with the same rows."
+)
 NOT_YOURS = "A link to an experiment is for looking. Only whoever started it can stop or resume it."
 _advancing: set[Path] = set()
 _lock = threading.Lock()
@@ -292,15 +296,20 @@ def _kept_rows(opened: Experiment) -> Entered | None:
     if (folder / "pasted").is_file():
         return Entered(pasted=(folder / "pasted").read_text(encoding="utf-8"))
     files = sorted(folder.glob("*/*"), key=lambda file: int(file.parent.name))
+    if folder.is_dir() and not files:
+        raise TunerError(ROWS_GONE)
     return Entered([str(file) for file in files]) if files else None
 
 
 def _clean() -> None:
     """Delete experiments of which nothing is left, and the oldest rows that were kept for one."""
     experiment.delete_orphans()
-    kept = sorted(runs.RUNS.glob(f"*/{ROWS}"), key=lambda folder: _touched(folder.parent / experiment.FILE))
-    for folder in kept[:-MOST_WITH_ROWS]:
-        shutil.rmtree(folder, ignore_errors=True)
+    touched = {folder: _touched(folder.parent / experiment.FILE) for folder in runs.RUNS.glob(f"*/{ROWS}")}
+    newest = sorted(touched, key=touched.__getitem__)[-MOST_WITH_ROWS:]
+    for folder in touched:
+        if folder not in newest or time.time() - touched[folder] > ROWS_KEPT:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()  # which tells that there were rows
 
 
 def _touched(file: Path) -> float:
