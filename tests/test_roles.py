@@ -15,11 +15,12 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from hub_double import Hub
+from scored import experiment_of
 from visitors_runs import Gpu, copied, with_events
 from wires import BuiltPage
 
 from tuner import gpu, runs
-from tuner.ui import ownership, run_queue
+from tuner.ui import actions, experiments, ownership, run_queue
 from tuner.ui.visitor import ANYBODY
 
 START = {"event": "start", "step": 0, "steps": 9}
@@ -38,6 +39,9 @@ ENDPOINTS = {
     "train": NOTHING,
     "status": LOOK,
     "runs": LOOK,
+    "rows": LOOK,
+    "compare": NOTHING,
+    "comparison": LOOK,
     "chat": CHAT,
     "resume": (CHANGE, STOPPED),
     "stop": (CHANGE, CONTINUING),
@@ -75,6 +79,24 @@ HANDLERS = {
     "after train.again.click: check": NOTHING,
     "train.chat.click: to_playground": LOOK,
     "train.push.click: to_push": LOOK,
+    "rows.fold.expand or rows.over.input or rows.outcome.input or rows.order.input or rows.search.submit or "
+    "rows.search.blur: turn": LOOK,
+    "rows.previous.click: turn": LOOK,
+    "rows.next.click: turn": LOOK,
+    "train.shown.change: _forget": NOTHING,
+    "compare.kind.input: _show_kind": NOTHING,
+    "compare.kind.change or compare.methods.change or compare.number.change or compare.seconds.change: "
+    "estimate": NOTHING,
+    "compare.start_it.click: _press": NOTHING,
+    "after compare.start_it.click: begin": NOTHING,
+    "compare.timer.tick: _tick": LOOK,
+    "compare.stop.click: do": (CHANGE, CONTINUING),
+    "compare.resume.click: do": (CHANGE, STOPPED),
+    "compare.again.click: <lambda>": NOTHING,
+    "after compare.again.click: estimate": NOTHING,
+    "compare.fold.expand: _finished_runs": LOOK,
+    "compare.hold.click: _hold_beside": LOOK,
+    "Compare.select: estimate": NOTHING,
     "play.send.click or play.prompt.submit: _begin": NOTHING,
     "play.sent.change: _answer": CHAT,
     "after play.sent.change: _end": NOTHING,
@@ -102,16 +124,18 @@ BEFORE = {
     "play.run.change: choose": (OFFER,),
     "Playground.select: update_runs": (OFFER,),
     "play.examples.select: _use_example": (OFFER, "play.run.change: choose"),
+    "compare.hold.click: _hold_beside": ("compare.fold.expand: _finished_runs",),
 }
 ROWS_CHANGE = "data.format.change or form.where.change or form.file.change or form.example.change or form.pasted.blur"
 
 
 class Visit:
-    """Somebody who calls handlers and endpoints of a served page, and what they know: an id, and a secret or not."""
+    """Somebody who calls handlers and endpoints of a served page, and what they know: ids, and a secret or not."""
 
-    def __init__(self, served: SimpleNamespace, run: str, secret: str):
+    def __init__(self, served: SimpleNamespace, run: str, secret: str, experiment: str = "a-guess"):
         self.served, self.run, self.secret, self.session = served, run, secret, uuid.uuid4().hex
-        self.kept = {"runs": {self.run: self.secret}, "shown": self.run}
+        self.experiment = experiment
+        self.kept = {"runs": {self.run: self.secret, self.experiment: self.secret}, "shown": self.run}
 
     def call(self, name: str) -> str:
         """What the handler answers, as text."""
@@ -134,6 +158,8 @@ class Visit:
             "train.shown": self.run,
             "mine.selected": self.run,
             "train.browser": self.kept | {"opened": {"run": self.run, "secret": self.secret}},
+            "compare.shown": self.experiment,
+            "compare.runs": [self.run, "example"],
             "play.run": [self.run],
             "play.prompt": "hello",
             "play.pending": "hello",  # as the browser keeps it
@@ -152,7 +178,7 @@ class Visit:
             "chat": {"message": "hello"},
             "runs": {"runs": [self.run]},
         }.get(name, {})
-        given |= {} if name == "runs" else {"run": self.run}
+        given |= {"runs": {}, "comparison": {"experiment": self.experiment}}.get(name, {"run": self.run})
         job = self.served.client.submit(**given, api_name=f"/{name}")
         try:
             return json.dumps(next(iter(job)) if name in ("resume", "chat") else job.result(30))
@@ -196,12 +222,18 @@ def world(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             assert stack.enter_context(run_queue.queue.turn(f"other{number}"))
 
         def made(events: tuple) -> SimpleNamespace:
+            actions.install_example()
             run = copied(f"run-{uuid.uuid4().hex[:9]}", name=NAME)
-            rows = run.data / "heldout.jsonl"
-            rows.write_text(rows.read_text().replace("psst", NAME))
+            for rows, said in (
+                (run.data / "heldout.jsonl", "psst"),
+                (run.path / "evaluation_rows.jsonl", '"prompt": "'),
+            ):
+                rows.write_text(rows.read_text().replace(said, f"{said}{NAME} "))
             if events:
                 with_events(run, *events)
-            return SimpleNamespace(run=run, secret=ownership.claim(run, ANYBODY), models=models)
+            secret, experiment = ownership.claim(run, ANYBODY), experiment_of([run], name=f"of-{run.id}")
+            experiment.write_json(ownership.FILE, run.read_json(ownership.FILE))
+            return SimpleNamespace(run=run, secret=secret, models=models, experiment=experiment)
 
         yield made
         for run in runs.list_runs():
@@ -210,7 +242,8 @@ def world(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def trace(served: SimpleNamespace, world: SimpleNamespace) -> tuple:
     """All that changes if a run is changed, or if anything is spent on it."""
-    files = {f: f.read_bytes() for f in world.run.path.rglob("*") if f.is_file() and not f.name.startswith("lock")}
+    both = [*world.run.path.rglob("*"), *world.experiment.path.rglob("*")]
+    files = {f: f.read_bytes() for f in both if f.is_file() and not f.name.startswith("lock")}
     return files, run_queue.queue.holds(world.run.id), world.models.merges[:], len(served.hub.seen)
 
 
@@ -234,7 +267,8 @@ def test_who_may_do_what(served, world, name):
     needed, events = right((ENDPOINTS | HANDLERS)[name])
     world = world(events)
     for role, secret in (("stranger", WRONG), ("link holder", WRONG), ("owner", world.secret)):
-        visit = Visit(served, "a-guess" if role == "stranger" else world.run.id, secret)
+        known = (world.run.id, world.experiment.id) if role != "stranger" else ("a-guess", "another-guess")
+        visit = Visit(served, known[0], secret, known[1])
         for earlier in BEFORE.get(name, ()):
             visit.call(earlier)
         before = trace(served, world)
@@ -243,7 +277,8 @@ def test_who_may_do_what(served, world, name):
         assert role == "owner" or world.secret not in answer
         if needed == CHANGE:
             assert changed == (role == "owner"), (role, answer)
-            assert (ownership.LINK_ONLY in answer) == (role == "link holder"), (role, answer)
+            refused = ownership.LINK_ONLY in answer or experiments.NOT_YOURS in answer
+            assert refused == (role == "link holder"), (role, answer)
         elif needed == LOOK:
             assert not changed
             assert (NAME in answer) == (role != "stranger"), (role, answer)

@@ -81,8 +81,8 @@ def _forget() -> list:
 def _turn(by: int = 0, to: int | None = None) -> Callable:
     """A handler that shows the page with this number, or so many further on."""
 
-    def turn(run: str, over: str | None, outcome: str, order: str, search: str, page: float | None) -> list:
-        return show(run, over or "", outcome, order, search, to or int(page or 1) + by)
+    def turn(run: str, over: str | None, outcome: str, order: str, search: str | None, page: float | None) -> list:
+        return show(run, over or "", outcome, order, search or "", to or int(page or 1) + by)
 
     return turn
 
