@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -117,6 +118,29 @@ def test_runs_are_trained_one_after_another_while_the_owner_looks(trainer):
     for run in map(Run, (runs.RUNS / run for run in experiments.runs_of(opened))):
         assert ownership.is_owner(run, Visitor(secrets={run.id: owner.secrets[name]}))
         assert not ownership.is_owner(run, BOB)
+
+
+def test_a_run_that_ends_while_the_experiment_is_looked_at_does_not_hold_it_up(trainer, monkeypatch):
+    looked, train, states_of = threading.Event(), trainer.train, experiments.states_of
+
+    def waits(run: Run, slot: int):
+        run.append(START)
+        assert looked.wait(20)
+        yield from train(run, slot)
+
+    def ends_meanwhile(opened):
+        states = states_of(opened)
+        looked.set()
+        while run_queue.queue.held():
+            time.sleep(0.005)
+        return states
+
+    monkeypatch.setattr(gpu, "train", waits)
+    name, owner = begun()
+    until(name, lambda now: now.state and now.state.run.last_event("start"), owner)
+    monkeypatch.setattr(experiments, "states_of", ends_meanwhile)
+    assert phase(name) == "running"
+    assert phase(name) == "next"
 
 
 def test_uploaded_files_are_kept_until_all_runs_are_prepared(trainer, tmp_path, monkeypatch):

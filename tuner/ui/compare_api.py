@@ -13,7 +13,7 @@ import gradio as gr
 
 from tuner.errors import TunerError
 from tuner.experiments import ranking
-from tuner.ui import actions, api, experiments, run_queue
+from tuner.ui import api, experiments, run_queue
 from tuner.ui.experiments import Choice
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret
 from tuner.ui.wiring import LOOKS
@@ -87,18 +87,21 @@ def _start(choice: Choice, recipe: str, file: str | None, rows: str, visitor: Vi
 async def _follow(name: str, owner: Visitor) -> AsyncIterator[dict]:
     """The events of an experiment's runs, until it is done, paused, or nobody listens."""
     is_listening = api.listener()
+    told = {state.run.id for state in experiments.standing(experiments.open_experiment(name)).over}
     while is_listening():
         now = await _advancing.run(partial(experiments.advance, name, owner), owner)
-        if now.phase == "running":
-            run = actions.open_run(now.state.run.id)
-            about = {"run": run.id, "label": now.state.entry["label"]}
+        # A run may be over before anybody has looked at it.
+        states = [*now.over, *([now.state] if now.phase == "running" else [])]
+        for run, label in ((state.run, state.entry["label"]) for state in states):
+            if run.id in told or not (run.path / "plan.json").is_file():  # never prepared, or deleted
+                continue
+            told.add(run.id)
             async for event in run_queue.follow(run, owner, run.reader(), is_listening):
-                yield about | event
-        elif now.phase in ("done", "paused"):
+                yield {"run": run.id, "label": label} | event
+        if now.phase in ("done", "paused"):
             yield {"event": "results", **await asyncio.to_thread(comparison, name)}
             return
-        else:
-            await asyncio.sleep(run_queue.POLL)
+        await asyncio.sleep(run_queue.POLL)
 
 
 def comparison(experiment: str) -> dict:

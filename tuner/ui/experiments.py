@@ -81,8 +81,13 @@ class Standing:
 
     phase: str  # running, next (a run is about to be begun), paused or done
     state: State | None = None  # of the run that waits or trains, or that was the last to do so
-    done: int = 0  # runs that are over
+    over: tuple[State, ...] = ()  # runs that are
     size: int = 0
+
+    @property
+    def done(self) -> int:
+        """How many runs are over."""
+        return len(self.over)
 
 
 def cost(choice: Choice, recipe: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> dict:
@@ -147,12 +152,13 @@ def own_experiment(name: str, visitor: Visitor = ANYBODY) -> Experiment:
 
 def standing(opened: Experiment) -> Standing:
     """How far the experiment is. Raises TunerError if it can't be read."""
+    held = {*run_queue.queue.held()}  # before the states: a run that ends meanwhile has not stopped in its middle
     states = states_of(opened)
     over = [state for state in states if state.status in OVER]
     begun = [state for state in states if state.status != "waiting"]
     newest = begun[-1] if begun else None
     size = max(opened.size, len(states))
-    live = next((state for state in begun if state.status not in OVER and _is_live(state.run)), None)
+    live = next((state for state in begun if state.status not in OVER and _is_live(state.run, held)), None)
     middle = next((state for state in begun if state.status not in OVER), None)
     is_held_up = (middle and middle.status != "prepared") or _failed_on_the_platform(newest)
     if live:
@@ -163,7 +169,7 @@ def standing(opened: Experiment) -> Standing:
         phase = "paused"
     else:
         phase = "next"
-    return Standing(phase, live or middle or newest, len(over), size)
+    return Standing(phase, live or middle or newest, tuple(over), size)
 
 
 def advance(name: str, visitor: Visitor = ANYBODY) -> Standing:
@@ -247,8 +253,8 @@ def _begin_next(opened: Experiment, now: Standing, visitor: Visitor) -> None:
             run_queue.start(run, visitor, {"event": "queued", "signed_in": visitor.account is not None})
 
 
-def _is_live(run: Run) -> bool:
-    return run_queue.queue.holds(run.id) or progress.read(run).is_live
+def _is_live(run: Run, held: set[str]) -> bool:
+    return run.id in held or progress.read(run).is_live
 
 
 def _failed_on_the_platform(state: State | None) -> bool:
