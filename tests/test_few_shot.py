@@ -449,7 +449,7 @@ def planned_seconds(**settings) -> float:
     """The estimate of answers alone."""
     settings = {"data.max_rows": 160, "data.heldout": 64} | {k.replace("__", "."): v for k, v in settings.items()}
     checked = plan.check(Recipe.load("corporate").with_settings(settings)).plan
-    with_losses = checked["forecast"]["scoring"] - forecast.LOAD_SECONDS
+    with_losses = checked["forecast"]["scoring"] - forecast.KEEPING_SECONDS
     rows = -(-checked["scored_rows"] // checked["settings"]["batch_size"])
     return with_losses - rows * checked["forecast"]["a_step"]
 
@@ -481,6 +481,6 @@ def test_the_answers_of_the_shipped_examples_take_as_long_as_estimated(example, 
         costs = run.read_json("evaluation.json")["costs"]
         seconds = len(answered) * sum(cost["seconds"] for cost in costs.values())
         losses = -(-32 // run.plan["settings"]["batch_size"]) * run.plan["forecast"]["a_step"]
-        estimate = run.plan["forecast"]["scoring"] - forecast.LOAD_SECONDS - losses
+        estimate = run.plan["forecast"]["scoring"] - forecast.KEEPING_SECONDS - losses
         # On a quiet machine 1.5 is enough; here, other tests run beside it.
         assert seconds / 2 < estimate < 2 * seconds

@@ -90,7 +90,7 @@ def test_scoring_is_estimated_for_the_held_out_rows_that_are_answered(heldout, r
     checked = plan.check(small_recipe(data__max_rows=heldout, evaluation__rows=rows)).plan
     assert checked["heldout_rows"] == heldout
     losses = checked["forecast"]["a_step"] * scored / 4  # in batches of four
-    assert checked["forecast"]["scoring"] == pytest.approx(forecast.LOAD_SECONDS + 0.5 * scored + losses, rel=1e-4)
+    assert checked["forecast"]["scoring"] == pytest.approx(forecast.KEEPING_SECONDS + 0.5 * scored + losses, rel=1e-4)
 
 
 def test_a_model_that_does_not_fit_is_refused_with_what_would(monkeypatch):
@@ -410,7 +410,7 @@ def test_an_estimate_without_an_earlier_run_comes_from_sizes_alone(tokenized, mo
     assert got["training"] == pytest.approx(start_up + 6 * a_step, rel=1e-3)
     # Four rows are answered by base and adapter together, in eight tokens: the host's time, and the device's.
     answers = 8 * (shape.layers * 120 * 10e-6 + 2 * shape.parameters * 8 / 1e9 / 0.4)
-    assert got["scoring"] == pytest.approx(1 + answers + 2 * got["a_step"], rel=1e-5)
+    assert got["scoring"] == pytest.approx(0.1 + answers + 2 * got["a_step"], rel=1e-5)
     quantizing = sum(a * b for _, a, b in shape.linear_layers) / 5e7
     for quantization in ("nf4", "int8"):
         quantized = estimate(tokenized, model__quantization=quantization)["start_up"]
@@ -434,8 +434,8 @@ def test_steps_are_estimated_for_the_batches_that_the_runs_seed_makes(monkeypatc
 
 @pytest.mark.parametrize(
     ("heldout", "rows", "task", "seconds"),
-    [(64, 70, "generation", 1 + 2 * 8 * 0.03), (65, 70, "generation", 1 + 3 * 8 * 0.03),
-     (90, 65, "generation", 1 + 3 * 8 * 0.03), (0, 70, "generation", 1), (65, 70, "classification", 1 + 3 * 0.03)],
+    [(64, 70, "generation", 0.1 + 2 * 8 * 0.03), (65, 70, "generation", 0.1 + 3 * 8 * 0.03),
+     (90, 65, "generation", 0.1 + 3 * 8 * 0.03), (0, 70, "generation", 0.1), (65, 70, "classification", 0.1 + 3 * 0.03)],
 )  # fmt: skip
 def test_scoring_takes_a_token_at_a_time_for_each_batch_of_answers_and_each_model_that_needs_its_own(
     tokenized, heldout, rows, task, seconds, monkeypatch
@@ -465,7 +465,7 @@ def test_an_estimate_after_an_earlier_run_goes_by_its_pace(tokenized, monkeypatc
     got = estimate(tokenized, 16, evaluation__rows=5, **settings)
     assert (got["a_step"], got["start_up"], got["measured"]) == (pytest.approx(0.26), 3.5, True)
     assert (got["steps"], got["training"]) == (steps, pytest.approx(training))
-    assert got["scoring"] == pytest.approx(1 + 5 * 0.25 + 3 * 0.26)
+    assert got["scoring"] == pytest.approx(0.1 + 5 * 0.25 + 3 * 0.26)
     others = {"method__name": "ia3", "method__rank": "auto"}
     assert not estimate(tokenized, **settings, **others)["measured"]  # another method's pace says nothing
 
@@ -476,7 +476,7 @@ def test_answers_of_adapter_alone_have_a_pace_of_their_own(tokenized, monkeypatc
         for twice in ("1", "2"):
             remember(runs.RUNS / PACES, pace_key(device_type(), small_recipe()), paces, run + twice)
     got = estimate(tokenized, 4, "classification")
-    assert got["scoring"] == pytest.approx(1 + 4 * 0.25 + got["a_step"], rel=1e-5)
+    assert got["scoring"] == pytest.approx(0.1 + 4 * 0.25 + got["a_step"], rel=1e-5)
 
 
 def test_scoring_alone_is_no_pace_of_training(tokenized):
@@ -484,7 +484,7 @@ def test_scoring_alone_is_no_pace_of_training(tokenized):
         remember(runs.RUNS / PACES, pace_key(device_type(), small_recipe()), {"seconds_per_answer": 0.25}, run)
     got = estimate(tokenized)
     assert not got["measured"]
-    assert got["scoring"] == pytest.approx(1 + 4 * 0.25 + 2 * got["a_step"], rel=1e-5)
+    assert got["scoring"] == pytest.approx(0.1 + 4 * 0.25 + 2 * got["a_step"], rel=1e-5)
 
 
 def test_the_memory_of_a_method_that_needs_storage_is_unknown(tokenized):

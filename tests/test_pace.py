@@ -84,7 +84,7 @@ def test_a_strangers_stalled_run_does_not_promise_everybody_eleven_minutes(monke
     remember(runs.RUNS / PACES, key, usual, "another")
     after = plan.check(recipe).plan["forecast"]
     assert (after["measured"], after["start_up"]) == (True, 1.1)
-    assert after["scoring"] == pytest.approx(forecast.LOAD_SECONDS + 4 * 0.05 + after["a_step"], rel=1e-3)
+    assert after["scoring"] == pytest.approx(forecast.KEEPING_SECONDS + 4 * 0.05 + after["a_step"], rel=1e-3)
 
 
 # -- how fast the CPU is

@@ -41,6 +41,7 @@ USABLE = 0.9  # share of a device's memory; allocators waste some
 READ_SPEED = 1e9  # bytes of weights loaded per second, as they are stored
 QUANTIZE_SPEED = {"cpu": 5e7, "cuda": 2e9}  # weights per second; a CPU took 2.0 to 2.9 s for a model of 135 million
 LOAD_SECONDS = 1.0  # for loading anything, whatever its size
+KEEPING_SECONDS = 0.1  # for reading the held-out rows and keeping their scores
 PARTS = {
     "weights": "weights",
     "adapter": "adapter and optimizer",
@@ -93,7 +94,7 @@ def estimate_run(
     estimate = {
         "start_up": start_up,
         "a_step": a_step,
-        "scoring": LOAD_SECONDS + scoring.seconds + losses,
+        "scoring": KEEPING_SECONDS + scoring.seconds + losses,
         "scored": scoring.rows,
         "has_examples": scoring.has_examples,
         "measured": "seconds_per_token" in pace and a_step != unmeasured,
