@@ -15,11 +15,14 @@ from tuner.errors import TunerError
 from tuner.evaluation import answers
 from tuner.evaluation.answers import evaluate
 from tuner.evaluation.results import ROWS
+from tuner.inference import generate
 from tuner.inference.generate import Answer
 from tuner.models.device import device_type
 from tuner.models.fetch import base_of
+from tuner.models.load import shared_base
 from tuner.models.shape import load_tokenizer
 from tuner.planning import few_shot, forecast, pace, plan
+from tuner.planning.answering import answer_limit
 from tuner.planning.few_shot import VARIANTS, YOURS, Example, most_similar
 from tuner.planning.pace import EXAMPLES_PACE, EXAMPLES_TOKENS, PACES, pace_key, recall, remember
 from tuner.recipe import Recipe
@@ -433,6 +436,20 @@ def test_a_real_run_answers_with_examples_and_tells_what_they_cost(tmp_path, fol
     again = Run(run.path)
     again.write_text("stop", "")
     assert again.read_json("evaluation.json") == scores
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_the_base_answers_with_examples_and_not_the_adapter(tmp_path, folders, family):
+    run = prepared(tmp_path, pairs(30), model__name=folders[family], data__heldout=4, evaluation__rows=4,
+                   evaluation__few_shot=3, budget__steps=4, training__learning_rate=0.5)  # fmt: skip
+    list(train(run))
+    kept = [json.loads(line) for line in (run.path / ROWS).read_text().splitlines()]
+    assert all(row["adapter"] != row["base"] for row in kept)
+    sampling = generate.Sampling(max_new_tokens=answer_limit(run), ends=tuple(run.plan["end_tokens"]))
+    model, tokenizer = shared_base(base_of(run)), load_tokenizer(folders[family])
+    for variant in VARIANTS:
+        written = generate.generate(model, tokenizer, [row[variant] for row in run.heldout()], sampling)
+        assert [row[variant] for row in kept] == [answer.text for answer in written]
 
 
 def test_training_again_forgets_the_rows_of_an_earlier_adapter(tmp_path, folders):

@@ -435,7 +435,8 @@ def test_steps_are_estimated_for_the_batches_that_the_runs_seed_makes(monkeypatc
 @pytest.mark.parametrize(
     ("heldout", "rows", "task", "seconds"),
     [(64, 70, "generation", 0.1 + 2 * 8 * 0.03), (65, 70, "generation", 0.1 + 3 * 8 * 0.03),
-     (90, 65, "generation", 0.1 + 3 * 8 * 0.03), (0, 70, "generation", 0.1), (65, 70, "classification", 0.1 + 3 * 0.03)],
+     (90, 65, "generation", 0.1 + 3 * 8 * 0.03), (0, 70, "generation", 0.1),
+     (65, 70, "classification", 0.1 + 3 * 0.03)],
 )  # fmt: skip
 def test_scoring_takes_a_token_at_a_time_for_each_batch_of_answers_and_each_model_that_needs_its_own(
     tokenized, heldout, rows, task, seconds, monkeypatch
