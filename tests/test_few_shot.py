@@ -340,7 +340,7 @@ def test_answers_and_prompts_of_an_earlier_version_are_scored_without_examples(r
 
 
 def test_prompts_with_examples_are_read_a_few_at_a_time(run, speak, monkeypatch):
-    monkeypatch.setattr(answers, "MOST_BYTES", 150)  # two rows
+    monkeypatch.setattr(answers, "MOST_BYTES", {device_type(): 150})  # two rows
     speaking = speak()
     list(evaluate(run, loaded(*TOGETHER)))
     sizes = [len(texts) for variants, texts in speaking.asked if set(variants) == {"base"}]

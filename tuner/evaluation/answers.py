@@ -37,7 +37,8 @@ from tuner.runs import Run
 from tuner.tasks import task_of
 
 BATCH = 32  # rows answered together
-MOST_BYTES = 2**16  # of prompts with examples that are read together; about 15,000 tokens
+# Of prompts with examples that are read together, in which time no window can be left: 4,000 to 15,000 tokens.
+MOST_BYTES = {"cpu": 2**14, "cuda": 2**16}
 ANSWERS = "answers.json"  # of an unfinished evaluation
 NO_TIME = (
     "There was no time to answer with examples in the prompt (evaluation.seconds): it went to the base model and the "
@@ -179,7 +180,7 @@ def _next_batch(
             read, kept = 0, []
             for i in waiting[:size]:
                 read += sum(len(rows[i][variant].encode()) for variant in group.variants)
-                kept += [i] if read <= MOST_BYTES or not kept else []
+                kept += [i] if read <= MOST_BYTES[device_type()] or not kept else []
             return group, kept
     if limit is not None:
         done, seconds = len(_finished(groups, rows, answers)), _seconds(answers)
