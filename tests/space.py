@@ -191,7 +191,8 @@ def test_a_run_goes_the_whole_way_through_a_forked_worker(name, message, space, 
     assert all(map(math.isfinite, losses))
     status = visitor.predict(run=run["run"], api_name="/status")
     assert (status["phase"], status["evaluation"]["rows"]) == ("finished", 4), status
-    (tick,) = (handler for handler in page.handlers if [event for _, event in handler["targets"]] == ["tick"])
+    ticks = [handler for handler in page.handlers if [event for _, event in handler["targets"]] == ["tick"]]
+    (tick,) = (handler for handler in ticks if page.find(elem_id="card") in handler["outputs"])
     page.values[tick["inputs"][0]] = run["run"]
     page.fire(None, "tick")
     assert 'data-phase="finished"' in page.values[page.find(elem_id="card")]
