@@ -333,7 +333,7 @@ def zero(monkeypatch) -> Platform:
 
 @pytest.mark.parametrize(
     ("training", "asked"),
-    [(1, gpu_refusals.LEAST), (4.5, 10), (7, 13), (40, 53), (45.8, 59), (46.7, 60), (400, gpu.WINDOW)],
+    [(1, gpu_refusals.LEAST), (4.5, 13), (7, 16), (40, 56), (43.2, 59), (44.1, 60), (400, gpu.WINDOW)],
 )
 def test_a_window_of_training_is_as_long_as_the_run_needs_between_the_least_and_the_longest(
     training, asked, run, zero

@@ -25,7 +25,7 @@ from tuner.runs import Run
 log = logging.getLogger(__name__)
 
 WINDOW = float(os.environ.get("TUNER_WINDOW_SECONDS", 60))  # the longest window requested
-BESIDE = 5  # seconds requested for a window of training beyond its training and scoring
+BESIDE = 8  # seconds requested for a window of training beyond its training and scoring
 SCORING = 30  # seconds of scoring, for runs without a forecast
 DEATHS = 3  # workers that may die before anything was learned
 TOO_SHORT = ("died", "unscored", "error")  # endings of a window that may have been too short
