@@ -1,13 +1,15 @@
 """Tune, prompt or neither: what is advised for which gains, in which words, and which step comes next."""
 
+import json
+
 import pytest
 from conftest import in_order
 from recorded import SCORES, recorded, section
 
-from tuner import terminal
+from tuner import recipe, terminal
 from tuner.evaluation.advice import advise
 from tuner.evaluation.facts import facts_of
-from tuner.evaluation.figures import shown_gain, table
+from tuner.evaluation.figures import digits_of_gain, shown_gain, table
 from tuner.evaluation.score import VARIANTS, score
 from tuner.evaluation.verdict import judge
 from tuner.hub.card import card
@@ -298,3 +300,11 @@ def test_right_answers_that_are_all_empty_are_named():
     assert "All right answers are empty, so this only says how often nothing is answered." in judge(scores).text()
     some = score([METRICS["answer_f1"]], [""] * 11 + ["a"], [{"base": "x", "adapter": ""}] * 12)
     assert "are empty" not in judge(some).text()
+
+
+def test_an_interval_that_holds_zero_is_seen_to_hold_it():
+    pair = {"rougeL": 0.0147, "low": -0.0019, "high": 0.0317}
+    assert digits_of_gain(pair, 2) == 3
+    assert shown_gain({"metric": "rougeL"}, pair, 3) == "+0.015 (-0.002 to +0.032)"
+    example = json.loads((recipe.EXAMPLES / "finished/evaluation.json").read_text())
+    assert "+0.015 (-0.002 to +0.032)" in table(example, "base model")[2]

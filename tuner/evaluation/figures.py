@@ -16,6 +16,11 @@ def digits_apart(pairs: list[Sequence[float]], least: int) -> int:
     return next(enough, MOST_DIGITS)
 
 
+def digits_of_gain(pair: dict, least: int) -> int:
+    """The digits with which neither end of a gain's interval looks like 0: whether it holds 0 can be seen."""
+    return digits_apart([(pair[key], 0) for key in ("low", "high") if key in pair], least)
+
+
 def with_interval(part: dict, name: str, digits: int = 2) -> str:
     """A metric's score with its interval, from the part of an evaluation that belongs to a variant."""
     low, high = part.get(f"{name}_low"), part.get(f"{name}_high")
@@ -59,7 +64,7 @@ def table(scores: dict, base: str, digits: int = 2) -> list[tuple[str, ...]]:
             (
                 name,
                 with_interval(scores[variant], metric.name, digits),
-                shown_gain(scores, pair, digits) if pair else "",
+                shown_gain(scores, pair, digits_of_gain(pair, digits)) if pair else "",
                 f"{pair['wins']:,} / {pair['losses']:,} / {pair['ties']:,}" if "wins" in pair else "",
                 f"{cost['prompt_tokens']:,.0f}" if cost else "",
                 f"{cost['seconds']:.2f}" if cost else "",

@@ -1,7 +1,7 @@
 """What the verdict says of examples in the prompt, the base model's other chance: their score, gain and cost."""
 
 from tuner.evaluation.advice import helped, is_better, pair_of
-from tuner.evaluation.figures import digits_apart, shown_gain, title
+from tuner.evaluation.figures import digits_of_gain, shown_gain, title
 from tuner.metrics import metric_of
 
 
@@ -17,7 +17,7 @@ def about_prompts(scores: dict, advice: str, prompt: str, digits: int) -> list[s
         return [f"Examples in the prompt did not help the base model ({value})."]
 
     def gain(pair: dict) -> str:
-        return shown_gain(scores, pair, digits_apart([(pair[key], 0) for key in ("low", "high")], digits))
+        return shown_gain(scores, pair, digits_of_gain(pair, digits))
 
     clearly = "clearly" if helped(scores, prompt) else "not clearly"
     with_examples = f"With {title(scores, prompt)}, the base model scores {value}"
