@@ -237,15 +237,17 @@ def test_each_variant_gets_its_own_conversation_and_those_not_asked_none(monkeyp
 
 
 def test_an_error_in_one_variant_is_raised_and_ends_the_others(monkeypatch):
-    stops, ended = [], []
+    stops, ended, begun = [], [], threading.Event()
 
     def answer(names, prompts, more) -> list[str]:
         stops.append(more["stop"])
         if names == ["merged"]:
+            begun.set()
             assert more["stop"].wait(30)
             threading.Event().wait(0.05)
             ended.append(names)
             return ["late"]
+        assert begun.wait(30)
         raise TunerError("no room")
 
     told(monkeypatch, answer)
