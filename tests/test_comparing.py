@@ -40,6 +40,7 @@ class Trainer:
 
     def __init__(self):
         self.endings: list[str] = []  # "" for a good one, else what goes wrong
+        self.failures: list[str] = []  # like endings, of what goes wrong within the training
         self.trained: list[str] = []  # methods
         self.rows: list[Entered | None] = []  # with which each run was prepared
 
@@ -62,6 +63,10 @@ class Trainer:
         """Train the run, all at once."""
         self.trained.append(run.recipe.method.name)
         ending = self.endings.pop(0) if self.endings else ""
+        if self.failures and (failure := self.failures.pop(0)):
+            run.append(START)
+            run.append({"event": "error", "problems": [failure], "type": "TunerError", "step": 0})
+            raise TunerError(failure)
         if ending:
             raise TunerError(ending)
         run.append(START)
@@ -213,10 +218,27 @@ def test_a_run_that_fails_is_told_and_the_next_is_trained(trainer):
 
 def test_where_the_visitors_gpu_time_is_used_up_the_experiment_waits(trainer, monkeypatch):
     monkeypatch.setattr(gpu, "ZERO", True)
-    trainer.endings = ["No GPU time left.", "No GPU time left."]
+    spent = "No GPU time left."
+    trainer.endings = [spent, spent, ""]
     name, owner = begun()
-    until(name, lambda now: now.phase == "paused", owner)
-    assert trainer.trained == ["lora"]
+    for times in (1, 2):  # it is not given up where it is refused with the same words again
+        now = until(name, lambda now: now.phase == "paused" and len(trainer.trained) == times, owner)
+        told = " ".join(plain(compare_view.live(now)).split())
+        assert "0 of 2 runs are over." in told
+        assert f"lora stopped early {spent}" in told
+        assert trainer.trained == ["lora"] * times
+        experiments.resume(name, owner)
+    until(name, lambda now: now.phase == "done", owner)
+    assert trainer.trained == ["lora", "lora", "lora", "ia3"]
+
+
+def test_on_zerogpu_a_run_that_fails_by_itself_does_not_hold_up_the_next(trainer, monkeypatch):
+    monkeypatch.setattr(gpu, "ZERO", True)
+    trainer.failures = ["The loss is not a number."]
+    name, owner = begun()
+    now = until(name, lambda now: now.phase == "done", owner)
+    assert trainer.trained == ["lora", "ia3"]
+    assert [state.status for state in now.over] == ["failed", "finished"]
 
 
 def test_more_than_one_run_of_an_experiment_never_waits_or_trains(trainer, monkeypatch):

@@ -47,7 +47,7 @@ def cost(told: dict, name: str) -> str:
 
 def live(now: Standing) -> str:
     """How far an experiment is, and which run trains."""
-    title, share, told = TITLES[now.phase], float(now.done), ""
+    title, share, told, why = TITLES[now.phase], float(now.done), "", ""
     if now.phase == "running":
         seen = run_queue.look(now.state.run)
         share += _share(seen)
@@ -57,13 +57,15 @@ def live(now: Standing) -> str:
         told = "The next run is being prepared."
     elif now.phase == "paused":
         told = PAUSED
+        if now.state and now.state.status == "failed":
+            why = elements.problems(progress.read(now.state.run).problems, f"{now.state.entry['label']} stopped early")
     bar = (
         ""
         if now.phase == "done"
         else tag("div", f'<i style="width:{share / max(1, now.size):.1%}"></i>', "t-progress")
     )
     done = f"{now.done} of {count(now.size, 'run')} {'is' if now.done == 1 else 'are'} over."
-    content = tag("h3", title) + bar + tag("p", done, "t-sub") + f'<p aria-live="polite">{told}</p>'
+    content = tag("h3", title) + bar + tag("p", done, "t-sub") + f'<p aria-live="polite">{told}</p>' + why
     return f'<div class="t-card" data-phase="{now.phase}">{content}</div>'
 
 

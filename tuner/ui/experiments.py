@@ -154,13 +154,14 @@ def standing(opened: Experiment) -> Standing:
     """How far the experiment is. Raises TunerError if it can't be read."""
     held = {*run_queue.queue.held()}  # before the states: a run that ends meanwhile has not stopped in its middle
     states = states_of(opened)
-    over = [state for state in states if state.status in OVER]
     begun = [state for state in states if state.status != "waiting"]
     newest = begun[-1] if begun else None
+    refused = newest if _failed_on_the_platform(newest) else None
+    over = [state for state in states if state.status in OVER and state is not refused]
     size = max(opened.size, len(states))
     live = next((state for state in begun if state.status not in OVER and _is_live(state.run, held)), None)
     middle = next((state for state in begun if state.status not in OVER), None)
-    is_held_up = (middle and middle.status != "prepared") or _failed_on_the_platform(newest)
+    is_held_up = (middle and middle.status != "prepared") or refused
     if live:
         phase = "running"
     elif len(over) == size and not is_held_up:
@@ -258,10 +259,13 @@ def _is_live(run: Run, held: set[str]) -> bool:
 
 
 def _failed_on_the_platform(state: State | None) -> bool:
-    """Whether the newest run failed on ZeroGPU, where the next one would fail too: the visitor's quota is used up."""
+    """Whether the newest run got no window on ZeroGPU, or none that lasted: the next one would fail in the same way.
+
+    What goes wrong in a window, where the training writes its kind down, is the run's own.
+    """
     if not gpu.ZERO or not state or state.status != "failed" or state.entry.get("failed"):
         return False
-    return not progress.read(state.run).failed_again
+    return "type" not in (state.run.last_event("error") or {"type": ""})
 
 
 def _is_recent(opened: Experiment, newest: State | None) -> bool:
