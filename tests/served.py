@@ -27,10 +27,11 @@ class Served(str):
 
 
 @contextmanager
-def serve(runs: Path, launcher: tuple[str, ...] = (), **environment: str) -> Iterator[Served]:
-    """The app's address; the app is stopped at the end, and its training processes with it."""
+def serve(runs: Path, launcher: tuple[str, ...] = (), port: int = 0, **environment: str) -> Iterator[Served]:
+    """The app's address, on this port if one is named; at the end it is stopped, with its training processes."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", port))
         port = free.getsockname()[1]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GRADIO_", "SPACE", "OAUTH_"))}
     ours = {"TUNER_RUNS": runs.name, "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

@@ -129,7 +129,7 @@ def test_what_would_not_finish_on_a_shared_page_is_refused_together_with_too_man
 
 
 def test_a_budget_that_buys_no_step_is_refused():
-    with pytest.raises(TunerError, match=r"budget\.seconds: 0\.1 seconds are too few for a single step"):
+    with pytest.raises(TunerError, match=r"budget\.seconds: 0\.1 s is too short for a single step"):
         plan.check(small_recipe(budget__seconds=0.1))
 
 
@@ -298,14 +298,16 @@ def test_a_refusal_for_memory_names_every_part_and_every_way_out(rows, quantizat
 
 
 def test_a_refusal_for_a_budget_without_a_step_says_what_loading_and_a_step_take():
-    estimate = {"steps": 0, "start_up": 65.2, "a_step": 2.34}
+    estimate = {"steps": 0, "start_up": 65.2, "a_step": 2.34, "measuring": 0.0}
     recipe = small_recipe(budget__seconds=66.5)
     with pytest.raises(TunerError) as refused:
         forecast.check_budget(estimate, recipe)
     assert refused.value.problems == (
-        "budget.seconds: 66.5 seconds are too few for a single step: loading takes about 1 min 05 s and a step 2.3 s. "
+        "budget.seconds: 66.5 s is too short for a single step: loading takes about 1 min 05 s, and a step 2.3 s. "
         "Give more seconds, or choose a smaller base model.",
     )
+    with pytest.raises(TunerError, match=r"1 min 05 s, measuring the held-out loss 3\.1 s and a step 2\.3 s\. "):
+        forecast.check_budget(estimate | {"measuring": 3.12}, recipe)
     assert forecast.check_budget(estimate | {"steps": 1}, recipe) is None
 
 

@@ -29,6 +29,7 @@ class Forecast(TypedDict, total=False):
     scoring: Finite
     start_up: Finite
     a_step: Finite
+    measuring: Finite
     memory: dict[str, Finite] | None
 
 

@@ -70,9 +70,10 @@ def _line(label: str, states: list[State]) -> dict[str, Any]:
     """What is known of a candidate before it is scored."""
     newest = next((s for s in reversed(states) if s.status not in ("finished", "waiting")), states[-1])
     done = sum(state.status == "finished" for state in states)
+    part = f"{done} of {len(states)} finished" if done else newest.status
     line = {
         "label": label,
-        "status": "finished" if done == len(states) else newest.status,
+        "status": "finished" if done == len(states) else part,
         "problems": [problem for state in states for problem in state.problems],
         "runs": [state.run.id for state in states if state.status not in ("waiting", "deleted")],
         "settings": states[0].entry["settings"],

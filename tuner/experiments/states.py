@@ -94,4 +94,6 @@ def state_of(root: Path, entry: Entry, opened: Callable[[Path], Run] = Run) -> S
         return State(entry, run, "finished", [])
     if failed:
         return State(entry, run, "failed", failed)
-    return State(entry, run, run.status, [])
+    status = run.status
+    error = run.last_event("error") if status == "failed" else None
+    return State(entry, run, status, error["problems"] if error else [])

@@ -60,7 +60,7 @@ def estimate_run(
     trainable: int,
     prompts: Prompts = Prompts(),  # noqa: B008  which never changes
 ) -> dict[str, Any]:
-    """Steps, seconds (start_up, a_step, training, scoring) and bytes of memory, which is None if unknown.
+    """Steps, seconds (start_up, a_step, measuring, training, scoring) and bytes of memory, which is None if unknown.
 
     `rows` are the training rows, `heldout` is the number of held-out rows, `trainable` that of trained parameters.
     """
@@ -94,6 +94,7 @@ def estimate_run(
     estimate = {
         "start_up": start_up,
         "a_step": a_step,
+        "measuring": measuring * a_step,
         "scoring": KEEPING_SECONDS + scoring.seconds + losses,
         "scored": scoring.rows,
         "has_examples": scoring.has_examples,
@@ -173,10 +174,12 @@ def check_memory(estimate: dict, recipe: Recipe, batch_size: int) -> None:
 def check_budget(estimate: dict, recipe: Recipe) -> None:
     """Raise TunerError if the budget is too short for a single step."""
     if estimate["steps"] < 1:
+        measuring = estimate["measuring"]
         raise TunerError(
-            f"budget.seconds: {recipe.budget.seconds:g} seconds are too few for a single step: loading takes about "
-            f"{duration(estimate['start_up'])} and a step {estimate['a_step']:.1f} s. Give more seconds, or choose a "
-            "smaller base model."
+            f"budget.seconds: {recipe.budget.seconds:g} s is too short for a single step: loading takes about "
+            f"{duration(estimate['start_up'])}, "
+            + f"measuring the held-out loss {measuring:.1f} s " * (measuring > 0)
+            + f"and a step {estimate['a_step']:.1f} s. Give more seconds, or choose a smaller base model."
         )
 
 
