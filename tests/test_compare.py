@@ -98,6 +98,13 @@ def test_a_comparison_is_refused_with_the_problems_of_all_methods_before_trainin
         (["one", "two", "--seeds", "2"], "Give one recipe, not 2 (one, two)."),
         (["one", "two", "--seconds", "2"], "Runs that have finished can't be given --seconds. Leave that out."),
         (["{experiment}", "--set", "seed=1"], "which resumes as it was begun, can't be given --set. Leave that out."),
+        (["corporate", "--search", "0"], "A search takes at least 2 trials, and this one has 0."),
+        (["corporate", "--seeds", "0"], "Give 2 to 20 seeds, not 0: one alone says nothing about chance."),
+        (["corporate", "--methods", ""], "There is no method ''. Choose from: lora, "),
+        (["corporate", "--methods", "lora,,"], "lora alone can't be compared. Name at least two methods, or ask for"),
+        (["{experiment}", "--seconds", "0"], "resumes as it was begun, can't be given --seconds. Leave that out."),
+        (["{run}", "other", "--out", "{run_folder}/recipe.yaml"], "recipe.yaml can't be written to (file exists). "),
+        (["corporate", "--seeds", "2", "--out", "/dev/null/x"], "--out: /dev/null/x can't be written to (not a dir"),
         (["corporate", "--search", "1"], "A search takes at least 2 trials, and this one has 1."),
         (["{run}"], "alone can't be compared. Say what to compare it with: "),
     ],
@@ -106,8 +113,18 @@ def test_what_can_not_be_compared_is_refused_in_the_terminal(words, problem, tmp
     monkeypatch.setattr(runs, "RUNS", tmp_path)
     run = scored_run(tmp_path, "mine", [True] * 12)
     given = {"experiment": str(experiment_of([run]).path), "run": run.id}
+    given["run_folder"] = str(run.path)
     assert main(["compare", *(word.format(**given) for word in words)]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_a_table_that_can_not_be_written_is_said_without_a_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    for name in ("good", "poor"):
+        scored_run(tmp_path, name, [True] * 12)
+    (tmp_path / "out/comparison.csv").mkdir(parents=True)
+    assert main(["compare", "good", "poor", "--out", str(tmp_path / "out")]) == 2
+    assert "out can't be written to (is a directory). Choose another folder." in capsys.readouterr().err
 
 
 def test_finished_runs_are_shown_beside_each_other(tmp_path, monkeypatch, capsys):

@@ -256,6 +256,8 @@ def test_more_than_one_run_of_an_experiment_never_waits_or_trains(trainer, monke
         (Choice(("lora",)), "lora alone can't be compared"),
         (Choice(tuple(f"m{i}" for i in range(7))), "7 methods are too many here. Choose at most 6."),
         (Choice(search=13), "13 runs are too many here. Choose at most 12."),
+        (Choice(("lora", "ia3"), seeds=12), "24 runs are too many here. Choose at most 12."),
+        (Choice(("lora", "ia3"), seeds=6, seconds=76), "at most 75: .* or in 12 together"),
         (Choice(seeds=4, seconds=0), "must be more than 0, and at most 225"),
         (Choice(seeds=4, seconds=226), "this page trains for at most 15 min 00 s, in one run or in 4 together"),
         (Choice(seeds=4, seconds=float("nan")), "must be more than 0"),
@@ -398,6 +400,21 @@ def test_programs_stream_all_runs_and_then_the_ranking(trainer):
     assert [event["label"] for event in events if event["event"] == "end"] == ["lora", "ia3"]
     assert (last["event"], last["phase"], last["done"], len(last["lines"])) == ("results", "done", 2, 2)
     assert compare_api.comparison(first["experiment"])["sentences"] == last["sentences"]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"search": float("nan")}, "search: nan can't be used. Give a whole number, or 0."),
+        ({"seeds": float("inf")}, "seeds: inf can't be used. Give a whole number, or 0."),
+        ({"seeds": 2.5}, "seeds: 2.5 can't be used. Give a whole number, or 0."),
+        ({"search": None, "seeds": None, "methods": None}, "There is nothing to compare."),
+        ({"seeds": 2, "seconds": None}, "must be more than 0"),
+    ],
+)
+def test_numbers_of_programs_that_are_none_are_refused_in_words(given, problem, trainer):
+    with pytest.raises(TunerError, match=problem):
+        next(streamed(compare_api.compare("", visitor=ANN, **given)))
 
 
 def test_programs_resume_with_the_secret_alone(trainer):

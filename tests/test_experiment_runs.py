@@ -10,6 +10,7 @@ import time
 import fresh
 import pytest
 from conftest import ROOT, in_order, small_recipe
+from scored import experiment_of, scored_run
 
 from tuner import cli, runs
 from tuner.errors import TunerError
@@ -210,6 +211,43 @@ def test_a_damaged_experiment_is_said_to_be(root, small_base, content, problem, 
     for look in (lambda: experiment.next_run(), lambda: results(experiment), lambda: list(train_all(experiment))):
         with pytest.raises(TunerError, match=re.escape(problem)):
             look()
+
+
+@pytest.mark.parametrize(
+    ("space", "settings"),
+    [
+        ({}, {"method.name": "lora"}),
+        ({"lora": {"method.rank": {"low": 9, "high": 8, "first": 8, "whole": True}}}, {"method.name": "lora"}),
+        ({"lora": {"method.rank": {"low": 1, "high": 8, "first": 8, "whole": True}}}, {"method.rank": 5}),
+        (
+            {"lora": {"method.rank": {"low": 1, "high": 8, "first": 8, "whole": True}}},
+            {"method.name": "lora", "method.rank": "auto"},
+        ),
+    ],
+)
+def test_a_search_that_was_changed_by_hand_is_said_to_be_damaged(space, settings, tmp_path):
+    run = scored_run(tmp_path, "mine", [True] * 12)
+    experiment = experiment_of([run], "search", 4, space=space)
+    asked = experiment.asked
+    asked["runs"][0]["settings"] = settings
+    experiment.write_json(FILE, asked)
+    with pytest.raises(TunerError, match=rf"its {FILE} is damaged. Its runs are kept"):
+        experiment.next_run()
+
+
+def test_a_trial_whose_loss_is_no_number_does_not_stop_the_search(tmp_path):
+    run = scored_run(tmp_path, "mine", [True] * 12)
+    run.write_json("evaluation.json", {"base": {"loss": 3.0}, "adapter": {"loss": float("nan")}, "gain": None})
+    space = {"lora": {"method.rank": {"low": 1, "high": 8, "first": 8, "whole": True}}}
+    experiment = experiment_of([run], "search", 4, space=space)
+    made = []
+
+    def prepare(recipe, path):
+        made.append(recipe.method.rank)
+        return Run(path)
+
+    experiment.next_run(prepare)
+    assert 1 <= made[0] <= 8
 
 
 def test_names_of_runs_in_a_changed_file_lead_nowhere_else(root, small_base):

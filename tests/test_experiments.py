@@ -65,12 +65,13 @@ def rows(share: float, number: int = 64) -> list[bool]:
             "50 seconds in all are too few for two runs of 30 seconds.",
         ),
         ({"seeds": 2, "seconds": float("nan")}, "The seconds must be more than 0."),
+        ({"seeds": 3, "recipe": RECIPE.with_settings({"seed": 2**31 - 2})}, "seed: 2147483648 can't be used"),
     ],
 )
 def test_what_can_not_be_compared_is_refused_with_what_to_do(asked, problem):
-    methods = asked.pop("methods", None)
+    methods, recipe = asked.pop("methods", None), asked.pop("recipe", RECIPE)
     with pytest.raises(TunerError) as refusal:
-        request(RECIPE, methods, **asked)
+        request(recipe, methods, **asked)
     assert problem in str(refusal.value)
 
 
@@ -151,6 +152,15 @@ def test_only_settings_that_a_method_has_are_searched_around_what_its_plan_chose
     )
     for given in ({"budget__seconds": 9}, {"budget__steps": 9}):
         assert not any("budget.epochs" in ranges for ranges in space_of(**given).values())
+
+
+@pytest.mark.parametrize(("rate", "size", "epochs"), [(1e-12, 1, 1e-4), (1.0, 1024, 1e7)])
+def test_a_search_has_room_around_settings_at_the_ends_of_what_a_recipe_may_have(rate, size, epochs):
+    settings = {"learning_rate": rate, "batch_size": size, "rank": size}
+    asked = request(RECIPE.with_settings({"budget.epochs": 1}), ["lora"], search=4)
+    space = search.space_of(asked, {"lora": {"settings": settings, "epochs": epochs}})
+    assert all(found["low"] <= found["first"] <= found["high"] for found in space["lora"].values())
+    assert len(searched(space, 4)) == 4
 
 
 def test_a_search_begins_with_the_defaults_and_goes_where_trials_are_good():
@@ -363,6 +373,27 @@ def test_the_front_is_of_what_nothing_beats_at_its_cost(tmp_path):
     assert fronts == {"cheap": {"seconds"}, "good": every, "dear": set(), "small": every}
 
 
+@pytest.mark.parametrize("label", ["high", "low"])
+def test_a_mean_beyond_its_bound_by_a_rounding_error_is_drawn(label, tmp_path):
+    found = results(experiment_of([scored_run(tmp_path, "one", rows(0.5))]))
+    found.lines[0][label] = found.lines[0]["score"] - 1e-16 * (1 if label == "high" else -1)
+    assert plot.png(found).startswith(b"\x89PNG")
+
+
+def test_a_loss_that_is_no_number_comes_last_and_without_scores_nothing_is_on_the_front(tmp_path):
+    names = {"broken": float("nan"), "endless": float("inf"), "two": 2.0, "one": 1.0}
+    made = [scored_run(tmp_path, name, rows(0.5), seconds=n) for n, name in enumerate(names, 1)]
+    for run, loss in zip(made, names.values(), strict=True):
+        run.write_json("evaluation.json", {"base": {"loss": 3.0}, "adapter": {"loss": loss}, "gain": None})
+    found = results(experiment_of(made))
+    assert [(line["loss"], line["fronts"]) for line in found.lines] == [(1.0, []), (2.0, []), (None, []), (None, [])]
+    assert json.dumps(found.as_dict(), allow_nan=False)
+    found = results(experiment_of(made[:2], name="broken_alone"))
+    assert found.sentences == ["No run has a held-out loss that is a finite number."]
+    made[2].write_json("evaluation.json", {})
+    assert results(experiment_of(made[2:], name="empty")).lines[0]["label"] == "one"
+
+
 def test_runs_that_failed_were_deleted_or_wait_are_named(tmp_path):
     done, failed, gone = (scored_run(tmp_path, name, rows(0.5)) for name in ("done", "failed", "gone"))
     (failed.path / "evaluation.json").unlink()
@@ -420,6 +451,7 @@ def test_runs_that_can_not_be_compared_are_refused_and_other_metrics_are_named(t
         ([one, labels], "Runs of different tasks can't be compared: one learns "),
         ([one, unfinished], "Run unfinished is interrupted, not finished, so it has no scores to compare."),
         ([one, broken], "Run broken: its evaluation_rows.jsonl is damaged. Delete that file"),
+        ([one, scored_run(tmp_path / "else", "one", rows(0.1, 20))], "Two of the runs are named one, in different "),
     ]:
         with pytest.raises(TunerError) as refusal:
             beside(several)
@@ -427,6 +459,18 @@ def test_runs_that_can_not_be_compared_are_refused_and_other_metrics_are_named(t
     earlier = scored_run(tmp_path, "earlier", rows(0.9, 20), keeps_rows=False)
     told = beside([one, earlier]).results.sentences
     assert any("earlier was scored by an earlier version, which kept no answers to compare." in said for said in told)
+
+
+def test_no_run_is_held_against_the_base_model_of_another_one(tmp_path):
+    weak = scored_run(tmp_path, "weak", rows(0.1), model__name="one/base")
+    strong = scored_run(tmp_path, "strong", rows(0.9), base=rows(0.9), model__name="other/base")
+    found = beside([weak, strong]).results
+    assert (found.best, found.rivals, [pair["over"] for pair in found.pairs]) == ("strong", [], ["weak"])
+    assert not any("than the base model" in said for said in found.sentences)
+    told = "The runs differ in base model or precision, so none is compared with an untrained model here."
+    assert told in found.sentences
+    same = scored_run(tmp_path, "same", rows(0.5), model__name="other/base")
+    assert told not in beside([strong, same]).results.sentences
 
 
 # -- the drawing and the table

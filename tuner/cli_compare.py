@@ -10,13 +10,16 @@ tuner compare RUN RUN2
 import argparse
 import json
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import terminal
 from tuner.errors import TunerError
 from tuner.metrics import METRICS
+from tuner.run_files import reason
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,7 +54,9 @@ def compare(options: Options, recipe: Callable[[], tuple["Recipe", Path]]) -> No
 
     Raises TunerError with all problems.
     """
-    if options.methods or options.search or options.seeds:
+    if options.out:
+        _check_writable(options.out)
+    if any(given is not None for given in (options.methods, options.search, options.seeds)):
         if len(options.things) > 1:
             raise TunerError(f"Give one recipe, not {len(options.things)} ({', '.join(options.things)}).")
         options.recipe = options.things[0]
@@ -67,7 +72,7 @@ def _created(options: Options, recipe: "Recipe", folder: Path) -> "Experiment":
     from tuner.experiments.candidates import request
     from tuner.experiments.experiment import create
 
-    methods = [name.strip() for name in options.methods.split(",")] if options.methods else None
+    methods = None if options.methods is None else [*filter(None, map(str.strip, options.methods.split(",")))]
     numbers = {"search": options.search, "seeds": options.seeds}
     seconds = {"seconds": options.seconds, "total_seconds": options.total_seconds}
     return create(request(recipe, methods, **numbers, **seconds), folder)
@@ -99,8 +104,8 @@ def _resumed(options: Options) -> "Experiment":
 
 
 def _refuse_settings(options: Options, what: str) -> None:
-    given = {"--seconds": options.seconds, "--total-seconds": options.total_seconds, "--set": options.set}
-    if names := [name for name, value in given.items() if value]:
+    given = {"--seconds": options.seconds, "--total-seconds": options.total_seconds, "--set": options.set or None}
+    if names := [name for name, value in given.items() if value is not None]:
         raise TunerError(f"{what} can't be given {' and '.join(names)}. Leave that out.")
 
 
@@ -147,7 +152,26 @@ def _show_beside(options: Options) -> None:
 def _written(options: Options, found: "Results") -> list[str]:
     from tuner.experiments import plot
 
-    return [str(path) for path in plot.write(found, options.out)] if options.out else []
+    if not options.out:
+        return []
+    with _writing(options.out):
+        return [str(path) for path in plot.write(found, options.out)]
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise TunerError, before anything is trained, if the folder can't be made or written to."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TunerError(f"--out: {folder} can't be written to ({reason(error)}). Choose another folder.") from None
 
 
 def show_event(event: dict) -> None:

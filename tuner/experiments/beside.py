@@ -10,6 +10,7 @@ from typing import Any
 
 from tuner.errors import TunerError
 from tuner.experiments.answered import rows_of
+from tuner.experiments.compared import base_model
 from tuner.experiments.ranking import held_against
 from tuner.experiments.results import Results, sentences_of
 from tuner.experiments.states import State
@@ -52,6 +53,9 @@ def _check(runs: Sequence[Run]) -> None:
     ids = [run.path.resolve() for run in runs]
     if len(set(ids)) < 2 or len(set(ids)) < len(ids):
         raise TunerError("Name at least two different runs to compare, each once.")
+    names = [run.id for run in runs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise TunerError(f"Two of the runs are named {twice}, in different folders. Rename one of the two folders.")
     if len(runs) > MOST_RUNS:
         raise TunerError(f"{len(runs)} runs are too many to compare. Choose at most {MOST_RUNS}.")
     problems = [problem for run in runs for problem in run.damage]
@@ -86,6 +90,8 @@ def _notes(labels: dict[str, Run], found: Results) -> list[str]:
         for label, rows in scored.items()
         if not rows
     ]
+    if len({base_model(run) for run in labels.values()}) > 1:
+        notes.append("The runs differ in base model or precision, so none is compared with an untrained model here.")
     if found.rows and any(rows > found.rows for rows in scored.values()):
         of = ", ".join(f"{rows:,} of {label}" for label, rows in scored.items())
         notes.append(f"Compared on the {count(found.rows, 'held-out row')} that all runs were scored on ({of}).")

@@ -80,6 +80,8 @@ def request(
     if each is not None:
         recipe = recipe.with_settings({"budget.seconds": each})
     own_seeds = [recipe.seed + number for number in range(seeds or 0)]
+    if own_seeds:
+        recipe.with_settings(_seeded(recipe, own_seeds[-1]))  # the largest may be more than a seed can be
     return Request(kind, recipe, choices, own_seeds, search or 0, each, total_seconds, notes)
 
 

@@ -6,6 +6,7 @@ enough held-out rows, every second one chooses the winner and is never used to s
 
 from collections import Counter
 from collections.abc import Sequence
+from math import isfinite
 
 from tuner.experiments import certainty
 from tuner.experiments.answered import Common, common_rows
@@ -13,16 +14,20 @@ from tuner.experiments.certainty import Scored
 from tuner.metrics import FEWEST_ROWS, Metric, metric_of
 from tuner.runs import Run
 
+UNSCORED: dict = {"base": {}, "adapter": {}, "gain": None}  # what an evaluation.json without entries says
+
 
 class Compared:
     """Finished runs with their scores on the rows that all of them answered."""
 
     def __init__(self, kind: str, runs: Sequence[Run]):
-        self.evaluations = {run.id: run.read_json("evaluation.json") or {} for run in runs}
+        self.evaluations = {run.id: run.read_json("evaluation.json") or UNSCORED for run in runs}
         first = next(iter(self.evaluations.values()))
         self.metric: Metric | None = metric_of(first) if first.get("gain") else None
         has_answers = self.metric is not None and not self.metric.from_losses
         self.common = common_rows(runs) if has_answers else Common([], {}, {}, {})
+        if len({base_model(run) for run in runs}) > 1:  # there would be as many rivals as bases
+            self.common = self.common._replace(rivals={})
         self.rows = len(self.common.references)
         self.is_split = kind == "search" and self.rows >= 2 * FEWEST_ROWS
         self.sign = 1 if self.metric and self.metric.higher_is_better else -1
@@ -40,8 +45,12 @@ class Compared:
         """The run's score on the rows, or as it was scored if there are none in common; without a metric, its loss."""
         if run in self.scored:
             return self.scored[run].score
-        adapter = self.evaluations[run]["adapter"]
-        return adapter.get(self.metric.name) if self.metric else adapter.get("loss")
+        return self.evaluations[run]["adapter"].get(self.metric.name) if self.metric else self.loss(run)
+
+    def loss(self, run: str) -> float | None:
+        """The run's loss on held-out rows; None if it was not measured, or is no finite number."""
+        loss = self.evaluations[run]["adapter"].get("loss")
+        return loss if loss is not None and isfinite(loss) else None
 
     def _score(self, part: slice) -> dict[str, Scored]:
         if not self.rows:
@@ -59,3 +68,9 @@ class Compared:
         rows_of = Counter(reference.strip() for reference in self.common.references[part])
         given = {answer.strip() for answers in self.common.answers.values() for answer in answers[part]}
         return min(rows_of[label] for label in given | rows_of.keys()) >= FEWEST_ROWS
+
+
+def base_model(run: Run) -> tuple:
+    """The base model as it answers without training: its name, revision and precision."""
+    model = run.recipe.model
+    return model.name, model.revision, model.quantization

@@ -53,7 +53,10 @@ class Experiment:
             return ASKED.validate_python(asked)
         except (OSError, ValueError) as error:
             how = damage_of(error)
-        raise TunerError(
+        raise self._damaged(how)
+
+    def _damaged(self, how: str) -> TunerError:
+        return TunerError(
             f"Experiment {self.id}: its {FILE} is {how}. Its runs are kept: `tuner runs` lists them, and "
             "`tuner compare RUN RUN` compares them."
         )
@@ -170,7 +173,11 @@ class Experiment:
         return state_of(self.path.parent, asked["runs"][-1])
 
     def _next_trial(self, asked: Asked, states: list[State]) -> Entry:
-        settings = search.propose(asked["space"], asked["trials"], self.recipe.seed, _trials(states))
+        trials, seed = _trials(states), self.recipe.seed
+        try:
+            settings = search.propose(asked["space"], asked["trials"], seed, trials)
+        except (LookupError, TypeError, ValueError) as error:  # the trials don't fit the space, or it has no width
+            raise self._damaged(damage_of(error)) from error
         return new_entry(self.path.parent, f"trial {len(states) + 1}", settings)
 
     def _has_seconds(self, states: list[State]) -> bool:
@@ -272,7 +279,7 @@ def _trials(states: list[State]) -> list[search.Trial]:
     if finished:
         compared = Compared("search", finished)
         scores = {run.id: compared.choosing(run.id) for run in finished}
-    signed = {run: None if score is None else compared.sign * score for run, score in scores.items()}
+    signed = {run: compared.sign * score for run, score in scores.items() if score is not None}
     return [search.Trial(state.entry["settings"], signed.get(state.run.id)) for state in states]
 
 

@@ -66,7 +66,7 @@ def table(found: Results) -> str:
 
 
 def write(found: Results, folder: Path) -> list[Path]:
-    """Write comparison.csv and, if there are scores, comparison.png and comparison.svg; returns their paths."""
+    """Write comparison.csv and, if there are scores, comparison.png; returns their paths. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {"comparison.csv": table(found).encode(), "comparison.png": png(found)}
     paths = [folder / name for name, content in files.items() if content]
@@ -120,7 +120,8 @@ def _draw(ax: "Axes", found: Results, cost: str) -> None:
         color = _png("front" if line in front else "point")
         bounds = None
         if line["low"] is not None:
-            bounds = [[line["score"] - line["low"]], [line["high"] - line["score"]]]
+            # A mean may be above its bound by a rounding error, and matplotlib refuses that.
+            bounds = [[max(0.0, line["score"] - line["low"])], [max(0.0, line["high"] - line["score"])]]
         ax.errorbar(line[cost], line["score"], bounds, fmt="o", ms=6, color=color, elinewidth=1, capsize=2)
         ax.annotate(
             _short(line["label"]), (line[cost], line["score"]), (6, 5), textcoords="offset points", fontsize=8,

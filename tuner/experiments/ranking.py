@@ -102,7 +102,7 @@ def _scores(compared: Compared, runs: list[Run], seeds: Seeds | None) -> dict[st
         found["choosing"] = _mean([compared.choosing(run.id) for run in runs])
     evaluations = [compared.evaluations[run.id] for run in runs]
     ends = [run.last_event("end") or {} for run in runs]
-    losses = [scores["adapter"].get("loss") for scores in evaluations]
+    losses = [compared.loss(run.id) for run in runs]
     return found | {
         "loss": _mean([loss for loss in losses if loss is not None]),
         "seconds": _mean([seconds_of(run) for run in runs]),
@@ -165,14 +165,18 @@ def _pairs(kind: str, compared: Compared, runs: dict[str, list[Run]], seeds: See
 
 
 def _mark_fronts(lines: list[dict[str, Any]], sign: int) -> None:
-    """Mark for each cost the lines that no other one beats: as good at less, or better for as much."""
+    """Mark for each cost the lines that no other one beats: as good at less, or better for as much.
+
+    A line without a score is marked for none: nobody can tell.
+    """
+    scored = [line for line in lines if line["score"] is not None]
     for line in lines:
-        line["fronts"] = [cost for cost in COSTS if not any(_beats(other, line, cost, sign) for other in lines)]
+        line["fronts"] = []
+    for line in scored:
+        line["fronts"] = [cost for cost in COSTS if not any(_beats(other, line, cost, sign) for other in scored)]
 
 
 def _beats(other: dict, line: dict, cost: str, sign: int) -> bool:
-    if None in (other["score"], line["score"]):
-        return False
     better, cheaper = sign * (other["score"] - line["score"]), line[cost] - other[cost]
     return better >= 0 and cheaper >= 0 and (better > 0 or cheaper > 0)
 

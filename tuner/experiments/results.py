@@ -40,6 +40,8 @@ def sentences_of(found: Results) -> list[str]:
     lines = [line for line in found.lines if "rank" in line]
     if not lines:
         return []
+    if found.metric is None and lines[0]["loss"] is None:
+        return ["No run has a held-out loss that is a finite number."]
     if found.metric is None:
         return [f"{lines[0]['label']} has the lowest loss on held-out text. Losses alone have no intervals."]
     if not found.rows:

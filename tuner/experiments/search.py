@@ -71,7 +71,8 @@ def space_of(request: Request, plans: dict[str, dict]) -> Space:
 def _range(first: float, below: float, above: float, least: float, most: float) -> Range:
     whole = isinstance(first, int)
     low, high = max(least, first // below if whole else first / below), min(most, first * above)
-    return {"low": low, "high": high, "first": first, "whole": whole}
+    # What the recipe gives may lie outside of the bounds.
+    return {"low": min(low, first), "high": max(high, first), "first": first, "whole": whole}
 
 
 def propose(space: Space, trials: int, seed: int, earlier: list[Trial]) -> dict[str, JsonValue]:

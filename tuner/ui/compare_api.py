@@ -69,14 +69,21 @@ async def compare(
         owner, told = with_secret(visitor, experiment, secret), {}
         await api.preparing.run(partial(experiments.resume, experiment, owner), owner)
     else:
-        named = tuple(name for name in map(str.strip, methods.split(",")) if name)
-        choice = Choice(named, int(search), int(seeds), seconds)
+        named = tuple(name for name in map(str.strip, (methods or "").split(",")) if name)
+        choice = Choice(named, _whole("search", search), _whole("seeds", seeds), seconds or 0)
         start = partial(_start, choice, recipe, file, rows, visitor)
         experiment, secret = await api.preparing.run(start, visitor)
         owner, told = with_secret(visitor, experiment, secret), {"secret": secret}
     yield {"event": "experiment", "experiment": experiment, **told}
     async for event in _follow(experiment, owner):
         yield event
+
+
+def _whole(name: str, given: float | None) -> int:
+    """A number of runs; a program may leave it out, or send what is none."""
+    if given and not float(given).is_integer():
+        raise TunerError(f"{name}: {given} can't be used. Give a whole number, or 0.")
+    return int(given or 0)
 
 
 def _start(choice: Choice, recipe: str, file: str | None, rows: str, visitor: Visitor) -> tuple[str, str]:

@@ -44,7 +44,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be compared: several methods, the trials of a search, or seeds of the recipe; one of the three."""
+    """What is to be compared: several methods, the trials of a search, or seeds of each method or of the recipe."""
 
     methods: tuple[str, ...] = ()
     search: int = 0
@@ -53,15 +53,15 @@ class Choice:
 
     @property
     def runs(self) -> int:
-        """How many runs that takes."""
-        return self.search or self.seeds or len(self.methods)
+        """How many runs that takes: seeds are trained of each method."""
+        return self.search or max(1, len(self.methods)) * max(1, self.seeds)
 
     def request(self, recipe: Recipe) -> candidates.Request:
         """The experiment on this recipe. Raises TunerError with all problems."""
         problems = []
         if len(self.methods) > MOST_METHODS:
             problems.append(f"{len(self.methods)} methods are too many here. Choose at most {MOST_METHODS}.")
-        if max(self.search, self.seeds) > MOST_RUNS:
+        if self.runs > MOST_RUNS:
             problems.append(f"{self.runs} runs are too many here. Choose at most {MOST_RUNS}.")
         most = MAX_SECONDS / max(1, self.runs)
         if not 0 < self.seconds <= most:
