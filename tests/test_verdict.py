@@ -51,7 +51,7 @@ def test_fewer_errors_are_an_improvement(monkeypatch):
 
 def test_more_errors_than_the_bars_can_show_still_fit_in_them(monkeypatch):
     rate = metric("rate", lambda reference, answer: (float(len(answer)), 1.0), higher_is_better=False)
-    html = result.score_bars(scored_by(rate, monkeypatch, ("12345", "1234")))
+    html = result.variants(scored_by(rate, monkeypatch, ("12345", "1234")))
     assert 'width:100.0%"></i>' in html
     assert 'width:80.0%"></i>' in html
 
