@@ -169,7 +169,7 @@ FLAT = {"first": 2.0, "final": 1.98, "heldout_start": 2.0}
         (
             FLAT | {"epochs": 0.1},
             {"losses": {"training": 1.98, "lowest": 1.99, "last": 1.99}},
-            "Train longer, as 0.1 epochs were too few for the loss to fall.",
+            "Train longer, as less than one epoch was too little for the loss to fall.",
         ),
         (STILL, {}, "Train longer, as the loss was still falling at the end."),
         (STILL | {"ended": "patience"}, {}, "Try a larger base model, as"),

@@ -182,7 +182,7 @@ LOWER: tuple[Rule, ...] = (
 )
 LOWER_STILL: Rule = (_hardly_moved, "Lower the learning rate{lower}, as the answers got worse while the {still}.")
 HIGHER: tuple[Rule, ...] = (
-    (_was_short, "Train longer, as {epochs:.2g} epochs were too few for the loss to fall."),
+    (_was_short, "Train longer, as less than one epoch was too little for the loss to fall."),
     (_hardly_moved, "Raise the learning rate{higher}, as the {still}."),
 )
 LONGER: Rule = (_is_falling, "Train longer, as the loss was still falling at the end.")
