@@ -307,6 +307,8 @@ def test_a_refusal_for_a_budget_without_a_step_says_what_loading_and_a_step_take
         "Give more seconds, or choose a smaller base model.",
     )
     assert forecast.check_budget(estimate | {"steps": 1}, recipe) is None
+    with pytest.raises(TunerError, match=r"budget\.seconds: 1 second is too short for a single step"):
+        forecast.check_budget(estimate, small_recipe(budget__seconds=1))
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,11 @@ def test_a_run_of_an_earlier_version_has_neither_rivals_nor_costs(mine):
     assert "data-copy" not in html
 
 
+def test_where_all_right_answers_are_empty_no_gain_is_shown(run):
+    with_rows.scored(run, with_rows.rows(), empty_references=True)
+    assert bars(render.run_card(run))["base"][2] == "–"
+
+
 def test_too_few_rows_have_no_bars_and_no_table(run):
     with_rows.scored(run, with_rows.rows(9))
     html = render.run_card(run)

@@ -224,6 +224,13 @@ def test_a_firm_verdict_has_the_digits_that_tell_its_figures_apart(scores, digit
     assert "The gain is {} (95% interval {} to {})".format(*gain) in verdict.text()
 
 
+@pytest.mark.parametrize(("rows", "said"), [(1, "1 has a loss."), (3, "3 have a loss.")])
+def test_a_metric_without_an_interval_says_how_many_rows_have_a_loss(rows, said):
+    part = {"metric": "perplexity", "rows": rows, "gain": {"perplexity": 0.1}}
+    part |= {variant: {"perplexity": 2.0} for variant in ("base", "adapter")}
+    assert said in judge(evaluated(0.5, 0.6, 0.05, 0.15) | {"other_metrics": [part]}).text()
+
+
 def test_without_prompts_the_verdict_tells_both_losses():
     verdict = judge({"gain": None, "rows": 0, "base": {"loss": 2.34567}, "adapter": {"loss": 1.2}})
     assert (verdict.kind, verdict.headline) == ("unsure", "Only the loss was measured.")

@@ -245,7 +245,8 @@ def _without_interval(part: dict) -> str:
         each = f"{FEWEST_ROWS} held-out rows of each label"
         return f"{title} has no interval: that takes {each}, and one has {fewest or 'none'}."
     if (rows := part.get("rows", FEWEST_ROWS)) < FEWEST_ROWS:
-        return f"{title} has no interval: that takes {FEWEST_ROWS} held-out rows, and {rows} have a loss."
+        have = "has" if rows == 1 else "have"
+        return f"{title} has no interval: that takes {FEWEST_ROWS} held-out rows, and {rows} {have} a loss."
     return ""
 
 

@@ -173,8 +173,9 @@ def check_memory(estimate: dict, recipe: Recipe, batch_size: int) -> None:
 def check_budget(estimate: dict, recipe: Recipe) -> None:
     """Raise TunerError if the budget is too short for a single step."""
     if estimate["steps"] < 1:
+        short = "is too short" if recipe.budget.seconds == 1 else "are too few"
         raise TunerError(
-            f"budget.seconds: {recipe.budget.seconds:g} seconds are too few for a single step: loading takes about "
+            f"budget.seconds: {count(recipe.budget.seconds, 'second')} {short} for a single step: loading takes about "
             f"{duration(estimate['start_up'])} and a step {estimate['a_step']:.1f} s. Give more seconds, or choose a "
             "smaller base model."
         )

@@ -118,7 +118,8 @@ def _drawn(heads: list[str], names: dict[str, str], rows: dict[str, list[str]]) 
 
 def _adapter_over(scores: dict, variant: str, digits: int) -> str:
     """The adapter's gain over a variant, and on how many rows it is better; nothing if that can't be known."""
-    pair = {} if scores.get("unknown_head") else pair_of(scores, "adapter", variant)
+    is_unknown = scores.get("unknown_head") or scores.get("empty_references")
+    pair = {} if is_unknown else pair_of(scores, "adapter", variant)
     if not pair:
         return "–"
     gain, *interval = gain_parts(scores, pair, digits_of_gain(pair, digits))
