@@ -158,10 +158,10 @@ def replace_by_a_longer_one(path: Path) -> None:
 def replace_by_one_of_the_same_size(path: Path) -> None:
     """The same with a log of as many bytes: one event whose text fills them."""
     same, size = EventLog(path.with_name("new")), path.stat().st_size
-    same.append({"event": "queued", "fill": ""})
+    same.append({"event": "queued", "time": 1.5, "fill": ""})
     filler = "." * (size - same.path.stat().st_size)
     same.path.unlink()
-    same.append({"event": "queued", "fill": filler})
+    same.append({"event": "queued", "time": 1.5, "fill": filler})
     assert same.path.stat().st_size == size
     same.path.replace(path)
 
