@@ -78,10 +78,18 @@ def test_a_fixed_prompt_is_advised_unless_looking_up_examples_is_clearly_better(
     assert "the most similar rows in each prompt" in judge(scores).next_step
 
 
-@pytest.mark.parametrize("change", [{"rows": 9}, {"unknown_head": True}, {"fewest_rows": 4}])
-def test_scores_that_allow_no_claim_advise_nothing(change):
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        ({"rows": 9}, "Score at least 10 rows (evaluation.rows)."),
+        ({"rows": 9, "heldout_rows": 9}, "Hold out at least 10 rows (data.heldout)."),
+        ({"unknown_head": True}, ""),
+        ({"fewest_rows": 4}, "Hold out more rows (data.heldout)."),
+    ],
+)
+def test_scores_that_allow_no_claim_advise_only_how_to_get_one(change, step):
     verdict = judge(judged(gains(BETTER)) | change)
-    assert (verdict.kind, verdict.advice, verdict.next_step) == ("unsure", "", "")
+    assert (verdict.kind, verdict.advice, verdict.next_step) == ("unsure", "", step)
 
 
 def test_scores_of_earlier_versions_are_judged_as_before():
@@ -161,11 +169,12 @@ FLAT = {"first": 2.0, "final": 1.98, "heldout_start": 2.0}
         (
             FLAT | {"epochs": 0.1},
             {"losses": {"training": 1.98, "lowest": 1.99, "last": 1.99}},
-            "Train longer, as 0.1 epochs were too few for the loss to fall.",
+            "Train longer, as less than one epoch was too little for the loss to fall.",
         ),
         (STILL, {}, "Train longer, as the loss was still falling at the end."),
         (STILL | {"ended": "patience"}, {}, "Try a larger base model, as"),
-        ({}, RISEN, "Train on more rows than these 480, as"),
+        ({}, RISEN, "Train on more rows than these 480, or for fewer epochs, as"),
+        ({}, {"losses": RISEN["losses"] | {"kept": 40}}, "Train on more rows than these 480, as"),
         ({}, {"rows": 32}, "Score more rows (evaluation.rows), as on 32 of 80 a gain"),
         ({}, {"rows": 32, "heldout_rows": 32}, "Hold out more rows (data.heldout), as on 32 a gain"),
         ({}, {}, "Try a larger base model, as the loss fell and then stayed where it was."),
@@ -297,9 +306,23 @@ def test_the_table_of_all_variants_has_scores_gains_rows_and_costs(tmp_path):
 
 def test_right_answers_that_are_all_empty_are_named():
     scores = score([METRICS["answer_f1"]], [""] * 12, [{"base": "x", "adapter": ""}] * 12)
-    assert "All right answers are empty, so this only says how often nothing is answered." in judge(scores).text()
+    verdict = judge(scores)
+    assert (verdict.kind, verdict.headline) == ("unsure", "No verdict: all right answers are empty.")
+    assert verdict.summary == "All right answers are empty, so this only says how often nothing is answered."
+    assert verdict.summary in verdict.text()
+    assert verdict.next_step.startswith("Check the column of right answers")
     some = score([METRICS["answer_f1"]], [""] * 11 + ["a"], [{"base": "x", "adapter": ""}] * 12)
     assert "are empty" not in judge(some).text()
+
+
+def test_a_model_that_answers_nothing_is_named():
+    rows = [{"reference": "a", "base": "x", "adapter": " "}] * 3
+    scores = judged(gains(adapter=WORSE))
+    assert judge(scores | {"examples": rows}).notes == ("The first 3 answers of the adapter are empty.",)
+    assert judge(scores | {"examples": rows[:2]}).notes == ()
+    assert judge(scores | {"examples": [*rows, {"reference": "a", "base": "x", "adapter": "y"}]}).notes == ()
+    right = [{"reference": "", "base": "x", "adapter": ""}] * 3
+    assert judge(scores | {"examples": right}).notes == ()
 
 
 def test_an_interval_that_holds_zero_is_seen_to_hold_it():

@@ -7,6 +7,7 @@ from test_plan import planned, reasons
 from tuner import runs
 from tuner.errors import TunerError
 from tuner.planning import forecast
+from tuner.planning.budget import warnings_of
 from tuner.recipe import Budget, Recipe
 
 
@@ -106,6 +107,18 @@ def test_seconds_that_are_many_epochs_are_warned_of(monkeypatch):
     ]
     few = planned_for(180, budget__seconds=11)
     assert not [warning for warning in few["warnings"] if "by heart" in warning]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps", "said"),
+    [
+        (1, 50, "1 second is about 50 epochs: the model sees each row 50 times"),
+        (2, 12345, "2 seconds are about 12,345 epochs: the model sees each row 12,345 times"),
+    ],
+)
+def test_numbers_stand_with_the_right_verb_and_without_a_power_of_ten(seconds, steps, said):
+    (warning,) = warnings_of(Budget(seconds=seconds), 4, 4, steps)
+    assert warning.startswith(said)
 
 
 # How the held-out loss is measured, and what follows from it

@@ -115,19 +115,15 @@ def test_ticks_are_round_numbers_that_reach_to_the_end(low, high, wanted, ticks)
 
 
 def test_scores_are_bars_of_their_size_with_their_interval():
-    html = chart.score_bars([("base", "Base", 0.25, 0.125, 0.5), ("adapter", "Tuned", 0.75, None, None)])
-    base, adapter = re.findall(r'<div class="t-bar (.*?)</div>', html)
-    assert base.startswith("base")
-    assert 'width:25.0%"></i><b style="left:12.5%;width:37.5%"></b>' in base
-    assert plain(base.partition(">")[2]).split() == ["Base", "0.25", "0.12", "to", "0.50"]
-    assert adapter.startswith("adapter")
-    assert "<b" not in adapter
-    assert plain(adapter.partition(">")[2]).split() == ["Tuned", "0.75"]
-    # Larger ones than 1 still fit, with the end of the interval, if there is one.
-    html = chart.score_bars([("base", "Base", 3.0, 2.0, 4.0), ("adapter", "Tuned", 2.0, None, None)])
-    assert re.findall(r'<i style="width:([\d.]+)%', html) == ["75.0", "50.0"]
-    assert "left:50.0%;width:50.0%" in html
-    assert 'width:100.0%"></i>' in chart.score_bars([("base", "Base", 2.0, None, None)])
+    assert 'width:25.0%"></i><b style="left:12.5%;width:37.5%"></b>' in chart.score_bar(0.25, 0.125, 0.5, whole=1.0)
+    assert "left:50.0%;width:50.0%" in chart.score_bar(3.0, 2.0, 4.0, whole=4.0)
+    assert "<b" not in chart.score_bar(0.75, None, None, whole=1.0)
+
+
+def test_rows_won_and_lost_are_parts_of_a_bar_and_those_of_nothing_are_not_drawn():
+    html = chart.outcomes(14, 40, 0)
+    assert re.findall(r'<i class="(\w+)" style="flex:(\d+)">', html) == [("better", "14"), ("same", "40")]
+    assert plain(html).strip() == "14 better, 40 same, 0 worse"
 
 
 def test_parts_of_a_whole_are_named_with_their_values_and_nothing_is_no_part():

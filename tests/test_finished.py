@@ -88,14 +88,14 @@ def test_the_page_shows_base_before_and_adapter_after(mine, scores):
     scores["adapter"]["exact_match"] = 0.25  # so few steps make no answer equal to its reference
     mine.write_json("evaluation.json", scores)
     html = render.run_card(mine)
-    assert in_order(plain(html), "base 0%", "adapter 25%")
+    assert in_order(plain(html), "exact matches", "0%", "25%")
     base, adapter, gain = (scores[part] for part in ("base", "adapter", "gain"))
-    verdict = plain(html.partition('class="t-sub"')[0])
+    verdict = plain(html.partition("How this was measured")[2])
     assert in_order(
         verdict, f"{scores['rows']} of 16 held-out rows", f"{base['rougeL']:.2f}", f"{adapter['rougeL']:.2f}"
     )
     assert in_order(verdict, f"{gain['low']:+.2f}", f"{gain['high']:+.2f}")
-    bars = re.findall(r'class="t-bar (\w+)">(.*?)</div>', html)
+    bars = re.findall(r'class="t-bar (\w+)">(.*?)</tbody>', html)
     assert [kind for kind, _ in bars] == ["base", "adapter"]
     for kind, bar in bars:
         own = scores[kind]
@@ -197,8 +197,9 @@ def test_the_verdict_claims_no_more_than_the_interval_does(low, high, kind):
     for name, words in VERDICTS.items():
         assert (words in title) == (words in text) == (name == kind)
         assert (f"t-verdict {name}" in html) == (name == kind)
-    for said in (plain(html), text):
-        assert in_order(said, "40", "0.31", "0.42", f"{low:+.2f}", f"{high:+.2f}")
+    assert in_order(plain(html), "40", f"{low:+.2f}", f"{high:+.2f}")
+    assert ("may be chance" in html) == (kind == "unsure")
+    assert in_order(text, "40", "0.31", "0.42", f"{low:+.2f}", f"{high:+.2f}")
 
 
 def test_a_score_from_few_rows_is_called_a_hint():
@@ -273,12 +274,12 @@ def test_old_scores_without_intervals_are_shown(mine, scores):
     del scores["examples"]
     mine.write_json("evaluation.json", scores)
     html = render.run_card(mine)
-    bars = re.findall(r'class="t-bar (\w+)">(.*?)</div>', html)
+    bars = re.findall(r'class="t-bar (\w+)">(.*?)</tbody>', html)
     assert [kind for kind, _ in bars] == ["base", "adapter"]
     for kind, bar in bars:
         assert in_order(plain(bar), f"{scores[kind]['rougeL']:.2f}")
         assert "left:" not in bar
-        assert " to " not in bar
+        assert " to " not in bar.partition("</td>")[0]
 
 
 @pytest.mark.parametrize(
@@ -293,9 +294,11 @@ def test_old_scores_without_intervals_are_shown(mine, scores):
 def test_a_firm_verdict_prints_as_many_digits_as_its_figures_need(low, high, base, adapter, digits):
     scores = gains(low, high) | {"base": {"rougeL": base}, "adapter": {"rougeL": adapter}}
     figures = f"{base:.{digits}f}", f"{adapter:.{digits}f}", f"{low:+.{digits}f}", f"{high:+.{digits}f}"
-    for text in (plain(result.verdict(scores)), terminal.verdict(scores)):
-        assert in_order(text, *figures)
-        assert figures[0] != figures[1]
+    assert figures[0] != figures[1]
+    assert in_order(plain(result.verdict(scores)), *figures[2:])
+    assert in_order(plain(result.variants(scores)), figures[0], *figures[2:], figures[1])
+    for text in (plain(result.verdict(scores) + result.variants(scores)), terminal.verdict(scores)):
+        assert in_order(text, *figures[2:])
         assert not re.search(r"[+-]0\.0+(?!\d)", text)
 
 

@@ -319,13 +319,13 @@ def test_scores_of_labels_have_no_exact_matches_and_others_have_both():
             "gain": {metric: 0.125, "low": 0.0625, "high": 0.1875},
         }
 
-    assert words(result.score_bars(scores("rougeL"))) == (
-        "Base model 0.50 0.25 to 0.75 With adapter 0.62 0.25 to 0.75 Exact matches: base 12%, adapter 50%"
+    assert words(result.variants(scores("rougeL"))) == (
+        "ROUGE-L Adapter against it Base model 0.50 0.25 to 0.75 +0.12 +0.06 to +0.19 With adapter 0.62 0.25 to 0.75"
     )
-    assert "Exact" not in result.score_bars(scores("accuracy"))
-    assert "<table" not in result.score_bars(scores("rougeL"))
+    assert words(result.other_metrics(scores("rougeL"))) == "Other metrics base adapter gain exact matches 12% 50% –"
+    assert result.other_metrics(scores("accuracy")) == ""
     accuracy = scores("accuracy") | {"metric": "accuracy"}
-    table = result.score_bars(scores("rougeL") | {"other_metrics": [accuracy]}).partition("<table")[2]
+    table = result.other_metrics(scores("rougeL") | {"other_metrics": [accuracy]})
     head, *rows = [re.findall(r"<t[hd]>([^<]*)<", row) for row in table.split("<tr>")[1:]]
     assert head == ["Other metrics", "base", "adapter", "gain"]
     assert [[cell[:4] for cell in row[1:]] for row in rows] == [["0.50", "0.62", "+0.1"]]

@@ -32,33 +32,52 @@ def advised(monkeypatch: pytest.MonkeyPatch, advice: str, next_step: str = "") -
     monkeypatch.setattr(result, "judge", lambda scores: replace(judge(scores), **told))
 
 
-def cells(html: str) -> list[list[str]]:
-    """The cells of the table of variants."""
-    table = html.partition('class="t-wide"')[2].partition("</table>")[0]
-    rows = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in table.split("<tr>")[1:]]
-    return [[" ".join(plain(cell).split()) for cell in row] for row in rows]
+def bars(html: str) -> dict[str, list[str]]:
+    """By variant what its part of the table says: its name, its score, the adapter against it, and its cost."""
+    parts = re.findall(r'class="t-bar (\w+)">(.*?)</tbody>', html)
+    cells = {kind: re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", part) for kind, part in parts}
+    return {kind: [" ".join(plain(cell).split()) for cell in row] for kind, row in cells.items()}
 
 
-def figures(part: dict) -> list[str]:
-    """A variant's score and interval as a cell of the table."""
-    return [f"{part['rougeL']:.2f} {part['rougeL_low']:.2f} to {part['rougeL_high']:.2f}"]
+def figures(part: dict) -> str:
+    """A variant's score and interval."""
+    return f"{part['rougeL']:.2f} {part['rougeL_low']:.2f} to {part['rougeL_high']:.2f}"
 
 
-def test_each_variant_has_a_bar_with_its_interval_and_a_line_of_gains_and_costs(run):
+def test_each_variant_has_a_bar_with_its_interval_its_distance_from_the_adapter_and_its_cost(run):
     html, scores = render.run_card(run), run.read_json("evaluation.json")
-    bars = re.findall(r'class="t-bar (\w+)">(.*?)</div>', html)
-    assert [kind for kind, _ in bars] == list(with_rows.VARIANTS)
-    for kind, bar in bars:
-        assert in_order(plain(bar), *(f"{scores[kind][key]:.2f}" for key in ("rougeL", "rougeL_low", "rougeL_high")))
-    head, *lines = cells(html)
-    assert head == list(HEADS)
-    assert lines[0] == ["base model", *figures(scores["base"]), "–", "–", "20", "0.05"]
-    pair = scores["pairs"][0]
-    assert (pair["of"], pair["over"]) == ("few_shot", "base")
+    shown = bars(html)
+    assert [*shown] == list(with_rows.VARIANTS)
+    assert [row[1] for row in shown.values()] == [figures(scores[variant]) for variant in shown]
+    assert [row[0] for row in shown.values()] == [
+        *("Base model", "4 examples in the prompt", "The 4 most similar rows in the prompt", "With adapter")
+    ]
+    pair = next(p for p in scores["pairs"] if (p["of"], p["over"]) == ("adapter", "few_shot"))
     gain = f"{pair['rougeL']:+.2f} {pair['low']:+.2f} to {pair['high']:+.2f}"
-    assert lines[1] == ["4 examples in the prompt", *figures(scores["few_shot"]), gain, "21 / 3 / 0", "412", "0.31"]
-    assert lines[3][3] == "21 / 2 / 1"
-    assert f"Training took {duration(run.last_event('end')['seconds'])}, once." in plain(html)
+    counts = f"{pair['wins']} better, {pair['ties']} same, {pair['losses']} worse"
+    assert shown["few_shot"][2:] == [f"{gain} {counts}", "412 tokens 0.31 s"]
+    assert shown["base"][2].endswith("21 better, 1 same, 2 worse")
+    assert shown["adapter"][2] == f"trained once, in {duration(run.last_event('end')['seconds'])}"
+
+
+def test_what_the_prompts_gained_over_the_base_model_and_how_it_was_measured_is_in_a_fold(run):
+    html, scores = render.run_card(run), run.read_json("evaluation.json")
+    fold = html.partition("How this was measured")[2].partition("</details>")[0]
+    assert verdict.judge(scores).figures(lambda score: f" {score} ") in plain(fold)
+    pair = scores["pairs"][0]
+    gain = f"{pair['rougeL']:+.2f}", f"{pair['low']:+.2f} to {pair['high']:+.2f}"
+    assert in_order(plain(fold), *(HEADS[place] for place in (2, 3)), "4 examples in the prompt", *gain, "21 / 3 / 0")
+    assert in_order(plain(fold), "Training never saw these 24 rows", "ROUGE-L is computed as in", "paired")
+
+
+def test_the_page_says_a_headline_and_one_sentence_and_its_notes_stay_in_sight(run):
+    with_rows.scored(run, with_rows.rows(12), heldout_rows=20)
+    judged = verdict.judge(run.read_json("evaluation.json"))
+    before = render.run_card(run).partition("<table")[0]
+    assert plain(before).strip().startswith(judged.headline)
+    assert in_order(plain(before), judged.headline, judged.summary, "With so few rows this is only a hint.")
+    assert judged.summary.startswith("On 12 of 20 held-out rows, the adapter's gain over the base model")
+    assert judged.figures() not in plain(before)
 
 
 def test_a_prompt_that_does_as_well_is_open_and_can_be_copied(run, monkeypatch):
@@ -104,15 +123,20 @@ def test_a_run_of_an_earlier_version_has_neither_rivals_nor_costs(mine):
     mine.write_json("evaluation.json", {key: value for key, value in scores.items() if key not in later})
     html = render.run_card(mine)
     assert re.findall(r'class="t-bar (\w+)">', html) == ["base", "adapter"]
-    assert "t-wide" not in html
+    assert bars(html)["base"][2] != "–"
+    assert len(bars(html)["base"]) == 3  # no costs
     assert "data-copy" not in html
+
+
+def test_where_all_right_answers_are_empty_no_gain_is_shown(run):
+    with_rows.scored(run, with_rows.rows(), empty_references=True)
+    assert bars(render.run_card(run))["base"][2] == "–"
 
 
 def test_too_few_rows_have_no_bars_and_no_table(run):
     with_rows.scored(run, with_rows.rows(9))
     html = render.run_card(run)
-    assert "t-bar " not in html
-    assert "t-wide" not in html
+    assert "t-bar" not in html
 
 
 def test_what_strangers_wrote_stays_text_on_the_card(run):

@@ -99,8 +99,8 @@ def test_page_and_card_tell_one_figure_of_exact_matches(finished, tmp_path):
     mine.write_json(
         "evaluation.json", {key: value for key, value in scores.items() if key != "each"} | {"examples": []}
     )
-    shown, text = plain(result.score_bars(scores)), card(runs.Run(mine.path))
-    assert "Exact matches" not in shown
+    shown, text = plain(result.variants(scores) + result.other_metrics(scores)), card(runs.Run(mine.path))
+    assert "exact matches" not in shown
     assert "exact match" in shown
     assert "answers equal to the reference" not in text
     assert "| exact match (95% interval; gain +1.000" in text

@@ -51,7 +51,7 @@ def test_fewer_errors_are_an_improvement(monkeypatch):
 
 def test_more_errors_than_the_bars_can_show_still_fit_in_them(monkeypatch):
     rate = metric("rate", lambda reference, answer: (float(len(answer)), 1.0), higher_is_better=False)
-    html = result.score_bars(scored_by(rate, monkeypatch, ("12345", "1234")))
+    html = result.variants(scored_by(rate, monkeypatch, ("12345", "1234")))
     assert 'width:100.0%"></i>' in html
     assert 'width:80.0%"></i>' in html
 
@@ -222,6 +222,13 @@ def test_a_firm_verdict_has_the_digits_that_tell_its_figures_apart(scores, digit
     verdict = judge(scores, digits)
     assert (verdict.base, verdict.adapter) == (base, adapter)
     assert "The gain is {} (95% interval {} to {})".format(*gain) in verdict.text()
+
+
+@pytest.mark.parametrize(("rows", "said"), [(1, "1 has a loss."), (3, "3 have a loss.")])
+def test_a_metric_without_an_interval_says_how_many_rows_have_a_loss(rows, said):
+    part = {"metric": "perplexity", "rows": rows, "gain": {"perplexity": 0.1}}
+    part |= {variant: {"perplexity": 2.0} for variant in ("base", "adapter")}
+    assert said in judge(evaluated(0.5, 0.6, 0.05, 0.15) | {"other_metrics": [part]}).text()
 
 
 def test_without_prompts_the_verdict_tells_both_losses():

@@ -14,7 +14,7 @@ from tuner import heartbeat, runs
 from tuner.errors import TunerError
 from tuner.models.device import device_type
 from tuner.runs import Run
-from tuner.training import clock, upkeep, window
+from tuner.training import clock, failures, upkeep, window
 from tuner.training.clock import Clock
 from tuner.training.upkeep import Measured
 from tuner.training.window import StopSignal, Window
@@ -530,6 +530,10 @@ def test_the_base_is_measured_before_the_first_step_only(training, every, step, 
     training.does = leave(training, 9, "steps")
     training.window.train()
     assert [e["step"] for e in training.emitted] == [0] * measures
+
+
+def test_a_window_of_one_second_is_one_in_words():
+    assert "The window of 1 second was over" in failures.too_short("window", 1.0, 1.5).problems[0]
 
 
 ALLOW = "Allow more seconds, or choose a smaller base model, shorter rows or fewer rows per step."

@@ -2,6 +2,8 @@
 
 A variant helped if its interval over the base model is above 0. A prompt with examples is advised where it helped and
 the adapter is not clearly better than it: then training bought nothing that a prompt does not have.
+
+Each outcome has its own rules for the next step, so that a headline and the step below it never contradict.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,8 @@ OWN_SHARE = 0.25  # of a gain, at least, that answers lose beside other rows' re
 MOVED = 0.05  # share of a loss that it falls or rises by, at least, to have moved
 STILL_FALLING = 0.02  # share of the held-out loss that its last third fell by, at least, if it was still falling
 MANY_ROWS = 64  # scored; with fewer, a gain worth having may be hidden by chance
+BY_HEART = 4  # times as low as the held-out loss is the training loss of rows that are known by heart
+ROSE = 1.1  # times its lowest value is a held-out loss that has risen
 
 
 def pair_of(scores: dict, one: str, other: str) -> dict:
@@ -56,26 +60,66 @@ def advise(scores: dict) -> tuple[str, str]:
     return "tune" if helped(scores, "adapter") else "neither", best
 
 
-def next_step(scores: dict, advice: str, prompt: str) -> str:
-    """One sentence about what to do next, by the first rule that applies; empty if none does."""
+def outcome(scores: dict, advice: str, prompt: str) -> str:
+    """What headline and next step are about: a key of NEXT_STEPS, or "prompt" or "better prompt"."""
+    gain = scores["gain"]
     if advice == "prompt":
+        return "better prompt" if pair_of(scores, "adapter", prompt)["high"] < 0 else "prompt"
+    if advice == "tune":
+        return "tune"
+    if gain["low"] > 0:
+        return "looks"
+    if gain["high"] < 0:
+        return "below" if "baseline" in scores else "bad"
+    return "neither" if prompt else "unsure"
+
+
+def next_step(scores: dict, outcome: str, prompt: str) -> str:
+    """One sentence about what to do next, by the first rule of the outcome that applies; empty if none does."""
+    if outcome not in NEXT_STEPS:
         kind = "these examples in each prompt" if prompt == "few_shot" else "the most similar rows in each prompt"
         return f"Use the base model with {kind}, which needs no training."
     if "course" not in scores:
         return ""
+    metric = metric_of(scores)
+    base, adapter = (scores[variant][metric.name] for variant in ("base", "adapter"))
     facts = {**scores["course"], **scores.get("losses", {}), "held": scores.get("heldout_rows", scores["rows"])}
-    facts |= {"scored": scores["rows"], "gain": scores["gain"][metric_of(scores).name]}
-    facts["left"] = 1.0 if not metric_of(scores).higher_is_better else 1 - scores["adapter"][metric_of(scores).name]
-    facts["is_open"] = advice == "tune" and prompt != "" and not is_better(scores, "adapter", prompt)
-    rules = AFTER_TUNE if advice == "tune" else AFTER_NEITHER
-    sentence = next((sentence for applies, sentence in rules if applies(facts)), "")
+    facts |= {"scored": scores["rows"], "gain": scores["gain"][metric.name]}
+    facts["left"] = 1 - adapter if metric.higher_is_better else 1.0
+    facts["is_solved"] = metric.higher_is_better and "baseline" not in scores and 1 - base <= MOVED
+    facts["is_open"] = outcome == "tune" and prompt != "" and not is_better(scores, "adapter", prompt)
+    sentence = next((sentence for applies, sentence in NEXT_STEPS[outcome] if applies(facts)), "")
+    return sentence.format(**facts | _in_words(facts), base=f"{base:.2f}")
+
+
+def _in_words(facts: dict) -> dict[str, str]:
+    """What the sentences say of the losses and the learning rate."""
     rate = facts.get("learning_rate")
-    rates = {"higher": f"{rate * 10:.2g}", "lower": f"{rate / 10:.2g}"} if rate else {"higher": "", "lower": ""}
-    return sentence.format(**facts, **rates)
+    said = {key: f", to {rate * by:.2g} for example" if rate else "" for key, by in (("higher", 10), ("lower", 0.1))}
+    said["training_course"] = _from_to(facts["first"], facts["final"])
+    said["still"] = f"training loss hardly moved, {said['training_course']}"
+    if "heldout_start" in facts:
+        said["heldout_course"] = _from_to(facts["heldout_start"], facts["last"])
+        said["still"] = f"loss on held-out rows hardly moved, {said['heldout_course']}"
+    return said
+
+
+def _from_to(before: float, after: float) -> str:
+    digits = 2 if f"{before:.2f}" != f"{after:.2f}" else 4
+    return f"from {before:.{digits}f} to {after:.{digits}f}"
+
+
+def knows_by_heart(losses: dict) -> bool:
+    """Whether the training loss is near 0 while the held-out loss has risen."""
+    return losses["training"] * BY_HEART <= losses["last"] and losses["last"] >= ROSE * losses["lowest"]
 
 
 def _rose(facts: dict) -> bool:
     return facts["final"] > (1 + MOVED) * facts["first"]
+
+
+def _rose_on_heldout(facts: dict) -> bool:
+    return "heldout_start" in facts and facts["last"] > (1 + MOVED) * facts["heldout_start"]
 
 
 def _hardly_moved(facts: dict) -> bool:
@@ -88,8 +132,13 @@ def _hardly_moved(facts: dict) -> bool:
     return fell < MOVED * facts["first"]
 
 
+def _was_short(facts: dict) -> bool:
+    is_less = facts["epochs"] is not None and facts["epochs"] < 1
+    return _hardly_moved(facts) and is_less and facts["ended"] != "patience"
+
+
 def _is_falling(facts: dict) -> bool:
-    if facts["ended"] == "patience":
+    if facts["ended"] == "patience" or _knows_rows(facts):
         return False
     if "heldout_middle" in facts:
         middle = facts["heldout_middle"]
@@ -100,33 +149,48 @@ def _is_falling(facts: dict) -> bool:
 def _knows_rows(facts: dict) -> bool:
     if "lowest" not in facts:
         return False
-    return facts["last"] > (1 + MOVED) * facts["lowest"] and facts["final"] < (1 - MOVED) * facts["first"]
+    is_higher = facts["last"] > (1 + MOVED) * facts["lowest"] and facts["final"] < (1 - MOVED) * facts["first"]
+    return is_higher or _is_by_heart(facts)
+
+
+def _is_by_heart(facts: dict) -> bool:
+    return "lowest" in facts and knows_by_heart(facts)
 
 
 def _needs_rows(facts: dict) -> bool:
     return facts["gain"] > 0 and facts["scored"] < MANY_ROWS
 
 
+def _is_open(facts: dict) -> bool:
+    return facts["is_open"]
+
+
 Rule = tuple[Callable[[dict], bool], str]
-AFTER_NEITHER: tuple[Rule, ...] = (
-    (
-        _rose,
-        "Lower the learning rate, to {lower} for example, as the training loss rose from {first:.2f} to {final:.2f}.",
-    ),
-    (
-        lambda facts: _hardly_moved(facts) and (facts["epochs"] or 0) < 1,
-        "Train longer, as {epochs:g} epochs were too few for the loss to fall.",
-    ),
-    (
-        _hardly_moved,
-        "Raise the learning rate, to {higher} for example, as the training loss hardly moved, from {first:.2f} to "
-        "{final:.2f}.",
-    ),
-    (_is_falling, "Train longer, as the loss was still falling at the end."),
-    (
-        _knows_rows,
-        "Train on more rows than these {rows:,}, as the loss fell on them and rose on the held-out ones.",
-    ),
+SOLVED: Rule = (lambda facts: facts["is_solved"], "Use the base model as it is, as it already scores {base}.")
+MORE_ROWS = "Train on more rows than these {rows:,}, as the loss fell on them and rose on the held-out ones."
+FEWER_EPOCHS = (
+    "Train on more rows than these {rows:,}, or for fewer epochs, as the loss fell on them and rose on the held-out "
+    "ones."
+)
+OVERFITTED: tuple[Rule, ...] = (
+    (lambda facts: "kept" in facts and _knows_rows(facts), MORE_ROWS),  # fewer epochs would change nothing
+    (_knows_rows, FEWER_EPOCHS),
+)
+LOWER: tuple[Rule, ...] = (
+    (_rose, "Lower the learning rate{lower}, as the training loss rose {training_course}."),
+    (_rose_on_heldout, "Lower the learning rate{lower}, as the loss on held-out rows rose {heldout_course}."),
+)
+LOWER_STILL: Rule = (_hardly_moved, "Lower the learning rate{lower}, as the answers got worse while the {still}.")
+HIGHER: tuple[Rule, ...] = (
+    (_was_short, "Train longer, as less than one epoch was too little for the loss to fall."),
+    (_hardly_moved, "Raise the learning rate{higher}, as the {still}."),
+)
+LONGER: Rule = (_is_falling, "Train longer, as the loss was still falling at the end.")
+LARGER: Rule = (lambda facts: True, "Try a larger base model, as the loss fell and then stayed where it was.")
+LEARNING = (*OVERFITTED, *LOWER, *HIGHER, LONGER)
+UNSURE = (
+    SOLVED,
+    *LEARNING,
     (
         lambda facts: _needs_rows(facts) and facts["scored"] < facts["held"],
         "Score more rows (evaluation.rows), as on {scored} of {held} a gain of this size can't be told from chance.",
@@ -135,16 +199,42 @@ AFTER_NEITHER: tuple[Rule, ...] = (
         _needs_rows,
         "Hold out more rows (data.heldout), as on {scored} a gain of this size can't be told from chance.",
     ),
-    (lambda facts: True, "Try a larger base model, as the loss fell and then stayed where it was."),
+    LARGER,
 )
-AFTER_TUNE: tuple[Rule, ...] = (
-    (
-        lambda facts: facts["left"] > MOVED and _is_falling(facts),
-        "Train longer, as the loss was still falling at the end and there may be more to gain.",
+# By outcome, the rules from which the next step follows.
+NEXT_STEPS: dict[str, tuple[Rule, ...]] = {
+    "tune": (
+        (lambda facts: "kept" in facts and _is_by_heart(facts), MORE_ROWS),
+        (_is_by_heart, FEWER_EPOCHS),
+        (
+            lambda facts: facts["left"] > MOVED and _is_falling(facts),
+            "Train longer, as the loss was still falling at the end and there may be more to gain.",
+        ),
+        (
+            lambda facts: _is_open(facts) and facts["scored"] < facts["held"],
+            "Score more rows (evaluation.rows) to learn whether a prompt would do as well.",
+        ),
+        (_is_open, "Hold out more rows (data.heldout) to learn whether a prompt would do as well."),
     ),
-    (
-        lambda facts: facts["is_open"] and facts["scored"] < facts["held"],
-        "Score more rows (evaluation.rows) to learn whether a prompt would do as well.",
+    "looks": (
+        *LEARNING,
+        (
+            lambda facts: True,
+            "Check that each completion stands beside its own prompt; if each does, try a larger base model.",
+        ),
     ),
-    (lambda facts: facts["is_open"], "Hold out more rows (data.heldout) to learn whether a prompt would do as well."),
-)
+    "bad": (
+        SOLVED,
+        *OVERFITTED,
+        *LOWER,
+        LOWER_STILL,
+        (
+            lambda facts: True,
+            "Read the rows that got worse: the loss fell, so check that the completions you train on are like the "
+            "answers you want.",
+        ),
+    ),
+    "below": (*LEARNING, LARGER),
+    "neither": UNSURE,
+    "unsure": UNSURE,
+}

@@ -17,8 +17,8 @@ def digits_apart(pairs: list[Sequence[float]], least: int) -> int:
 
 
 def digits_of_gain(pair: dict, least: int) -> int:
-    """The digits with which neither end of a gain's interval looks like 0: whether it holds 0 can be seen."""
-    return digits_apart([(pair[key], 0) for key in ("low", "high") if key in pair], least)
+    """The digits with which no end of a gain's interval looks like 0 that is not: whether it holds 0 can be seen."""
+    return digits_apart([(pair[key], 0) for key in ("low", "high") if pair.get(key)], least)
 
 
 def with_interval(part: dict, name: str, digits: int = 2) -> str:
@@ -27,15 +27,20 @@ def with_interval(part: dict, name: str, digits: int = 2) -> str:
     return f"{part[name]:.{digits}f}" + (f" ({low:.{digits}f} to {high:.{digits}f})" if low is not None else "")
 
 
-def shown_gain(part: dict, pair: dict, digits: int = 2, label: str = "") -> str:
-    """A gain with its interval: `pair` is one of those of `part`, an evaluation by one metric.
+def gain_parts(part: dict, pair: dict, digits: int = 2) -> list[str]:
+    """A gain and the ends of its interval, if any: `pair` is one of those of `part`, an evaluation by one metric.
 
     That of perplexity is in percent: by so much it is lower.
     """
     metric = metric_of(part)
     form = f"+.{max(0, digits - 2)}%" if metric.from_losses else f"+.{digits}f"
     # Plus 0.0, because a small loss would be shown as "-0.00".
-    shown = [f"{round(pair[key], digits) + 0.0:{form}}" for key in (metric.name, "low", "high") if key in pair]
+    return [f"{round(pair[key], digits) + 0.0:{form}}" for key in (metric.name, "low", "high") if key in pair]
+
+
+def shown_gain(part: dict, pair: dict, digits: int = 2, label: str = "") -> str:
+    """A gain with its interval; see `gain_parts`."""
+    shown = gain_parts(part, pair, digits)
     return shown[0] + (f" ({label}{shown[1]} to {shown[2]})" if len(shown) > 1 else "")
 
 

@@ -6,9 +6,9 @@ from tuner.metrics import metric_of
 
 
 def about_prompts(scores: dict, advice: str, prompt: str, digits: int) -> list[str]:
-    """Sentences about the prompt with examples that the advice is about; or why there is none."""
+    """Sentences about the prompt with examples that the advice is about; none if no prompt was tried."""
     if not prompt:
-        return [scores.get("prompting", {}).get("why_not", "").replace("{", "{{").replace("}", "}}")]
+        return []
     name = metric_of(scores).name
     value = f"{scores[prompt][name]:.{digits}f}"
     over_base, over_prompt = pair_of(scores, prompt, "base"), pair_of(scores, "adapter", prompt)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tuner.evaluation.advice import advise, fits_others, next_step, pair_of
-from tuner.evaluation.figures import digits_apart, shown_gain, with_interval
+from tuner.evaluation.advice import advise, fits_others, knows_by_heart, next_step, outcome, pair_of
+from tuner.evaluation.figures import digits_apart, digits_of_gain, gain_parts, shown_gain, title, with_interval
 from tuner.evaluation.prompts import about_prompts
 from tuner.metrics import FEWEST_ROWS, metric_of
 from tuner.words import count
@@ -16,44 +16,55 @@ HEADLINES = {
     "better prompt": "A prompt does better.",
     "looks": "It learned how answers look, not what they depend on.",
     "bad": "It made things worse.",
+    "below": "It does worse than a constant answer.",
     "neither": "Neither tuning nor a prompt clearly helped.",
     "unsure": "No clear difference.",
 }
 OTHERS = {"good": "it helped", "bad": "it made things worse", "unsure": "there is no clear difference"}
+NO_ANSWERS = "No verdict: all right answers are empty."
 NO_VERDICT = "No verdict: the base model's head may be untrained."
 RARE_LABEL = "No verdict: a label has too few held-out rows."
 EMPTY = "All right answers are empty, so this only says how often nothing is answered."
+SILENT = 3  # rows with a right answer, at least, whose answers are looked at to tell that a variant says nothing
 UNKNOWN_HEAD = (
     "An earlier version of Tuner scored this run. It compared the adapter with the base model even where that has a "
-    "new head, whose answers are at random. Score the run again, on its page or with `tuner evaluate`, to compare it "
-    "with the best answer that knows nothing."
+    "new head, whose answers are at random."
 )
+SCORE_AGAIN = (
+    "Score the run again, on its page or with `tuner evaluate`, to compare it with the best answer that knows nothing."
+)
+CHECK_PAIRS = "Check that each completion stands beside its own prompt."
 NO_RIVAL = (
     "The base model may have a new head, whose answers are at random. The run's training rows are gone, so it can't "
     "be compared with the best answer that knows nothing."
 )
-BY_HEART = 4  # times as low as the held-out loss is the training loss of rows that are known by heart
-ROSE = 1.1  # times its lowest value is a held-out loss that has risen
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the scores of a run say. `template` has the placeholders {base} and {adapter}.
+    """What the scores of a run say: a headline, one sentence, the figures, and notes that must stay in sight.
 
-    `advice` is tune, prompt or neither; empty if the scores allow no claim. `next_step` is a sentence, or empty.
+    `template` has the figures in a few sentences, with the placeholders {base} and {adapter}. `advice` is tune, prompt
+    or neither; empty if the scores allow no claim. `next_step` is a sentence, or empty.
     """
 
     kind: str  # good, bad or unsure
     headline: str
+    summary: str
     base: str
     adapter: str
     template: str
+    notes: tuple[str, ...] = ()
     advice: str = ""
     next_step: str = ""
 
-    def text(self, emphasise: Callable[[str], str] = str, escape: Callable[[str], str] = str) -> str:
+    def figures(self, emphasise: Callable[[str], str] = str, escape: Callable[[str], str] = str) -> str:
         """The figures in a few sentences, both scores passed through `emphasise` and all else through `escape`."""
         return escape(self.template).format(base=emphasise(self.base), adapter=emphasise(self.adapter))
+
+    def text(self, emphasise: Callable[[str], str] = str, escape: Callable[[str], str] = str) -> str:
+        """The figures and the notes."""
+        return " ".join([self.figures(emphasise, escape), *map(escape, self.notes)])
 
 
 def judge(scores: dict, digits: int = 2) -> Verdict:
@@ -61,60 +72,126 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
 
     A good or bad one has at least `digits`, and as many as it takes to tell the scores apart, and the gain from 0.
     """
-    gain = scores["gain"]
-    if not gain:  # plain text has no prompts to answer
-        losses = (f"{scores[variant]['loss']:.3f}" for variant in ("base", "adapter"))
+    if not scores["gain"]:  # plain text has no prompts to answer
+        losses = tuple(f"{scores[variant]['loss']:.3f}" for variant in ("base", "adapter"))
         text = "On held-out text, the base model's loss is {base} and the adapter's {adapter} (lower is better)."
-        return Verdict("unsure", "Only the loss was measured.", *losses, text + _by_heart(scores))
+        return _open("Only the loss was measured.", text, losses, text, [_by_heart(scores)])
     metric, rows = metric_of(scores), scores["rows"]
-    values = [scores[variant][metric.name] for variant in ("base", "adapter")]
+    shown = tuple(f"{scores[variant][metric.name]:.{digits}f}" for variant in ("base", "adapter"))
+    figures = f"{_rival(scores)} scores {{base}} in {metric.title} and the adapter {{adapter}}"
     meaning = metric.explanation if metric.higher_is_better else f"{metric.explanation}; {metric.direction}"
-    figures = f"{_rival(scores)} scores {{base}} in {metric.title} and the adapter {{adapter}} ({meaning})."
-    held = scores.get("heldout_rows", rows)
-    scored = f"{f'{rows:,} of ' if rows < held else ''}{count(held, 'held-out row')}"
-    doubt = "" if not scores.get("unknown_head") else UNKNOWN_HEAD if needs_scoring(scores) else NO_RIVAL
     if rows < FEWEST_ROWS:
-        headline = f"Too few to tell: {scored}."
-        few = f"On {'it' if rows == 1 else 'them'}, {figures} A verdict takes at least {FEWEST_ROWS} "
-        few += "scored rows (evaluation.rows)." if rows < held else "held-out rows."
-        text = " ".join(filter(None, [few, doubt, _by_heart(scores).strip(), _cut(scores)]))
-        return Verdict("unsure", headline, *(f"{value:.{digits}f}" for value in values), text)
-    if doubt:
-        text = " ".join(filter(None, [f"On {scored}, {figures} {doubt}", _by_heart(scores).strip()]))
-        return Verdict("unsure", NO_VERDICT, *(f"{value:.{digits}f}" for value in values), text)
+        return _too_few(scores, figures, meaning, shown)
+    measured = f"On {_scored(scores)}, {figures} ({meaning})."
+    if scores.get("unknown_head"):
+        doubt, step = (UNKNOWN_HEAD, SCORE_AGAIN) if needs_scoring(scores) else (NO_RIVAL, "")
+        return _open(NO_VERDICT, doubt, shown, f"{measured} {doubt} {step}", [_by_heart(scores, step)], step)
+    if scores.get("empty_references"):
+        step = "Check the column of right answers, and fill in those that are missing."
+        return _open(NO_ANSWERS, EMPTY, shown, f"{measured} {EMPTY}", [_by_heart(scores, step)], step)
     without = [_without_interval(part) for part in (scores, *scores.get("other_metrics", []))]
     if without[0]:
-        text = " ".join(filter(None, [f"On {scored}, {figures}", *without, _by_heart(scores).strip()]))
-        return Verdict("unsure", RARE_LABEL, *(f"{value:.{digits}f}" for value in values), text)
+        step = "Hold out more rows (data.heldout)."
+        figures = " ".join(filter(None, [measured, *without]))
+        return _open(RARE_LABEL, without[0], shown, figures, [_by_heart(scores, step)], step)
+    return _judged(scores, measured, without, digits_of(scores, digits))
+
+
+def _open(headline: str, summary: str, shown: tuple, figures: str, notes: list[str], step: str = "") -> Verdict:
+    """A verdict that makes no claim."""
+    summary = summary.format(**dict(zip(("base", "adapter"), shown)))
+    return Verdict("unsure", headline, summary, *shown, figures, tuple(filter(None, notes)), next_step=step)
+
+
+def _too_few(scores: dict, figures: str, meaning: str, shown: tuple) -> Verdict:
+    rows, held = scores["rows"], scores.get("heldout_rows", scores["rows"])
+    them = "it" if rows == 1 else "them"
+    takes = f"A verdict takes at least {FEWEST_ROWS} "
+    takes += "scored rows (evaluation.rows)." if rows < held else "held-out rows."
+    if held >= FEWEST_ROWS:
+        step = f"Score at least {FEWEST_ROWS} rows (evaluation.rows)."
+    else:
+        step = f"Hold out at least {FEWEST_ROWS} rows (data.heldout)."
+    doubt = f"{UNKNOWN_HEAD} {SCORE_AGAIN}" if needs_scoring(scores) else NO_RIVAL
+    notes = [doubt if scores.get("unknown_head") else "", _by_heart(scores, step), _cut(scores)]
+    measured = f"On {them}, {figures} ({meaning}). {takes}"
+    return _open(f"Too few to tell: {_scored(scores)}.", f"On {them}, {figures}.", shown, measured, notes, step)
+
+
+def _judged(scores: dict, measured: str, without: list[str], digits: int) -> Verdict:
+    """The verdict where there are enough rows for one."""
+    metric, gain = metric_of(scores), scores["gain"]
     advice, prompt = advise(scores)
     kind = "good" if advice == "tune" else "bad" if gain["high"] < 0 else "unsure"
-    if _kind(gain) != "unsure" and not (fits_others(scores) and kind == "unsure"):
-        digits = digits_apart([values, *((gain[key], 0) for key in (metric.name, "low", "high"))], digits)
-    base, adapter = (f"{value:.{digits}f}" for value in values)
-    sentences = [
-        f"On {scored}, {figures}",
+    said = outcome(scores, advice, prompt)
+    step = next_step(scores, said, prompt)
+    base, adapter = (f"{scores[variant][metric.name]:.{digits}f}" for variant in ("base", "adapter"))
+    figures = [
+        measured,
         f"The gain is {shown_gain(scores, gain, digits, '95% interval ')}{_wins(gain)}.",
-        EMPTY if scores.get("empty_references") else "",
         *about_prompts(scores, advice, prompt, digits),
-        "With so few rows this is only a hint." if rows < FEW_ROWS else "",
-        *_disagreements(scores, digits),
         *without,
-        *_findings(scores, kind, digits),
+        f"{_looks(scores, digits)} {CHECK_PAIRS}" if said == "looks" else "",
+    ]
+    notes = [
+        "With so few rows this is only a hint." if scores["rows"] < FEW_ROWS else "",
+        "" if prompt else scores.get("prompting", {}).get("why_not", ""),
+        *_disagreements(scores, digits),
+        *_silent(scores),
+        _worse_loss(scores) if kind != "good" else "",
+        _by_heart(scores, step),
         _cut(scores),
     ]
-    text = " ".join(filter(None, sentences))
-    headline, step = _headline(scores, kind, advice, prompt), next_step(scores, advice, prompt)
-    return Verdict(kind, headline, base, adapter, text, advice, step)
+    return Verdict(
+        kind,
+        HEADLINES[said],
+        _looks(scores, digits) if said == "looks" else _summary(scores, kind, advice, prompt, digits),
+        base,
+        adapter,
+        " ".join(filter(None, figures)),
+        tuple(filter(None, notes)),
+        advice,
+        step,
+    )
 
 
-def _headline(scores: dict, kind: str, advice: str, prompt: str) -> str:
+def digits_of(scores: dict, least: int = 2) -> int:
+    """The digits of the scores: as many as it takes to tell apart those of a firm verdict, and its gain from 0."""
+    gain, name = scores["gain"], metric_of(scores).name
+    if "low" not in gain or _kind(gain) == "unsure" or (fits_others(scores) and gain["low"] > 0):
+        return least
+    values = [scores[variant][name] for variant in ("base", "adapter")]
+    return digits_apart([values, *((gain[key], 0) for key in (name, "low", "high"))], least)
+
+
+def _scored(scores: dict) -> str:
+    """How many rows were scored: 64 of 80 held-out rows."""
+    rows, held = scores["rows"], scores.get("heldout_rows", scores["rows"])
+    return f"{f'{rows:,} of ' if rows < held else ''}{count(held, 'held-out row')}"
+
+
+def _summary(scores: dict, kind: str, advice: str, prompt: str, digits: int) -> str:
+    """The gain that the headline is about, and how sure it is, in a sentence."""
+    where = f"On {_scored(scores)}"
+    over, pair = _rival(scores, is_template=False), scores["gain"]
     if advice == "prompt":
-        return HEADLINES["better prompt" if pair_of(scores, "adapter", prompt)["high"] < 0 else "prompt"]
-    if advice == "tune":
-        return HEADLINES["tune"]
-    if _kind(scores["gain"]) == "good":
-        return HEADLINES["looks"]
-    return HEADLINES["bad" if kind == "bad" else "neither" if prompt else "unsure"]
+        over, pair = f"the base model with {title(scores, prompt)}", pair_of(scores, "adapter", prompt)
+    if pair.get("wins") == pair.get("losses") == 0:
+        return f"{where}, every answer of the adapter scores the same as that of {over}."
+    gain, low, high = gain_parts(scores, pair, digits_of_gain(pair, digits))
+    chance = "" if _kind(pair) != "unsure" else ", so it may be chance"
+    return (
+        f"{where}, the adapter's gain over {over} is {gain} in {metric_of(scores).title}; with 95% confidence it is "
+        f"between {low} and {high}{chance}."
+    )
+
+
+def _looks(scores: dict, digits: int) -> str:
+    name = metric_of(scores).name
+    own, others = scores["adapter"][name], scores["other_rows"][name]
+    return (
+        f"Its answers fit other rows' references ({others:.{digits}f}) about as well as their own ({own:.{digits}f})."
+    )
 
 
 def _wins(gain: dict) -> str:
@@ -139,10 +216,11 @@ def needs_scoring(scores: dict | None) -> bool:
     return scores is None or ("unknown_head" in scores and "heldout_rows" not in scores)
 
 
-def _rival(scores: dict) -> str:
+def _rival(scores: dict, is_template: bool = True) -> str:
     if "baseline" not in scores:
         return "the base model"
-    return f"an answer that is {scores['baseline']}".replace("{", "{{").replace("}", "}}")  # as the template needs it
+    words = f"an answer that is {scores['baseline']}"
+    return words.replace("{", "{{").replace("}", "}}") if is_template else words
 
 
 def _kind(gain: dict) -> str:
@@ -167,44 +245,48 @@ def _without_interval(part: dict) -> str:
         each = f"{FEWEST_ROWS} held-out rows of each label"
         return f"{title} has no interval: that takes {each}, and one has {fewest or 'none'}."
     if (rows := part.get("rows", FEWEST_ROWS)) < FEWEST_ROWS:
-        return f"{title} has no interval: that takes {FEWEST_ROWS} held-out rows, and {rows} have a loss."
+        have = "has" if rows == 1 else "have"
+        return f"{title} has no interval: that takes {FEWEST_ROWS} held-out rows, and {rows} {have} a loss."
     return ""
 
 
-def _findings(scores: dict, kind: str, digits: int) -> list[str]:
-    """What else the run shows: sentences about answers that ignore the prompt, and about rows known by heart."""
-    metric, sentences = metric_of(scores), []
-    if fits_others(scores) and scores["gain"]["low"] > 0 and kind == "unsure":
-        own, others = scores["adapter"][metric.name], scores["other_rows"][metric.name]
-        sentences.append(
-            f"Its answers fit other rows' references ({others:.{digits}f}) about as well as their own "
-            f"({own:.{digits}f}). Check that each completion stands beside its own prompt."
-        )
+def _silent(scores: dict) -> list[str]:
+    """A sentence for each variant whose answers are empty, as far as examples of them are kept."""
+    rows = [row for row in scores.get("examples", []) if row["reference"].strip()]
+    names = {"base": "base model", "adapter": "adapter"} if len(rows) >= SILENT and "baseline" not in scores else {}
+    return [
+        f"The first {len(rows)} answers of the {name} are empty."
+        for variant, name in names.items()
+        if not any(row[variant].strip() for row in rows)
+    ]
+
+
+def _worse_loss(scores: dict) -> str:
     base, adapter = (scores[variant].get("loss") for variant in ("base", "adapter"))
-    if kind != "good" and base is not None and adapter is not None and adapter > base:
-        sentences.append(
-            f"Its loss on held-out rows is higher than the base model's ({adapter:.3f} and {base:.3f}): what it "
-            "learned does not carry over to them."
-        )
-    return [*sentences, _by_heart(scores).strip()]
-
-
-def _by_heart(scores: dict) -> str:
-    """That the training loss is near 0 while the held-out loss has risen, if so."""
-    losses = scores.get("losses") or {}
-    if not losses or losses["training"] * BY_HEART > losses["last"] or losses["last"] < ROSE * losses["lowest"]:
+    if base is None or adapter is None or adapter <= base:
         return ""
-    kept = losses.get("kept")
-    began, remedy = "It", "Train for fewer epochs, or give more rows."
+    return (
+        f"Its loss on held-out rows is higher than the base model's ({adapter:.3f} and {base:.3f}): what it learned "
+        "does not carry over to them."
+    )
+
+
+def _by_heart(scores: dict, step: str = "") -> str:
+    """That the training loss is near 0 while the held-out loss has risen, if so; what to do, if no step says it."""
+    losses = scores.get("losses") or {}
+    if not losses or not knows_by_heart(losses):
+        return ""
+    kept, began = losses.get("kept"), "It"
+    ends = [] if step else ["Train for fewer epochs, or give more rows."]
     if kept is not None:
         began = f"After step {kept:,} it"
-        remedy = (
-            f"The weights of step {kept:,} were kept, and they are what was scored. To learn more, give more rows."
-        )
-    return (
-        f" {began} learned its rows by heart: its training loss fell to {losses['training']:.3f} while its loss on "
-        f"held-out rows rose from {losses['lowest']:.3f} to {losses['last']:.3f}. {remedy}"
+        ends = [f"The weights of step {kept:,} were kept, and they are what was scored."]
+        ends += [] if step else ["To learn more, give more rows."]
+    found = (
+        f"{began} learned its rows by heart: its training loss fell to {losses['training']:.3f} while its loss on "
+        f"held-out rows rose from {losses['lowest']:.3f} to {losses['last']:.3f}."
     )
+    return " ".join([found, *ends])
 
 
 def _cut(scores: dict) -> str:

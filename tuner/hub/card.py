@@ -36,7 +36,7 @@ def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
         f"# {line(title)}",
         _summary(run, recipe, base),
         use(run, recipe, base, repo or "OWNER/" + re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII), kind),
-        scores_section(run, scores, recipe),
+        scores_section(run, scores),
         before_and_after(scores),
         _data(run, recipe),
         _settings(run, recipe),

@@ -9,7 +9,6 @@ from tuner.hub.card_use import fence
 from tuner.methods.spec import PRECISIONS
 from tuner.metrics import metric_of
 from tuner.planning.answering import answer_limit
-from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import task_of
 from tuner.words import count
@@ -18,9 +17,9 @@ UNKNOWN = "not measured"
 SHOWN = 2  # rows shown before and after
 
 
-def scores_section(run: Run, scores: dict, recipe: Recipe) -> str:
+def scores_section(run: Run, scores: dict) -> str:
     """Whether it helped: the scores of base and adapter, the verdict, all variants, and how it was measured."""
-    base, adapter, rows = scores.get("base", {}), scores.get("adapter", {}), scores.get("rows", 0)
+    base, adapter = scores.get("base", {}), scores.get("adapter", {})
     if not adapter:
         return f"## Did it help?\n\nHeld-out scores: {UNKNOWN}."
 
@@ -53,8 +52,7 @@ def scores_section(run: Run, scores: dict, recipe: Recipe) -> str:
         *([] if is_exact else [f"| answers equal to the reference | {equal[0]} | {equal[1]} |"]),
         f"| loss, nats, lower is better | {loss[0]} | {loss[1]} |",
     ]
-    loss_only = "The rows are plain text without prompts, so only the loss on held-out rows was measured."
-    parts = ["\n".join(lines), _variants(scores), _how(run, scores, recipe) if rows else loss_only]
+    parts = ["\n".join(lines), _variants(scores), _how(run, scores)]
     return "\n\n".join(["## Did it help?", *filter(None, parts)])
 
 
@@ -67,19 +65,27 @@ def _variants(scores: dict) -> str:
     return "\n".join([lines[0], "|---" * len(HEADS) + "|", *lines[1:]]) + f"\n\n{note}"
 
 
-def _how(run: Run, scores: dict, recipe: Recipe) -> str:
+def _how(run: Run, scores: dict) -> str:
     """The verdict, and how the scores were measured."""
-    metric, rows = metric_of(scores), scores["rows"]
-    judged = judge(scores, 3) if scores.get("gain") else None
-    said = f"**{judged.headline}** {judged.text(escape=line)} " if judged else ""
+    if not scores.get("gain"):
+        return how_measured(run, scores)
+    judged = judge(scores, 3)
+    return f"**{judged.headline}** {judged.text(escape=line)} {how_measured(run, scores)}"
+
+
+def how_measured(run: Run, scores: dict) -> str:
+    """How the scores of a run were measured, in a few sentences."""
+    if not (rows := scores.get("rows", 0)):
+        return "The rows are plain text without prompts, so only the loss on held-out rows was measured."
+    metric = metric_of(scores)
     generated = f", choosing the likeliest token each time, up to {count(answer_limit(run), 'token')}"
     generated = generated if task_of(run.plan).generates else ""
     these, them = ("this row", "it") if rows == 1 else (f"these {rows:,} rows", "them")
     who = "the adapter" if "baseline" in scores else "base model and adapter"
     did = "were scored on" if metric.from_losses else "answered"
     how = (
-        f"{said}Training never saw {these}; {who} {did} {them}{'' if metric.from_losses else generated}, on the base "
-        f"model in {PRECISIONS[recipe.model.quantization]}, as in training. {metric.title} is computed as in "
+        f"Training never saw {these}; {who} {did} {them}{'' if metric.from_losses else generated}, on the base model "
+        f"in {PRECISIONS[run.recipe.model.quantization]}, as in training. {metric.title} is computed as in "
         f"{metric.package}."
     )
     if f"{metric.name}_low" in scores["adapter"]:

@@ -70,14 +70,16 @@ def warnings_of(budget: recipe.Budget, rows: int, batch_size: int, likely_steps:
         ]
     if epochs <= MANY_EPOCHS:
         return few
-    given = f"{count(steps, 'step')} are" if steps else f"{count(budget.seconds, 'second')} are about"
+    given = f"{count(steps or budget.seconds, 'step' if steps else 'second')} "
+    given += ("is" if (steps or budget.seconds) == 1 else "are") + ("" if steps else " about")
+    passes = count(round(epochs, 1 if epochs < 100 else None), "epoch")
     most = f"{count(MANY_EPOCHS, 'epoch')} (budget.epochs)"
     if budget.steps:
         most = f"{count(MANY_EPOCHS * per_epoch, 'step')} (budget.steps)"
     instead = "" if budget == recipe.Budget() or few else f", or train for at most {most}"
     return [
         *few,
-        f"{given} {epochs:.3g} epochs: the model sees each row {epochs:.0f} times, and may learn the rows by heart. "
+        f"{given} {passes}: the model sees each row {epochs:,.0f} times, and may learn the rows by heart. "
         f"Give more rows{instead}.",
     ]
 

@@ -10,6 +10,7 @@ from tuner.models.load import forget_bases
 from tuner.models.shape import Base
 from tuner.models.weights import not_finite_tensor
 from tuner.runs import Run
+from tuner.words import count
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,9 @@ def no_loss(base: Base, dtype: str) -> TunerError:
 
 def too_short(what: str, seconds: float, start_up: float) -> TunerError:
     """That a budget or a window is over before anything was learned, and what to do."""
+    given = count(round(seconds, 2), "second")
     return TunerError(
-        f"The {what} of {seconds:g} seconds was over before the first step was done: loading alone took "
+        f"The {what} of {given} was over before the first step was done: loading alone took "
         f"{start_up:.1f} seconds. Allow more seconds, or choose a smaller base model, shorter rows or fewer rows per "
         "step."
     )

@@ -11,7 +11,7 @@ from datasets import load_from_disk
 from torch import nn
 from transformers import Trainer
 
-from tuner.evaluation.verdict import ROSE
+from tuner.evaluation.advice import ROSE
 from tuner.methods.schedules import AdaLoraSchedule
 from tuner.models.device import autocast
 from tuner.models.losses import heldout_losses

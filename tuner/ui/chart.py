@@ -80,24 +80,20 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
     return out
 
 
-def score_bars(rows: Sequence[tuple[str, str, float, float | None, float | None]]) -> str:
-    """A bar for each row (kind, label, value, low, high) with the 95% interval drawn over its end, if there is one.
+def score_bar(value: float, low: float | None, high: float | None, whole: float) -> str:
+    """A bar as long as `value` of `whole`, with the 95% interval drawn over its end, if there is one."""
+    drawn = ""
+    if low is not None:
+        drawn = f'<b style="left:{low / whole:.1%};width:{max(0.0, high - low) / whole:.1%}"></b>'
+    return f'<span class="t-bar-track"><i style="width:{value / whole:.1%}"></i>{drawn}</span>'
 
-    The full width is 1, or the largest score if that is more.
-    """
-    whole = max(1.0, *(value if high is None else high for _, _, value, _, high in rows))
-    bars = ""
-    for kind, label, value, low, high in rows:
-        drawn = shown = ""
-        if low is not None:
-            drawn = f'<b style="left:{low / whole:.1%};width:{max(0.0, high - low) / whole:.1%}"></b>'
-            shown = f" <small>{low:.2f} to {high:.2f}</small>"
-        bars += (
-            f'<div class="t-bar {kind}"><span class="t-bar-name">{label}</span>'
-            f'<span class="t-bar-track"><i style="width:{value / whole:.1%}"></i>{drawn}</span>'
-            f'<span class="t-bar-value">{value:.2f}{shown}</span></div>'
-        )
-    return f'<div class="t-bars">{bars}</div>'
+
+def outcomes(better: int, same: int, worse: int) -> str:
+    """Rows that are better, the same and worse, as parts of a bar with their numbers in words."""
+    numbers = {"better": better, "same": same, "worse": worse}
+    bars = "".join(f'<i class="{kind}" style="flex:{rows}"></i>' for kind, rows in numbers.items() if rows)
+    words = ", ".join(f"{rows:,} {kind}" for kind, rows in numbers.items())
+    return f'<span class="t-outcomes">{bars}</span><small>{words}</small>'
 
 
 def parts(name: str, total: str, shares: Sequence[tuple[str, float, str]], whole: float) -> str:
