@@ -6,6 +6,7 @@ import tracemalloc
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import small_recipe, timed
 from tables import table
 from test_answers import Clock, Speaker, ask, loaded
@@ -371,6 +372,24 @@ def test_prompts_with_examples_are_read_a_few_at_a_time(run, speak, monkeypatch)
     sizes = [len(texts) for variants, texts in speaking.asked if set(variants) == {"base"}]
     assert sum(sizes) == 24
     assert max(sizes) <= 6
+
+
+def test_prompts_with_examples_that_need_too_much_memory_are_left_out_with_words(run, speak, monkeypatch):
+    speaking = speak()
+
+    def answer(loaded, active, variants, conversations, *arguments, **named) -> list[Answer]:
+        if any("example" in str(text) for text in conversations):
+            sizes.append(len(conversations) // 2)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return speaking.answer(loaded, active, variants, conversations, *arguments, **named)
+
+    sizes: list[int] = []
+    monkeypatch.setattr(answers.generate, "answer", answer)
+    list(evaluate(run, loaded(*TOGETHER)))
+    scores = run.read_json("evaluation.json")
+    assert sizes == [12, 6, 3, 1]
+    assert (scores["rows"], scores["prompting"]) == (12, {"why_not": answers.NO_MEMORY})
+    assert not {*VARIANTS} & scores.keys()
 
 
 # -- seconds
