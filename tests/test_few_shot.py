@@ -1,9 +1,12 @@
 """The base model with examples in its prompt: which rows it is shown, how they are written, and what is scored."""
 
 import json
+import random
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import small_recipe, timed
 from tables import table
 from test_answers import Clock, Speaker, ask, loaded
@@ -101,6 +104,29 @@ def test_what_all_rows_begin_with_does_not_hide_what_differs(monkeypatch):
     head = "Summarize the following conversation in one sentence, please.\n\n"
     examples = [Example(head + text, "x") for text in ("about trains and planes", "about cats and dogs", "about tea")]
     assert most_similar([head + "dogs and cats, about"], examples, 1) == [[examples[1]]]
+
+
+def test_comparing_is_bounded_by_the_characters_of_the_held_out_prompts_as_well(monkeypatch):
+    monkeypatch.setattr(few_shot, "CHARACTERS", 100)
+    examples = [Example("one two " + text, "x") for text in ("abcdef", "ghijkl")]
+    asked = "one two ghi"
+    assert most_similar([asked] * 2, examples, 1) == [[examples[1]]] * 2
+    # Of as many prompts as there are characters one of each is read, which is the same in all.
+    assert most_similar(["two" + asked] * 100, examples, 1) == [[examples[0]]] * 100
+
+
+@pytest.mark.long
+def test_rows_of_thousands_of_characters_need_no_memory_for_each_pair_of_them():
+    draw = random.Random(0)
+    examples = [Example("".join(map(chr, draw.choices(range(0x4E00, 0x9FFF), k=500))), "x") for _ in range(400)]
+    most_similar(["warm"], examples[:2], 1)
+    tracemalloc.start()
+    try:
+        assert most_similar([examples[7].question[:50]], examples, 1) == [[examples[7]]]
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 40e6  # a vocabulary of these would be several times that
 
 
 def test_rows_without_anything_to_compare_and_equal_rows_are_examples_too(tmp_path, folders):
@@ -346,6 +372,24 @@ def test_prompts_with_examples_are_read_a_few_at_a_time(run, speak, monkeypatch)
     sizes = [len(texts) for variants, texts in speaking.asked if set(variants) == {"base"}]
     assert sum(sizes) == 24
     assert max(sizes) <= 6
+
+
+def test_prompts_with_examples_that_need_too_much_memory_are_left_out_with_words(run, speak, monkeypatch):
+    speaking = speak()
+
+    def answer(loaded, active, variants, conversations, *arguments, **named) -> list[Answer]:
+        if any("example" in str(text) for text in conversations):
+            sizes.append(len(conversations) // 2)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return speaking.answer(loaded, active, variants, conversations, *arguments, **named)
+
+    sizes: list[int] = []
+    monkeypatch.setattr(answers.generate, "answer", answer)
+    list(evaluate(run, loaded(*TOGETHER)))
+    scores = run.read_json("evaluation.json")
+    assert sizes == [12, 6, 3, 1]
+    assert (scores["rows"], scores["prompting"]) == (12, {"why_not": answers.NO_MEMORY})
+    assert not {*VARIANTS} & scores.keys()
 
 
 # -- seconds

@@ -18,6 +18,7 @@ from conftest import ROOT, mostly_long, small_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tuner import runs
+from tuner.cli import main
 from tuner.errors import TunerError
 from tuner.planning import jobs, plan, trackers
 from tuner.runs import Run
@@ -220,6 +221,18 @@ def test_a_run_that_was_stopped_goes_on_in_the_same_curve(name, small_base, tmp_
     assert len(READERS[name](run)["eval/loss"]) >= 4
 
 
+def test_scores_made_in_the_terminal_after_a_stop_are_in_the_same_curve(small_base, tmp_path):
+    recipe = small_recipe(model__name=small_base, evaluation__loss_every=2, tracking="tensorboard")
+    run = plan.prepare(recipe, path=tmp_path / "run")
+    events = train(run)
+    next(event for event in events if event["event"] == "step" and event["step"] == 3)
+    events.close()
+    assert (run.status, run.read_json("evaluation.json")) == ("stopped", None)
+    assert main(["evaluate", str(run.path), "--json"]) == 0
+    assert run.read_json("evaluation.json")
+    assert_same_curve(run)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_was_killed_goes_on_in_the_same_curve(name, small_base, tmp_path):
@@ -258,6 +271,14 @@ def test_a_package_that_is_missing_is_a_problem_before_the_start(name, monkeypat
     with pytest.raises(TunerError, match=rf"{name} is not installed. Install it \(pip install {name}\)"):
         plan.check(recipe)
     assert trackers.tracking_problems(small_recipe(), local=True) == []
+
+
+def test_a_folder_with_the_name_of_a_tracker_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    (problem,) = trackers.tracking_problems(small_recipe(tracking="wandb"), local=True)
+    assert problem.startswith("tracking: wandb is not installed.")
 
 
 def test_a_visitors_recipe_with_a_tracker_is_refused():

@@ -195,11 +195,13 @@ def _evaluate(options: Options) -> None:
     run = runs.open_run(options.run)
     if needs_scoring(run.read_json("evaluation.json")):
         from tuner.evaluation.answers import evaluate
+        from tuner.training.tracking import tracked
 
         show = (lambda event: None) if options.json else terminal.Progress()
-        with run.training():  # whose end would make these scores out of date
+        # The end of its training would make these scores out of date.
+        with run.training(), tracked(run, show) as put:
             for event in evaluate(run):
-                show(event)
+                put(event)
     scores = run.read_json("evaluation.json")
     print(json.dumps(scores) if options.json else terminal.verdict(scores))
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import NamedTuple, Protocol
 
 import torch
@@ -43,6 +44,10 @@ ANSWERS = "answers.json"  # of an unfinished evaluation
 NO_TIME = (
     "There was no time to answer with examples in the prompt (evaluation.seconds): it went to the base model and the "
     "adapter, since fewer than {fewest} of their answers would say nothing."
+)
+NO_MEMORY = (
+    "The device has too little memory to answer with these examples in the prompt, even one row at a time. Set "
+    "evaluation.few_shot to fewer."
 )
 
 
@@ -109,8 +114,8 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
         scores["short"] = {"asked": asked, "seconds": run.recipe.evaluation.seconds}
     if "prompting" in run.plan and rows:
         is_dropped = "why_not" not in run.plan["prompting"] and not {*few_shot.VARIANTS} & {*names}
-        no_time = {"why_not": NO_TIME.format(fewest=FEWEST_ROWS)}
-        scores["prompting"] = no_time if is_dropped else run.plan["prompting"]
+        why_not = NO_TIME.format(fewest=FEWEST_ROWS) if few_shot.VARIANTS[0] in rows[0] else NO_MEMORY
+        scores["prompting"] = {"why_not": why_not} if is_dropped else run.plan["prompting"]
     if answered:
         results.write_rows(run, answered)
     run.write_json("evaluation.json", scores)
@@ -206,7 +211,10 @@ def _answer_all(
         if stop and stop.is_set():
             return  # the answers of this batch may be cut short
         if answered is None:
-            size = len(batch) // 2
+            if len(batch) == 1:
+                for row, variant in product(rows, few_shot.VARIANTS):
+                    row.pop(variant, None)
+            size = max(1, len(batch) // 2)
             continue
         for i, answer in zip(batch, answered, strict=True):
             answers[str(i)] = _joined(answers.get(str(i), {}), answer)
@@ -258,12 +266,15 @@ def heldout_rows(run: Run) -> list[dict]:
     return rows
 
 
-def _answer_if_they_fit(rows: list[dict], *arguments) -> list[dict] | None:
-    """The answers of base and adapter; None if they ran out of memory together. Raises what a single row raises."""
+def _answer_if_they_fit(rows: list[dict], group: Group, *arguments) -> list[dict] | None:
+    """The answers of a group; None if they ran out of memory together.
+
+    Raises what a single row raises, but for one with examples in the prompt, without which there is still a score.
+    """
     try:
-        return _answer(rows, *arguments)
+        return _answer(rows, group, *arguments)
     except RuntimeError as error:
-        if len(rows) == 1 or not is_out_of_memory(error):
+        if not is_out_of_memory(error) or (len(rows) == 1 and group.pace != EXAMPLES_PACE):
             raise
     # Outside the handler: the exception's frames hold the key-value cache.
     gc.collect()

@@ -28,8 +28,9 @@ MOST = 8  # examples in a prompt, unless the recipe says how many
 TOKENS = 512  # of all examples in a prompt; reading more would cost many times what the answers themselves do
 TRIED = 64  # rows that are looked at for the plan
 CANDIDATES = 4000  # rows that the most similar ones are found among
-CHARACTERS = 2_000_000  # of all candidates that are compared; three seconds on one core
+CHARACTERS = 2_000_000  # of all candidates, or of all prompts, that are compared
 GRAMS = (2, 3)  # characters in a row: they need no spaces between words, so they work in every script
+FEATURES = 2**20  # that such characters are counted in; hardly two of them share one
 TOGETHER = 256  # prompts compared at a time
 YOURS = "{your text}"  # stands for the question in a prompt to copy
 OFF = "Examples in the prompt were switched off (evaluation.few_shot: 0)."
@@ -228,21 +229,23 @@ def _to_copy(prompter: Prompter, prompts: list[dict], examples: list[Example]) -
 def most_similar(questions: list[str], examples: list[Example], number: int) -> list[list[Example]]:
     """For each question the examples whose questions are most like it, by TF-IDF of characters; the nearest last."""
     import numpy as np
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+    from sklearn.pipeline import make_pipeline
 
     texts = [example.question for example in examples]
     # Instructions that all rows begin with would take the room of what differs.
     first, last = min(texts), max(texts)
     shared = next((i for i, (one, other) in enumerate(zip(first, last)) if one != other), 0)
-    most = CHARACTERS // len(texts)
-    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=GRAMS, sublinear_tf=True, dtype=np.float32)
-    try:
-        vectors = vectorizer.fit_transform([text[shared : shared + most] for text in texts])
-    except ValueError:  # none has two characters
-        return [examples[:number] for _ in questions]
+    most = CHARACTERS // max(len(texts), len(questions))
+    # A vocabulary of all their characters may take a gigabyte, in scripts with thousands of characters.
+    grams = HashingVectorizer(
+        analyzer="char", ngram_range=GRAMS, n_features=FEATURES, alternate_sign=False, norm=None, dtype=np.float32
+    )
+    vectorizer = make_pipeline(grams, TfidfTransformer(sublinear_tf=True))
+    vectors = vectorizer.fit_transform([text[shared : shared + most] for text in texts]).T.tocsr()
     found = []
     for start in range(0, len(questions), TOGETHER):
         asked = vectorizer.transform([text[shared : shared + most] for text in questions[start : start + TOGETHER]])
-        nearest = np.argsort(-(asked @ vectors.T).toarray(), axis=1, kind="stable")[:, :number]
+        nearest = np.argsort(-(asked @ vectors).toarray(), axis=1, kind="stable")[:, :number]
         found += [[examples[index] for index in reversed(row)] for row in nearest.tolist()]
     return found

@@ -22,7 +22,8 @@ def tracking_problems(recipe: Recipe, *, local: bool) -> list[str]:
             f"tracking: {name} is for runs in a terminal. The page draws each run's curve itself: leave tracking out, "
             "or set it to none."
         ]
-    if find_spec(name) is None:
+    package = find_spec(name)
+    if package is None or package.origin is None:  # a folder of that name, as W&B leaves where it is used
         return [f"tracking: {name} is not installed. Install it (pip install {name}), or set tracking to none."]
     return []
 
