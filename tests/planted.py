@@ -3,6 +3,7 @@
 All rows ask alike, "Ann kettle", and are answered by one word, the room. What the room depends on differs:
 
     "thing"   on the second word. The base looks it up in its prompt, so examples in the prompt do as well as tuning.
+    "few"     on the second word as well, but there are three of these: the same examples in each prompt show them all.
     "name"    on the first word, which the base does not look at. Only tuning learns that.
     "nothing" on nothing: it is drawn at random. Neither helps.
 
@@ -40,6 +41,7 @@ EPISODES = 400  # batches of conversations
 TOGETHER = 32  # conversations in a batch
 TURNS = 12  # questions in a conversation
 RATE = 2e-3
+FEW = 3  # things, with 16 names each
 
 
 def tokenizer() -> "PreTrainedTokenizerFast":
@@ -109,15 +111,17 @@ def conversation(rng: random.Random, most: int) -> str:
 
 
 def rows(depends_on: str, seed: int, number: int = 256) -> list[dict]:
-    """So many rows, of no two the same question. The room depends on "thing", "name" or "nothing"."""
+    """At most so many rows, of no two the same question. The room depends on "thing", "few", "name" or "nothing"."""
     rng = random.Random(seed)
-    pairs = rng.sample([(name, thing) for name in NAMES for thing in THINGS], number)
-    keys = {"thing": THINGS, "name": NAMES}.get(depends_on, ())
+    things = rng.sample(THINGS, FEW) if depends_on == "few" else THINGS
+    pairs = [(name, thing) for name in NAMES for thing in things]
+    pairs = rng.sample(pairs, min(number, len(pairs)))
+    keys = {"thing": THINGS, "few": things, "name": NAMES}.get(depends_on, ())
     rooms = dict(zip(keys, rng.sample(ROOMS, len(keys))))
     return [
         {
             "prompt": f"{name} {thing}",
-            "completion": rooms.get({"thing": thing, "name": name}.get(depends_on)) or rng.choice(ROOMS),
+            "completion": rooms.get({"thing": thing, "few": thing, "name": name}.get(depends_on)) or rng.choice(ROOMS),
         }
         for name, thing in pairs
     ]

@@ -47,8 +47,10 @@ class Case(NamedTuple):
 
 MORE_ROWS, LONGER, HIGHER = "Train on more rows", "Train longer", "Raise the learning rate"
 BY_HEART = {"training.patience": 0, "training.keep": "last", "budget.steps": 200}
+FIXED = {"data.heldout": 16, "evaluation.rows": 16, "evaluation.few_shot": 11}
 CASES = {
     "a prompt does as well": Case("reader", "thing", {}, {"few_shot_similar", "adapter"}, "prompt", "no training"),
+    "a fixed prompt does as well": Case("reader", "few", FIXED, {*VARIANTS[1:]}, "prompt", "these examples"),
     "only tuning helps": Case("reader", "name", {}, {"adapter"}, "tune", ""),
     "a base that reads no examples": Case("blank", "name", {"budget.steps": 100}, {"adapter"}, "tune", ""),
     "rows learned by heart": Case("reader", "nothing", BY_HEART, set(), "neither", MORE_ROWS),

@@ -11,6 +11,7 @@ from conftest import plain
 from test_escape import MARKUP
 
 from tuner.errors import TunerError
+from tuner.evaluation.results import ROWS
 from tuner.runs import Run
 from tuner.ui import api, rows, rows_view, train_tab
 from tuner.ui.rows import look
@@ -62,7 +63,7 @@ def test_the_search_looks_into_prompts_answers_and_references(run):
 
 def test_a_page_is_of_bounded_size_whatever_the_rows_hold(run):
     long = [{"prompt": "p " * 9000, "reference": "a b " * 9000, "adapter": "b a " * 9000, "base": "c " * 9000}] * 30
-    run.write_text(rows.FILE, "\n".join(map(json.dumps, long)))
+    run.write_text(ROWS, "\n".join(map(json.dumps, long)))
     began = time.process_time()
     html = rows_view.page_of_rows(look(run))
     assert time.process_time() - began < 5
@@ -81,9 +82,9 @@ def test_a_page_is_of_bounded_size_whatever_the_rows_hold(run):
     ],
 )
 def test_missing_and_damaged_rows_are_a_sentence(text, problem, mine):
-    (mine.path / rows.FILE).unlink(missing_ok=True)
+    (mine.path / ROWS).unlink(missing_ok=True)
     if text is not None:
-        mine.write_text(rows.FILE, text)
+        mine.write_text(ROWS, text)
     with pytest.raises(TunerError, match=re.escape(problem)):
         look(mine)
     assert problem in plain(rows_view.show("mine", "", "all", "worst", "", 1)[0])
@@ -93,7 +94,7 @@ def test_odd_scores_and_rivals_that_some_rows_lack_do_no_harm(run):
     odd = with_rows.rows()
     odd[0]["adapter_rougeL"], odd[1]["base_rougeL"], odd[2]["adapter_rougeL"] = "high", None, float("nan")
     del odd[7]["few_shot"]
-    run.write_text(rows.FILE, "\n".join(map(json.dumps, odd)))
+    run.write_text(ROWS, "\n".join(map(json.dumps, odd)))
     found = look(run, order="scored")
     assert found["rivals"] == ["base", "few_shot_similar"]
     assert [row["gain"] for row in found["rows"][:3]] == [0.0, 0.0, 0.0]
@@ -102,7 +103,7 @@ def test_odd_scores_and_rivals_that_some_rows_lack_do_no_harm(run):
 
 
 def test_no_rows_and_no_file_outside_of_the_run_are_shown(run):
-    run.write_text(rows.FILE, "")
+    run.write_text(ROWS, "")
     found = look(run)
     assert (found["rows"], found["over"], found["pages"]) == ([], "", 1)
     assert "No row is like this." in rows_view.page_of_rows(found)
@@ -134,7 +135,7 @@ def test_words_that_the_other_text_lacks_are_marked():
 
 def test_an_answer_is_compared_with_the_closest_of_several_references(run):
     several = [row | {"references": ["quite another", with_rows.RIGHT]} for row in with_rows.rows()]
-    run.write_text(rows.FILE, "\n".join(map(json.dumps, several)))
+    run.write_text(ROWS, "\n".join(map(json.dumps, several)))
     html = rows_view.page_of_rows(look(run, outcome="better"))
     adapter = re.search(r"<dd class='adapter' tabindex='0'>(.*?)</dd>", html)[1]
     assert adapter == with_rows.RIGHT
@@ -143,7 +144,7 @@ def test_an_answer_is_compared_with_the_closest_of_several_references(run):
 
 def test_what_strangers_wrote_stays_text_in_every_place(run):
     row = dict.fromkeys(("prompt", "reference", *with_rows.VARIANTS), MARKUP) | {"references": [MARKUP, "x"]}
-    run.write_text(rows.FILE, json.dumps(row))
+    run.write_text(ROWS, json.dumps(row))
     html = rows_view.page_of_rows(look(run))
     assert "<img" not in html
     assert "onerror=&quot;" in re.sub("</?mark>", "", html)
@@ -162,6 +163,6 @@ def test_the_browser_is_shown_for_scored_rows_only_and_forgets_the_run_before(ru
     assert [button["interactive"] for button in rows_view.show("mine", "", "all", "worst", "", 2)[4:]] == [True, True]
     turn = rows_view._turn(by=1)
     assert turn("mine", "base", "all", "worst", "", 2)[3] == 3
-    (run.path / rows.FILE).unlink()
+    (run.path / ROWS).unlink()
     assert train_tab.panel("mine")[-1] == train_tab.panel("")[-1] == gr.update(visible=False, open=False)
     assert rows_view._forget()[1] == ""

@@ -7,7 +7,7 @@ files.
 from typing import Annotated
 
 from pydantic import Field, JsonValue, TypeAdapter
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import NotRequired, Required, TypedDict
 
 Number = float | None
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -27,6 +27,7 @@ class Forecast(TypedDict, total=False):
 
     training: Finite
     scoring: Finite
+    untuned: dict[str, Finite]  # of scoring
     start_up: Finite
     a_step: Finite
     measuring: Finite
@@ -168,6 +169,7 @@ class Evaluation(Scores):
     costs: NotRequired[dict[str, dict[str, Finite]]]
     prompting: NotRequired[Prompting]
     short: NotRequired[Short]
+    copied: NotRequired[dict[str, str]]  # by variant the run of the experiment that answered
 
 
 class Answered(TypedDict):
@@ -176,10 +178,20 @@ class Answered(TypedDict):
     base: NotRequired[str]  # missing if its head is untrained
     few_shot: NotRequired[str]
     few_shot_similar: NotRequired[str]
-    adapter: str
+    adapter: NotRequired[str]  # missing while only the base's answers are known
     costs: NotRequired[dict[str, list[Finite]]]  # tokens of prompt and answer, and seconds
     cut: NotRequired[list[str]]  # whose answer reached the limit
     lost: NotRequired[Count]  # tokens of the prompt that were cut off
+
+
+class Untuned(TypedDict, total=False):
+    """What the base answered in an experiment, in untuned.json, or its nats and labels on all held-out rows."""
+
+    text: str
+    cost: list[Finite]  # tokens of prompt and answer, and seconds
+    cut: bool
+    losses: Annotated[list[list[float]], Field(min_length=2, max_length=2)]
+    run: Required[str]  # which asked
 
 
 class MergeCheck(TypedDict):
@@ -203,6 +215,7 @@ SHAPES: dict[str, TypeAdapter] = {
     "evaluation.json": TypeAdapter(Evaluation),
     "merge_check.json": TypeAdapter(MergeCheck),
     "answers.json": TypeAdapter(dict[str, Answered]),
+    "untuned.json": TypeAdapter(dict[str, Untuned]),
 }
 
 

@@ -9,6 +9,7 @@
     merged/          the merged model, once it is requested
     evaluation.json  scores with their intervals
     evaluation_rows.jsonl  each scored row with its answers
+    untuned.json     what the base answered, for the other runs of an experiment
     owner.json       whose run it is on the page: a secret's hash, and the account
 
 Nothing here imports torch. Files are written under another name and then renamed, so a reader never sees half of one.

@@ -14,7 +14,7 @@ from itertools import product
 from typing import NamedTuple, Protocol
 
 import torch
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 
 from tuner import runs
 from tuner.data.baseline import baseline_answer
@@ -23,6 +23,7 @@ from tuner.errors import TunerError
 from tuner.evaluation import results
 from tuner.evaluation.facts import facts_of
 from tuner.evaluation.score import Losses
+from tuner.evaluation.untuned import Untuned
 from tuner.inference import generate
 from tuner.inference.variants import BASE, ActiveModel, LoadedVariants, load_variants
 from tuner.metrics import FEWEST_ROWS, chosen
@@ -62,9 +63,9 @@ class Group(NamedTuple):
         """The variants' names."""
         return [variant for _, variants in self.actives for variant in variants]
 
-    def lacks(self, answer: dict) -> bool:
-        """Whether one of them is still to answer a row."""
-        return not answer.keys() >= {*self.variants}
+    def lacking(self, answer: dict) -> list[str]:
+        """Those of them that are still to answer a row."""
+        return [variant for variant in self.variants if variant not in answer]
 
 
 class Stop(Protocol):
@@ -91,6 +92,8 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
     metrics = chosen(run.recipe.evaluation.metrics, loaded.base.row)
     answers = run.read_json(ANSWERS) or {}
     rows = heldout_rows(run)[: run.recipe.evaluation.rows]
+    untuned = Untuned(run, loaded.base)
+    untuned.copy_to(rows, answers)
     yield from _answer_all(run, rows, answers, loaded, stop)
     if stop and stop.is_set():
         done = len(_finished(_groups(run, loaded, rows, answers), rows, answers))
@@ -104,12 +107,13 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
         | _baseline(run, row)
         for i, row in enumerate(rows)
     ]
-    scores, answered = results.scores_of(
-        metrics, rows, given, _losses(run, loaded, len(rows) or run.recipe.evaluation.rows)
-    )
+    tokenized = _tokenized(run, len(rows) or run.recipe.evaluation.rows)
+    losses = _losses(run, loaded, tokenized, untuned)
+    scores, answered = results.scores_of(metrics, rows, given, losses)
     scores |= results.cut_of(run, rows, given) | facts_of(run)
     if task_of(run.plan).generates and (costs := results.costs_of(given)):
         scores["costs"] = costs
+        scores |= {"copied": copied} if (copied := untuned.sources(rows)) else {}
     if len(rows) < asked:
         scores["short"] = {"asked": asked, "seconds": run.recipe.evaluation.seconds}
     if "prompting" in run.plan and rows:
@@ -118,6 +122,7 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
         scores["prompting"] = {"why_not": why_not} if is_dropped else run.plan["prompting"]
     if answered:
         results.write_rows(run, answered)
+    untuned.keep(rows, given, tokenized, losses.get(BASE))
     run.write_json("evaluation.json", scores)
     (run.path / ANSWERS).unlink(missing_ok=True)
     yield run.append({"event": "evaluation", **{key: value for key, value in scores.items() if key != "examples"}})
@@ -132,16 +137,23 @@ def _baseline(run: Run, row: dict) -> dict[str, str]:
     return {"base": baseline_answer(task_of(run.plan).name, label, row["messages"][-1]["content"])}
 
 
-def _losses(run: Run, loaded: LoadedVariants, number: int) -> Losses:
-    """By variant the nats and the labels of each of the first held-out rows."""
+def _tokenized(run: Run, number: int) -> Dataset:
+    """The first held-out rows as they are learned from."""
     rows = load_from_disk(str(run.data / "heldout"))
-    rows = rows.select(range(min(len(rows), number)))
+    return rows.select(range(min(len(rows), number)))
+
+
+def _losses(run: Run, loaded: LoadedVariants, rows: Dataset, untuned: Untuned) -> Losses:
+    """By variant the nats and the labels of each of these rows."""
     # What fits in training fits here.
     size = (run.last_event("micro_batch") or {"rows": run.plan["settings"]["batch_size"]})["rows"]
     padding = loaded.tokenizer.pad_token_id or 0
     losses = {}
     for active in loaded.sharing_base:
         for variant in active.variants:
+            if variant == BASE and (known := untuned.losses(rows)):
+                losses[variant] = known
+                continue
             with active.model_for(variant) as model:
                 losses[variant] = row_losses(loaded.base.row.objective, model, rows, size, padding)
     return losses
@@ -163,7 +175,7 @@ def _groups(run: Run, loaded: LoadedVariants, rows: list[dict], answers: dict[st
 
 def _finished(groups: list[Group], rows: list[dict], answers: dict[str, dict]) -> list[int]:
     """The rows that all have answered."""
-    return [i for i in range(len(rows)) if not any(group.lacks(answers.get(str(i), {})) for group in groups)]
+    return [i for i in range(len(rows)) if not any(group.lacking(answers.get(str(i), {})) for group in groups)]
 
 
 def _seconds(answers: dict[str, dict]) -> float:
@@ -180,18 +192,18 @@ def _next_batch(
     order = sorted(numbers, key=lambda i: len(str(rows[i]["messages"]))) if limit is None else numbers
     own, *others = groups
     for group in others:
-        waiting = [i for i in order if group.lacks(given := answers.get(str(i), {})) and not own.lacks(given)]
+        waiting = [i for i in order if group.lacking(given := answers.get(str(i), {})) and not own.lacking(given)]
         if waiting:
             read, kept = 0, []
             for i in waiting[:size]:
-                read += sum(len(rows[i][variant].encode()) for variant in group.variants)
+                read += sum(len(rows[i][v].encode()) for v in group.lacking(answers.get(str(i), {})))
                 kept += [i] if read <= MOST_BYTES[device_type()] or not kept else []
             return group, kept
     if limit is not None:
         done, seconds = len(_finished(groups, rows, answers)), _seconds(answers)
         fitting = (limit - seconds) * done / seconds if seconds else size
         size = min(size, FEWEST_ROWS - done if done < FEWEST_ROWS else max(0, int(fitting)))
-    waiting = [i for i in order if own.lacks(answers.get(str(i), {}))][:size]
+    waiting = [i for i in order if own.lacking(answers.get(str(i), {}))][:size]
     return (own, waiting) if waiting else None
 
 
@@ -207,7 +219,8 @@ def _answer_all(
         group, batch = following
         yield run.append({"event": "evaluating", "row": len(_finished(groups, rows, answers)), "rows": len(rows)})
         reach = UNCUT if group.pace == EXAMPLES_PACE else longest  # examples were fitted when the run was prepared
-        answered = _answer_if_they_fit([rows[i] for i in batch], group, loaded, sampling, reach, stop)
+        asked = [(rows[i], group.lacking(answers.get(str(i), {}))) for i in batch]
+        answered = _answer_if_they_fit(asked, group, loaded, sampling, reach, stop)
         if stop and stop.is_set():
             return  # the answers of this batch may be cut short
         if answered is None:
@@ -220,7 +233,7 @@ def _answer_all(
             answers[str(i)] = _joined(answers.get(str(i), {}), answer)
         run.write_json(ANSWERS, answers)
         remember(runs.RUNS / PACES, key, _pace(group, answers), run.id)
-        pace = _pace(group, dict(enumerate(answered)))[group.pace]
+        pace = _pace(group, {str(i): answers[str(i)] for i in batch})[group.pace]
         yield run.append({"event": "answered", "row": len(_finished(groups, rows, answers)), group.pace: pace})
 
 
@@ -266,15 +279,15 @@ def heldout_rows(run: Run) -> list[dict]:
     return rows
 
 
-def _answer_if_they_fit(rows: list[dict], group: Group, *arguments) -> list[dict] | None:
+def _answer_if_they_fit(asked: list[tuple[dict, list[str]]], group: Group, *arguments) -> list[dict] | None:
     """The answers of a group; None if they ran out of memory together.
 
     Raises what a single row raises, but for one with examples in the prompt, without which there is still a score.
     """
     try:
-        return _answer(rows, group, *arguments)
+        return _answer(asked, group, *arguments)
     except RuntimeError as error:
-        if not is_out_of_memory(error) or (len(rows) == 1 and group.pace != EXAMPLES_PACE):
+        if not is_out_of_memory(error) or (len(asked) == 1 and group.pace != EXAMPLES_PACE):
             raise
     # Outside the handler: the exception's frames hold the key-value cache.
     gc.collect()
@@ -283,29 +296,34 @@ def _answer_if_they_fit(rows: list[dict], group: Group, *arguments) -> list[dict
 
 
 def _answer(
-    rows: list[dict],
+    asked: list[tuple[dict, list[str]]],
     group: Group,
     loaded: LoadedVariants,
     sampling: generate.Sampling,
     longest: int,
     stop: Stop | None,
 ) -> list[dict]:
-    """The answers of a group to each row, what was cut, and what they cost: {"base": ..., "adapter": ...} and more."""
-    answers: list[dict] = [{"costs": {}} for _ in rows]
+    """The answers to each row by those of a group who are asked, what was cut, and what they cost: {"base": ...,
+    "adapter": ...} and more."""
+    answers: list[dict] = [{"costs": {}} for _ in asked]
     for active, names in group.actives:
         began = time.monotonic()
-        variants = [name if name in active.variants else BASE for name in names for _ in rows]
-        prompts = [row.get(name, row.get("text", row["messages"])) for name in names for row in rows]
+        pairs = [(name, number) for name in names for number, (_, lacking) in enumerate(asked) if name in lacking]
+        if not pairs:
+            continue
+        rows = [asked[number][0] for _, number in pairs]
+        variants = [name if name in active.variants else BASE for name, _ in pairs]
+        prompts = [row.get(name, row.get("text", row["messages"])) for (name, _), row in zip(pairs, rows)]
         written = generate.answer(loaded, active, variants, prompts, sampling, longest=longest, stop=stop)
         seconds = round((time.monotonic() - began) / len(written), 6)
-        for number, answer in enumerate(written):
-            row, name = answers[number % len(rows)], names[number // len(rows)]
-            row[name] = answer.text
-            row["costs"][name] = [answer.read, answer.written, seconds]
+        for (name, number), answer in zip(pairs, written, strict=True):
+            given = answers[number]
+            given[name] = answer.text
+            given["costs"][name] = [answer.read, answer.written, seconds]
             if answer.is_cut:
-                row.setdefault("cut", []).append(name)
+                given.setdefault("cut", []).append(name)
             if answer.lost:
-                row["lost"] = answer.lost
+                given["lost"] = answer.lost
     return answers
 
 

@@ -1,16 +1,35 @@
 """What a run keeps of its answers: evaluation.json with scores and costs, evaluation_rows.jsonl with every row."""
 
 import json
+from itertools import islice
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
 
 from tuner.data.chat import without_thought
+from tuner.errors import TunerError
 from tuner.evaluation.score import VARIANTS, Losses, score
 from tuner.metrics import Metric
 from tuner.planning.answering import answer_limit
+from tuner.run_files import MOST_BYTES, damage_of, read_text
 from tuner.runs import Run
 
 ROWS = "evaluation_rows.jsonl"
 SHOWN = 8  # rows kept with their answers for the page and the card
+MOST_ROWS = 2000  # as many as a recipe may ask for
 COSTS = ("prompt_tokens", "answer_tokens", "seconds")
+
+
+class Row(TypedDict):
+    """A scored row: what was asked, what is right, and the adapter's answer; more is read as far as it is there."""
+
+    prompt: str
+    reference: str
+    references: NotRequired[list[str]]
+    adapter: str
+
+
+ROW = TypeAdapter(Row)
 
 
 def scores_of(metrics: list[Metric], rows: list[dict], answers: list[dict], losses: Losses) -> tuple[dict, list[dict]]:
@@ -39,6 +58,28 @@ def scores_of(metrics: list[Metric], rows: list[dict], answers: list[dict], loss
 def write_rows(run: Run, answered: list[dict]) -> None:
     """Write every scored row with its answers into the run, one to a line."""
     run.write_text(ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered))
+
+
+def read_rows(run: Run) -> list[dict] | None:
+    """The scored rows, each with all that its line has; None if the run kept none, as in earlier versions.
+
+    Raises TunerError if they are damaged or too large.
+    """
+    path = run.path / ROWS
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise TunerError(
+                f"The scored rows of run {run.id} have more than {MOST_BYTES >> 20} MB, too much to read."
+            )
+        rows = [json.loads(line) for line in islice(filter(None, read_text(path).split("\n")), MOST_ROWS)]
+        for row in rows:
+            ROW.validate_python(row)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, ValidationError) as error:
+        how = damage_of(error)
+        raise TunerError(f"Run {run.id}: its {ROWS} is {how}. Delete that file, then score the run again.") from None
+    return rows
 
 
 def costs_of(answers: list[dict]) -> dict[str, dict]:

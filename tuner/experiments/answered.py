@@ -1,39 +1,18 @@
 """The held-out rows that runs were scored on, with their answers, matched between runs by prompt and reference."""
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict
-
 from tuner.data.chat import without_thought
-from tuner.errors import TunerError
-from tuner.run_files import damage_of, read_text
+from tuner.evaluation.results import Row, read_rows
 from tuner.runs import Run
 
-FILE = "evaluation_rows.jsonl"
 RIVALS = {
     "base": "base model",
     "few_shot": "examples in the prompt",
     "few_shot_similar": "similar examples in the prompt",
 }
-
-
-class Row(TypedDict):
-    """A line of the file: what was asked, what is right, and the answers of the run's variants."""
-
-    prompt: str
-    reference: str
-    references: NotRequired[list[str]]
-    adapter: str
-    base: NotRequired[str]
-    few_shot: NotRequired[str]
-    few_shot_similar: NotRequired[str]
-
-
-ROW = TypeAdapter(Row)
 
 
 class Common(NamedTuple):
@@ -47,18 +26,9 @@ class Common(NamedTuple):
 
 def rows_of(run: Run) -> dict[Hashable, Row]:
     """The run's scored rows by what identifies them; none if it kept none. Raises TunerError if they are damaged."""
-    try:
-        lines = [line for line in read_text(run.path / FILE).split("\n") if line]
-        rows = [ROW.validate_python(json.loads(line)) for line in lines]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError, ValidationError) as error:
-        raise TunerError(
-            f"Run {run.id}: its {FILE} is {damage_of(error)}. Delete that file, then score the run again."
-        ) from None
     seen: Counter = Counter()
     keyed = {}
-    for row in rows:
+    for row in read_rows(run) or ():
         asked = row["prompt"], row["reference"], *row.get("references", ())
         seen[asked] += 1
         keyed[asked, seen[asked]] = row  # the same row may be held out twice
@@ -77,8 +47,9 @@ def common_rows(runs: Iterable[Run]) -> Common:
     keys = [key for key in first if all(key in rows for rows in others)]
     rivals = {}
     for variant in RIVALS:
-        given = next((rows for rows in by_run.values() if keys and all(variant in rows[key] for key in keys)), None)
-        if given:
+        having = [rows for rows in by_run.values() if all(isinstance(rows[key].get(variant), str) for key in keys)]
+        if having and keys:
+            given = having[0]
             rivals[variant] = [without_thought(given[key][variant]) for key in keys]
     references = [_right(first[key]) for key in keys]
     answers = {run: [without_thought(rows[key]["adapter"]) for key in keys] for run, rows in by_run.items()}

@@ -192,6 +192,10 @@ class Experiment:
             prepare(
                 candidates.with_settings(self.recipe, state.entry["settings"], state.entry["label"]), state.run.path
             )
+        from tuner.evaluation import untuned
+
+        # Before the run counts as prepared, so that after a kill this is done again.
+        untuned.share(state.run, [other.run for other in self.states() if other.status == "finished"])
         self._note(state.run.id, prepared=True)
 
     def _prepare_here(self, recipe: Recipe, path: Path) -> Run:

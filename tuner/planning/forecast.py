@@ -97,7 +97,9 @@ def estimate_run(
         "measuring": measuring * a_step,
         "scoring": KEEPING_SECONDS + scoring.seconds + losses,
         "scored": scoring.rows,
-        "has_examples": scoring.has_examples,
+        "has_examples": scoring.of_examples > 0,
+        # Of these seconds, those in which the base answers, which the later runs of an experiment need not take.
+        "untuned": {"base": scoring.of_base + losses / 2 * own_head, "examples": scoring.of_examples},
         "measured": "seconds_per_token" in pace and a_step != unmeasured,
         "memory": memory,
         "available": available_memory(),

@@ -27,11 +27,13 @@ class Prompts(NamedTuple):
 
 
 class Scoring(NamedTuple):
-    """Estimated seconds of the answers to so many rows, and whether they are answered with examples as well."""
+    """Estimated seconds of the answers to so many rows, those of them that are the base's alone, and those that are
+    for examples in the prompt, if there are any."""
 
     seconds: float
     rows: int
-    has_examples: bool = False
+    of_base: float = 0.0
+    of_examples: float = 0.0
 
 
 def estimate_scoring(
@@ -42,24 +44,30 @@ def estimate_scoring(
     As in scoring itself, examples in the prompt are dropped where there would be no time for FEWEST_ROWS rows.
     """
     limit, fewest = recipe.evaluation.seconds, min(FEWEST_ROWS, rows)
-    own = _own(recipe, base, settings, rows, prompts, pace, own_head)
+    own, of_base = _own(recipe, base, settings, rows, prompts, pace, own_head)
     shown = _with_examples(base, settings, rows, prompts, pace) if prompts.examples else 0.0
     if not limit or own + shown <= limit:
-        return Scoring(own + shown, rows, shown > 0)
+        return Scoring(own + shown, rows, of_base, shown)
     if shown and (fitting := int(rows * limit / (own + shown))) >= fewest:
-        return Scoring(limit, fitting, True)
+        share = limit / (own + shown)
+        return Scoring(limit, fitting, share * of_base, share * shown)
     fitting = min(rows, max(fewest, int(rows * limit / own)))
-    return Scoring(max(limit, own * fitting / rows), fitting)
+    return Scoring(max(limit, own * fitting / rows), fitting, of_base * fitting / rows)
 
 
-def _own(recipe: Recipe, base: Base, settings: dict, rows: int, prompts: Prompts, pace: dict, own_head: bool) -> float:
-    """The seconds of base and adapter."""
+def _own(
+    recipe: Recipe, base: Base, settings: dict, rows: int, prompts: Prompts, pace: dict, own_head: bool
+) -> tuple[float, float]:
+    """The seconds of base and adapter, and how many of them are the base's: without it, batches are half as large."""
     tokens = settings.get("max_new_tokens", 1)  # what is read off one forward pass has none
-    batches = -(-rows // ANSWER_BATCH) * (turns(recipe, base) if own_head else 1)
-    seconds = batches * tokens * token_seconds(shape_of(base), 2 * min(rows, ANSWER_BATCH))
+    batches, together = -(-rows // ANSWER_BATCH), min(rows, ANSWER_BATCH)
+    alone = batches * tokens * token_seconds(shape_of(base), together) + reading_seconds(base, rows, prompts.tokens)
+    seconds = batches * (turns(recipe, base) if own_head else 1) * tokens * token_seconds(shape_of(base), 2 * together)
     seconds += reading_seconds(base, 2 * rows, prompts.tokens)
-    measured = pace.get(ANSWER_PACES[own_head])
-    return believable(rows * measured, pace, seconds) if measured else seconds
+    of_base = (1 - alone / seconds) if own_head and seconds else 0.0
+    if measured := pace.get(ANSWER_PACES[own_head]):
+        seconds = believable(rows * measured, pace, seconds)
+    return seconds, of_base * seconds
 
 
 def _with_examples(base: Base, settings: dict, rows: int, prompts: Prompts, pace: dict) -> float:
@@ -74,6 +82,15 @@ def _with_examples(base: Base, settings: dict, rows: int, prompts: Prompts, pace
     # Other rows, or more examples: as much slower or faster as by the work alone.
     earlier = writing + reading_seconds(base, answers, pace.get(EXAMPLES_TOKENS, length))
     return believable(rows * measured * seconds / earlier, pace, seconds)
+
+
+def seconds_together(forecasts: list[dict], runs: int, *, have_same_examples: bool) -> float:
+    """Start-up, training and scoring of so many runs of an experiment, whose plans have these forecasts: the base
+    answers the same prompts once for all."""
+    each = [forecast["start_up"] + forecast["training"] + forecast["scoring"] for forecast in forecasts]
+    parts = ("base", "examples") if have_same_examples else ("base",)
+    copied = [sum(forecast.get("untuned", {}).get(part, 0.0) for part in parts) for forecast in forecasts]
+    return (sum(each) * runs - sum(copied) * (runs - 1)) / len(forecasts)
 
 
 def turns(recipe: Recipe, base: Base, adapters: int = 1) -> int:

@@ -19,6 +19,7 @@ from tuner.experiments import candidates, experiment
 from tuner.experiments.experiment import Experiment
 from tuner.experiments.states import State
 from tuner.planning.forecast import MAX_SECONDS, duration
+from tuner.planning.scoring import seconds_together
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import actions, checking, ownership, progress, run_queue
@@ -106,8 +107,10 @@ def cost(choice: Choice, recipe: Recipe, rows: Entered | None = None, visitor: V
     if problems:
         raise TunerError(*problems)
     forecasts = [plan.get("forecast") for plan in plans]
-    each = [f and f["start_up"] + f["training"] + f["scoring"] for f in forecasts]
-    seconds = None if None in each else sum(each) / len(each) * choice.runs
+    # Another seed draws other examples.
+    seconds = None
+    if all(forecasts):
+        seconds = seconds_together(forecasts, choice.runs, have_same_examples=not choice.seeds)
     return {"runs": choice.runs, "training": choice.runs * choice.seconds, "seconds": seconds, "notes": request.notes}
 
 

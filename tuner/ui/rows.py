@@ -3,23 +3,19 @@
 One look reads one file of bounded size and returns one page of shortened texts, whatever strangers trained on.
 """
 
-import json
 import math
 from collections.abc import Callable
-from itertools import islice
 from typing import Literal, get_args
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict
+from pydantic import JsonValue
+from typing_extensions import TypedDict
 
 from tuner.errors import TunerError
-from tuner.evaluation.results import ROWS as FILE
+from tuner.evaluation.results import ROWS, read_rows
 from tuner.metrics import METRICS
-from tuner.run_files import MOST_BYTES, damage_of, read_text
 from tuner.runs import Run
 from tuner.ui.result import NAMES
 
-MOST_ROWS = 2000  # as many as a recipe may ask for
 PER_PAGE = 10
 MOST_CHARACTERS = 3000  # of a text on a page
 MOST_SEARCHED = 200  # characters of what is searched for
@@ -39,18 +35,6 @@ SORTS: dict[Order, Callable[[float], float]] = {
     "best": lambda gain: -gain,
     "scored": lambda gain: 0.0,
 }
-
-
-class Row(TypedDict):
-    """A line of the file; answers and scores of rivals are read as far as they are there."""
-
-    prompt: str
-    reference: str
-    adapter: str
-    references: NotRequired[list[str]]
-
-
-LINE = TypeAdapter(Row)
 
 
 class Page(TypedDict):
@@ -98,24 +82,12 @@ def look(
 
 def has_rows(run: Run) -> bool:
     """Whether the run has scored rows to look at; those of earlier versions kept none."""
-    return (run.path / FILE).is_file()
+    return (run.path / ROWS).is_file()
 
 
 def _read(run: Run) -> list[dict]:
-    path = run.path / FILE
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise TunerError(
-                f"The scored rows of run {run.id} have more than {MOST_BYTES >> 20} MB, too much to show."
-            )
-        lines = [json.loads(line) for line in islice(filter(None, read_text(path).split("\n")), MOST_ROWS)]
-        for line in lines:
-            LINE.validate_python(line)
-    except FileNotFoundError:
-        raise TunerError(f"Run {run.id} has no scored rows to show. Those of earlier versions kept none.") from None
-    except (OSError, ValueError, RecursionError, ValidationError) as error:
-        how = damage_of(error)
-        raise TunerError(f"Run {run.id}: its {FILE} is {how}. Delete that file, then score the run again.") from None
+    if (lines := read_rows(run)) is None:
+        raise TunerError(f"Run {run.id} has no scored rows to show. Those of earlier versions kept none.")
     return lines
 
 
