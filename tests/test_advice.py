@@ -151,16 +151,24 @@ def test_why_no_prompt_was_tried_is_said():
 STILL = {"heldout_middle": 1.3}
 RISEN = {"losses": {"training": 0.5, "lowest": 1.2, "last": 1.6}}
 FLAT = {"first": 2.0, "final": 1.98, "heldout_start": 2.0}
+STAYED = {"losses": {"training": 1.98, "lowest": 1.99, "last": 1.99}}
+ROSE = {"losses": {"training": 2.0, "lowest": 2.0, "last": 3.0}}
 
 
 @pytest.mark.parametrize(
     ("course", "more", "step"),
     [
-        ({"final": 2.2}, {}, "Lower the learning rate, to 0.0001 for example, as the training loss rose from 2.00 to"),
-        (FLAT, {"losses": {"training": 1.98, "lowest": 1.99, "last": 1.99}}, "Raise the learning rate, to 0.01 for"),
+        ({"final": 2.2}, ROSE, "Lower the learning rate, to 0.0001 for example, as the training loss rose from 2.00"),
+        ({"final": 2.2}, {}, "Try a larger base model, as"),  # of other rows at each step
+        ({"final": 1.95}, ROSE, "Lower the learning rate, to 0.0001 for example, as the held-out loss rose from"),
+        ({"final": 2.2, "learning_rate": None}, ROSE, "Lower the learning rate, as the training loss rose"),
+        (FLAT | {"learning_rate": 0.5}, STAYED, "Raise the learning rate, to 1 for example,"),
+        (FLAT | {"learning_rate": 1.0}, STAYED, "Try a larger base model"),
+        (FLAT | {"epochs": None}, STAYED, "Raise the learning rate, to 0.01 for"),
+        (FLAT, STAYED, "Raise the learning rate, to 0.01 for"),
         (
             FLAT | {"epochs": 0.1},
-            {"losses": {"training": 1.98, "lowest": 1.99, "last": 1.99}},
+            STAYED,
             "Train longer, as 0.1 epochs were too few for the loss to fall.",
         ),
         (STILL, {}, "Train longer, as the loss was still falling at the end."),
@@ -192,6 +200,23 @@ def test_without_held_out_losses_those_of_training_tell_the_next_step(course, st
     scores = judged(gains(adapter=EQUAL), course=known | course)
     del scores["losses"]
     assert judge(scores).next_step.startswith(step)
+
+
+def test_a_base_that_needs_no_tuning_is_kept():
+    solved = {"base": {"rougeL": 0.97}, "adapter": {"rougeL": 0.9}}
+    for gain in (EQUAL, WORSE):
+        assert judge(judged({"adapter": gain}, course=COURSE | STILL) | solved).next_step == (
+            "Keep the base model, as it scores 0.97 and there is little left to gain."
+        )
+    always = {"baseline": "always 'spam'"}  # an answer that knows nothing is no model to keep
+    assert judge(judged({"adapter": EQUAL}) | solved | always).next_step.startswith("Try a larger base model")
+
+
+def test_answers_that_only_look_right_get_no_advice_from_losses():
+    fits = {"rougeL": 0.49, "low": -0.02, "high": 0.02}
+    verdict = judge(judged({"adapter": BETTER}, rows=32, other_rows=fits))
+    assert (verdict.advice, verdict.next_step) == ("neither", "")
+    assert "Check that each completion stands beside its own prompt." in verdict.text()
 
 
 def test_after_tuning_that_helped_a_step_is_named_only_if_there_is_more_to_gain_or_to_learn():

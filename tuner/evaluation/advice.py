@@ -12,6 +12,7 @@ PROMPTS = ("few_shot", "few_shot_similar")
 OWN_SHARE = 0.25  # of a gain, at least, that answers lose beside other rows' references
 MOVED = 0.05  # share of a loss that it falls or rises by, at least, to have moved
 STILL_FALLING = 0.02  # share of the held-out loss that its last third fell by, at least, if it was still falling
+HIGHEST_RATE = 1.0  # that a recipe may ask for
 MANY_ROWS = 64  # scored; with fewer, a gain worth having may be hidden by chance
 
 
@@ -61,21 +62,32 @@ def next_step(scores: dict, advice: str, prompt: str) -> str:
     if advice == "prompt":
         kind = "these examples in each prompt" if prompt == "few_shot" else "the most similar rows in each prompt"
         return f"Use the base model with {kind}, which needs no training."
-    if "course" not in scores:
-        return ""
+    if "course" not in scores or (is_better(scores, "adapter", "base") and advice != "tune"):
+        return ""  # answers that only look right are no matter of how the losses went
+    metric = metric_of(scores)
     facts = {**scores["course"], **scores.get("losses", {}), "held": scores.get("heldout_rows", scores["rows"])}
-    facts |= {"scored": scores["rows"], "gain": scores["gain"][metric_of(scores).name]}
-    facts["left"] = 1.0 if not metric_of(scores).higher_is_better else 1 - scores["adapter"][metric_of(scores).name]
+    facts |= {"scored": scores["rows"], "gain": scores["gain"][metric.name], "base": scores["base"][metric.name]}
+    facts["left"] = 1 - scores["adapter"][metric.name] if metric.higher_is_better else 1.0
+    facts["is_solved"] = metric.higher_is_better and "baseline" not in scores and 1 - facts["base"] <= MOVED
     facts["is_open"] = advice == "tune" and prompt != "" and not is_better(scores, "adapter", prompt)
     rules = AFTER_TUNE if advice == "tune" else AFTER_NEITHER
     sentence = next((sentence for applies, sentence in rules if applies(facts)), "")
-    rate = facts.get("learning_rate")
-    rates = {"higher": f"{rate * 10:.2g}", "lower": f"{rate / 10:.2g}"} if rate else {"higher": "", "lower": ""}
-    return sentence.format(**facts, **rates)
+    rate = facts["learning_rate"]
+    rates = {"higher": min(HIGHEST_RATE, rate * 10), "lower": rate / 10} if rate else {}
+    shown = {name: f", to {rates[name]:.2g} for example" if rates else "" for name in ("higher", "lower")}
+    return sentence.format(**facts, **shown)
 
 
 def _rose(facts: dict) -> bool:
-    return facts["final"] > (1 + MOVED) * facts["first"]
+    # Each step has other rows, so that a rise may be chance; the held-out rows are the same each time.
+    fell = "heldout_start" in facts and facts["last"] < (1 - MOVED) * facts["heldout_start"]
+    return facts["final"] > (1 + MOVED) * facts["first"] and not fell
+
+
+def _heldout_rose(facts: dict) -> bool:
+    if "heldout_start" not in facts or _knows_rows(facts):
+        return False
+    return facts["last"] > (1 + MOVED) * facts["heldout_start"]
 
 
 def _hardly_moved(facts: dict) -> bool:
@@ -110,17 +122,25 @@ def _needs_rows(facts: dict) -> bool:
 Rule = tuple[Callable[[dict], bool], str]
 AFTER_NEITHER: tuple[Rule, ...] = (
     (
-        _rose,
-        "Lower the learning rate, to {lower} for example, as the training loss rose from {first:.2f} to {final:.2f}.",
+        lambda facts: facts["is_solved"],
+        "Keep the base model, as it scores {base:.2f} and there is little left to gain.",
     ),
     (
-        lambda facts: _hardly_moved(facts) and (facts["epochs"] or 0) < 1,
+        _rose,
+        "Lower the learning rate{lower}, as the training loss rose from {first:.2f} to {final:.2f}.",
+    ),
+    (
+        _heldout_rose,
+        "Lower the learning rate{lower}, as the held-out loss rose from {heldout_start:.2f} to {last:.2f} and the "
+        "training loss did not fall.",
+    ),
+    (
+        lambda facts: _hardly_moved(facts) and facts["epochs"] is not None and facts["epochs"] < 1,
         "Train longer, as {epochs:g} epochs were too few for the loss to fall.",
     ),
     (
-        _hardly_moved,
-        "Raise the learning rate, to {higher} for example, as the training loss hardly moved, from {first:.2f} to "
-        "{final:.2f}.",
+        lambda facts: _hardly_moved(facts) and (facts["learning_rate"] or 0) < HIGHEST_RATE,
+        "Raise the learning rate{higher}, as the training loss hardly moved, from {first:.2f} to {final:.2f}.",
     ),
     (_is_falling, "Train longer, as the loss was still falling at the end."),
     (
