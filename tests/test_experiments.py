@@ -237,6 +237,11 @@ def test_intervals_that_hold_together_are_wider_and_the_base_has_no_seeds():
     assert (opposite.value, opposite.low, opposite.high) == pytest.approx((-alone.value, -alone.high, -alone.low))
 
 
+def test_rows_that_are_equal_on_average_are_ties_in_whatever_order_their_seeds_come():
+    seeds = [Scored(mean, np.zeros(12), np.full(12, mean)) for mean in (0.1, 0.2, 0.3)]
+    assert certainty.wins(seeds, seeds[::-1], ROUGE) == {"wins": 0, "losses": 0, "ties": 12}
+
+
 def test_figures_of_seeds_are_the_mean_and_the_standard_deviation():
     draw = np.random.default_rng(2)
     made = drawn(4, draw.beta(1, 1, 40), draw, 0.1)
