@@ -65,6 +65,7 @@ class PlanFile(TypedDict, total=False):
     origin: str | None  # of a base that was published quantized: the model that it was made from, if its card says so
     rows: Count
     heldout_rows: Count
+    heldout_parts: NotRequired[list[Count]]  # tokenized rows that each became, if one became several
     tokens: Count
     trained_tokens: Count
     steps_per_epoch: Count

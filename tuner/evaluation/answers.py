@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from datasets import load_from_disk
 
@@ -128,17 +130,19 @@ def _baseline(run: Run, row: dict) -> dict[str, str]:
 
 
 def _losses(run: Run, loaded: LoadedVariants, number: int) -> Losses:
-    """By variant the nats and the labels of each of the first held-out rows."""
+    """By variant the nats and the labels of each of the first held-out rows, a conversation's answers together."""
     rows = load_from_disk(str(run.data / "heldout"))
-    rows = rows.select(range(min(len(rows), number)))
+    parts = run.plan.get("heldout_parts", [1] * len(rows))[:number]
+    rows = rows.select(range(sum(parts)))
     # What fits in training fits here.
     size = (run.last_event("micro_batch") or {"rows": run.plan["settings"]["batch_size"]})["rows"]
     padding = loaded.tokenizer.pad_token_id or 0
-    losses = {}
+    losses, starts = {}, [0, *accumulate(parts[:-1])]
     for active in loaded.sharing_base:
         for variant in active.variants:
             with active.model_for(variant) as model:
-                losses[variant] = row_losses(loaded.base.row.objective, model, rows, size, padding)
+                found = row_losses(loaded.base.row.objective, model, rows, size, padding)
+                losses[variant] = tuple(np.add.reduceat(of_parts, starts).tolist() for of_parts in found)
     return losses
 
 
