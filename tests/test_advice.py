@@ -135,6 +135,13 @@ def test_the_prompt_is_told_as_far_as_it_matters(over_base, over_prompts, senten
     assert (cost in judge(scores | {"costs": costs}).text()) == ("did not help" not in sentences)
 
 
+@pytest.mark.parametrize(("number", "said"), [(0, None), (1, "1 of the 80 held-out rows has"), (9, "9 of the 80")])
+def test_a_verdict_names_held_out_prompts_that_are_also_trained_on(number, said):
+    text = judge(judged({"adapter": BETTER}, repeated_rows=number)).text()
+    assert ("so the scores look too good." in text) == bool(number)
+    assert (said or "") in text
+
+
 def test_rows_that_are_better_and_worse_are_counted():
     assert (
         "(95% interval +0.10 to +0.30): better on 30 rows, worse on 20, the same on 14."
@@ -245,7 +252,9 @@ def test_facts_have_the_losses_from_which_the_next_step_follows(tmp_path):
         **{"rows": 40, "steps": 30, "epochs": 3.0, "learning_rate": 0.002, "seconds": 31.5, "ended": "steps"},
         **{"first": 28.0, "middle": 11.0, "final": 1.0, "heldout_start": 4.0, "heldout_middle": 2.0},
     }
-    bare = recorded(tmp_path / "two", plan=plan, events=steps[:1])
+    assert "repeated_rows" not in facts_of(run)
+    bare = recorded(tmp_path / "two", plan=plan | {"repeated_rows": 2}, events=steps[:1])
+    assert facts_of(bare)["repeated_rows"] == 2
     assert facts_of(bare)["course"] == {
         **{"rows": 40, "steps": 1, "epochs": 0.1, "learning_rate": 0.002, "seconds": 1, "ended": None},
         **{"first": 29.0, "middle": 29.0, "final": 29.0},

@@ -229,6 +229,7 @@ def test_a_conversation_whose_answers_are_learned_from_one_by_one_is_one_held_ou
     tokenized = load_from_disk(str(run.data / "heldout"))
     assert len(tokenized) == 60
     assert (run.plan["heldout_rows"], run.plan["scored_rows"], run.plan["heldout_parts"]) == (30, 10, [2] * 30)
+    assert 0 < run.plan["repeated_rows"] <= 30
     assert run.plan["measuring"]["first"] == 20  # weights are chosen by rows that are not scored
     list(train(run))
     loaded = load_variants({"adapter": run})

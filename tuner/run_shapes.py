@@ -65,6 +65,7 @@ class PlanFile(TypedDict, total=False):
     origin: str | None  # of a base that was published quantized: the model that it was made from, if its card says so
     rows: Count
     heldout_rows: Count
+    repeated_rows: NotRequired[Count]  # held-out ones whose prompts are also trained on
     heldout_parts: NotRequired[list[Count]]  # tokenized rows that each became, if one became several
     tokens: Count
     trained_tokens: Count
@@ -155,6 +156,7 @@ class Evaluation(Scores):
     """evaluation.json."""
 
     heldout_rows: NotRequired[Count]
+    repeated_rows: NotRequired[Count]
     baseline: NotRequired[str]
     unknown_head: NotRequired[bool]  # added when it is read: the base's answers may be those of an untrained head
     other_rows: NotRequired[dict[str, Finite]]

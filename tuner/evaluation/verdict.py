@@ -95,6 +95,7 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
         f"On {scored}, {figures}",
         f"The gain is {shown_gain(scores, gain, digits, '95% interval ')}{_wins(gain)}.",
         EMPTY if scores.get("empty_references") else "",
+        _repeated(scores),
         *about_prompts(scores, advice, prompt, digits),
         "With so few rows this is only a hint." if rows < FEW_ROWS else "",
         *_disagreements(scores, digits),
@@ -205,6 +206,14 @@ def _by_heart(scores: dict) -> str:
         f" {began} learned its rows by heart: its training loss fell to {losses['training']:.3f} while its loss on "
         f"held-out rows rose from {losses['lowest']:.3f} to {losses['last']:.3f}. {remedy}"
     )
+
+
+def _repeated(scores: dict) -> str:
+    """How many held-out prompts are also trained on, in a sentence."""
+    number, held = scores.get("repeated_rows", 0), scores.get("heldout_rows", 0)
+    have = "has" if number == 1 else "have"
+    said = f"{number:,} of the {count(held, 'held-out row')} {have} a prompt that is also trained on, so the scores "
+    return f"{said}look too good." if number else ""
 
 
 def _cut(scores: dict) -> str:

@@ -315,6 +315,7 @@ def _plan(
         "labels": list(model.labels),
         "rows": number,
         "heldout_rows": heldout,
+        "repeated_rows": rows.split.repeated,
         "scored_rows": estimate["scored"],
         "tokens": train.total_tokens,
         "trained_tokens": train.trained_tokens,
