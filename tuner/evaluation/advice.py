@@ -9,6 +9,7 @@ from collections.abc import Callable
 from tuner.metrics import metric_of
 
 PROMPTS = ("few_shot", "few_shot_similar")
+KEPT = 0.5  # of what a prompt gains over the base model, at most, that the adapter may have over it if it does as well
 OWN_SHARE = 0.25  # of a gain, at least, that answers lose beside other rows' references
 MOVED = 0.05  # share of a loss that it falls or rises by, at least, to have moved
 STILL_FALLING = 0.02  # share of the held-out loss that its last third fell by, at least, if it was still falling
@@ -57,11 +58,18 @@ def advise(scores: dict) -> tuple[str, str]:
     return "tune" if helped(scores, "adapter") else "neither", best
 
 
+def is_as_good(scores: dict, prompt: str) -> bool:
+    """Whether a prompt that is advised does as well as the adapter: not only because too few rows tell them apart."""
+    return pair_of(scores, "adapter", prompt)["high"] <= KEPT * pair_of(scores, prompt, "base")[metric_of(scores).name]
+
+
 def next_step(scores: dict, advice: str, prompt: str) -> str:
     """One sentence about what to do next, by the first rule that applies; empty if none does."""
     if advice == "prompt":
         kind = "these examples in each prompt" if prompt == "few_shot" else "the most similar rows in each prompt"
-        return f"Use the base model with {kind}, which needs no training."
+        rows = "score more rows (evaluation.rows)" if _leaves_rows(scores) else "hold out more rows (data.heldout)"
+        more = "" if is_as_good(scores, prompt) else f", or {rows} to learn whether the adapter is better"
+        return f"Use the base model with {kind}, which needs no training{more}."
     if "course" not in scores or (is_better(scores, "adapter", "base") and advice != "tune"):
         return ""  # answers that only look right are no matter of how the losses went
     metric = metric_of(scores)
@@ -76,6 +84,10 @@ def next_step(scores: dict, advice: str, prompt: str) -> str:
     rates = {"higher": min(HIGHEST_RATE, rate * 10), "lower": rate / 10} if rate else {}
     shown = {name: f", to {rates[name]:.2g} for example" if rates else "" for name in ("higher", "lower")}
     return sentence.format(**facts, **shown)
+
+
+def _leaves_rows(scores: dict) -> bool:
+    return scores["rows"] < scores.get("heldout_rows", scores["rows"])
 
 
 def _rose(facts: dict) -> bool:

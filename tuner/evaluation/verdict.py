@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tuner.evaluation.advice import advise, fits_others, next_step, pair_of
+from tuner.evaluation.advice import advise, fits_others, is_as_good, next_step, pair_of
 from tuner.evaluation.figures import digits_apart, shown_gain, with_interval
 from tuner.evaluation.prompts import about_prompts
 from tuner.metrics import FEWEST_ROWS, metric_of
@@ -13,6 +13,7 @@ FEW_ROWS = 16  # below this a score is only a hint
 HEADLINES = {
     "tune": "It helped.",
     "prompt": "A prompt does as well.",
+    "perhaps prompt": "A prompt may do as well.",
     "better prompt": "A prompt does better.",
     "looks": "It learned how answers look, not what they depend on.",
     "bad": "It made things worse.",
@@ -110,7 +111,10 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
 
 def _headline(scores: dict, kind: str, advice: str, prompt: str) -> str:
     if advice == "prompt":
-        return HEADLINES["better prompt" if pair_of(scores, "adapter", prompt)["high"] < 0 else "prompt"]
+        is_better = pair_of(scores, "adapter", prompt)["high"] < 0
+        return HEADLINES[
+            "better prompt" if is_better else "prompt" if is_as_good(scores, prompt) else "perhaps prompt"
+        ]
     if advice == "tune":
         return HEADLINES["tune"]
     if _kind(scores["gain"]) == "good":
