@@ -103,6 +103,13 @@ def test_what_all_rows_begin_with_does_not_hide_what_differs(monkeypatch):
     assert most_similar([head + "dogs and cats, about"], examples, 1) == [[examples[1]]]
 
 
+def test_a_question_that_lacks_what_all_rows_begin_with_is_compared_whole():
+    # An encoder-decoder's examples begin with the system prompt, the question that is looked up does not.
+    examples = [few_shot.Example(f"Answer in one word.\n{text}", "x") for text in ("a blue sky", "the red apple")]
+    ((nearest,),) = few_shot.most_similar(["a red apple"], examples, 1)
+    assert nearest == examples[1]
+
+
 def test_rows_without_anything_to_compare_and_equal_rows_are_examples_too(tmp_path, folders):
     assert most_similar(["?"], [Example("a", "x"), Example("b", "y")], 1) == [[Example("a", "x")]]
     assert most_similar(["same"], [Example("same", "x"), Example("same", "y")], 2)[0]

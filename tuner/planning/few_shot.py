@@ -233,16 +233,22 @@ def most_similar(questions: list[str], examples: list[Example], number: int) -> 
     texts = [example.question for example in examples]
     # Instructions that all rows begin with would take the room of what differs.
     first, last = min(texts), max(texts)
-    shared = next((i for i, (one, other) in enumerate(zip(first, last)) if one != other), 0)
+    shared = first[: next((i for i, (one, other) in enumerate(zip(first, last)) if one != other), 0)]
     most = CHARACTERS // len(texts)
+
+    def own(text: str) -> str:
+        """What is compared: a question may lack what the examples share, such as a system prompt."""
+        start = next((i for i, (one, other) in enumerate(zip(text, shared)) if one != other), len(shared))
+        return text[start : start + most]
+
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=GRAMS, sublinear_tf=True, dtype=np.float32)
     try:
-        vectors = vectorizer.fit_transform([text[shared : shared + most] for text in texts])
+        vectors = vectorizer.fit_transform([own(text) for text in texts])
     except ValueError:  # none has two characters
         return [examples[:number] for _ in questions]
     found = []
     for start in range(0, len(questions), TOGETHER):
-        asked = vectorizer.transform([text[shared : shared + most] for text in questions[start : start + TOGETHER]])
+        asked = vectorizer.transform([own(text) for text in questions[start : start + TOGETHER]])
         nearest = np.argsort(-(asked @ vectors.T).toarray(), axis=1, kind="stable")[:, :number]
         found += [[examples[index] for index in reversed(row)] for row in nearest.tolist()]
     return found
