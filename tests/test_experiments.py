@@ -406,6 +406,15 @@ def test_runs_are_held_beside_each_other_on_the_rows_that_both_had(tmp_path):
     assert json.loads(json.dumps(found.as_dict()))["results"]["best"] == "mine"
 
 
+def test_the_best_run_is_held_against_its_own_base_and_not_that_of_another_run(tmp_path):
+    small = scored_run(tmp_path, "small", [n < 20 for n in range(64)])
+    large = scored_run(tmp_path, "large", [n < 50 for n in range(64)], base=[n < 48 for n in range(64)])
+    for runs in ([small, large], [large, small]):
+        found = beside(runs).results
+        assert [(rival["label"], rival["score"]) for rival in found.rivals] == [("base model", 48 / 64)]
+        assert any(s.startswith("large is not clearly better than the base model") for s in found.sentences)
+
+
 def test_runs_that_can_not_be_compared_are_refused_and_other_metrics_are_named(tmp_path):
     one = scored_run(tmp_path, "one", rows(0.9, 20))
     exact = scored_run(tmp_path, "exact", rows(0.9, 20), metric="answer_f1")
