@@ -361,6 +361,20 @@ def test_right_answers_that_are_all_empty_are_named():
     assert "are empty" not in judge(some).text()
 
 
+def test_a_metric_for_which_right_answers_are_too_short_is_named():
+    right = [f"yes {n % 3}" for n in range(12)]
+    answers = [{"base": "no", "adapter": text} for text in right]
+    scores = score([METRICS["rougeL"], METRICS["bleu"]], right, answers)
+    said = "Even right answers score 0.00 in BLEU here, because they are too short for it: choose other metrics"
+    assert said in judge(scores).text()
+    first = score([METRICS["bleu"], METRICS["chrf"]], right, answers) | {"course": COURSE}
+    assert said in judge(first).text()
+    assert judge(first).next_step == ""
+    long = [f"{text} is all that there is" for text in right]
+    assert "best" not in score([METRICS["bleu"]], long, answers)
+    assert "best" not in score([METRICS["exact_match"]], right, answers)
+
+
 def test_an_interval_that_holds_zero_is_seen_to_hold_it():
     pair = {"rougeL": 0.0147, "low": -0.0019, "high": 0.0317}
     assert digits_of_gain(pair, 2) == 3

@@ -101,6 +101,7 @@ class Scores(TypedDict):
     gain: dict[str, Number] | None
     pairs: NotRequired[list[dict[str, Number | str]]]
     fewest_rows: NotRequired[Count]  # of the rarest label, if the metric is a mean over labels
+    best: NotRequired[Finite]  # what right answers score, if it is less than 1
 
 
 class Example(TypedDict):

@@ -70,7 +70,7 @@ def next_step(scores: dict, advice: str, prompt: str) -> str:
         rows = "score more rows (evaluation.rows)" if _leaves_rows(scores) else "hold out more rows (data.heldout)"
         more = "" if is_as_good(scores, prompt) else f", or {rows} to learn whether the adapter is better"
         return f"Use the base model with {kind}, which needs no training{more}."
-    if "course" not in scores or (is_better(scores, "adapter", "base") and advice != "tune"):
+    if "course" not in scores or "best" in scores or (is_better(scores, "adapter", "base") and advice != "tune"):
         return ""  # answers that only look right are no matter of how the losses went
     metric = metric_of(scores)
     facts = {**scores["course"], **scores.get("losses", {}), "held": scores.get("heldout_rows", scores["rows"])}

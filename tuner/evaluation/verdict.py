@@ -96,6 +96,7 @@ def judge(scores: dict, digits: int = 2) -> Verdict:
         f"On {scored}, {figures}",
         f"The gain is {shown_gain(scores, gain, digits, '95% interval ')}{_wins(gain)}.",
         EMPTY if scores.get("empty_references") else "",
+        *_unreachable(scores, digits),
         _repeated(scores),
         *about_prompts(scores, advice, prompt, digits),
         "With so few rows this is only a hint." if rows < FEW_ROWS else "",
@@ -210,6 +211,16 @@ def _by_heart(scores: dict) -> str:
         f" {began} learned its rows by heart: its training loss fell to {losses['training']:.3f} while its loss on "
         f"held-out rows rose from {losses['lowest']:.3f} to {losses['last']:.3f}. {remedy}"
     )
+
+
+def _unreachable(scores: dict, digits: int) -> list[str]:
+    """A sentence for each metric that does not give right answers a full score."""
+    return [
+        f"Even right answers score {part['best']:.{digits}f} in {metric_of(part).title} here, because they are too "
+        "short for it: choose other metrics (evaluation.metrics)."
+        for part in (scores, *scores.get("other_metrics", []))
+        if "best" in part
+    ]
 
 
 def _repeated(scores: dict) -> str:
