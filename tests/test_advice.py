@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from conftest import in_order
 from recorded import SCORES, recorded, section
@@ -64,6 +65,30 @@ def gains(few_shot=EQUAL, few_shot_similar=EQUAL, adapter=BETTER) -> dict[str, t
 def test_tuning_is_advised_where_no_prompt_does_as_well(over_base, over_prompts, advice, kind, headline):
     verdict = judge(judged(over_base, over_prompts))
     assert (verdict.advice, verdict.kind, verdict.headline) == (advice, kind, headline)
+
+
+TRUE_SHARES = {"base": 0.3, "few_shot": 0.5, "adapter": 0.7}
+OPEN = (0.08, -0.02, 0.18)  # over a prompt that gains 0.2
+
+
+@pytest.mark.parametrize(("heldout", "more"), [(80, "score more rows (evaluation.rows)"), (64, "hold out more rows")])
+def test_rows_that_are_too_few_to_tell_prompt_and_adapter_apart_do_not_make_them_equal(heldout, more):
+    verdict = judge(judged(gains(BETTER), OPEN, heldout_rows=heldout))
+    assert (verdict.advice, verdict.headline) == ("prompt", "A prompt may do as well.")
+    assert "in each prompt, which needs no training" in verdict.next_step
+    assert f", or {more}" in verdict.next_step
+
+
+@pytest.mark.parametrize("rows", [16, 64])
+def test_an_adapter_that_is_better_than_a_prompt_is_hardly_ever_said_to_be_equal(rows):
+    draw, said = np.random.default_rng(rows), []
+    for _ in range(100):
+        answers = [
+            {v: "right" if draw.random() < share else "wrong" for v, share in TRUE_SHARES.items()} for _ in range(rows)
+        ]
+        said.append(judge(score([METRICS["accuracy"]], ["right"] * rows, answers)).headline)
+    assert said.count("A prompt does as well.") <= 5
+    assert said.count("A prompt may do as well.") >= 5
 
 
 def test_a_fixed_prompt_is_advised_unless_looking_up_examples_is_clearly_better():
@@ -143,6 +168,13 @@ def test_the_prompt_is_told_as_far_as_it_matters(over_base, over_prompts, senten
     assert (cost in judge(scores | {"costs": costs}).text()) == ("did not help" not in sentences)
 
 
+@pytest.mark.parametrize(("number", "said"), [(0, None), (1, "1 of the 80 held-out rows has"), (9, "9 of the 80")])
+def test_a_verdict_names_held_out_prompts_that_are_also_trained_on(number, said):
+    text = judge(judged({"adapter": BETTER}, repeated_rows=number)).text()
+    assert ("so the scores look too good." in text) == bool(number)
+    assert (said or "") in text
+
+
 def test_rows_that_are_better_and_worse_are_counted():
     assert (
         "(95% interval +0.10 to +0.30): better on 30 rows, worse on 20, the same on 14."
@@ -159,16 +191,28 @@ def test_why_no_prompt_was_tried_is_said():
 STILL = {"heldout_middle": 1.3}
 RISEN = {"losses": {"training": 0.5, "lowest": 1.2, "last": 1.6}}
 FLAT = {"first": 2.0, "final": 1.98, "heldout_start": 2.0}
+STAYED = {"losses": {"training": 1.98, "lowest": 1.99, "last": 1.99}}
+ROSE = {"losses": {"training": 2.0, "lowest": 2.0, "last": 3.0}}
 
 
 @pytest.mark.parametrize(
     ("course", "more", "step"),
     [
-        ({"final": 2.2}, {}, "Lower the learning rate, to 0.0001 for example, as the training loss rose from 2.00 to"),
-        (FLAT, {"losses": {"training": 1.98, "lowest": 1.99, "last": 1.99}}, "Raise the learning rate, to 0.01 for"),
+        ({"final": 2.2}, ROSE, "Lower the learning rate, to 0.0001 for example, as the training loss rose from 2.00"),
+        ({"final": 2.2}, {}, "Try a larger base model, as"),  # of other rows at each step
+        (
+            {"final": 1.95},
+            ROSE,
+            "Lower the learning rate, to 0.0001 for example, as the loss on held-out rows rose from",
+        ),
+        ({"final": 2.2, "learning_rate": None}, ROSE, "Lower the learning rate, as the training loss rose"),
+        (FLAT | {"learning_rate": 0.5}, STAYED, "Raise the learning rate, to 1 for example,"),
+        (FLAT | {"learning_rate": 1.0}, STAYED, "Try a larger base model"),
+        (FLAT | {"epochs": None}, STAYED, "Raise the learning rate, to 0.01 for"),
+        (FLAT, STAYED, "Raise the learning rate, to 0.01 for"),
         (
             FLAT | {"epochs": 0.1},
-            {"losses": {"training": 1.98, "lowest": 1.99, "last": 1.99}},
+            STAYED,
             "Train longer, as less than one epoch was too little for the loss to fall.",
         ),
         (STILL, {}, "Train longer, as the loss was still falling at the end."),
@@ -203,6 +247,23 @@ def test_without_held_out_losses_those_of_training_tell_the_next_step(course, st
     assert judge(scores).next_step.startswith(step)
 
 
+def test_a_base_that_needs_no_tuning_is_kept():
+    solved = {"base": {"rougeL": 0.97}, "adapter": {"rougeL": 0.9}}
+    for gain in (EQUAL, WORSE):
+        assert judge(judged({"adapter": gain}, course=COURSE | STILL) | solved).next_step == (
+            "Use the base model as it is, as it already scores 0.97."
+        )
+    always = {"baseline": "always 'spam'"}  # an answer that knows nothing is no model to keep
+    assert judge(judged({"adapter": EQUAL}) | solved | always).next_step.startswith("Try a larger base model")
+
+
+def test_answers_that_only_look_right_get_no_advice_from_losses():
+    fits = {"rougeL": 0.49, "low": -0.02, "high": 0.02}
+    verdict = judge(judged({"adapter": BETTER}, rows=32, other_rows=fits))
+    assert verdict.advice == "neither"
+    assert verdict.next_step == "Check that each completion stands beside its own prompt."
+
+
 def test_after_tuning_that_helped_a_step_is_named_only_if_there_is_more_to_gain_or_to_learn():
     assert judge(judged(gains(), BETTER)).next_step == ""
     falling = judge(judged(gains(), BETTER, course=COURSE | STILL)).next_step
@@ -229,7 +290,9 @@ def test_facts_have_the_losses_from_which_the_next_step_follows(tmp_path):
         **{"rows": 40, "steps": 30, "epochs": 3.0, "learning_rate": 0.002, "seconds": 31.5, "ended": "steps"},
         **{"first": 28.0, "middle": 11.0, "final": 1.0, "heldout_start": 4.0, "heldout_middle": 2.0},
     }
-    bare = recorded(tmp_path / "two", plan=plan, events=steps[:1])
+    assert "repeated_rows" not in facts_of(run)
+    bare = recorded(tmp_path / "two", plan=plan | {"repeated_rows": 2}, events=steps[:1])
+    assert facts_of(bare)["repeated_rows"] == 2
     assert facts_of(bare)["course"] == {
         **{"rows": 40, "steps": 1, "epochs": 0.1, "learning_rate": 0.002, "seconds": 1, "ended": None},
         **{"first": 29.0, "middle": 29.0, "final": 29.0},
@@ -323,6 +386,20 @@ def test_a_model_that_answers_nothing_is_named():
     assert judge(scores | {"examples": [*rows, {"reference": "a", "base": "x", "adapter": "y"}]}).notes == ()
     right = [{"reference": "", "base": "x", "adapter": ""}] * 3
     assert judge(scores | {"examples": right}).notes == ()
+
+
+def test_a_metric_for_which_right_answers_are_too_short_is_named():
+    right = [f"yes {n % 3}" for n in range(12)]
+    answers = [{"base": "no", "adapter": text} for text in right]
+    scores = score([METRICS["rougeL"], METRICS["bleu"]], right, answers)
+    said = "Even right answers score 0.00 in BLEU here, because they are too short for it: choose other metrics"
+    assert said in judge(scores).text()
+    first = score([METRICS["bleu"], METRICS["chrf"]], right, answers) | {"course": COURSE}
+    assert said in judge(first).text()
+    assert judge(first).next_step == ""
+    long = [f"{text} is all that there is" for text in right]
+    assert "best" not in score([METRICS["bleu"]], long, answers)
+    assert "best" not in score([METRICS["exact_match"]], right, answers)
 
 
 def test_an_interval_that_holds_zero_is_seen_to_hold_it():

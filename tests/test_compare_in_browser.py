@@ -72,7 +72,9 @@ def starts(runs: Path) -> dict[str, int]:
     return {name: [event["event"] for event in run.events()].count("start") for name, run in folders.items()}
 
 
-@pytest.mark.parametrize("kind, number", [("Several methods", 2), ("A search for settings", 3), ("Several seeds", 3)])
+@pytest.mark.parametrize(
+    ("kind", "number"), [("Several methods", 2), ("A search for settings", 3), ("Several seeds", 3)]
+)
 def test_on_zerogpu_a_comparison_ends_within_the_visitors_quota(chromium, tmp_path, kind, number):
     with (
         Stage(quota={VISITOR: 180}) as stage,
@@ -110,20 +112,19 @@ def test_on_zerogpu_a_comparison_whose_quota_is_spent_says_so_and_goes_on_when_i
 
 def test_a_comparison_goes_on_after_the_app_was_killed(chromium, tmp_path):
     runs, number = tmp_path / "runs", 3
-    with serve(runs) as url:
-        with visited(chromium, url) as page:
-            start(page, "Several seeds", number)
-            card = page.locator("#compare-card")
-            expect(card).to_contain_text(re.compile("1 of 3 runs is over"), timeout=ALL_RUNS)
-            expect(card.locator("[data-phase=running]")).to_be_visible()
-            done = [name for name in starts(runs) if Run(runs / name).last_event()["event"] == "end"]
-            os.kill(url.pid, signal.SIGKILL)
-            with serve(runs, port=urlsplit(url).port):
-                page.reload()
-                expect(card).to_contain_text(re.compile("[12] of 3 runs (is|are) over"))
-                if page.locator("#compare-resume").is_visible():
-                    page.locator("#compare-resume").click()
-                finished(page, number)
-                made = starts(runs)
-                assert len(made) == number
-                assert [made[name] for name in done] == [1] * len(done)
+    with serve(runs) as url, visited(chromium, url) as page:
+        start(page, "Several seeds", number)
+        card = page.locator("#compare-card")
+        expect(card).to_contain_text(re.compile("1 of 3 runs is over"), timeout=ALL_RUNS)
+        expect(card.locator("[data-phase=running]")).to_be_visible()
+        done = [name for name in starts(runs) if Run(runs / name).last_event()["event"] == "end"]
+        os.kill(url.pid, signal.SIGKILL)
+        with serve(runs, port=urlsplit(url).port):
+            page.reload()
+            expect(card).to_contain_text(re.compile("[12] of 3 runs (is|are) over"))
+            if page.locator("#compare-resume").is_visible():
+                page.locator("#compare-resume").click()
+            finished(page, number)
+            made = starts(runs)
+            assert len(made) == number
+            assert [made[name] for name in done] == [1] * len(done)

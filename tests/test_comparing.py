@@ -222,7 +222,7 @@ def test_where_the_visitors_gpu_time_is_used_up_the_experiment_waits(trainer, mo
     trainer.endings = [spent, spent, ""]
     name, owner = begun()
     for times in (1, 2):  # it is not given up where it is refused with the same words again
-        now = until(name, lambda now: now.phase == "paused" and len(trainer.trained) == times, owner)
+        now = until(name, lambda now, times=times: now.phase == "paused" and len(trainer.trained) == times, owner)
         told = " ".join(plain(compare_view.live(now)).split())
         assert "0 of 2 runs are over." in told
         assert f"lora stopped early {spent}" in told

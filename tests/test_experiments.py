@@ -247,6 +247,11 @@ def test_intervals_that_hold_together_are_wider_and_the_base_has_no_seeds():
     assert (opposite.value, opposite.low, opposite.high) == pytest.approx((-alone.value, -alone.high, -alone.low))
 
 
+def test_rows_that_are_equal_on_average_are_ties_in_whatever_order_their_seeds_come():
+    seeds = [Scored(mean, np.zeros(12), np.full(12, mean)) for mean in (0.1, 0.2, 0.3)]
+    assert certainty.wins(seeds, seeds[::-1], ROUGE) == {"wins": 0, "losses": 0, "ties": 12}
+
+
 def test_figures_of_seeds_are_the_mean_and_the_standard_deviation():
     draw = np.random.default_rng(2)
     made = drawn(4, draw.beta(1, 1, 40), draw, 0.1)
@@ -430,6 +435,15 @@ def test_runs_are_held_beside_each_other_on_the_rows_that_both_had(tmp_path):
     told = " ".join(found.results.sentences)
     assert in_order(told, "mine is clearly better than other", "Compared on the 30 held-out rows that all runs were")
     assert json.loads(json.dumps(found.as_dict()))["results"]["best"] == "mine"
+
+
+def test_the_best_run_is_held_against_its_own_base_and_not_that_of_another_run(tmp_path):
+    small = scored_run(tmp_path, "small", [n < 20 for n in range(64)])
+    large = scored_run(tmp_path, "large", [n < 50 for n in range(64)], base=[n < 48 for n in range(64)])
+    for runs in ([small, large], [large, small]):
+        found = beside(runs).results
+        assert [(rival["label"], rival["score"]) for rival in found.rivals] == [("base model", 48 / 64)]
+        assert any(s.startswith("large is not clearly better than the base model") for s in found.sentences)
 
 
 def test_runs_that_can_not_be_compared_are_refused_and_other_metrics_are_named(tmp_path):

@@ -129,6 +129,13 @@ def test_rows_of_thousands_of_characters_need_no_memory_for_each_pair_of_them():
     assert most < 40e6  # a vocabulary of these would be several times that
 
 
+def test_a_question_that_lacks_what_all_rows_begin_with_is_compared_whole():
+    # An encoder-decoder's examples begin with the system prompt, the question that is looked up does not.
+    examples = [few_shot.Example(f"Answer in one word.\n{text}", "x") for text in ("a blue sky", "the red apple")]
+    ((nearest,),) = few_shot.most_similar(["a red apple"], examples, 1)
+    assert nearest == examples[1]
+
+
 def test_rows_without_anything_to_compare_and_equal_rows_are_examples_too(tmp_path, folders):
     assert most_similar(["?"], [Example("a", "x"), Example("b", "y")], 1) == [[Example("a", "x")]]
     assert most_similar(["same"], [Example("same", "x"), Example("same", "y")], 2)[0]

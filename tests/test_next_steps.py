@@ -39,6 +39,7 @@ NEVER = {
     "below": ("as it is", "the answers got worse", *NOT_ABOUT_CHANCE),
     "neither": ("the answers got worse", "as well"),
     "unsure": ("the answers got worse", "as well"),
+    "perhaps prompt": ("Train", "Raise", "Lower", "larger", "as it is"),
     "prompt": ("Train", "Raise", "Lower", "larger", "Score", "Hold out"),
     "better prompt": ("Train", "Raise", "Lower", "larger", "Score", "Hold out"),
 }

@@ -1,12 +1,14 @@
 """Runs whose rows have thoughts, tools or long conversations: what is planned, prompted and scored."""
 
 import json
+from math import exp
 from pathlib import Path
 
 import pytest
 import tiny
 import trl
 from conftest import small_recipe
+from datasets import load_from_disk
 from transformers import MptConfig
 
 from tuner.data.chat import render_prompt
@@ -19,11 +21,13 @@ from tuner.inference import generate
 from tuner.inference.variants import load_variants
 from tuner.methods.files import write_template
 from tuner.metrics import chosen
+from tuner.models.losses import row_losses
 from tuner.models.shape import load_tokenizer
 from tuner.planning import jobs, plan
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS
+from tuner.training.window import train
 
 pytestmark = pytest.mark.usefixtures("no_estimates")
 QWEN3 = Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja"
@@ -204,3 +208,36 @@ def test_an_adapter_takes_along_the_template_that_it_was_trained_with(model, tmp
     assert as_pushed == render_prompt(messages, tokenizer) == render_prompt(messages, pushed)
     tokenizer.chat_template = (QWEN3.parent / "qwen2_5.jinja").read_text()
     assert changed_template(tokenizer) is None  # TRL's only has marks more
+
+
+FORGETFUL = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content if loop.last or m.role == 'user' else 'earlier' }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_conversation_whose_answers_are_learned_from_one_by_one_is_one_held_out_row(tmp_path):
+    model = tiny.tiny_model(tmp_path / "forgetful")
+    tokenizer = load_tokenizer(model)
+    tokenizer.chat_template = FORGETFUL
+    tokenizer.save_pretrained(model)
+    turns = ("user", "question"), ("assistant", "please send"), ("user", "more"), ("assistant", "report by friday")
+    given = [{"messages": [{"role": role, "content": f"{text} {n % 7}"} for role, text in turns]} for n in range(40)]
+    settings = {"data__heldout": 30, "data__max_rows": 40, "evaluation__rows": 10, "evaluation__max_new_tokens": 1}
+    run = prepared(given, model, tmp_path / "run", budget__steps=1, **settings)
+    tokenized = load_from_disk(str(run.data / "heldout"))
+    assert len(tokenized) == 60
+    assert (run.plan["heldout_rows"], run.plan["scored_rows"], run.plan["heldout_parts"]) == (30, 10, [2] * 30)
+    assert 0 < run.plan["repeated_rows"] <= 30
+    assert run.plan["measuring"]["first"] == 20  # weights are chosen by rows that are not scored
+    list(train(run))
+    loaded = load_variants({"adapter": run})
+    with loaded.sharing_base[0].model_for("adapter") as adapter:
+        nats, labels = row_losses("next_token", adapter, tokenized, 4)
+    scored = [json.loads(line) for line in (run.path / "evaluation_rows.jsonl").read_text().splitlines()]
+    expected = [exp(sum(nats[i : i + 2]) / sum(labels[i : i + 2])) for i in range(0, 20, 2)]
+    assert [row["adapter_perplexity"] for row in scored] == pytest.approx(expected, rel=1e-3)
+    scores = run.read_json("evaluation.json")
+    assert scores["heldout_rows"] == 30
+    assert "rows" not in scores["other_metrics"][0]

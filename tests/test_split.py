@@ -272,6 +272,10 @@ def test_what_is_said_of_prompts_on_both_sides():
     assert warning == f"1 of 3 held-out rows has {LEAKS}"
     (warning,) = split_rows([*many[:4], many[3]], ["train"] * 4 + ["test"], Data(), 0).warnings
     assert warning == f"1 of 1 held-out row has {LEAKS}"
+    # Case and spacing make no other prompt.
+    parts = split_rows([chat("Say  hi"), *many[:3], chat("say\nHI ")], ["train"] * 4 + ["test"], Data(), 0)
+    assert parts.warnings == (f"1 of 1 held-out row has {LEAKS}",)
+    assert (parts.repeated, split_rows(many, None, Data(), 0).repeated) == (1, 0)
     # Rows of one split, and plain text.
     (warning,) = split_rows([chat("a")] * 40, None, Data(heldout=30), 0).warnings
     assert warning == f"30 of 30 held-out rows have {LEAKS}"

@@ -67,6 +67,8 @@ class PlanFile(TypedDict, total=False):
     origin: str | None  # of a base that was published quantized: the model that it was made from, if its card says so
     rows: Count
     heldout_rows: Count
+    repeated_rows: NotRequired[Count]  # held-out ones whose prompts are also trained on
+    heldout_parts: NotRequired[list[Count]]  # tokenized rows that each became, if one became several
     tokens: Count
     trained_tokens: Count
     steps_per_epoch: Count
@@ -101,6 +103,7 @@ class Scores(TypedDict):
     gain: dict[str, Number] | None
     pairs: NotRequired[list[dict[str, Number | str]]]
     fewest_rows: NotRequired[Count]  # of the rarest label, if the metric is a mean over labels
+    best: NotRequired[Finite]  # what right answers score, if it is less than 1
 
 
 class Example(TypedDict):
@@ -156,6 +159,7 @@ class Evaluation(Scores):
     """evaluation.json."""
 
     heldout_rows: NotRequired[Count]
+    repeated_rows: NotRequired[Count]
     baseline: NotRequired[str]
     unknown_head: NotRequired[bool]  # added when it is read: the base's answers may be those of an untrained head
     other_rows: NotRequired[dict[str, Finite]]

@@ -41,7 +41,7 @@ def encode_chats(
         render(chat, encoder.eos) if chat else Rendered(_marked(row["text"], bos, encoder.eos))
         for chat, row in zip(chats, rows, strict=True)
     ]
-    encoded, lengths, cut_answers = [], [], 0
+    encoded, lengths, cut_answers, parts = [], [], 0, []
     for chat, text, tokens in zip(chats, texts, encoder.tokenize(texts, chats), strict=True):
         for row, length in encoder.rows(chat, text, tokens):
             lengths.append(length)
@@ -49,7 +49,8 @@ def encode_chats(
             cut_answers += len(short.ids) - short.answer < len(row.ids) - row.answer
             encoder.notes["tokens"] += length - len(short.ids) if length > max_length else 0
             encoded.append({"input_ids": short.ids, "labels": short.labels})
-    return Encoded(encoded, lengths, cut_answers, encoder.notes)
+        parts.append(len(encoded) - sum(parts))
+    return Encoded(encoded, lengths, cut_answers, encoder.notes, parts)
 
 
 def _chat(row: dict, tokenizer) -> Chat:

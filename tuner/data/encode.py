@@ -77,7 +77,7 @@ def tokenize(
     """Rows of the kind that the task learns from, as tokens and labels. Raises TunerError if no answer fits."""
     encode = ENCODERS[TASKS[task].objective]
     numbers = {label: i for i, label in enumerate(labels)}
-    encoded, lengths, cut, notes = [], [], 0, Counter()
+    encoded, lengths, cut, notes, parts = [], [], 0, Counter(), []
     for start in range(0, len(rows), CHUNK):
         with strangers_code("The model's tokenizer can't read these rows"):
             part = Encoded(*encode(rows[start : start + CHUNK], tokenizer, max_length, loss_on, numbers))
@@ -85,13 +85,14 @@ def tokenize(
         lengths += part.lengths
         cut += part.cut_answers
         notes.update(part.notes)
+        parts += part.parts or [1] * len(part.rows)
     # Plain text has no answer to lose.
     if encoded and cut == len(encoded) and any(map(heldout_prompt, rows)):
         raise TunerError(
             f"None of {len(encoded):,} answers fits into {max_length:,} tokens (data.max_length); the shortest row "
             f"has {min(lengths):,}. Raise data.max_length, shorten the rows, or choose a model with a longer context."
         )
-    tokenized = Tokenized(encoded, lengths, max_length, cut, notes=notes)
+    tokenized = Tokenized(encoded, lengths, max_length, cut, parts=parts, notes=notes)
     if encode is encode_chats or notes["exchanges"] or notes["messages"]:
         return tokenized
     return replace(tokenized, lost_from="from the end of the text")

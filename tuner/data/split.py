@@ -25,6 +25,7 @@ class Split:
     heldout: list[dict]
     reason: str
     warnings: tuple[str, ...] = ()
+    repeated: int = 0  # held-out rows whose prompts are also trained on
 
 
 def split_rows(rows: list[dict], splits: list[str] | None, data: recipe.Data, seed: int) -> Split:
@@ -54,7 +55,7 @@ def split_rows(rows: list[dict], splits: list[str] | None, data: recipe.Data, se
             f'Training on the split "{trained}" ({count(len(train), "row")}), '
             f'holding out "{held}" ({count(len(heldout), "row")}).'
         )
-        return Split(train, heldout, reason + picked, (*_leaks(train, heldout), *_one_sided(train, heldout)))
+        return _split(train, heldout, reason + picked)
     size = heldout_size(len(train), data.heldout)
     if size >= len(train):
         raise TunerError(f"data.heldout: {size:,} of {len(train):,} rows can't be held out. Hold out fewer.")
@@ -64,7 +65,17 @@ def split_rows(rows: list[dict], splits: list[str] | None, data: recipe.Data, se
     kept = [row for index, row in enumerate(train) if index not in chosen]
     were = "was" if size == 1 else "were"
     reason = f"{size:,} of {len(train):,} rows {were} drawn with the seed ({seed}): there is no split to hold out."
-    return Split(kept, heldout, reason + picked, (*_leaks(kept, heldout), *_one_sided(kept, heldout)))
+    return _split(kept, heldout, reason + picked)
+
+
+def _split(train: list[dict], heldout: list[dict], reason: str) -> Split:
+    repeated = _repeated(train, heldout)
+    have, warnings = "has" if repeated == 1 else "have", _one_sided(train, heldout)
+    leak = (
+        f"{repeated:,} of {count(len(heldout), 'held-out row')} {have} a prompt that is also trained on, so the "
+        "scores will look too good. Drop the duplicates."
+    )
+    return Split(train, heldout, reason, ((leak,) if repeated else ()) + warnings, repeated)
 
 
 def heldout_size(rows: int, setting: str | float) -> int:
@@ -92,22 +103,17 @@ def _pick(rows: list[dict], max_rows: int | None, draw: random.Random) -> tuple[
     return [rows[index] for index in chosen], f" Only {max_rows:,} of {len(rows):,} rows are used (data.max_rows)."
 
 
-def _leaks(train: list[dict], heldout: list[dict]) -> tuple[str, ...]:
-    """A warning if prompts of held-out rows are also trained on, whatever their answers and system prompts."""
+def _repeated(train: list[dict], heldout: list[dict]) -> int:
+    """How many held-out rows have a prompt that is also trained on, whatever its case and spacing, its answer and its
+    system prompt."""
 
     def prompt(row: dict) -> str:
         messages = (heldout_prompt(row) or {"messages": [{"role": "user", "content": row.get("text")}]})["messages"]
-        return json.dumps([turn for turn in messages if turn["role"] != "system"])
+        turns = [turn for turn in messages if turn["role"] != "system"]
+        return json.dumps([turn | {"content": (turn["content"] or "").casefold().split()} for turn in turns])
 
     trained = {prompt(row) for row in train}
-    repeated = sum(prompt(row) in trained for row in heldout)
-    if not repeated:
-        return ()
-    have = "has" if repeated == 1 else "have"
-    return (
-        f"{repeated:,} of {count(len(heldout), 'held-out row')} {have} a prompt that is also trained on, so the "
-        "scores will look too good. Drop the duplicates.",
-    )
+    return sum(prompt(row) in trained for row in heldout)
 
 
 def _one_sided(train: list[dict], heldout: list[dict]) -> tuple[str, ...]:

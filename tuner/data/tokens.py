@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -33,6 +33,7 @@ class Encoded(NamedTuple):
     lengths: list[int]
     cut_answers: int
     notes: Mapping[str, int] = MappingProxyType({})  # as in Tokenized
+    parts: Sequence[int] = ()  # as in Tokenized, if one of them is not 1
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Tokenized:
     cut_answers: int  # rows that lost the end of their answer
     room: int | None = None  # the most tokens that the model can read, if there is a limit
     lost_from: str | None = None  # where the tokens stood that were cut off, if that is the same in all rows
+    parts: list[int] = field(default_factory=list)  # how many of the rows each row that was given became
     notes: Counter = field(default_factory=Counter)  # how much of what was cut (LOST), split, or left out
 
     @property

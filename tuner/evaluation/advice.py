@@ -11,9 +11,11 @@ from collections.abc import Callable
 from tuner.metrics import metric_of
 
 PROMPTS = ("few_shot", "few_shot_similar")
+KEPT = 0.5  # of what a prompt gains over the base model, at most, that the adapter may have over it if it does as well
 OWN_SHARE = 0.25  # of a gain, at least, that answers lose beside other rows' references
 MOVED = 0.05  # share of a loss that it falls or rises by, at least, to have moved
 STILL_FALLING = 0.02  # share of the held-out loss that its last third fell by, at least, if it was still falling
+HIGHEST_RATE = 1.0  # that a recipe may ask for
 MANY_ROWS = 64  # scored; with fewer, a gain worth having may be hidden by chance
 BY_HEART = 4  # times as low as the held-out loss is the training loss of rows that are known by heart
 ROSE = 1.1  # times its lowest value is a held-out loss that has risen
@@ -60,11 +62,18 @@ def advise(scores: dict) -> tuple[str, str]:
     return "tune" if helped(scores, "adapter") else "neither", best
 
 
+def is_as_good(scores: dict, prompt: str) -> bool:
+    """Whether a prompt that is advised does as well as the adapter: not only because too few rows tell them apart."""
+    return pair_of(scores, "adapter", prompt)["high"] <= KEPT * pair_of(scores, prompt, "base")[metric_of(scores).name]
+
+
 def outcome(scores: dict, advice: str, prompt: str) -> str:
-    """What headline and next step are about: a key of NEXT_STEPS, or "prompt" or "better prompt"."""
+    """What headline and next step are about: a key of NEXT_STEPS, or "prompt", "perhaps prompt" or "better prompt"."""
     gain = scores["gain"]
     if advice == "prompt":
-        return "better prompt" if pair_of(scores, "adapter", prompt)["high"] < 0 else "prompt"
+        if pair_of(scores, "adapter", prompt)["high"] < 0:
+            return "better prompt"
+        return "prompt" if is_as_good(scores, prompt) else "perhaps prompt"
     if advice == "tune":
         return "tune"
     if gain["low"] > 0:
@@ -78,8 +87,10 @@ def next_step(scores: dict, outcome: str, prompt: str) -> str:
     """One sentence about what to do next, by the first rule of the outcome that applies; empty if none does."""
     if outcome not in NEXT_STEPS:
         kind = "these examples in each prompt" if prompt == "few_shot" else "the most similar rows in each prompt"
-        return f"Use the base model with {kind}, which needs no training."
-    if "course" not in scores:
+        rows = "score more rows (evaluation.rows)" if _leaves_rows(scores) else "hold out more rows (data.heldout)"
+        more = f", or {rows} to learn whether the adapter is better" if outcome == "perhaps prompt" else ""
+        return f"Use the base model with {kind}, which needs no training{more}."
+    if "course" not in scores or "best" in scores:
         return ""
     metric = metric_of(scores)
     base, adapter = (scores[variant][metric.name] for variant in ("base", "adapter"))
@@ -94,14 +105,19 @@ def next_step(scores: dict, outcome: str, prompt: str) -> str:
 
 def _in_words(facts: dict) -> dict[str, str]:
     """What the sentences say of the losses and the learning rate."""
-    rate = facts.get("learning_rate")
-    said = {key: f", to {rate * by:.2g} for example" if rate else "" for key, by in (("higher", 10), ("lower", 0.1))}
+    rate = facts.get("learning_rate") or 0.0
+    rates = {"higher": min(HIGHEST_RATE, rate * 10), "lower": rate / 10}
+    said = {key: f", to {other:.2g} for example" if rate else "" for key, other in rates.items()}
     said["training_course"] = _from_to(facts["first"], facts["final"])
     said["still"] = f"training loss hardly moved, {said['training_course']}"
     if "heldout_start" in facts:
         said["heldout_course"] = _from_to(facts["heldout_start"], facts["last"])
         said["still"] = f"loss on held-out rows hardly moved, {said['heldout_course']}"
     return said
+
+
+def _leaves_rows(scores: dict) -> bool:
+    return scores["rows"] < scores.get("heldout_rows", scores["rows"])
 
 
 def _from_to(before: float, after: float) -> str:
@@ -115,7 +131,9 @@ def knows_by_heart(losses: dict) -> bool:
 
 
 def _rose(facts: dict) -> bool:
-    return facts["final"] > (1 + MOVED) * facts["first"]
+    # Each step has other rows, so that a rise may be chance; the held-out rows are the same each time.
+    fell = "heldout_start" in facts and facts["last"] < (1 - MOVED) * facts["heldout_start"]
+    return facts["final"] > (1 + MOVED) * facts["first"] and not fell
 
 
 def _rose_on_heldout(facts: dict) -> bool:
@@ -130,6 +148,10 @@ def _hardly_moved(facts: dict) -> bool:
         start = facts["heldout_start"]
         return start - facts["lowest"] < MOVED * start and fell < 4 * MOVED * facts["first"]
     return fell < MOVED * facts["first"]
+
+
+def _may_be_raised(facts: dict) -> bool:
+    return _hardly_moved(facts) and (facts.get("learning_rate") or 0.0) < HIGHEST_RATE
 
 
 def _was_short(facts: dict) -> bool:
@@ -183,7 +205,7 @@ LOWER: tuple[Rule, ...] = (
 LOWER_STILL: Rule = (_hardly_moved, "Lower the learning rate{lower}, as the answers got worse while the {still}.")
 HIGHER: tuple[Rule, ...] = (
     (_was_short, "Train longer, as less than one epoch was too little for the loss to fall."),
-    (_hardly_moved, "Raise the learning rate{higher}, as the {still}."),
+    (_may_be_raised, "Raise the learning rate{higher}, as the {still}."),
 )
 LONGER: Rule = (_is_falling, "Train longer, as the loss was still falling at the end.")
 LARGER: Rule = (lambda facts: True, "Try a larger base model, as the loss fell and then stayed where it was.")
@@ -216,11 +238,10 @@ NEXT_STEPS: dict[str, tuple[Rule, ...]] = {
         ),
         (_is_open, "Hold out more rows (data.heldout) to learn whether a prompt would do as well."),
     ),
-    "looks": (
-        *LEARNING,
+    "looks": (  # which is no matter of how the losses went
         (
             lambda facts: True,
-            "Check that each completion stands beside its own prompt; if each does, try a larger base model.",
+            "Check that each completion stands beside its own prompt.",
         ),
     ),
     "bad": (

@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import accumulate, product
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from datasets import Dataset, load_from_disk
 
@@ -107,9 +108,9 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
         | _baseline(run, row)
         for i, row in enumerate(rows)
     ]
-    tokenized = _tokenized(run, len(rows) or run.recipe.evaluation.rows)
+    tokenized, parts = _tokenized(run, len(rows) or run.recipe.evaluation.rows)
     losses = _losses(run, loaded, tokenized, untuned)
-    scores, answered = results.scores_of(metrics, rows, given, losses)
+    scores, answered = results.scores_of(metrics, rows, given, _together(losses, parts))
     scores |= results.cut_of(run, rows, given) | facts_of(run)
     if task_of(run.plan).generates and (costs := results.costs_of(given)):
         scores["costs"] = costs
@@ -137,10 +138,12 @@ def _baseline(run: Run, row: dict) -> dict[str, str]:
     return {"base": baseline_answer(task_of(run.plan).name, label, row["messages"][-1]["content"])}
 
 
-def _tokenized(run: Run, number: int) -> Dataset:
-    """The first held-out rows as they are learned from."""
+def _tokenized(run: Run, number: int) -> tuple[Dataset, list[int]]:
+    """The first held-out rows as they are learned from, and of how many of these each row consists: a conversation has
+    one for each of its answers."""
     rows = load_from_disk(str(run.data / "heldout"))
-    return rows.select(range(min(len(rows), number)))
+    parts = run.plan.get("heldout_parts", [1] * len(rows))[:number]
+    return rows.select(range(sum(parts))), parts
 
 
 def _losses(run: Run, loaded: LoadedVariants, rows: Dataset, untuned: Untuned) -> Losses:
@@ -157,6 +160,15 @@ def _losses(run: Run, loaded: LoadedVariants, rows: Dataset, untuned: Untuned) -
             with active.model_for(variant) as model:
                 losses[variant] = row_losses(loaded.base.row.objective, model, rows, size, padding)
     return losses
+
+
+def _together(losses: Losses, parts: list[int]) -> Losses:
+    """The sums over the parts of each held-out row."""
+    starts = [0, *accumulate(parts[:-1])]
+    return {
+        variant: tuple(np.add.reduceat(of_parts, starts).tolist() for of_parts in found)
+        for variant, found in losses.items()
+    }
 
 
 def _groups(run: Run, loaded: LoadedVariants, rows: list[dict], answers: dict[str, dict]) -> list[Group]:

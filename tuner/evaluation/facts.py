@@ -8,6 +8,8 @@ from tuner.tasks import task_of
 def facts_of(run: Run) -> dict:
     """What the verdict needs to know of the run: its held-out rows, its baseline, and how its losses went."""
     facts: dict = {"heldout_rows": run.plan["heldout_rows"]}
+    if repeated := run.plan.get("repeated_rows"):
+        facts["repeated_rows"] = repeated
     if (label := run.plan.get("baseline")) is not None:
         facts["baseline"] = in_words(label)
     elif not task_of(run.plan).generates and "scored_rows" not in run.plan:  # see find_rival

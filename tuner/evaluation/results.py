@@ -38,7 +38,7 @@ def scores_of(metrics: list[Metric], rows: list[dict], answers: list[dict], loss
     final = [{v: without_thought(answer[v]) for v in VARIANTS if v in answer} for answer in answers]
     right = [[*map(without_thought, row.get("references", ()))] or without_thought(row["reference"]) for row in rows]
     scores = score(metrics, right, final, losses)
-    # A conversation whose answers are learned from one by one has a loss for each.
+    # In runs of earlier versions, a conversation whose answers are learned from one by one has a loss for each.
     each = {name: values for name, values in scores.pop("each").items() if len(values["adapter"]) == len(rows)}
     answered = []
     for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):

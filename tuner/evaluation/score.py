@@ -55,7 +55,7 @@ def score(
     how many the rarest one has. "other_rows" has the adapter's score if its answers are compared with
     other rows' references, and the interval of how much better they fit their own, and "other_rows_of_prompts" the
     same of examples in the prompt. Both are left out where the references are too much alike to tell.
-    "empty_references" is there if all of them are empty.
+    "empty_references" is there if all of them are empty, and "best" if a metric gives less than 1 to right answers.
     """
     losses = losses or {}
     parts, each = [], {}
@@ -63,7 +63,8 @@ def score(
         if tables := _tables(metric, references, answers, losses):
             each[metric.name] = {variant: metric.of_rows(rows) for variant, rows in tables.items()}
             part = figures_of(metric, tables, each[metric.name], _fewest_rows(metric, references, answers))
-            parts.append(part if len(tables["base"]) == len(answers) else part | {"rows": len(tables["base"])})
+            part |= {"rows": len(tables["base"])} if len(tables["base"]) != len(answers) else {}
+            parts.append(part | ({} if metric.from_losses else _best(metric, references)))
     first, *others = parts
     if answers:
         first |= _other_rows(next(m for m in metrics if m.name == first["metric"]), references, answers)
@@ -159,6 +160,15 @@ def _fewest_rows(metric: Metric, references: list[str], answers: list[dict[str, 
     rows = Counter(reference.strip() for reference in references)
     given = {answer[variant].strip() for answer in answers for variant in VARIANTS if variant in answer}
     return min(rows[label] for label in given | rows.keys())
+
+
+def _best(metric: Metric, references: list[str | list[str]]) -> dict:
+    """What right answers score, if it is less than 1, as BLEU gives to those that are all shorter than four words."""
+    right = [reference if isinstance(reference, str) else reference[0] for reference in references]
+    if not metric.higher_is_better or not any(right):
+        return {}
+    best = _rounded(metric.score(metric.table(references, right).sum(0)))
+    return {"best": best} if best < 1 else {}
 
 
 def _other_rows(metric: Metric, references: list[str | list[str]], answers: list[dict[str, str]]) -> dict:

@@ -13,6 +13,7 @@ FEW_ROWS = 16  # below this a score is only a hint
 HEADLINES = {
     "tune": "It helped.",
     "prompt": "A prompt does as well.",
+    "perhaps prompt": "A prompt may do as well.",
     "better prompt": "A prompt does better.",
     "looks": "It learned how answers look, not what they depend on.",
     "bad": "It made things worse.",
@@ -135,6 +136,8 @@ def _judged(scores: dict, measured: str, without: list[str], digits: int) -> Ver
     ]
     notes = [
         "With so few rows this is only a hint." if scores["rows"] < FEW_ROWS else "",
+        _repeated(scores),
+        *_unreachable(scores, digits),
         "" if prompt else scores.get("prompting", {}).get("why_not", ""),
         *_disagreements(scores, digits),
         *_silent(scores),
@@ -287,6 +290,24 @@ def _by_heart(scores: dict, step: str = "") -> str:
         f"held-out rows rose from {losses['lowest']:.3f} to {losses['last']:.3f}."
     )
     return " ".join([found, *ends])
+
+
+def _unreachable(scores: dict, digits: int) -> list[str]:
+    """A sentence for each metric that does not give right answers a full score."""
+    return [
+        f"Even right answers score {part['best']:.{digits}f} in {metric_of(part).title} here, because they are too "
+        "short for it: choose other metrics (evaluation.metrics)."
+        for part in (scores, *scores.get("other_metrics", []))
+        if "best" in part
+    ]
+
+
+def _repeated(scores: dict) -> str:
+    """How many held-out prompts are also trained on, in a sentence."""
+    number, held = scores.get("repeated_rows", 0), scores.get("heldout_rows", 0)
+    have = "has" if number == 1 else "have"
+    said = f"{number:,} of the {count(held, 'held-out row')} {have} a prompt that is also trained on, so the scores "
+    return f"{said}look too good." if number else ""
 
 
 def _cut(scores: dict) -> str:

@@ -20,7 +20,7 @@ class Common(NamedTuple):
 
     references: list[str | list[str]]
     answers: dict[str, list[str]]  # run -> its adapter's answers
-    rivals: dict[str, list[str]]  # variant without training -> answers, from the first run that has them all
+    rivals: dict[str, dict[str, list[str]]]  # variant without training -> run that has it on all rows -> its answers
     rows: dict[str, int]  # run -> how many rows it was scored on
 
 
@@ -47,10 +47,15 @@ def common_rows(runs: Iterable[Run]) -> Common:
     keys = [key for key in first if all(key in rows for rows in others)]
     rivals = {}
     for variant in RIVALS:
-        having = [rows for rows in by_run.values() if all(isinstance(rows[key].get(variant), str) for key in keys)]
-        if having and keys:
-            given = having[0]
-            rivals[variant] = [without_thought(given[key][variant]) for key in keys]
+        having = {
+            run: rows
+            for run, rows in by_run.items()
+            if keys and all(isinstance(rows[key].get(variant), str) for key in keys)
+        }
+        if having:
+            rivals[variant] = {
+                run: [without_thought(rows[key][variant]) for key in keys] for run, rows in having.items()
+            }
     references = [_right(first[key]) for key in keys]
     answers = {run: [without_thought(rows[key]["adapter"]) for key in keys] for run, rows in by_run.items()}
     return Common(references, answers, rivals, {run: len(rows) for run, rows in by_run.items()})

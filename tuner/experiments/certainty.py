@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tuner.evaluation.score import influence, interval
+from tuner.evaluation.score import EQUAL, influence, interval
 from tuner.metrics import Metric
 
 SEED_SPREAD = 0.025  # of the scale: the standard deviation of a score over seeds, if it is not known
@@ -123,7 +123,7 @@ def wins(one: Sequence[Scored], other: Sequence[Scored], metric: Metric) -> dict
     """On how many rows the first is better, worse and equal, by the mean of its seeds."""
     sign = 1 if metric.higher_is_better else -1
     better = sign * (np.mean([run.each for run in one], axis=0) - np.mean([run.each for run in other], axis=0))
-    won, lost = int((better > 0).sum()), int((better < 0).sum())
+    won, lost = (int((way * better > EQUAL).sum()) for way in (1, -1))
     return {"wins": won, "losses": lost, "ties": len(better) - won - lost}
 
 

@@ -56,8 +56,19 @@ class Compared:
         if not self.rows:
             return {}
         references = self.common.references[part]
-        everybody = {**self.common.answers, **self.common.rivals}
-        return {name: certainty.scored(self.metric, references, answers[part]) for name, answers in everybody.items()}
+        answered = self.common.answers.items()
+        return {run: certainty.scored(self.metric, references, answers[part]) for run, answers in answered}
+
+    def rivals_of(self, runs: Sequence[Run]) -> dict[str, Scored]:
+        """What needs no training, scored, from the first of these runs that has it on all rows."""
+        if not self.scored:
+            return {}
+        references, part = self.common.references[self.scoring], self.scoring
+        answers = {
+            variant: next((given[run.id] for run in runs if run.id in given), None)
+            for variant, given in self.common.rivals.items()
+        }
+        return {v: certainty.scored(self.metric, references, given[part]) for v, given in answers.items() if given}
 
     def _has_interval(self) -> bool:
         """Whether there are enough rows for intervals; of a mean over labels, of each label."""

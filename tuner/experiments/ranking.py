@@ -15,7 +15,7 @@ from tuner.errors import TunerError
 from tuner.evaluation.verdict import rival
 from tuner.experiments import certainty
 from tuner.experiments.answered import RIVALS
-from tuner.experiments.certainty import Seeds
+from tuner.experiments.certainty import Scored, Seeds
 from tuner.experiments.compared import Compared
 from tuner.experiments.experiment import Experiment
 from tuner.experiments.results import Results, sentences_of
@@ -54,6 +54,9 @@ def held_against(kind: str, groups: dict[str, list[State]]) -> Results:
     for rank, line in enumerate(lines, 1):
         line["rank"] = rank
     _mark_fronts(lines, compared.sign)
+    # Runs beside each other may have different bases; those of an experiment share theirs.
+    rivalled = finished[lines[0]["label"]] if kind == "beside" else everything
+    rivals = compared.rivals_of(rivalled)
     return Results(
         kind,
         metric=compared.metric.name if compared.metric else None,
@@ -61,8 +64,8 @@ def held_against(kind: str, groups: dict[str, list[State]]) -> Results:
         chosen_by=len(range(0, compared.rows, 2)) if compared.is_split else 0,
         best=lines[0]["label"],
         lines=lines + unfinished,
-        rivals=_rivals(compared),
-        pairs=_pairs(kind, compared, {line["label"]: finished[line["label"]] for line in lines}, seeds),
+        rivals=_rivals(compared, rivals, rival(compared.evaluations[rivalled[0].id])),
+        pairs=_pairs(kind, compared, {line["label"]: finished[line["label"]] for line in lines}, rivals, seeds),
     )
 
 
@@ -118,21 +121,19 @@ def _order(compared: Compared, line: dict) -> float:
     return -compared.sign * inf if value is None else value  # those that can't be told apart come last
 
 
-def _rivals(compared: Compared) -> list[dict[str, Any]]:
+def _rivals(compared: Compared, rivals: dict[str, Scored], baseline: str) -> list[dict[str, Any]]:
     """What needs no training, with its scores: the base model, and examples in its prompt."""
-    baseline = rival(next(iter(compared.evaluations.values())))
-    rivals = []
-    for variant, name in RIVALS.items():
-        if variant in compared.common.rivals and compared.scored:
-            value, low, high = certainty.mean(
-                [compared.scored[variant]], compared.scale, has_interval=compared.has_interval
-            )
-            label = baseline if variant == "base" else name
-            rivals.append({"variant": variant, "label": label, "score": value, "low": low, "high": high})
-    return rivals
+    lines, scale = [], certainty.scale_of([*compared.scored.values(), *rivals.values()]) if rivals else None
+    for variant, scored in rivals.items():
+        value, low, high = certainty.mean([scored], scale, has_interval=compared.has_interval)
+        label = baseline if variant == "base" else RIVALS[variant]
+        lines.append({"variant": variant, "label": label, "score": value, "low": low, "high": high})
+    return lines
 
 
-def _pairs(kind: str, compared: Compared, runs: dict[str, list[Run]], seeds: Seeds | None) -> list[dict[str, Any]]:
+def _pairs(
+    kind: str, compared: Compared, runs: dict[str, list[Run]], rivals: dict[str, Scored], seeds: Seeds | None
+) -> list[dict[str, Any]]:
     """Every two candidates, and the first candidate with what needs no training."""
     if not compared.scored:
         return []
@@ -151,13 +152,11 @@ def _pairs(kind: str, compared: Compared, runs: dict[str, list[Run]], seeds: See
     # The first was chosen out of so many by the same rows, unless others have chosen it.
     chances = 1 if compared.is_split else len(labels)
     trained = [(one, other, scored[other], number, True) for one, other in chosen]
-    untrained = [(first, v, [compared.scored[v]], chances, False) for v in compared.common.rivals]
-    pairs = []
+    untrained = [(first, variant, [scored_rival], chances, False) for variant, scored_rival in rivals.items()]
+    pairs, scale = [], certainty.scale_of([*compared.scored.values(), *rivals.values()])
     for of, over, others, together, is_trained in trained + untrained:
         facts = {"is_trained": is_trained, "has_interval": compared.has_interval}
-        value, low, high = certainty.gain(
-            scored[of], others, compared.metric, compared.scale, seeds, together, **facts
-        )
+        value, low, high = certainty.gain(scored[of], others, compared.metric, scale, seeds, together, **facts)
         bounds = {} if low is None else {"low": low, "high": high}
         won = certainty.wins(scored[of], others, compared.metric)
         pairs.append({"of": of, "over": over, compared.metric.name: value, **bounds, **won})

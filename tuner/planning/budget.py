@@ -85,11 +85,14 @@ def warnings_of(budget: recipe.Budget, rows: int, batch_size: int, likely_steps:
 
 
 def choose_measuring(
-    settings: recipe.Recipe, steps: int | None, batch_size: int, heldout: int
+    settings: recipe.Recipe, steps: int | None, batch_size: int, heldout: int, scored: int | None = None
 ) -> tuple[Measuring, dict[str, tuple]]:
-    """How to measure with so many held-out rows, and the values to show, each with its reason."""
+    """How to measure with so many held-out rows, and the values to show, each with its reason.
+
+    The first ones are `scored`: as many as the recipe says, or more if its rows became several each.
+    """
     every, keep, patience = settings.evaluation.loss_every, settings.training.keep, settings.training.patience
-    scored = min(heldout, settings.evaluation.rows)
+    scored = min(heldout, settings.evaluation.rows) if scored is None else scored
     has_spare = heldout - scored >= SPARE_ROWS
     first = scored if has_spare else 0
     rows = min(MEASURED_ROWS, heldout - first)

@@ -235,17 +235,23 @@ def most_similar(questions: list[str], examples: list[Example], number: int) -> 
     texts = [example.question for example in examples]
     # Instructions that all rows begin with would take the room of what differs.
     first, last = min(texts), max(texts)
-    shared = next((i for i, (one, other) in enumerate(zip(first, last)) if one != other), 0)
+    shared = first[: next((i for i, (one, other) in enumerate(zip(first, last)) if one != other), 0)]
     most = CHARACTERS // max(len(texts), len(questions))
+
+    def own(text: str) -> str:
+        """What is compared: a question may lack what the examples share, such as a system prompt."""
+        start = next((i for i, (one, other) in enumerate(zip(text, shared)) if one != other), len(shared))
+        return text[start : start + most]
+
     # A vocabulary of all their characters may take a gigabyte, in scripts with thousands of characters.
     grams = HashingVectorizer(
         analyzer="char", ngram_range=GRAMS, n_features=FEATURES, alternate_sign=False, norm=None, dtype=np.float32
     )
     vectorizer = make_pipeline(grams, TfidfTransformer(sublinear_tf=True))
-    vectors = vectorizer.fit_transform([text[shared : shared + most] for text in texts]).T.tocsr()
+    vectors = vectorizer.fit_transform([own(text) for text in texts]).T.tocsr()
     found = []
     for start in range(0, len(questions), TOGETHER):
-        asked = vectorizer.transform([text[shared : shared + most] for text in questions[start : start + TOGETHER]])
+        asked = vectorizer.transform([own(text) for text in questions[start : start + TOGETHER]])
         nearest = np.argsort(-(asked @ vectors).toarray(), axis=1, kind="stable")[:, :number]
         found += [[examples[index] for index in reversed(row)] for row in nearest.tolist()]
     return found

@@ -27,7 +27,7 @@ def method_costs(
     """
     # LoRA works wherever any method does, so its problems come from the base or the rows.
     checked = plan.check(_with_method(recipe, "lora"), table, base, local=local, token=token)
-    model, train, heldout = checked.base, checked.train, len(checked.heldout.rows)
+    model, train, heldout = checked.base, checked.train, len(checked.heldout.parts)
     for name in METHODS:
         candidate = _with_method(recipe, name)
         problems = method_problems(candidate, model)

@@ -100,18 +100,21 @@ def check(
     trainable = count_trainable(model, method_key(recipe))
     prompter = few_shot.Prompter(recipe, model, settings, tokenizer)
     examples = few_shot.choose(prompter, rows.split.train, rows.split.heldout)
-    prompts = Prompts(prompt_tokens(model, heldout.rows), examples.tokens if examples else 0.0)
-    estimate = fit(recipe, model, settings, train, len(heldout.rows), trainable, prompts)
+    prompts, held = Prompts(prompt_tokens(model, heldout.rows), examples.tokens if examples else 0.0), heldout.parts
+    estimate = fit(recipe, model, settings, train, len(held), trainable, prompts)
     if settings["batch_size"] != chosen["batch_size"][0]:
         chosen["batch_size"] = settings["batch_size"], "as many as fit in the device's memory"
     steps = budget.choose_steps(recipe.budget, len(train.rows), settings["batch_size"])
-    measuring, measured = budget.choose_measuring(recipe, steps.number, settings["batch_size"], len(heldout.rows))
-    plan = _plan(recipe, model, rows, train, len(heldout.rows), settings, estimate)
+    lengths = len(heldout.rows), sum(held[: recipe.evaluation.rows])
+    measuring, measured = budget.choose_measuring(recipe, steps.number, settings["batch_size"], *lengths)
+    plan = _plan(recipe, model, rows, train, len(held), settings, estimate)
     plan |= {"trainable_parameters": trainable, "forecast": estimate, "measuring": measuring._asdict()}
-    plan["warnings"] += too_few_seconds(recipe, len(heldout.rows), estimate, prompts.examples > 0)
+    plan["warnings"] += too_few_seconds(recipe, len(held), estimate, prompts.examples > 0)
     plan["warnings"] += proposals.warnings(
         recipe, model, rows.split.train, train.total_tokens, estimate["available"], table is not None
     )
+    if max(held) > 1:
+        plan["heldout_parts"] = held
     if model.row.generates:
         plan["end_tokens"] = answering.ends
     plan |= _base_facts(model, tokenizer, rows.split.train) | ({"prompting": examples.facts} if examples else {})
@@ -312,6 +315,7 @@ def _plan(
         "labels": list(model.labels),
         "rows": number,
         "heldout_rows": heldout,
+        "repeated_rows": rows.split.repeated,
         "scored_rows": estimate["scored"],
         "tokens": train.total_tokens,
         "trained_tokens": train.trained_tokens,
