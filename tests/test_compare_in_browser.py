@@ -23,8 +23,9 @@ PATIENCE = 90_000  # milliseconds that a busy machine may take for one step
 ALL_RUNS = 4 * PATIENCE
 VISITOR = "a.eyJ1IjoxfQ.c"  # ZeroGPU's token, which the Hub's proxy sends with each request of a visitor
 ON_STAGE = (str(ROOT / "tests/on_stage.py"),)
-SECONDS = 6  # of training for each run
-QUICK = {"Batch size": "4", "held-out rows that": "8", "Max new tokens": "8", "Examples in the prompt": "1"}
+SECONDS = 5  # of training for each run
+QUICK = {"Batch size": "4", "Max new tokens": "8", "Examples in the prompt": "1"}
+ROWS = "prompt,completion\n" + "".join(f"what is number {n}?,it is {n}\n" for n in range(40))
 
 expect.set_options(timeout=PATIENCE)
 
@@ -36,7 +37,10 @@ def visited(chromium: Browser, url: Served, **headers: str) -> Iterator[Page]:
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.goto(url)
-    expect(page.locator("#card")).to_contain_text("per epoch")
+    page.get_by_label("Paste rows").check()
+    page.locator("#pasted textarea").fill(ROWS)
+    page.locator("#pasted textarea").blur()
+    expect(page.locator("#card")).to_contain_text("40 rows")
     page.get_by_role("button", name="More settings").click()
     for label, value in QUICK.items():
         page.locator("label", has_text=label).locator("input, textarea").first.fill(value)
@@ -47,12 +51,14 @@ def visited(chromium: Browser, url: Served, **headers: str) -> Iterator[Page]:
 def start(page: Page, kind: str, number: int) -> None:
     """Compare two methods, or so many trials or seeds."""
     page.get_by_role("tab", name="Compare").click()
+    card = page.locator("#compare-card")
     page.get_by_label(kind).check()
+    expect(card).to_contain_text("of training in all")
     if kind != "Several methods":
         page.locator("#compare-number input").fill(str(number))
+        expect(card).to_contain_text(f"{number} runs, ")
     page.locator("#compare-seconds input").fill(str(SECONDS))
-    page.locator("#compare-seconds input").blur()
-    expect(page.locator("#compare-card")).to_contain_text(f"{number} runs, {number * SECONDS} s of training in all")
+    expect(card).to_contain_text(f"{number} runs, {number * SECONDS} s of training in all")
     page.locator("#compare-start").click()
     expect(page.locator("#compare-card [data-phase=running]")).to_be_visible()
 
@@ -60,7 +66,7 @@ def start(page: Page, kind: str, number: int) -> None:
 def finished(page: Page, number: int) -> None:
     """Wait for the table in which so many runs are finished."""
     expect(page.locator("#compare-card [data-phase=done]")).to_be_visible(timeout=ALL_RUNS)
-    lines = page.locator("#compare-results tbody tr", has_text=re.compile(r"\bfinished"))
+    lines = page.locator("#compare-results tbody tr", has_text="finished")
     expect(lines).to_have_count(1 if page.get_by_label("Several seeds").is_checked() else number)
     expect(lines.get_by_role("link")).to_have_count(number)
     expect(page.locator("#compare-results svg.t-plot")).to_be_visible()

@@ -43,6 +43,7 @@ class Trainer:
         self.failures: list[str] = []  # like endings, of what goes wrong within the training
         self.trained: list[str] = []  # methods
         self.rows: list[Entered | None] = []  # with which each run was prepared
+        self.held = threading.Lock()  # while it is held, nothing is trained
 
     def check(self, requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANN) -> dict:
         """A plan."""
@@ -61,6 +62,8 @@ class Trainer:
 
     def train(self, run: Run, slot: int):
         """Train the run, all at once."""
+        with self.held:
+            pass
         self.trained.append(run.recipe.method.name)
         ending = self.endings.pop(0) if self.endings else ""
         if self.failures and (failure := self.failures.pop(0)):
@@ -227,7 +230,10 @@ def test_where_the_visitors_gpu_time_is_used_up_the_experiment_waits(trainer, mo
         assert "0 of 2 runs are over." in told
         assert f"lora stopped early {spent}" in told
         assert trainer.trained == ["lora"] * times
-        experiments.resume(name, owner)
+        with trainer.held:
+            experiments.resume(name, owner)
+            # Its page looks again only while it goes on.
+            assert [(now.phase, now.done) for now in (experiments.advance(name, owner),)] == [("running", 0)]
     until(name, lambda now: now.phase == "done", owner)
     assert trainer.trained == ["lora", "lora", "lora", "ia3"]
 

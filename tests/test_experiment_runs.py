@@ -244,6 +244,8 @@ def test_a_trial_whose_loss_is_no_number_does_not_stop_the_search(tmp_path):
 
     def prepare(recipe, path):
         made.append(recipe.method.rank)
+        path.mkdir()
+        Run(path).write_json("plan.json", {})
         return Run(path)
 
     experiment.next_run(prepare)

@@ -309,7 +309,7 @@ def test_a_refusal_for_a_budget_without_a_step_says_what_loading_and_a_step_take
     with pytest.raises(TunerError, match=r"1 min 05 s, measuring the held-out loss 3\.1 s and a step 2\.3 s\. "):
         forecast.check_budget(estimate | {"measuring": 3.12}, recipe)
     assert forecast.check_budget(estimate | {"steps": 1}, recipe) is None
-    with pytest.raises(TunerError, match=r"budget\.seconds: 1 second is too short for a single step"):
+    with pytest.raises(TunerError, match=r"budget\.seconds: 1 s is too short for a single step"):
         forecast.check_budget(estimate, small_recipe(budget__seconds=1))
 
 

@@ -506,7 +506,12 @@ def test_all_that_a_run_lacks_is_told_together_in_one_order(monkeypatch):
     monkeypatch.setattr(forecast, "MAX_TOKENS", 100)
     monkeypatch.setattr(plan, "free_disk", lambda path: 3 * 2**20)
     recipe = small_recipe(budget__seconds=0.25, training__batch_size=4)
-    starts = ["tiny-office needs about", "budget.seconds: 0.25 seconds", "This run needs about", "The rows have"]
+    starts = [
+        "tiny-office needs about",
+        "budget.seconds: 0.25 s is too short",
+        "This run needs about",
+        "The rows have",
+    ]
     for local in (True, False):
         with pytest.raises(TunerError) as refused:
             plan.check(recipe, table(40), local=local)

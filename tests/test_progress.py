@@ -302,9 +302,9 @@ def test_a_finished_run_is_shown_by_its_verdict_and_one_without_scores_by_its_pr
     assert in_order(
         plain(html),
         "It helped.",
-        f"corporate, 300 steps in {took}",
         "0.10",
         f"{mine.read_json('evaluation.json')['adapter']['rougeL']:.2f}",
+        f"corporate, 300 steps in {took}",
         "Before",
         "After",
         "Training details",

@@ -130,7 +130,9 @@ def test_page_terminal_and_card_name_the_rival_and_never_a_base_model_that_score
     scores, text = classified.read_json("evaluation.json"), card(classified)
     assert "On 20 of 40 held-out rows, an answer that is always 'positive' scores" in terminal.verdict(scores)
     html = plain(render.run_card(classified))
-    assert in_order(html, "On 20 of 40 held-out rows, an answer that is always 'positive' scores", "Always 'positive'")
+    assert in_order(
+        html, "On 20 of 40 held-out rows,", "that of an answer that is always 'positive'", "Always 'positive'"
+    )
     assert "| on held-out rows | always 'positive' | with adapter |" in text
     assert in_order(text, "Always 'positive'\n\n```text\npositive\n```")
     assert in_order(text, "compared with a constant answer")

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from tuner import terminal
 from tuner.errors import TunerError
 from tuner.metrics import METRICS
-from tuner.run_files import reason
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -171,6 +170,8 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        from tuner.run_files import reason
+
         raise TunerError(f"--out: {folder} can't be written to ({reason(error)}). Choose another folder.") from None
 
 

@@ -159,10 +159,12 @@ def standing(opened: Experiment) -> Standing:
     states = states_of(opened)
     begun = [state for state in states if state.status != "waiting"]
     newest = begun[-1] if begun else None
-    refused = newest if _failed_on_the_platform(newest) else None
-    over = [state for state in states if state.status in OVER and state is not refused]
+    # A run that is resumed has failed until it starts again.
+    resumable = [state for state in begun if state.status not in ("finished", "deleted")]
+    live = next((state for state in resumable if _is_live(state.run, held)), None)
+    refused = newest if not live and _failed_on_the_platform(newest) else None
+    over = [state for state in states if state.status in OVER and state not in (live, refused)]
     size = max(opened.size, len(states))
-    live = next((state for state in begun if state.status not in OVER and _is_live(state.run, held)), None)
     middle = next((state for state in begun if state.status not in OVER), None)
     is_held_up = (middle and middle.status != "prepared") or refused
     if live:
