@@ -29,10 +29,7 @@ class Served(str):
 @contextmanager
 def serve(runs: Path, launcher: tuple[str, ...] = (), port: int = 0, **environment: str) -> Iterator[Served]:
     """The app's address, on this port if one is named; at the end it is stopped, with its training processes."""
-    with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(("127.0.0.1", port))
-        port = free.getsockname()[1]
+    port = port or _free_port()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GRADIO_", "SPACE", "OAUTH_"))}
     ours = {"TUNER_RUNS": runs.name, "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     # Several processes train at once here, and threads that wait for each other in a spin would slow all of them down.
@@ -57,6 +54,12 @@ def serve(runs: Path, launcher: tuple[str, ...] = (), port: int = 0, **environme
                 (lock.parent / "stop").touch()
             app.terminate()
             app.wait(30)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _wait(app: subprocess.Popen, url: str, log: Path) -> None:
