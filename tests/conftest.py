@@ -64,8 +64,8 @@ timed = pytest.mark.flaky(reruns=2, only_rerun="AssertionError")
 # Started first, so that no slow file is left for the end: those of `make test`, then those of `make rehearsal`.
 SLOW = ["test_train", "test_ui", "test_browser", "test_methods", "test_rehearsal", "test_matrix", "test_cuda_branches"]
 SLOW += ["test_estimate"]
-SLOW += ["test_readme", "test_visitors", "test_few_shot", "test_cards_of_gpus", "test_experiment_runs", "test_extending"]
-SLOW += ["test_other_sites", "test_visit", "test_gpu_benchmark", "test_load", "test_examples", "test_planted"]
+SLOW += ["test_readme", "test_visitors", "test_few_shot", "test_cards_of_gpus", "test_experiment_runs", "test_visit"]
+SLOW += ["test_other_sites", "test_extending", "test_gpu_benchmark", "test_load", "test_examples", "test_planted"]
 SLOW += ["test_extremes", "test_spoiled"]
 
 
