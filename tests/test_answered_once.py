@@ -10,17 +10,19 @@ import pytest
 from conftest import small_recipe
 from tiny import tiny_office
 
-from tuner import runs
+from tuner import runs, terminal
 from tuner.evaluation import answers, untuned
 from tuner.evaluation.untuned import FILE, Untuned
 from tuner.experiments.candidates import request
 from tuner.experiments.experiment import Experiment, create
+from tuner.experiments.states import scoring_seconds
 from tuner.experiments.train import train_all
 from tuner.inference import generate
 from tuner.planning import plan
 from tuner.planning.scoring import seconds_together
 from tuner.runs import Run
 from tuner.training.window import train
+from tuner.ui import result
 
 pytestmark = pytest.mark.usefixtures("no_estimates")
 QUICK = {"evaluation__rows": 10, "evaluation__max_new_tokens": 3, "evaluation__few_shot": 1, "data__max_rows": 40}
@@ -81,6 +83,12 @@ def test_the_second_run_asks_only_its_adapter(compared):
         assert given["costs"][variant] == copied["costs"][variant]
         assert given[variant] == copied[variant]
     assert given["adapter"] != copied["adapter"]
+    # Its costs are those of the first run, which page and terminal say.
+    told = f"The base model was asked in run {first.id}: its answers and what they cost were copied."
+    for shown in (result.variants, terminal.verdict):
+        assert told in shown(copied)
+        assert "copied" not in shown(given)
+    assert 0 < scoring_seconds(second) < scoring_seconds(first)
 
 
 def test_what_is_copied_is_what_the_run_would_have_answered_itself(compared, base, tmp_path):

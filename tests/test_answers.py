@@ -125,6 +125,7 @@ def test_rows_are_answered_shortest_first_and_each_keeps_its_own_answers(run, sp
         {"event": "answered", "row": 3, "seconds_per_answer": seconds / 2},
         {"event": "evaluating", "row": 3, "rows": 5},
         {"event": "answered", "row": 5, "seconds_per_answer": seconds / 2},
+        {"event": "evaluating", "row": 5, "rows": 5},
     ]
     batches = [["a", "two words"], ["four words are here", "five long words are here"]]
     if groups == TOGETHER:
@@ -142,7 +143,7 @@ def test_rows_are_answered_shortest_first_and_each_keeps_its_own_answers(run, sp
     assert (scores["rows"], scores["adapter"]["exact_match"]) == (5, 0.8)
     assert (scores["base"]["loss"], scores["adapter"]["loss"]) == (1.23457, 1.23457 if groups == TOGETHER else 0.5)
     assert last == {"event": "evaluation"} | {key: value for key, value in scores.items() if key != "examples"}
-    assert without_time(run.events())[-5:] == [*progress, last]
+    assert without_time(run.events())[-6:] == [*progress, last]
     assert not (run.path / "answers.json").exists()
     assert recall(runs.RUNS / PACES, pace_key(device_type(), run.recipe)) == {
         "seconds_per_answer": seconds / 2,
@@ -239,7 +240,7 @@ def test_rows_without_prompts_are_judged_by_their_perplexity_alone(run, speaker)
     ask(run, [])
     run.write_text("recipe.yaml", run.recipe.with_settings({"evaluation.metrics": ["answer_f1", "rougeL"]}).to_yaml())
     run, speaking = Run(run.path), speaker()
-    (event,) = without_time(list(evaluate(run, loaded(*IN_TURN))))
+    _, event = without_time(list(evaluate(run, loaded(*IN_TURN))))
     assert not speaking.asked
     gain = {"perplexity": 0.5203, "wins": 5, "losses": 0, "ties": 0}
     scores = {

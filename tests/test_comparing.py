@@ -177,7 +177,7 @@ def test_a_stopped_experiment_begins_nothing_until_its_owner_resumes_it(trainer)
     assert until(name, lambda now: True, owner).phase == "paused"
     assert trainer.trained == []
     for act in (experiments.stop, experiments.resume):
-        with pytest.raises(TunerError, match="Only whoever started it can stop or resume it"):
+        with pytest.raises(TunerError, match="Only whoever started it can stop, resume or delete it"):
             act(name, BOB)
     experiments.resume(name, owner)
     until(name, lambda now: now.phase == "done", owner)
@@ -393,6 +393,96 @@ def test_finished_runs_are_held_beside_each_other(trainer, root):
     assert "There is no run" in plain(compare_tab._hold_beside(["../r0", "r1"]))
     choices = compare_tab._finished_runs({"runs": ["r0", "gone"], "shown": ""})["choices"]
     assert ("corporate", "r0") in choices
+
+
+# Earlier experiments.
+
+
+def own(*known: tuple[str, str]) -> dict:
+    """What a browser remembers: ids, newest first, with their secrets."""
+    return {"runs": dict(known), "shown": ""}
+
+
+def made(choice: Choice = TWO) -> tuple[str, str]:
+    """Ann's new experiment and its secret."""
+    opened, secret = experiments.start(choice, Recipe.load("corporate"), None, ANN)
+    return opened.id, secret
+
+
+def test_a_browser_lists_its_own_experiments_with_kind_base_data_and_how_far_they_are(trainer, root):
+    older, newer = made(), made(Choice(seeds=3))
+    until(older[0], lambda now: now.phase == "done", Visitor(secrets=dict([older])))
+    kept = own(newer, ("a-run", "x"), older, ("gone", "x"))
+    listed, delete, asking, _ = compare_tab._list_earlier(kept, older[0], ANN)
+    what = "tiny-office · corporate.jsonl"
+    assert listed["choices"] == [
+        (f"Several seeds · {what} · 0 of 3 runs done · {newer[0][:6]}", newer[0]),
+        (f"Several methods · {what} · 2 of 2 runs done · {older[0][:6]}", older[0]),
+    ]
+    assert (listed["value"], delete["visible"], asking["visible"]) == (older[0], True, False)
+    # Of somebody else's, nothing is listed, and what is shown by a link can't be deleted.
+    listed, delete, *_ = compare_tab._list_earlier(own((older[0], "wrong")), older[0], BOB)
+    assert (listed["choices"], listed["value"], delete["visible"]) == ([], None, False)
+    (root / newer[0] / "experiment.json").write_text("{")
+    listed, *_ = compare_tab._list_earlier(kept, "", ANN)
+    assert listed["choices"][0] == (f"can't be read · {newer[0][:6]}", newer[0])
+
+
+def test_the_chosen_one_is_shown(started):
+    name, kept = started
+    shown, *panel = compare_tab._choose(name, kept, ANN)
+    assert shown == name
+    assert "0 of 2 runs are over." in plain(panel[0])
+    assert panel[4]["visible"] is True  # Stop
+    assert compare_tab._choose(None, kept, ANN)[0] == ""
+
+
+def test_a_deleted_experiment_leaves_its_runs_to_their_owner(started, root):
+    name, kept = started
+    secret = kept["runs"][name]
+    until(name, lambda now: now.phase == "done", Visitor(secrets=kept["runs"]))
+    made_runs = experiments.runs_of(experiments.open_experiment(name))
+    remaining, problem, shown, *panel = compare_tab._delete(name, kept, ANN)
+    assert (problem, shown, panel[1]) == ("", "", "")
+    assert not (root / name).exists()
+    # No page had looked since the last run was made, so the browser did not know it yet.
+    assert remaining["runs"] == dict.fromkeys(made_runs, secret)
+    for run in made_runs:
+        assert ownership.is_owner(experiments.actions.open_run(run), Visitor(secrets=remaining["runs"]))
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_an_experiment_in_progress_is_stopped_before_it_is_deleted(is_training, started, trainer, root, monkeypatch):
+    name, kept = started
+    owner, free = Visitor(secrets=kept["runs"]), threading.Event()
+
+    def waits(run: Run, slot: int):
+        run.append(START)
+        assert free.wait(20)
+        yield from trainer.train(run, slot)
+
+    monkeypatch.setattr(gpu, "train", waits)
+    if is_training:
+        until(name, lambda now: now.phase == "running", owner)
+    assert "Press Stop and wait" in plain(compare_tab._delete(name, kept, ANN)[1])
+    experiments.stop(name, owner)
+    if is_training:
+        assert "Press Stop and wait" in plain(compare_tab._delete(name, kept, ANN)[1])
+    free.set()
+    until(name, lambda now: now.phase == "paused", owner)
+    assert (root / name).exists()
+    assert compare_tab._delete(name, kept, ANN)[1] == ""
+    assert not (root / name).exists()
+
+
+def test_only_the_owner_deletes_an_experiment_and_not_while_its_next_run_is_prepared(started, root):
+    name, kept = started
+    experiments.stop(name, Visitor(secrets=kept["runs"]))
+    assert experiments.NOT_YOURS in plain(compare_tab._delete(name, own((name, "wrong")), BOB)[1])
+    with experiments.alone(root / name):
+        assert "Press Stop and wait" in plain(compare_tab._delete(name, kept, ANN)[1])
+    assert (root / name / "experiment.json").is_file()
+    assert "There is no experiment" in plain(compare_tab._delete("gone", kept, ANN)[1])
 
 
 # The endpoints.

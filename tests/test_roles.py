@@ -30,9 +30,9 @@ FINISHED, CONTINUING, STOPPED = (), (START, CLOSED), (START, CLOSED, WITHDRAWN)
 NAME = "zebra-quilt"  # the run's, which is seen by whoever sees the run
 WRONG = "wrong-secret"
 
-# What each needs: nothing of a run, the run's id (to look, or to chat), or the owner's secret (to change the run); and
-# what has happened to the run before.
-NOTHING, LOOK, CHAT, CHANGE = "nothing", "look", "chat", "change"
+# What each needs: nothing of a run, the run's id (to look, or to chat), or the owner's secret (to find what is one's
+# own, or to change the run); and what has happened to the run before.
+NOTHING, LOOK, CHAT, OWN, CHANGE = "nothing", "look", "chat", "own", "change"
 ENDPOINTS = {
     "check": NOTHING,
     "preview": NOTHING,
@@ -94,6 +94,11 @@ HANDLERS = {
     "compare.resume.click: do": (CHANGE, STOPPED),
     "compare.again.click: <lambda>": NOTHING,
     "after compare.again.click: estimate": NOTHING,
+    "earlier.fold.expand or compare.shown.change: _list_earlier": OWN,
+    "earlier.listed.input: _choose": OWN,
+    "earlier.delete.click: <lambda>": NOTHING,
+    "earlier.sure.click: _delete": CHANGE,
+    "after earlier.sure.click: estimate": NOTHING,
     "compare.fold.expand: _finished_runs": LOOK,
     "compare.hold.click: _hold_beside": LOOK,
     "Compare.select: estimate": NOTHING,
@@ -124,6 +129,7 @@ BEFORE = {
     "play.run.change: choose": (OFFER,),
     "Playground.select: update_runs": (OFFER,),
     "play.examples.select: _use_example": (OFFER, "play.run.change: choose"),
+    "earlier.listed.input: _choose": ("earlier.fold.expand or compare.shown.change: _list_earlier",),
     "compare.hold.click: _hold_beside": ("compare.fold.expand: _finished_runs",),
 }
 ROWS_CHANGE = "data.format.change or form.where.change or form.file.change or form.example.change or form.pasted.blur"
@@ -159,6 +165,7 @@ class Visit:
             "mine.selected": self.run,
             "train.browser": self.kept | {"opened": {"run": self.run, "secret": self.secret}},
             "compare.shown": self.experiment,
+            "earlier.listed": self.experiment,
             "compare.runs": [self.run, "example"],
             "play.run": [self.run],
             "play.prompt": "hello",
@@ -282,6 +289,9 @@ def test_who_may_do_what(served, world, name):
         elif needed == LOOK:
             assert not changed
             assert (NAME in answer) == (role != "stranger"), (role, answer)
+        elif needed == OWN:
+            assert not changed
+            assert ("1 of 1 run" in answer) == (role == "owner"), (role, answer)
         else:
             assert len(world.models.asked) == ("stranger", "link holder", "owner").index(role), answer
             assert world.models.merges == ([world.run.id] if role == "owner" else [])

@@ -95,6 +95,8 @@ def test_the_bar_of_training_follows_the_steps_from_where_it_resumes(capsys):
 @pytest.mark.parametrize("end", ["evaluation", "unscored"])
 def test_the_bar_of_scoring_follows_the_rows_from_where_it_was_left(end, capsys):
     show = terminal.Progress()
+    show({"event": "evaluating", "row": 0, "rows": 0})  # no prompts, whose losses are all that is measured
+    assert show.scoring is None
     show({"event": "evaluating", "row": 3, "rows": 9})
     bar = show.scoring
     assert (bar.n, bar.initial, bar.total, bar.unit) == (3, 3, 9, "answer")

@@ -115,6 +115,14 @@ compare.shown.change: None(compare.shown) ->  [at once]
 compare.again.click: <lambda>() -> compare.shown compare.panel [at once]
 after compare.again.click: estimate(form compare.kind compare.methods compare.number compare.seconds compare.shown \
 train.browser) -> compare.card [240 check]
+earlier.fold.expand or compare.shown.change: _list_earlier(train.browser compare.shown) -> earlier.listed \
+earlier.delete earlier.asking earlier.problem [4 rows]
+earlier.listed.input: _choose(earlier.listed train.browser) -> compare.shown compare.panel [4 rows]
+earlier.delete.click: <lambda>() -> earlier.asking [at once]
+earlier.sure.click: _delete(compare.shown train.browser) -> train.browser earlier.problem compare.shown compare.panel \
+[at once]
+after earlier.sure.click: estimate(form compare.kind compare.methods compare.number compare.seconds compare.shown \
+train.browser) -> compare.card [240 check]
 compare.fold.expand: _finished_runs(train.browser) -> compare.runs [at once]
 compare.hold.click: _hold_beside(compare.runs) -> compare.beside [4 rows]
 page.load: arrive(train.browser) -> train.shown train.browser train.panel form.fill tabs compare.shown compare.panel \
@@ -157,6 +165,7 @@ BUTTONS = {
     "mine.sure": "Delete for good", "mine.push": "Push", "rows.previous": "Previous", "rows.next": "Next",
     "compare.start_it": "Start", "compare.stop": "Stop", "compare.resume": "Resume",
     "compare.again": "Compare something else", "compare.hold": "Compare these runs",
+    "earlier.delete": "Delete", "earlier.sure": "Delete for good",
 }  # fmt: skip
 HIDDEN = {
     "play.pending",
@@ -167,6 +176,7 @@ HIDDEN = {
     "play.columns3", "play.stop", "mine.selected", "mine.actions", "mine.resume", "mine.sure",
     "mine.failed_merge", "rows.fold", "rows.page",
     "compare.shown", "compare.seen", "compare.stop", "compare.resume", "compare.again", "compare.number",
+    "earlier.delete", "earlier.asking",
 }  # fmt: skip
 DISABLED = {"mine.link", "mine.owner_link", "rows.previous", "rows.next"}
 LABELS = {
@@ -176,7 +186,7 @@ LABELS = {
     "model.name": "Base model", "model.quantization": "Precision", "method.name": "Method",
     "rows.over": "Compare the adapter with", "rows.outcome": "Rows", "rows.order": "Order", "rows.search": "Search",
     "compare.kind": "What to compare", "compare.methods": "Methods", "compare.runs": "Runs",
-    "compare.seconds": "Seconds of training for each run",
+    "compare.seconds": "Seconds of training for each run", "earlier.listed": "Experiments",
     "play.columns0": "Base model", "play.columns1": "Adapter", "play.columns2": "Merged model", "play.run": "Runs",
     "play.temperature": "Temperature", "play.top_p": "Top-p", "play.length": "Max new tokens", "play.seed": "Seed",
     "play.system": "System prompt", "play.prompt": "Prompt",
@@ -191,6 +201,7 @@ FOLDS = {
     "Compare all methods": False,
     "More settings": False,
     "All scored rows": False,
+    "Earlier experiments": False,
     "Hold finished runs beside each other": False,
     "Recipe (YAML)": False,
     "Sampling and system prompt": False,

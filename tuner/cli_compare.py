@@ -110,6 +110,7 @@ def _refuse_settings(options: Options, what: str) -> None:
 
 def _train(options: Options, experiment: "Experiment") -> None:
     from tuner.experiments.ranking import results
+    from tuner.experiments.results import cost_in_words
     from tuner.experiments.train import train_all
 
     resume = f"tuner compare {experiment.path}"
@@ -131,7 +132,7 @@ def _train(options: Options, experiment: "Experiment") -> None:
         print(json.dumps({"experiment": experiment.id, **found.as_dict(), "files": written}))
         return
     terminal.print_table(comparison(found))
-    print("\n".join([*found.sentences, *(f"Written: {path}" for path in written)]))
+    print("\n".join([cost_in_words(found), *found.sentences, *(f"Written: {path}" for path in written)]))
 
 
 def _show_beside(options: Options) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.evaluation.figures import HEADS, table
+from tuner.evaluation.figures import HEADS, copied, table
 from tuner.evaluation.verdict import judge, other_scores, rival
 from tuner.inference.merge_check import in_float32, problem
 from tuner.metrics import METRICS
@@ -103,7 +103,7 @@ class Progress:
             self.bar.close()
             for sentence in ending.sentences(event):
                 tqdm.write(sentence, file=sys.stderr)
-        elif kind == "evaluating" and self.scoring is None:
+        elif kind == "evaluating" and event["rows"] and self.scoring is None:
             rows = {"total": event["rows"], "initial": event["row"]}
             self.scoring = tqdm(**rows, unit="answer", desc="held-out rows", disable=False)
         elif kind == "answered":
@@ -131,7 +131,8 @@ def verdict(scores: dict | None) -> str:
         for title, base, adapter, gain in other_scores(scores)
     ]
     step = [f"Next step: {judged.next_step}"] if judged.next_step else []
-    return "\n".join([f"{judged.headline} {judged.text()}", *step, *_variants(scores), *others])
+    sources = [copied(scores)] if copied(scores) else []
+    return "\n".join([f"{judged.headline} {judged.text()}", *step, *_variants(scores), *sources, *others])
 
 
 def _variants(scores: dict) -> list[str]:

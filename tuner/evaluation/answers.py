@@ -103,6 +103,7 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
     groups = _groups(run, loaded, rows, answers)
     names = [variant for group in groups for variant in group.variants]
     asked, rows = len(rows), rows[: len(_finished(groups, rows, answers))]
+    yield run.append({"event": "evaluating", "row": len(rows), "rows": asked})  # losses and scores are left
     given = [
         {key: value for key, value in answers[str(i)].items() if key in (*names, "cut", "lost", "costs")}
         | _baseline(run, row)

@@ -76,3 +76,11 @@ def table(scores: dict, base: str, digits: int = 2) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def copied(scores: dict) -> str:
+    """That another run of the experiment asked the base model, whose answers and costs this one has; else nothing."""
+    runs = [*dict.fromkeys(scores.get("copied", {}).values())]
+    if not runs:
+        return ""
+    return f"The base model was asked in run {' and '.join(runs)}: its answers and what they cost were copied."

@@ -19,7 +19,7 @@ from tuner.experiments.certainty import Scored, Seeds
 from tuner.experiments.compared import Compared
 from tuner.experiments.experiment import Experiment
 from tuner.experiments.results import Results, sentences_of
-from tuner.experiments.states import State, seconds_of
+from tuner.experiments.states import State, scoring_seconds, seconds_of
 from tuner.methods.registry import METHODS
 from tuner.runs import Run
 
@@ -35,7 +35,9 @@ def results(experiment: Experiment) -> Results:
         groups.setdefault(state.entry.get("candidate", state.entry["label"]), []).append(state)
     found = held_against(asked["kind"], groups)
     more = [*sentences_of(found), *_progress(experiment, states), *asked["notes"]]
-    return replace(found, sentences=more)
+    runs = [state.run for state in states if state.status not in ("waiting", "deleted")]
+    costs = {"training": sum(map(seconds_of, runs)), "scoring": sum(map(scoring_seconds, runs))}
+    return replace(found, sentences=more, seconds=costs)
 
 
 def held_against(kind: str, groups: dict[str, list[State]]) -> Results:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tuner.experiments.answered import RIVALS
 from tuner.metrics import FEWEST_ROWS, METRICS
+from tuner.planning.forecast import duration
 from tuner.words import count
 
 NAMED = 4  # candidates that a sentence lists
@@ -29,10 +30,20 @@ class Results:
     # gain, low, high, wins, losses, ties.
     pairs: list[dict[str, Any]] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)  # what can be said, the most important first
+    # Of an experiment the seconds of training and scoring that all its runs took together.
+    seconds: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values."""
         return asdict(self)
+
+
+def cost_in_words(found: Results) -> str:
+    """What an experiment took in all; nothing for runs beside each other."""
+    if not found.seconds:
+        return ""
+    parts = " and ".join(f"{duration(seconds)} of {what}" for what, seconds in found.seconds.items())
+    return f"In all {duration(sum(found.seconds.values()))}: {parts}."
 
 
 def sentences_of(found: Results) -> list[str]:

@@ -81,6 +81,28 @@ def seconds_of(run: Run) -> float:
     return 0.0
 
 
+class Scoring:
+    """A fold of a run's events: the seconds in which its held-out rows were answered and scored."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        self._began: float | None = None  # the last moment at which it is known to have been scored
+
+    def add(self, event: dict) -> None:
+        """Take the next event into account. Each process begins with `evaluating`, so no pause is counted."""
+        kind, now = event["event"], event.get("time")
+        if kind in ("answered", "unscored", "evaluation") and None not in (now, self._began):
+            self.seconds += max(0.0, now - self._began)  # a clock may be set
+        self._began = now if kind in ("evaluating", "answered") else None
+
+
+def scoring_seconds(run: Run) -> float:
+    """The seconds that a run was scored for, as far as its log tells; answers that were copied took none."""
+    with suppress(TunerError):
+        return run.log.fold(Scoring).seconds
+    return 0.0
+
+
 def state_of(root: Path, entry: Entry, opened: Callable[[Path], Run] = Run) -> State:
     """How far the run of an entry is, as its folder under `root` tells; `opened` is a run that may be open already."""
     run, failed = opened(root / entry["run"]), entry.get("failed", [])

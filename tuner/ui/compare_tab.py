@@ -8,14 +8,14 @@ import gradio as gr
 
 from tuner.errors import TunerError
 from tuner.recipe import Recipe
-from tuner.ui import actions, chooser, compare_view, elements, experiments, form, plan_card
+from tuner.ui import actions, chooser, compare_view, earlier, elements, experiments, form, plan_card
 from tuner.ui.checking import Entered
 from tuner.ui.experiments import Choice
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
 from tuner.ui.wiring import CHECKS, LOOKS, PRIVATE, remembered, with_list, with_run
 
-KINDS = [("Several methods", "methods"), ("A search for settings", "search"), ("Several seeds", "seeds")]
+KINDS = [(title, kind) for kind, title in earlier.KINDS.items()]
 # What each kind trains, and how many runs it starts with.
 EXPLAINED = {
     "methods": "Each method trains with its own defaults, on the same rows and for the same seconds.",
@@ -46,6 +46,7 @@ def build(browser: gr.BrowserState, start: SimpleNamespace) -> SimpleNamespace:
                 tab.resume = gr.Button("Resume", size="md", variant="primary", visible=False, elem_id="compare-resume")
                 tab.again = gr.Button("Compare something else", size="md", visible=False, elem_id="compare-again")
     tab.results = gr.HTML(elem_id="compare-results")
+    tab.earlier = earlier.build()
     with gr.Accordion("Hold finished runs beside each other", open=False, elem_id="beside") as tab.fold:
         tab.runs = gr.Dropdown(
             [],
@@ -114,6 +115,22 @@ def _wire(tab: SimpleNamespace) -> None:
     tab.shown.change(None, tab.shown, None, js=TO_URL, api_visibility="private")
     left = tab.again.click(lambda: ["", *panel("")], None, [tab.shown, *tab.panel], queue=False, **PRIVATE)
     left.then(tab.estimate, everything, tab.card, **CHECKS, **PRIVATE)
+    # Whatever is shown is what the list of earlier ones has chosen.
+    gr.on(
+        [tab.earlier.fold.expand, tab.shown.change],
+        for_visitor(_list_earlier),
+        [tab.browser, tab.shown],
+        tab.earlier.outputs,
+        **LOOKS,
+        **PRIVATE,
+    )
+    tab.earlier.listed.input(
+        for_visitor(_choose), [tab.earlier.listed, tab.browser], [tab.shown, *tab.panel], **LOOKS, **PRIVATE
+    )
+    tab.earlier.delete.click(lambda: gr.update(visible=True), None, tab.earlier.asking, queue=False, **PRIVATE)
+    emptied = [tab.browser, tab.earlier.problem, tab.shown, *tab.panel]
+    gone = tab.earlier.sure.click(for_visitor(_delete), run, emptied, queue=False, **PRIVATE)
+    gone.then(tab.estimate, everything, tab.card, **CHECKS, **PRIVATE)
     tab.fold.expand(_finished_runs, tab.browser, tab.runs, queue=False, **PRIVATE)
     tab.hold.click(_hold_beside, tab.runs, tab.beside, **LOOKS, **PRIVATE)
 
@@ -257,6 +274,26 @@ def show(name: str, visitor: Visitor = ANYBODY) -> list:
 def show_outputs(tab: SimpleNamespace) -> list:
     """The outputs of `show`."""
     return [tab.shown, *tab.panel]
+
+
+def _list_earlier(kept: dict | None, shown: str, visitor: Visitor = ANYBODY) -> list:
+    return earlier.listing(kept, shown, visitor)
+
+
+def _choose(name: str | None, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
+    """The chosen one of the browser's experiments."""
+    return [name or "", *panel(name or "", with_list(visitor, kept))]
+
+
+def _delete(name: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
+    """The browser's list without the experiment, but with its runs; or the problems."""
+    kept = _with_runs(kept, name)
+    try:
+        earlier.delete(name, with_list(visitor, kept))
+    except Exception as error:
+        return [gr.skip(), elements.problems(problems_of(error)), *[gr.skip()] * len(show(""))]
+    kept["runs"].pop(name, None)
+    return [kept, "", *show("")]
 
 
 def _finished_runs(kept: dict | None) -> dict:

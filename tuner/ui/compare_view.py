@@ -14,7 +14,7 @@ from typing import Any
 from tuner.experiments import plot, ranking
 from tuner.experiments.beside import Beside, beside
 from tuner.experiments.experiment import Experiment
-from tuner.experiments.results import Results
+from tuner.experiments.results import Results, cost_in_words
 from tuner.metrics import METRICS
 from tuner.planning.forecast import duration
 from tuner.runs import Run
@@ -108,10 +108,9 @@ def _results(found: Results, more: str = "") -> str:
         return ""
     first, *others = found.sentences or [""]
     said = (tag("h3", escape(first)) if first else "") + "".join(tag("p", escape(text)) for text in others)
-    drawn = plot.svg(found)
-    return tag(
-        "div", said + tag("div", _table(found), "t-wide") + drawn + more + _downloads(found), "t-card t-compared"
-    )
+    table = tag("div", _table(found), "t-wide")
+    costs = tag("p", cost_in_words(found), "t-sub") if found.seconds else ""
+    return tag("div", said + table + costs + plot.svg(found) + more + _downloads(found), "t-card t-compared")
 
 
 def _table(found: Results) -> str:

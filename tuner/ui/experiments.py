@@ -38,7 +38,7 @@ ROWS_KEPT = 24 * 3600  # seconds, like an upload
 ROWS_GONE = (
     "The rows that you entered for this experiment were deleted after a day. Start a new one with the same rows."
 )
-NOT_YOURS = "A link to an experiment is for looking. Only whoever started it can stop or resume it."
+NOT_YOURS = "A link to an experiment is for looking. Only whoever started it can stop, resume or delete it."
 _advancing: set[Path] = set()
 _lock = threading.Lock()
 
@@ -190,7 +190,7 @@ def advance(name: str, visitor: Visitor = ANYBODY) -> Standing:
     if now.phase == "running":
         run_queue.start_next_window(now.state.run, visitor)
     elif now.phase == "next":
-        with _alone(opened.path) as is_alone:
+        with alone(opened.path) as is_alone:
             if is_alone:
                 _begin_next(opened, now, visitor)
                 now = standing(opened)
@@ -282,7 +282,7 @@ def _is_recent(opened: Experiment, newest: State | None) -> bool:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[bool]:
+def alone(path: Path) -> Iterator[bool]:
     """Whether nobody else prepares this experiment's next run at the moment."""
     with _lock:
         is_alone = path not in _advancing
@@ -334,14 +334,15 @@ def _touched(file: Path) -> float:
         return 0.0
 
 
-def _in_progress(name: str) -> bool:
+def is_in_progress(name: str) -> bool:
+    """Whether one of its runs waits, trains or is about to be begun; not if it can't be read."""
     try:
         return standing(open_experiment(name)).phase in ("running", "next")
     except TunerError:
         return False
 
 
-bounds = Bounds(_in_progress)
+bounds = Bounds(is_in_progress)
 
 
 def _with_run(opened: Experiment, run: Run, visitor: Visitor) -> Visitor:

@@ -7,7 +7,7 @@ import json
 from html import escape
 
 from tuner.evaluation.advice import PROMPTS, pair_of
-from tuner.evaluation.figures import HEADS, digits_of_gain, gain_parts, table, title
+from tuner.evaluation.figures import HEADS, copied, digits_of_gain, gain_parts, table, title
 from tuner.evaluation.verdict import Verdict, digits_of, judge, other_scores, rival, sentence_case
 from tuner.hub.card_scores import how_measured
 from tuner.metrics import FEWEST_ROWS, metric_of
@@ -86,7 +86,8 @@ def variants(scores: dict, seconds: float | None = None) -> str:
     if costs:
         heads.append("Prompt, time")
         rows = {variant: [*cells, _cost(costs.get(variant))] for variant, cells in rows.items()}
-    return _drawn(heads, names(scores), rows)
+    note = tag("p", escape(copied(scores)), "t-sub") if costs and copied(scores) else ""
+    return _drawn(heads, names(scores), rows) + note
 
 
 def losses(scores: dict) -> str:
