@@ -190,7 +190,7 @@ def test_a_search_ends_with_its_trials_and_begins_none_that_does_not_fit_into_th
         trial(short, score, seconds=4.2)
     assert short.next_run() is None
     told = results(short).sentences
-    assert "2 runs were not begun: 9 seconds in all leave no room for another one." in told
+    assert "2 runs were not begun: there is no room for another one in 9 s." in told
     assert short.recipe.budget.seconds == 4
 
 

@@ -197,5 +197,5 @@ def _progress(experiment: Experiment, states: list[State]) -> list[str]:
     if unbegun := experiment.unbegun:
         total = experiment.asked["total_seconds"]
         runs = "1 run was" if unbegun == 1 else f"{unbegun} runs were"
-        sentences.append(f"{runs} not begun: {total:g} seconds in all leave no room for another one.")
+        sentences.append(f"{runs} not begun: there is no room for another one in {total:g} s.")
     return sentences

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tuner.methods.target import Target
+from tuner.words import count
 
 # Families that transformers 5.23 reads or writes with from tokens only, not from the vectors of a prompt.
 READ_TOKENS = ("bamba", "falcon_h1", "fsmt", "gemma3", "gemma4", "gemma4_text", "nemotron_h", "zamba2")
@@ -110,7 +111,7 @@ def room_in_context(target: Target) -> Refusal | None:
     if tokens <= context // 2:
         return None
     return Refusal(
-        f"with {tokens} virtual tokens leaves too little of this model's context of {context} tokens for the rows",
+        f"with {count(tokens, 'virtual token')} leaves too little of this model's context of {context} tokens for the rows",
         f"Choose at most {context // 2}",
         "virtual_tokens",
     )
