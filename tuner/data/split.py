@@ -100,9 +100,8 @@ def _pick(rows: list[dict], max_rows: int | None, draw: random.Random) -> tuple[
     if not max_rows or len(rows) <= max_rows:
         return rows, ""
     chosen = sorted(draw.sample(range(len(rows)), max_rows))
-    return [
-        rows[index] for index in chosen
-    ], f" {max_rows:,} of {len(rows):,} rows {'is' if max_rows == 1 else 'are'} used (data.max_rows)."
+    used = "is used" if max_rows == 1 else "are used"
+    return [rows[index] for index in chosen], f" Only {max_rows:,} of {len(rows):,} rows {used} (data.max_rows)."
 
 
 def _repeated(train: list[dict], heldout: list[dict]) -> int:

@@ -111,7 +111,8 @@ def room_in_context(target: Target) -> Refusal | None:
     if tokens <= context // 2:
         return None
     return Refusal(
-        f"with {count(tokens, 'virtual token')} leaves too little of this model's context of {context} tokens for the rows",
+        f"with {count(tokens, 'virtual token')} leaves too little of this model's context of {context} tokens for the "
+        "rows",
         f"Choose at most {context // 2}",
         "virtual_tokens",
     )
