@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import nullcontext
+from math import inf
 from types import SimpleNamespace
 
 import pytest
@@ -32,7 +33,7 @@ class Clock:
     """Whether to stop, and why."""
 
     def __init__(self, later: str = "window"):
-        self.reason, self.later = None, later
+        self.reason, self.later, self.left = None, later, inf
 
     def is_set(self) -> bool:
         return self.reason is not None

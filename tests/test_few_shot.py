@@ -15,7 +15,7 @@ from tiny import tiny_model
 from tuner import runs
 from tuner.data.chat import token_count
 from tuner.errors import TunerError
-from tuner.evaluation import answers
+from tuner.evaluation import answers, groups
 from tuner.evaluation.answers import evaluate
 from tuner.evaluation.results import ROWS
 from tuner.inference import generate
@@ -373,12 +373,42 @@ def test_answers_and_prompts_of_an_earlier_version_are_scored_without_examples(r
 
 
 def test_prompts_with_examples_are_read_a_few_at_a_time(run, speak, monkeypatch):
-    monkeypatch.setattr(answers, "MOST_BYTES", {device_type(): 150})  # two rows
+    monkeypatch.setattr(groups, "MOST_BYTES", {device_type(): 150})  # two rows
     speaking = speak()
     list(evaluate(run, loaded(*TOGETHER)))
     sizes = [len(texts) for variants, texts in speaking.asked if set(variants) == {"base"}]
     assert sum(sizes) == 24
     assert max(sizes) <= 6
+
+
+class Closing:
+    """A window that is over after so many seconds of a speaker's clock."""
+
+    def __init__(self, speaking: Prompted, seconds: float):
+        self.speaking, self.end = speaking, speaking.now + seconds
+
+    @property
+    def left(self) -> float:
+        return self.end - self.speaking.now
+
+    @property
+    def reason(self) -> str | None:
+        return "window" if self.left < 0 else None
+
+    def is_set(self) -> bool:
+        return self.reason is not None
+
+
+@pytest.mark.parametrize("seconds", [11, 17, 27, 39])
+def test_near_its_end_a_window_reads_no_more_prompts_than_it_has_time_for(run, speak, monkeypatch, seconds):
+    monkeypatch.setattr(answers, "BATCH", 4)
+    speaking = speak()
+    window = Closing(speaking, seconds)
+    list(evaluate(run, loaded(*TOGETHER), window))
+    assert -2.5 < window.left < 2.5  # one row has two prompts, each of which takes a second
+    assert max(len(texts) for _, texts in speaking.asked) == 8  # in time, all four rows
+    list(evaluate(Run(run.path), loaded(*TOGETHER)))
+    assert run.read_json("evaluation.json")["rows"] == 12
 
 
 def test_prompts_with_examples_that_need_too_much_memory_are_left_out_with_words(run, speak, monkeypatch):

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, product
-from typing import NamedTuple, Protocol
+from math import inf
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from tuner.data.tags import spelled_letters
 from tuner.errors import TunerError
 from tuner.evaluation import results
 from tuner.evaluation.facts import facts_of
+from tuner.evaluation.groups import Group, finished, next_batch, seconds_spent
 from tuner.evaluation.score import Losses
 from tuner.evaluation.untuned import Untuned
 from tuner.inference import generate
@@ -40,8 +42,6 @@ from tuner.runs import Run
 from tuner.tasks import task_of
 
 BATCH = 32  # rows answered together
-# Of prompts with examples that are read together, in which time no window can be left: 4,000 to 15,000 tokens.
-MOST_BYTES = {"cpu": 2**14, "cuda": 2**16}
 ANSWERS = "answers.json"  # of an unfinished evaluation
 NO_TIME = (
     "There was no time to answer with examples in the prompt (evaluation.seconds): it went to the base model and the "
@@ -53,28 +53,16 @@ NO_MEMORY = (
 )
 
 
-class Group(NamedTuple):
-    """Variants whose answers to a row are kept together, and what remembers their pace."""
-
-    actives: tuple[tuple[ActiveModel, tuple[str, ...]], ...]  # each with the variants that it answers for in one batch
-    pace: str
-
-    @property
-    def variants(self) -> list[str]:
-        """The variants' names."""
-        return [variant for _, variants in self.actives for variant in variants]
-
-    def lacking(self, answer: dict) -> list[str]:
-        """Those of them that are still to answer a row."""
-        return [variant for variant in self.variants if variant not in answer]
-
-
 class Stop(Protocol):
     """Says whether to leave early, and why."""
 
     @property
     def reason(self) -> str | None:
         """stopped or window; None while there is time."""
+
+    @property
+    def left(self) -> float:
+        """Seconds until the window is over."""
 
     def is_set(self) -> bool:
         """Whether to leave now."""
@@ -97,12 +85,12 @@ def evaluate(run: Run, loaded: LoadedVariants | None = None, stop: Stop | None =
     untuned.copy_to(rows, answers)
     yield from _answer_all(run, rows, answers, loaded, stop)
     if stop and stop.is_set():
-        done = len(_finished(_groups(run, loaded, rows, answers), rows, answers))
+        done = len(finished(_groups(run, loaded, rows, answers), rows, answers))
         yield run.append({"event": "unscored", "reason": stop.reason, "row": done, "rows": len(rows)})
         return
     groups = _groups(run, loaded, rows, answers)
     names = [variant for group in groups for variant in group.variants]
-    asked, rows = len(rows), rows[: len(_finished(groups, rows, answers))]
+    asked, rows = len(rows), rows[: len(finished(groups, rows, answers))]
     yield run.append({"event": "evaluating", "row": len(rows), "rows": asked})  # losses and scores are left
     given = [
         {key: value for key, value in answers[str(i)].items() if key in (*names, "cut", "lost", "costs")}
@@ -182,42 +170,8 @@ def _groups(run: Run, loaded: LoadedVariants, rows: list[dict], answers: dict[st
     alone = ActiveModel((BASE,), partial(active.model_for, BASE))
     groups, limit = [own, Group(((alone, few_shot.VARIANTS),), EXAMPLES_PACE)], run.recipe.evaluation.seconds
     fewest = min(FEWEST_ROWS, len(rows))
-    is_late = limit is not None and _seconds(answers) >= limit and len(_finished(groups, rows, answers)) < fewest
+    is_late = limit is not None and seconds_spent(answers) >= limit and len(finished(groups, rows, answers)) < fewest
     return [own] if is_late else groups
-
-
-def _finished(groups: list[Group], rows: list[dict], answers: dict[str, dict]) -> list[int]:
-    """The rows that all have answered."""
-    return [i for i in range(len(rows)) if not any(group.lacking(answers.get(str(i), {})) for group in groups)]
-
-
-def _seconds(answers: dict[str, dict]) -> float:
-    """What all answers took, as far as it was measured."""
-    return sum(seconds for answer in answers.values() for _, _, seconds in answer.get("costs", {}).values())
-
-
-def _next_batch(
-    run: Run, rows: list[dict], answers: dict[str, dict], groups: list[Group], size: int
-) -> tuple[Group, list[int]] | None:
-    """Who answers which rows next; None if all is answered, or as many rows as there is time for."""
-    limit, numbers = run.recipe.evaluation.seconds, range(len(rows))
-    # Rows of similar length together need the least padding. If only some can be scored, they are those drawn first.
-    order = sorted(numbers, key=lambda i: len(str(rows[i]["messages"]))) if limit is None else numbers
-    own, *others = groups
-    for group in others:
-        waiting = [i for i in order if group.lacking(given := answers.get(str(i), {})) and not own.lacking(given)]
-        if waiting:
-            read, kept = 0, []
-            for i in waiting[:size]:
-                read += sum(len(rows[i][v].encode()) for v in group.lacking(answers.get(str(i), {})))
-                kept += [i] if read <= MOST_BYTES[device_type()] or not kept else []
-            return group, kept
-    if limit is not None:
-        done, seconds = len(_finished(groups, rows, answers)), _seconds(answers)
-        fitting = (limit - seconds) * done / seconds if seconds else size
-        size = min(size, FEWEST_ROWS - done if done < FEWEST_ROWS else max(0, int(fitting)))
-    waiting = [i for i in order if own.lacking(answers.get(str(i), {}))][:size]
-    return (own, waiting) if waiting else None
 
 
 def _answer_all(
@@ -228,9 +182,11 @@ def _answer_all(
     # An encoder's texts are cut as in training; a conversation may be as long as the context allows.
     longest = UNCUT if loaded.base.row.chats else run.plan["settings"]["max_length"]
     size, key = _batch_size(run), pace_key(device_type(), run.recipe)
-    while following := _next_batch(run, rows, answers, groups := _groups(run, loaded, rows, answers), size):
+    while following := next_batch(
+        run, rows, answers, groups := _groups(run, loaded, rows, answers), size, stop.left if stop else inf
+    ):
         group, batch = following
-        yield run.append({"event": "evaluating", "row": len(_finished(groups, rows, answers)), "rows": len(rows)})
+        yield run.append({"event": "evaluating", "row": len(finished(groups, rows, answers)), "rows": len(rows)})
         reach = UNCUT if group.pace == EXAMPLES_PACE else longest  # examples were fitted when the run was prepared
         asked = [(rows[i], group.lacking(answers.get(str(i), {}))) for i in batch]
         answered = _answer_if_they_fit(asked, group, loaded, sampling, reach, stop)
@@ -247,7 +203,7 @@ def _answer_all(
         run.write_json(ANSWERS, answers)
         remember(runs.RUNS / PACES, key, _pace(group, answers), run.id)
         pace = _pace(group, {str(i): answers[str(i)] for i in batch})[group.pace]
-        yield run.append({"event": "answered", "row": len(_finished(groups, rows, answers)), group.pace: pace})
+        yield run.append({"event": "answered", "row": len(finished(groups, rows, answers)), group.pace: pace})
 
 
 def _pace(group: Group, answers: dict[str, dict]) -> dict[str, float]:

@@ -9,6 +9,7 @@ is recorded as a mark, so that a resumed run keeps the same schedule.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from statistics import linear_regression
 
 from tuner.runs import Run
@@ -39,6 +40,11 @@ class StopSignal:
         if self.run.is_asked_to_stop:
             return "stopped"
         return "window" if self.deadline is not None and time.monotonic() > self.deadline else None
+
+    @property
+    def left(self) -> float:
+        """Seconds until the device has to be left."""
+        return inf if self.deadline is None else self.deadline - time.monotonic()
 
     def is_set(self) -> bool:
         """Whether to leave the device now."""
