@@ -229,6 +229,8 @@ def test_where_the_visitors_gpu_time_is_used_up_the_experiment_waits(trainer, mo
         told = " ".join(plain(compare_view.live(now)).split())
         assert "0 of 2 runs are over." in told
         assert f"lora stopped early {spent}" in told
+        held = experiments.states_of(experiments.open_experiment(name))[0]
+        assert (held.status, held.problems) == ("failed", [spent])
         assert trainer.trained == ["lora"] * times
         with trainer.held:
             experiments.resume(name, owner)

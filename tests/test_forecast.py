@@ -128,6 +128,15 @@ def test_what_would_not_finish_on_a_shared_page_is_refused_together_with_too_man
     plan.check(small_recipe(budget__steps=10**6))  # on one's own machine one may
 
 
+def test_what_measuring_the_held_out_loss_takes_is_foretold_and_left_out_of_the_steps():
+    told = plan.check(small_recipe(budget__seconds=30, evaluation__loss_every="auto")).plan["forecast"]
+    assert told["measuring"] > 0
+    steps = (30 - told["start_up"] - told["measuring"]) / told["a_step"]
+    assert told["steps"] == pytest.approx(steps, abs=1)
+    without = plan.check(small_recipe(budget__seconds=30)).plan["forecast"]
+    assert without["measuring"] == 0
+
+
 def test_a_budget_that_buys_no_step_is_refused():
     with pytest.raises(TunerError, match=r"budget\.seconds: 0\.1 s is too short for a single step"):
         plan.check(small_recipe(budget__seconds=0.1))
