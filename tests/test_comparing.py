@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import with_rows
@@ -278,6 +279,18 @@ def test_what_cant_be_compared_is_refused_before_anything_is_written(choice, pro
         with pytest.raises(TunerError, match=problem):
             act(choice, Recipe.load("corporate"), None, ANN)
     assert list(root.iterdir()) == []
+
+
+def test_numbers_out_of_range_are_refused_in_the_card_and_not_by_a_toast_over_an_old_estimate(monkeypatch):
+    tab = SimpleNamespace(start=None, shown="shown")
+    with compare_tab.gr.Blocks():
+        compare_tab._choice(tab)
+    monkeypatch.setattr(compare_tab.form, "read", lambda *given: (Recipe.load("corporate"), None))
+    for number, seconds, problem in ((99, 10, "99 runs are too many here."), (1, 10, "at least 2 trials"),
+                                     (0, 10, "Enter how many trials"), (3, 0, "must be more than 0")):  # fmt: skip
+        typed = {tab.number: tab.number.preprocess(number), tab.seconds: tab.seconds.preprocess(seconds)}
+        card = compare_tab._estimate(tab, {tab.shown: "", tab.kind: "search", tab.methods: [], **typed})
+        assert problem in plain(card)
 
 
 def test_the_cost_is_told_for_all_runs_together(trainer):

@@ -75,6 +75,13 @@ def test_what_can_not_be_compared_is_refused_with_what_to_do(asked, problem):
     assert problem in str(refusal.value)
 
 
+@pytest.mark.parametrize("asked", [{"methods": ["lorra"]}, {"methods": []}, {"search": 0}, {"seeds": 0}])
+def test_one_mistake_is_one_problem(asked):
+    with pytest.raises(TunerError) as refusal:
+        request(RECIPE, **asked)
+    assert len(refusal.value.problems) == 1
+
+
 @pytest.mark.parametrize(
     ("names", "given", "precision"),
     [

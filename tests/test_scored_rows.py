@@ -106,7 +106,7 @@ def test_no_rows_and_no_file_outside_of_the_run_are_shown(run):
     run.write_text(ROWS, "")
     found = look(run)
     assert (found["rows"], found["over"], found["pages"]) == ([], "", 1)
-    assert "No row is like this." in rows_view.page_of_rows(found)
+    assert "No rows match the search and the choice above." in rows_view.page_of_rows(found)
     for name in ("../mine", "", "mine/../mine", str(run.path)):
         with pytest.raises(TunerError, match="There is no run"):
             api.rows(name)

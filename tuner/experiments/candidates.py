@@ -94,7 +94,7 @@ def _problems(
 ) -> list[str]:
     problems = []
     unknown = [name for name in methods or [] if name not in METHODS]
-    if unknown or methods == []:
+    if is_unknown := bool(unknown) or methods == []:
         problems.append(f"There is no method '{', '.join(unknown)}'. Choose from: {', '.join(METHODS)}.")
     if methods and len(set(methods)) < len(methods):
         problems.append(
@@ -109,7 +109,7 @@ def _problems(
         problems.append(f"A search takes at least {FEWEST_TRIALS} trials, and this one has {search}.")
     if seeds is not None and not 2 <= seeds <= MOST_SEEDS:
         problems.append(f"Give 2 to {MOST_SEEDS} seeds, not {seeds}: one alone says nothing about chance.")
-    if not search and not seeds and len(methods or []) < 2:
+    if search is None and seeds is None and not is_unknown and len(methods or []) < 2:
         only = f"{methods[0]} alone can't be compared" if methods else "There is nothing to compare"
         problems.append(f"{only}. Name at least two methods, or ask for a search or for several seeds.")
     if (size := search or len(methods or [""]) * (seeds or 1)) > MOST_RUNS:

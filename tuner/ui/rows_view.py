@@ -107,7 +107,7 @@ def show(run: str, over: str, outcome: str, order: str, search: str, page: int) 
 def page_of_rows(found: rows.Page) -> str:
     """A page of rows as HTML; text from outside is escaped."""
     if not found["rows"]:
-        return tag("p", "No row is like this. Choose All, or search for something else.", "t-note")
+        return tag("p", "No rows match the search and the choice above.", "t-note")
     first = (found["page"] - 1) * rows.PER_PAGE + 1
     told = f"Rows {first:,} to {first + len(found['rows']) - 1:,} of {found['found']:,}."
     key = "<mark>Marked</mark> words of an answer are not in the reference, and those of the reference not in the "
