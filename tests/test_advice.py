@@ -264,6 +264,13 @@ def test_answers_that_only_look_right_get_no_advice_from_losses():
     assert verdict.next_step == "Check that each completion stands beside its own prompt."
 
 
+def test_that_the_adapter_is_better_than_a_prompt_is_said_where_it_is():
+    said = " It is also better than the base model with 8 examples in the prompt."
+    assert judge(judged(gains(), BETTER)).summary.endswith(said)
+    for scores in (judged(gains(), EQUAL), judged({"adapter": BETTER}), judged(gains(BETTER), EQUAL)):
+        assert "also better" not in judge(scores).summary
+
+
 def test_after_tuning_that_helped_a_step_is_named_only_if_there_is_more_to_gain_or_to_learn():
     assert judge(judged(gains(), BETTER)).next_step == ""
     falling = judge(judged(gains(), BETTER, course=COURSE | STILL)).next_step

@@ -252,6 +252,8 @@ def test_a_link_is_for_looking_and_an_owners_link_makes_its_browser_an_owner(vis
         expect(page.locator("#card .t-verdict")).to_be_visible()
         expect(page.get_by_text(ownership.LINK_ONLY)).to_have_count(0 if is_own else 1)
         expect(page.locator("#chat")).to_be_visible()
+        is_whole = "side => side.scrollHeight <= side.clientHeight + 1"
+        assert page.locator(".t-side").evaluate(is_whole)
         expect(page.locator("#push-it")).to_be_visible(visible=is_own)
         assert page.url == f"{url}?run=handed-on"
         page.get_by_role("tab", name="My runs").click()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tuner.evaluation.advice import advise, fits_others, knows_by_heart, next_step, outcome, pair_of
+from tuner.evaluation.advice import advise, fits_others, is_better, knows_by_heart, next_step, outcome, pair_of
 from tuner.evaluation.figures import digits_apart, digits_of_gain, gain_parts, shown_gain, title, with_interval
 from tuner.evaluation.prompts import about_prompts
 from tuner.metrics import FEWEST_ROWS, metric_of
@@ -185,8 +185,14 @@ def _summary(scores: dict, kind: str, advice: str, prompt: str, digits: int) -> 
     chance = "" if _kind(pair) != "unsure" else ", so it may be chance"
     return (
         f"{where}, the adapter's gain over {over} is {gain} in {metric_of(scores).title}; with 95% confidence it is "
-        f"between {low} and {high}{chance}."
+        f"between {low} and {high}{chance}.{_also(scores, advice, prompt)}"
     )
+
+
+def _also(scores: dict, advice: str, prompt: str) -> str:
+    if advice != "tune" or not prompt or not is_better(scores, "adapter", prompt):
+        return ""  # whether a prompt does as well is then the next step's
+    return f" It is also better than the base model with {title(scores, prompt)}."
 
 
 def _looks(scores: dict, digits: int) -> str:
