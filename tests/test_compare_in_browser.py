@@ -90,7 +90,7 @@ def is_free(port: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("kind", "number"), [("Several methods", 2), ("A search for settings", 3), ("Several seeds", 3)]
+    ("kind", "number"), [("Several methods", 2), ("A search for settings", 6), ("Several seeds", 4)]
 )
 def test_on_zerogpu_a_comparison_ends_within_the_visitors_quota(chromium, tmp_path, kind, number):
     with (
