@@ -368,6 +368,7 @@ def test_all_damage_of_a_run_is_told(run):
     run.write_text("recipe.yaml", "nonsense: 1\n")
     first, second = run.damage
     assert first.startswith(f"Run {run.id}: its recipe.yaml is damaged, or of another version. ")
+    assert ".." not in first
     assert "nonsense" in first
     assert first.endswith(AGAIN)
     assert second == f"Run {run.id}: its evaluation.json is damaged. {SCORE}"

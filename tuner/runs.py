@@ -62,7 +62,7 @@ class Run:
                 text = run_files.read_text(self.path / "recipe.yaml")
                 self._read["recipe.yaml"] = Recipe.from_yaml(text, "recipe.yaml")
             except TunerError as error:
-                problems = " ".join(error.problems)
+                problems = " ".join(error.problems).removesuffix(".")
                 raise damaged(self.id, "recipe.yaml", f"damaged, or of another version. {problems}") from None
             except (OSError, ValueError, RecursionError) as error:
                 raise damaged(self.id, "recipe.yaml", damage_of(error)) from None
