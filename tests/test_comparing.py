@@ -16,6 +16,7 @@ from visitors_runs import ANN, streamed
 
 from tuner import gpu, recipe, runs
 from tuner.errors import TunerError
+from tuner.gpu_refusals import NoWindow
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui import checking, compare_api, compare_tab, compare_view, experiments, ownership, run_queue
@@ -41,6 +42,7 @@ class Trainer:
 
     def __init__(self):
         self.endings: list[str] = []  # "" for a good one, else what goes wrong
+        self.error: type[TunerError] = TunerError  # as which endings are raised
         self.failures: list[str] = []  # like endings, of what goes wrong within the training
         self.trained: list[str] = []  # methods
         self.rows: list[Entered | None] = []  # with which each run was prepared
@@ -72,7 +74,7 @@ class Trainer:
             run.append({"event": "error", "problems": [failure], "type": "TunerError", "step": 0})
             raise TunerError(failure)
         if ending:
-            raise TunerError(ending)
+            raise self.error(ending)
         run.append(START)
         run.append({"event": "step", "step": 4, "loss": 1.0, "seconds": 4.0})
         run.append(END)
@@ -220,9 +222,8 @@ def test_a_run_that_fails_is_told_and_the_next_is_trained(trainer):
     assert "lora failed: No memory." in plain(html)
 
 
-def test_where_the_visitors_gpu_time_is_used_up_the_experiment_waits(trainer, monkeypatch):
-    monkeypatch.setattr(gpu, "ZERO", True)
-    spent = "No GPU time left."
+def test_where_the_visitors_gpu_time_is_used_up_the_experiment_waits(trainer):
+    spent, trainer.error = "No GPU time left.", NoWindow
     trainer.endings = [spent, spent, ""]
     name, owner = begun()
     for times in (1, 2):  # it is not given up where it is refused with the same words again
@@ -241,9 +242,10 @@ def test_where_the_visitors_gpu_time_is_used_up_the_experiment_waits(trainer, mo
     assert trainer.trained == ["lora", "lora", "lora", "ia3"]
 
 
-def test_on_zerogpu_a_run_that_fails_by_itself_does_not_hold_up_the_next(trainer, monkeypatch):
+@pytest.mark.parametrize("where", ["failures", "endings"])  # in its training, or before or after it
+def test_on_zerogpu_a_run_that_fails_by_itself_does_not_hold_up_the_next(trainer, monkeypatch, where):
     monkeypatch.setattr(gpu, "ZERO", True)
-    trainer.failures = ["The loss is not a number."]
+    setattr(trainer, where, ["The loss is not a number."])
     name, owner = begun()
     now = until(name, lambda now: now.phase == "done", owner)
     assert trainer.trained == ["lora", "ia3"]

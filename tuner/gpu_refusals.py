@@ -22,6 +22,10 @@ class Refused:
     is_final: bool = False  # whether the GPU is lost to the process that says this
 
 
+class NoWindow(TunerError):
+    """The platform gave no window, and would give another run none either."""
+
+
 class Died(Exception):
     """The process that did the job was killed."""
 
@@ -47,11 +51,11 @@ def shorter_window(error: Exception, seconds: float, run: Run, job: str) -> floa
             details = {"wait": spoken(match[1])} if match.groups() else {}
             if figures:
                 details |= {"requested": figures[1], "left": max(0, int(figures[2]))}
-            raise TunerError(f"{sentence.format(**details)} {NEXT[job]}") from None
+            raise NoWindow(f"{sentence.format(**details)} {NEXT[job]}") from None
     log.error("run %s: the GPU platform failed", run.id, exc_info=error)
     # This may happen every time, so the message does not promise that resuming will help.
     safe = "The run is safe." if job == "train" else NEXT[job]
-    raise TunerError(f"The GPU service failed with an unknown error ({title or message}). {safe}") from None
+    raise NoWindow(f"The GPU service failed with an unknown error ({title or message}). {safe}") from None
 
 
 # ZeroGPU's refusals: the error's title, a pattern of its message, and what the visitor reads.

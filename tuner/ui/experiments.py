@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tuner import gpu, runs, runs_cleanup
+from tuner import runs, runs_cleanup
 from tuner.errors import TunerError
 from tuner.experiments import candidates, experiment
 from tuner.experiments.experiment import Experiment
@@ -264,13 +264,10 @@ def _is_live(run: Run, held: set[str]) -> bool:
 
 
 def _failed_on_the_platform(state: State | None) -> bool:
-    """Whether the newest run got no window on ZeroGPU, or none that lasted: the next one would fail in the same way.
-
-    What goes wrong in a window, where the training writes its kind down, is the run's own.
-    """
-    if not gpu.ZERO or not state or state.status != "failed" or state.entry.get("failed"):
+    """Whether the newest run got no window on ZeroGPU, where the next one would get none either."""
+    if not state or state.status != "failed" or state.entry.get("failed"):
         return False
-    return "type" not in (state.run.last_event("error") or {"type": ""})
+    return bool((state.run.last_event("error") or {}).get("refused"))
 
 
 def _is_recent(opened: Experiment, newest: State | None) -> bool:

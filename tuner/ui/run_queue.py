@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from tuner import gpu
 from tuner.events import EventReader
+from tuner.gpu_refusals import NoWindow
 from tuner.run_files import unless_deleted
 from tuner.runs import Run
 from tuner.ui import progress
@@ -274,4 +275,5 @@ def _log_error(run: Run, error: Exception) -> None:
     last = run.last_event() or {}
     if last.get("problems") != problems:  # the training process may have logged it already
         with suppress(OSError):  # the disk may be what failed
-            run.append({"event": "error", "problems": problems})
+            refused = {"refused": True} if isinstance(error, NoWindow) else {}
+            run.append({"event": "error", "problems": problems} | refused)
