@@ -252,6 +252,14 @@ def test_on_zerogpu_a_run_that_fails_by_itself_does_not_hold_up_the_next(trainer
     assert [state.status for state in now.over] == ["failed", "finished"]
 
 
+def test_what_a_comparison_will_take_has_what_its_runs_share_once(trainer, monkeypatch):
+    shared = {"forecast": PLAN["forecast"] | {"untuned": {"base": 0.5, "examples": 1.0}}}
+    monkeypatch.setattr(checking, "check", lambda *asked: PLAN | shared)
+    requested = Recipe.load("corporate")
+    assert experiments.cost(TWO, requested)["seconds"] == 2 * 7 - 1.5
+    assert experiments.cost(Choice(seeds=4), requested)["seconds"] == 4 * 7 - 3 * 0.5  # each with examples of its own
+
+
 def test_more_than_one_run_of_an_experiment_never_waits_or_trains(trainer, monkeypatch):
     held = []
     train = trainer.train

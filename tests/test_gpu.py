@@ -128,9 +128,12 @@ def spent(asked: int, left: int, wait: str = "5:32:00", more: str = "") -> gr.Er
     return platform("quota exceeded", f"{figures}Try again in {wait}. {more}")
 
 
-def refusal(error: Exception, run: runs.Run, job: str = "train", seconds: float = 30) -> str:
+def refusal(
+    error: Exception, run: runs.Run, job: str = "train", seconds: float = 30, kind: type = gpu_refusals.NoWindow
+) -> str:
     with pytest.raises(TunerError) as caught:
         gpu_refusals.shorter_window(error, seconds, run, job)
+    assert caught.type is kind
     (problem,) = caught.value.problems
     return problem
 
@@ -208,8 +211,9 @@ def test_a_worker_that_was_ended_is_a_death_in_training_and_a_sentence_elsewhere
     with pytest.raises(gpu_refusals.Died):
         gpu_refusals.shorter_window(aborted, 30, run, "train")
     for job in ("chat", "merge"):
-        assert "try again" in refusal(aborted, run, job)
-    assert "unknown error" in refusal(platform("worker error", "ValueError"), run)
+        assert "try again" in refusal(aborted, run, job, kind=TunerError)
+    assert "unknown error" in refusal(platform("worker error", "ValueError"), run, kind=TunerError)
+    assert "unknown error" in refusal(platform("new error", "ValueError"), run)
 
 
 @pytest.mark.parametrize(

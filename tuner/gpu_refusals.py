@@ -55,7 +55,8 @@ def shorter_window(error: Exception, seconds: float, run: Run, job: str) -> floa
     log.error("run %s: the GPU platform failed", run.id, exc_info=error)
     # This may happen every time, so the message does not promise that resuming will help.
     safe = "The run is safe." if job == "train" else NEXT[job]
-    raise NoWindow(f"The GPU service failed with an unknown error ({title or message}). {safe}") from None
+    kind = TunerError if title == "worker error" else NoWindow  # a worker had its window
+    raise kind(f"The GPU service failed with an unknown error ({title or message}). {safe}") from None
 
 
 # ZeroGPU's refusals: the error's title, a pattern of its message, and what the visitor reads.
