@@ -33,10 +33,10 @@ class Inside:
     """What the cases are done with."""
 
     def __init__(self, folder: Path, token: str):
-        from tuner.ui import actions, api
+        from tuner.ui import actions, api, home_api
         from tuner.ui.visitor import Visitor
 
-        self.folder, self.actions, self.api = folder, actions, api
+        self.folder, self.actions, self.api, self.home = folder, actions, api, home_api
         self.visitor = Visitor("ann", "127.0.0.1")
         self.pusher = Visitor("ann", "127.0.0.1", "alice", token)
         actions.install_example()
@@ -70,7 +70,7 @@ class Inside:
 
     def push(self, given: dict) -> Any:
         """A push of the example to a repository."""
-        return self.api.push("example", given["repository"], private=True, visitor=self.pusher)
+        return self.home.push("example", given["repository"], private=True, visitor=self.pusher)
 
     def of_run(self, call: str) -> Callable[[dict], Any]:
         """An endpoint that takes a run."""

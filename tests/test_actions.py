@@ -21,7 +21,7 @@ from tuner.planning import plan
 from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TASKS
-from tuner.ui import actions, api, run_queue
+from tuner.ui import actions, api, home_api, run_queue
 from tuner.ui.sampling import checked_sampling
 from tuner.ui.visitor import Visitor
 
@@ -388,7 +388,7 @@ def test_a_push_passes_on_what_it_is_given(mine, monkeypatch, token, given, priv
     monkeypatch.setattr("tuner.hub.push.push", push)
     signed_in = replace(ANN, token="hf_own")
     for visitor in (ANN, signed_in):
-        assert api.push("mine", "ann/x", token, private, visitor=visitor) == "https://hub/ann/x"
+        assert home_api.push("mine", "ann/x", token, private, visitor=visitor) == "https://hub/ann/x"
     assert actions.push("mine", None, private, signed_in) == "https://hub/ann/x"
     assert asked == [
         ("mine", "ann/x", given, private),
@@ -518,7 +518,7 @@ def test_every_problem_of_a_refused_call_is_a_line(root):
         assert problems(call, "gone") == [
             "There is no run 'gone'. Check the id in your list of runs, or train a new one."
         ]
-    assert "There is no run" in problems(api.push, "gone", "a/b", "hf_x")[0]
+    assert "There is no run" in problems(home_api.push, "gone", "a/b", "hf_x")[0]
 
 
 def test_a_strangers_template_is_rendered_where_it_can_be_ended_and_nowhere_else(mine, models, monkeypatch):

@@ -36,7 +36,7 @@ ROOMS = [
     {"experiments"},
     {"hub"},
     {"gpu", "gpu_refusals", "terminal"},
-    {"cli", "cli_compare"},
+    {"cli", "cli_compare", "cli_home"},
     {"__init__", "__main__", "ui"},
 ]
 

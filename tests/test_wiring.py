@@ -14,7 +14,7 @@ from wires import BuiltPage
 from tuner.data import table
 from tuner.data.parse import NAMED
 from tuner.planning import forecast
-from tuner.ui import actions, api, checking, chooser, compare_api, door, form, page, run_queue, runs_tab, train_tab
+from tuner.ui import actions, api, checking, chooser, compare_api, home_api, door, form, page, run_queue, runs_tab, train_tab
 from tuner.ui.visitor import GIVEN, Visitor
 from tuner.ui.wiring import NOBODY, remembered
 
@@ -266,7 +266,7 @@ def test_every_endpoint_is_public_with_its_parameters_and_its_limit(built):
             given = {name: p.default for name, p in parameters.items() if name not in GIVEN}
             limit = built.limits(handler)
             found[handler.api_name] = (given, int(limit) if limit.isdigit() else limit)
-            assert handler.fn.__module__ in (api.__name__, compare_api.__name__)
+            assert handler.fn.__module__ in (api.__name__, compare_api.__name__, home_api.__name__)
             if given == ROWS_GIVEN:  # these have components of their own, whose order is that of the parameters
                 assert [c.label for c in handler.inputs] == ["Recipe (YAML)", "File of rows", "Pasted rows"]
                 assert [type(c) for c in handler.inputs] == [gr.Textbox, gr.File, gr.Textbox]

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner import cli_compare, terminal
+from tuner import cli_compare, cli_home, terminal
 from tuner.errors import TunerError
 from tuner.metrics import METRICS
 from tuner.training.launch import ensure_one_process
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Options = argparse.Namespace
 RECIPE = ("recipe", "a YAML file, a file of rows, or the name of a shipped recipe such as corporate")
-RUN = ("run", "a run's folder or its id")
+RUN = cli_home.RUN
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,9 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("others", nargs="*", metavar="RUN", help="more runs on the same base, for a weighted merge")
     merge.add_argument("--weights", help="a weight for each run, such as 0.7,0.3; equal weights by default")
     merge.add_argument("--out", type=Path, metavar="FOLDER", help="the folder for a weighted merge")
-    push = command("push", _push, "Push the adapter and its card to the Hub.", RUN, ("repo", "owner/name, or a name"))
-    push.add_argument("--public", action="store_true", help="make it public; it is private by default")
-    push.add_argument("--failed-merge", action="store_true", help="push it although merging it failed")
+    cli_home.add_commands(command)
     command("runs", _runs, "List the runs.")
     command("methods", _methods, "List the methods and what they can do.")
     compare = command("compare", _compare, cli_compare.HELP)
@@ -285,17 +283,6 @@ def _merge_weighted(options: Options, opened: list["Run"]) -> None:
     merge.merge_weighted(dict(zip(opened, weights)), options.out)
     shares = dict(zip(_names(opened), weights))
     print(json.dumps({"merged": str(options.out), "shares": shares}) if options.json else options.out)
-
-
-def _push(options: Options) -> None:
-    from huggingface_hub import get_token
-
-    from tuner import runs
-    from tuner.hub import push
-
-    run, token = runs.open_run(options.run), os.environ.get("HF_TOKEN") or get_token()
-    url = push.push(run, options.repo, token=token, private=not options.public, failed_merge=options.failed_merge)
-    print(json.dumps({"url": url}) if options.json else url)
 
 
 def _runs(options: Options) -> None:

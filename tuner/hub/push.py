@@ -8,18 +8,17 @@ Everything that can be checked is checked before anything is written. The token 
 no default, because on a shared page this machine's login is not the visitor's.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import hub_errors, names
 from tuner.errors import TunerError
-from tuner.hub.card import base_card, card, public_recipe
+from tuner.hub import contents
+from tuner.hub.contents import TOKENIZER, Files
 from tuner.inference import merge_check
-from tuner.methods.files import CONFIG, SECOND
 from tuner.methods.files import WEIGHTS as ADAPTER
-from tuner.models.fetch import FILES, fetch_model, is_shipped
+from tuner.models.fetch import is_shipped
 from tuner.names import BASE_SUFFIX
 from tuner.run_files import deleted
 from tuner.runs import Run
@@ -30,14 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TOKENIZER = (
-    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json",
-    "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt",
-)  # fmt: skip
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".gguf", ".h5", ".onnx")
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
-
-Files = dict[str, Path | bytes]  # path in the repository -> a file, or its content
 
 
 def push(
@@ -90,10 +83,8 @@ _NO_TOKEN = (
 def _run_problem(run: Run, failed_merge: bool) -> str | None:
     if run.is_training:
         return f"Run {run.id} is still in training. Wait until it ends, or stop it: what it learned is kept."
-    if not (run.adapter / CONFIG).is_file() or not (run.adapter / ADAPTER).is_file():
-        if any(run.adapter.glob("*.bin")):
-            return f"The adapter of run {run.id} is a pickle, which is never pushed. Convert it to safetensors."
-        return f"Run {run.id} has no adapter yet. Train it first, then push."
+    if problem := contents.CONTENTS["adapter"].problem(run):
+        return problem
     if own_folder := run.plan.get("model_folder"):
         return (
             f"The base model '{Path(own_folder).name}' is a folder on this machine, so nobody else could load the "
@@ -111,41 +102,8 @@ def _pushes(run: Run, repo_id: str) -> dict[str, Files]:
     """The files of each repository to push to; a shipped base model comes first."""
     name = run.recipe.model.name
     base = repo_id + BASE_SUFFIX if is_shipped(name) else None
-    adapter = _adapter_files(run, repo_id, base)
-    return {base: _base_files(run, repo_id), repo_id: adapter} if base else {repo_id: adapter}
-
-
-def _adapter_files(run: Run, repo_id: str, base: str | None) -> Files:
-    scores = run.read_json("evaluation.json")
-    files: Files = {
-        **_part(run, "", base),
-        "README.md": card(run, repo_id, base).encode(),
-        "recipe.yaml": public_recipe(run.recipe).to_yaml().encode(),
-    }
-    if (run.adapter / SECOND).is_dir():
-        files |= _part(run, f"{SECOND}/", base)
-    files |= {name: run.adapter / name for name in TOKENIZER if (run.adapter / name).is_file()}
-    return files | ({"evaluation.json": _json(scores)} if scores else {})
-
-
-def _part(run: Run, place: str, base: str | None) -> Files:
-    """Weights and configuration of the adapter, or of the part of a hybrid in the subfolder `place`."""
-    config = run.read_json(f"adapter/{place}{CONFIG}")
-    config["base_model_name_or_path"] = base or run.recipe.model.name
-    # The exact version that it was trained on, even if the base model changes later.
-    config["revision"] = None if base else run.plan.get("revision") or run.recipe.model.revision
-    return {place + CONFIG: _json(config), place + ADAPTER: run.adapter / place / ADAPTER}
-
-
-def _base_files(run: Run, adapter: str) -> Files:
-    model = run.recipe.model
-    folder = fetch_model(model)
-    files = {path.name: path for pattern in FILES for path in sorted(folder.glob(pattern))}
-    return files | {"README.md": base_card(model.name, adapter).encode()}
-
-
-def _json(value: dict) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    adapter = contents.adapter(run, repo_id, base)
+    return {base: contents.base(run, repo_id), repo_id: adapter} if base else {repo_id: adapter}
 
 
 def _check_rights(account: dict, repos: dict[str, Files]) -> None:

@@ -24,7 +24,7 @@ from tuner.ui import actions, bounds, progress, run_queue
 from tuner.ui import rows as scored_rows
 from tuner.ui.actions import Entered
 from tuner.ui.problems import problems_of
-from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
+from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret
 from tuner.ui.wiring import CHECKS, LOOKS, MODELS, MOST_LISTED
 
 # Callers who follow a run, waiting or in training: as many as there may be runs, and some to be refused in a sentence.
@@ -69,7 +69,6 @@ def build() -> None:
         (delete, {}),
         (chat, MODELS),
         (merge, MODELS),
-        (push, {}),
     ):
         gr.api(for_visitor(function), api_name=function.__name__, **{"concurrency_limit": 4, **limits})
 
@@ -315,25 +314,3 @@ def merge(run: str, secret: str = "", visitor: Visitor = ANYBODY) -> dict:
         answers by more than rounding does (merge_error, merge_tolerance: of the logits).
     """
     return actions.merge(run, with_secret(visitor, run, secret))
-
-
-def push(
-    run: str,
-    repository: str,
-    token: str = "",
-    private: bool = True,
-    failed_merge: bool = False,
-    secret: str = "",
-    visitor: Visitor = ANYBODY,
-) -> str:
-    """Push the adapter with its tokenizer and model card to your repository; returns its address.
-
-    Args:
-        run: The run's id.
-        repository: owner/name, or a name.
-        token: A Hub token with write access, used once and not stored; without it, your sign-in is used.
-        private: Whether only you can see the repository.
-        failed_merge: Whether to push it although merging it changed its answers; such a push is refused without.
-        secret: The run's secret, which /train gave you.
-    """
-    return actions.push(run, repository, private, with_secret(with_token(visitor, token), run, secret), failed_merge)

@@ -11,7 +11,7 @@ from tuner.data import table
 from tuner.errors import TunerError
 from tuner.planning import forecast
 from tuner.runs import Run
-from tuner.ui import actions, api, compare_api, compare_tab, ownership, playground_tab, runs_tab, train_tab
+from tuner.ui import actions, api, compare_api, compare_tab, home_api, ownership, playground_tab, runs_tab, train_tab
 from tuner.ui.blocks import Page
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret
 from tuner.ui.wiring import BY_LINK, CHECKS, MOST_LISTED, NOBODY, PRIVATE, remembered, resumed, with_list, with_run
@@ -111,6 +111,7 @@ def build() -> gr.Blocks:
     with Page(title="Tuner", fill_width=True, analytics_enabled=False, delete_cache=CLEAN) as page:
         api.build()  # first, so that no tab's handler takes an endpoint's name
         compare_api.build()
+        home_api.build()
         browser = gr.BrowserState(NOBODY, storage_key="tuner", secret=KEPT_SECRET)
         gr.HTML(HEADER)
         with gr.Tabs(elem_id="tabs") as tabs:

@@ -1,0 +1,33 @@
+"""The named endpoints with which a run leaves this Space, for gradio_client and other programs."""
+
+import gradio as gr
+
+from tuner.ui import actions
+from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
+
+
+def build() -> None:
+    """Add the endpoints to the page that is being built."""
+    gr.api(for_visitor(push), api_name="push", concurrency_limit=4)
+
+
+def push(
+    run: str,
+    repository: str,
+    token: str = "",
+    private: bool = True,
+    failed_merge: bool = False,
+    secret: str = "",
+    visitor: Visitor = ANYBODY,
+) -> str:
+    """Push the adapter with its tokenizer and model card to your repository; returns its address.
+
+    Args:
+        run: The run's id.
+        repository: owner/name, or a name.
+        token: A Hub token with write access, used once and not stored; without it, your sign-in is used.
+        private: Whether only you can see the repository.
+        failed_merge: Whether to push it although merging it changed its answers; such a push is refused without.
+        secret: The run's secret, which /train gave you.
+    """
+    return actions.push(run, repository, private, with_secret(with_token(visitor, token), run, secret), failed_merge)
