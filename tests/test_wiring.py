@@ -14,7 +14,20 @@ from wires import BuiltPage
 from tuner.data import table
 from tuner.data.parse import NAMED
 from tuner.planning import forecast
-from tuner.ui import actions, api, checking, chooser, compare_api, home_api, door, form, page, run_queue, runs_tab, train_tab
+from tuner.ui import (
+    actions,
+    api,
+    checking,
+    chooser,
+    compare_api,
+    door,
+    form,
+    home_api,
+    page,
+    run_queue,
+    runs_tab,
+    train_tab,
+)
 from tuner.ui.visitor import GIVEN, Visitor
 from tuner.ui.wiring import NOBODY, remembered
 
