@@ -29,6 +29,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 from hub_wire import Handler, Refusal, Seen, entry
 
 
@@ -111,7 +112,14 @@ class Repo:
             config = json.loads(self.commits[sha]["config.json"])
             known = ("architectures", "model_type", "quantization_config")
             facts["config"] = {key: config[key] for key in known if key in config}
+        facts["cardData"] = _front_matter(self.commits[sha].get("README.md", b"").decode())
         return names | facts | {"_id": "0", "sha": sha, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings}
+
+
+def _front_matter(card: str) -> dict:
+    """The facts at the beginning of a card."""
+    _, _, rest = card.partition("---\n") if card.startswith("---\n") else ("", "", "")
+    return yaml.safe_load(rest.partition("\n---")[0]) or {}
 
 
 class Hub:

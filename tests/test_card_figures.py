@@ -120,7 +120,7 @@ def test_the_settings_on_a_card_are_those_given_and_those_chosen_with_the_reason
     assert rows["data.format"][0] == "chatml"
     assert rows["data.columns"][0] == r'{"prompt": "frå\|ge"}'
     assert "| data.columns |" not in card.card(recorded(tmp_path))
-    assert rows["data.source"][0] == "y.csv"
+    assert rows["data.source"][0] == "rows.csv"
     empty = {"model.revision", "budget.steps", "budget.epochs", "budget.seconds", "evaluation.seconds"}
     empty |= {f"data.{name}" for name in ("split", "heldout_split", "system", "max_rows", "seed")}
     names = [
@@ -262,15 +262,33 @@ CHANGES = {  # settings and what the run's files hold instead -> what the card s
     ),
     "a shipped source": (
         {"data.source": "corporate.jsonl", "data.config": None},
-        {},
+        {"plan": PLAN | {"data": {"origin": "example", "revision": None}}},
         ["rows of `corporate.jsonl`, an example that comes with Tuner. It contains"],
         ["datasets/"],
     ),
-    "a file": (
-        {"data.source": r"C:\jane\`my` rows.csv"},
+    "a visitor's file that is named like an example": (
+        {"data.source": "corporate.jsonl", "data.config": None},
+        {"plan": PLAN | {"data": {"origin": "own", "revision": None}}},
+        ["- source: a file that is not published\n", "| data.source | rows.jsonl |"],
+        ["comes with Tuner", "corporate.jsonl"],
+    ),
+    "a dataset's commit": (
         {},
-        ["- source: `'my' rows.csv`, a file that is not published\n"],
-        ["jane", "datasets/"],
+        {"plan": PLAN | {"data": {"origin": "hub", "revision": "beef"}}},
+        ["knkarthick/dialogsum) (en), revision `beef`\n"],
+        [],
+    ),
+    "a file, whose name the warnings tell": (
+        {"data.source": r"C:\jane\`my` rows.csv"},
+        {"plan": PLAN | {"warnings": ["`my` rows.csv has a header."]}},
+        ["- source: a file that is not published\n", "- warning: the file has a header.\n"],
+        ["jane", "my", "datasets/"],
+    ),
+    "several files": (
+        {"data.source": ["a/layoffs.train.csv", "b/layoffs-test.jsonl.gz", "secret.plans"]},
+        {},
+        ['| data.source | ["rows-1.train.csv", "rows-2.test.jsonl.gz", "rows-3"] |'],
+        ["layoffs", "secret"],
     ),
     "a folder by another path": (
         {"model.name": "../models/.."},
@@ -281,13 +299,13 @@ CHANGES = {  # settings and what the run's files hold instead -> what the card s
     "a file that is there": (
         {"data.source": str(Path(__file__))},
         {},
-        ["- source: `test_card_figures.py`, a file that is not published\n"],
-        ["comes with Tuner"],
+        ["- source: a file that is not published\n"],
+        ["comes with Tuner", "test_card_figures"],
     ),
     "a file in a folder": (
         {"data.source": "jane/Rows.JSONL"},
         {},
-        ["- source: `Rows.JSONL`, a file that is not published\n"],
+        ["- source: a file that is not published\n", "| data.source | rows.jsonl |"],
         ["jane", "datasets/"],
     ),
 }
@@ -365,7 +383,7 @@ def test_the_front_matter_says_what_the_hub_lists_a_model_by(tmp_path):
         "pipeline_tag": "text-classification",
         "tags": ["tuner", "full", "text-classification"],
         "metrics": ["accuracy"],
-        "results": ("run", task, {"type": "custom", "name": "mine.csv, held-out rows"}, scored),
+        "results": ("run", task, {"type": "custom", "name": "a file that is not published, held-out rows"}, scored),
     }
     base = {"base_model": "a/b", "base_model_relation": "finetune"}
     assert front(card.card(run, "a/run", "a/b")) == facts | base

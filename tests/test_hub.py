@@ -145,6 +145,7 @@ def test_a_push_is_one_private_commit_of_just_what_is_needed(hub, named, finishe
     assert len(repo.commits) == 2  # the one that made it, and ours
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     ours = {"adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml", "evaluation.json"}
+    ours |= {"curve.png"}
     assert set(repo.files) - {".gitattributes", "chat_template.jinja"} == ours | tokenizer
     assert repo.files["adapter_model.safetensors"] == (finished.adapter / "adapter_model.safetensors").read_bytes()
     config = json.loads(repo.files["adapter_config.json"])
@@ -164,12 +165,12 @@ def test_what_is_pushed_names_no_place_on_this_machine(hub, named, tmp_path, mon
     token = hub.user("alice")
     secret = tmp_path / "home" / "jane" / "tickets.csv"
     named.write_text("recipe.yaml", named.recipe.with_settings({"data.source": str(secret)}).to_yaml())
+    named.write_json("plan.json", named.plan | {"data": {"origin": "own", "revision": None}})
     config = named.read_json("adapter/adapter_config.json")
     named.write_json("adapter/adapter_config.json", config | {"base_model_name_or_path": str(tmp_path / "base")})
     push(named, "bosses", token=token, endpoint=hub.url)
     files = hub.repo("alice/bosses").files
-    assert "tickets.csv" in files["README.md"].decode()
-    for place in (str(tmp_path), str(Path.home()), str(ROOT), "jane", named.id + "/", token):
+    for place in ("tickets", str(tmp_path), str(Path.home()), str(ROOT), "jane", named.id + "/", token):
         assert not [name for name, content in files.items() if place.encode() in content], place
 
 
@@ -299,6 +300,7 @@ def test_the_card_says_what_was_not_measured_and_keeps_strange_text_apart(named)
     (named.path / "events.jsonl").unlink()
     settings = {"data.source": "knkarthick/dialogsum", "name": "x\n# y", "data.system": "a|b\n<script>"}
     named.write_text("recipe.yaml", named.recipe.with_settings(settings).to_yaml())
+    named.write_json("plan.json", named.plan | {"data": {"origin": "hub", "revision": None}})
     text = card(named)
     assert "Held-out scores: not measured" in text
     assert "time: not measured, device: not measured" in text
@@ -347,7 +349,8 @@ def test_just_the_adapters_own_files_are_pushed(hub, light):
     files = dict(hub.repo("alice/x").files)
     assert {name: files.pop(name).decode() for name in tokenizer} == {name: name for name in tokenizer}
     del files[".gitattributes"]
-    assert files.pop("README.md").decode() == card(light, "alice/x")
+    assert files.pop("README.md").decode() == card(light, "alice/x", has_curve=True)
+    assert files.pop("curve.png").startswith(b"\x89PNG")
     assert files.pop("recipe.yaml").decode() == light.recipe.to_yaml()
     assert files.pop("adapter_model.safetensors") == b"weights"
     assert files.pop("second/adapter_model.safetensors") == b"more weights"
@@ -376,7 +379,7 @@ def test_beside_a_shipped_base_the_adapter_names_the_copy_and_no_revision(hub, l
     card_of_base = {"README.md": base_card("tiny-office", "alice/x").encode()}
     assert {name: data for name, data in copy.files.items() if name != ".gitattributes"} == shipped | card_of_base
     files = hub.repo("alice/x").files
-    assert files["README.md"].decode() == card(light, "alice/x", "alice/x-base")
+    assert files["README.md"].decode() == card(light, "alice/x", "alice/x-base", has_curve=True)
     config = {"r": 7, "base_model_name_or_path": "alice/x-base", "revision": None}
     assert json.loads(files["adapter_config.json"]) == config
 

@@ -55,6 +55,13 @@ class Prompting(TypedDict, total=False):
     why_not: str
 
 
+class Source(TypedDict):
+    """Where the rows are from: of one's own, an example that comes with Tuner, or the Hub at a commit."""
+
+    origin: str
+    revision: str | None
+
+
 class PlanFile(TypedDict, total=False):
     """plan.json; who asks for a missing entry is told that it is incomplete."""
 
@@ -63,6 +70,7 @@ class PlanFile(TypedDict, total=False):
     labels: list[str]
     settings: dict[str, JsonValue]
     revision: str | None
+    data: Source
     model_folder: str | None
     origin: str | None  # of a base that was published quantized: the model that it was made from, if its card says so
     rows: Count

@@ -60,7 +60,7 @@ def _joined(tables: list[Table], title: str, data: recipe.Data) -> Table:
     if len(rows) > table.MAX_ROWS and data.max_rows is None:
         raise TunerError(table.too_many(title, f"{len(rows):,} rows, more than"))
     table.check_cells(len(rows), tables[0].columns, title)
-    named = [_split_of(part.name) for part in tables]
+    named = [split_of(part.name) for part in tables]
     notes, splits = list(chain.from_iterable(part.notes for part in tables)), None
     if any(part.splits for part in tables):
         splits = list(chain.from_iterable(part.splits or ["train"] * len(part.rows) for part in tables))
@@ -72,7 +72,7 @@ def _joined(tables: list[Table], title: str, data: recipe.Data) -> Table:
     return Table(title, tables[0].columns, rows, splits, notes=tuple(notes), parts=tuple(tables))
 
 
-def _split_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
     """The split that a file's name ends with: "dialogsum.train.jsonl" is train; None if it names none."""
     stem = Path(name).name.lower().removesuffix(parse.GZIP)
     last = stem.rpartition(".")[0].replace("-", ".").replace("_", ".").rpartition(".")[2]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def read_hub(data: recipe.Data, token: str | bool | None = None) -> Table:
             ) from error
         if type(builder).__module__.rpartition(".")[2] not in READERS:
             raise TunerError(_UNREADABLE.format(name=name))
-        return _stream(builder.as_streaming_dataset(), data)
+        return replace(_stream(builder.as_streaming_dataset(), data), origin="hub", revision=info.sha)
     except TunerError:
         raise
     except Exception as error:

@@ -5,6 +5,7 @@ A shared page must not read this machine's files: `read` follows paths only in t
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from tuner import names, recipe
@@ -40,7 +41,8 @@ def read(data: recipe.Data, base: Path | None = None, *, local: bool, token: str
     if all(files):
         shipped = [file.parent == recipe.EXAMPLES for file in files]
         named = [source if known else None for source, known in zip(data.sources, shipped, strict=True)]
-        return read_files(files, named, data)
+        rows = read_files(files, named, data)
+        return replace(rows, origin="example") if all(shipped) else rows
     missing = next(source for source, file in zip(data.sources, files, strict=True) if not file)
     if is_hub_name(data.source) and not (local and os.path.exists(data.source)):
         return read_hub(data, token or (None if local else False))

@@ -37,6 +37,8 @@ class Table:
     has_header: bool = False  # the names of the columns are those of the first line
     media: tuple[str, ...] = ()  # columns of pictures, sounds and the like, which were left out
     parts: tuple["Table", ...] = ()  # the tables of several files, which follow each other
+    origin: str = "own"  # or "example", which comes with Tuner, or "hub"
+    revision: str | None = None  # of a dataset on the Hub, the commit
 
     def place(self, index: int) -> tuple[int, int | None, str]:
         """A row's number, its line if lines are counted, and what it is a row of."""

@@ -1,69 +1,62 @@
-"""The model card: what an adapter is, how to use it, whether it helped, what it learned from, how it was trained.
+"""The model card: what was trained, how to use it, whether it helped, what it learned from, how it was trained.
 
 A card states only what the run's folder records; whatever is missing there is "not measured". No path of this machine
-appears in it.
+appears in it, nor the name of a file of one's own.
 """
 
 import re
-from importlib import metadata
-from pathlib import PurePath
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from tuner.data.sources import is_hub_name
-from tuner.hub.card_scores import UNKNOWN, before_and_after, cell, line, scores_section
+from tuner.hub import card_data
+from tuner.hub.card_front import front_matter
+from tuner.hub.card_scores import UNKNOWN, before_and_after, counted, line, scores_section
+from tuner.hub.card_training import CURVE, settings_section, training_section
 from tuner.hub.card_use import kind_of, use
 from tuner.inference import merge_check
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import PRECISIONS
-from tuner.metrics import metric_of
-from tuner.recipe import EXAMPLES, Recipe
+from tuner.recipe import Recipe
 from tuner.runs import Run
-from tuner.tasks import TaskRow, task_of
-from tuner.training import ending
 from tuner.words import count
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "huggingface_hub")
+UNCHANGED: Mapping[str, str] = MappingProxyType({})
 
 
-def card(run: Run, repo: str | None = None, base: str | None = None) -> str:
+def card(
+    run: Run,
+    repo: str | None = None,
+    base: str | None = None,
+    *,
+    kind: str | None = None,
+    data_name: str | None = None,
+    licenses: Mapping[str, str] = UNCHANGED,
+    has_curve: bool = False,
+) -> str:
     """The card as Markdown with YAML front matter, for `repo` ("owner/name") on the Hub.
 
     `base` is the base model's name on the Hub if it differs from the recipe's: a shipped model is pushed as well.
+    `kind` is "merged" for the merged model, and otherwise that of the adapter. `data_name` is what the owner of a file
+    calls it. `licenses` are those of "base" and "data" as their cards on the Hub say. `has_curve`: whether the file
+    CURVE stands beside the card.
     """
-    recipe, scores = _shown_recipe(run), run.read_json("evaluation.json") or {}
-    kind = kind_of(run)
+    recipe, scores = card_data.without_paths(run), run.read_json("evaluation.json") or {}
+    kind = kind or kind_of(run)
     title = (repo or recipe.name or f"adapter-{run.id}").rpartition("/")[2]
+    place = repo or "OWNER/" + re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII)
+    facts = front_matter(run, scores, title, base, kind, card_data.title(run, data_name), licenses)
     parts = [
         f"# {line(title)}",
-        _summary(run, recipe, base),
-        use(run, recipe, base, repo or "OWNER/" + re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII), kind),
+        _summary(run, recipe, base, kind, data_name),
+        use(run, recipe, base, place, kind),
         scores_section(run, scores),
         before_and_after(scores),
-        _data(run, recipe),
-        _settings(run, recipe),
-        _training(run),
-        _limits(run, recipe, scores),
+        card_data.data_section(run, data_name, licenses.get("data")),
+        settings_section(run),
+        training_section(run) + (f"\n\n![Training and held-out loss by step]({CURVE})" if has_curve else ""),
+        _limits(run, recipe, scores, kind, licenses.get("base")),
     ]
-    return (
-        f"---\n{_front_matter(run, recipe, scores, title, base, kind)}\n---\n\n"
-        + "\n\n".join(filter(None, parts))
-        + "\n"
-    )
-
-
-def public_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with the data file's name in place of its path on this machine."""
-    return recipe.with_settings({"data.source": _source(recipe)})
-
-
-def without_paths(run: Run) -> Recipe:
-    """The run's recipe with names in place of this machine's paths."""
-    return public_recipe(_shown_recipe(run))
-
-
-def _shown_recipe(run: Run) -> Recipe:
-    """The run's recipe, with a model folder's name in place of its path."""
-    own_folder = run.plan.get("model_folder")
-    return run.recipe.with_settings({"model.name": PurePath(own_folder).name}) if own_folder else run.recipe
+    return f"---\n{facts}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"
 
 
 def base_card(name: str, adapter: str) -> str:
@@ -76,49 +69,7 @@ def base_card(name: str, adapter: str) -> str:
     )
 
 
-def _source(recipe: Recipe) -> str:
-    named = recipe.data.sources
-    return ", ".join(name if is_hub_name(name) else PurePath(name.replace("\\", "/")).name for name in named)
-
-
-def _front_matter(run: Run, recipe: Recipe, scores: dict, title: str, base: str | None, kind: str) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
-
-    hub_data, task = is_hub_name(recipe.data.source), _task(run)
-    quantized = ["qlora"] if recipe.model.quantization != "none" and recipe.method.name == "lora" else []
-    name = base or (recipe.model.name if "/" in recipe.model.name else None)
-    metric = metric_of(scores)
-    is_scored = metric.name in scores.get("adapter", {})
-    facts = {
-        "base_model": name,
-        "base_model_relation": ("finetune" if METHODS[recipe.method.name].changes_base else "adapter")
-        if name
-        else None,
-        "library_name": "peft" if kind in ("peft", "hybrid") else "transformers",
-        "pipeline_tag": task.pipeline,
-        "tags": ["tuner", recipe.method.name, *quantized, *(["sft"] if task.generates else []), task.pipeline],
-        "datasets": [recipe.data.source] if hub_data else None,
-        "metrics": [metric.hub] if is_scored else None,
-    }
-    if is_scored:
-        facts["model_name"] = title
-        facts["eval_results"] = [
-            EvalResult(
-                task_type=task.pipeline,
-                task_name=task.title.capitalize(),
-                dataset_type=recipe.data.source if hub_data else "custom",
-                dataset_name=f"{_source(recipe)}, held-out rows",
-                dataset_config=recipe.data.config,
-                dataset_split=recipe.data.heldout_split,
-                metric_type=metric.hub,
-                metric_name=metric.title,
-                metric_value=scores["adapter"][metric.name],
-            )
-        ]
-    return ModelCardData(**facts).to_yaml()
-
-
-def _summary(run: Run, recipe: Recipe, base: str | None) -> str:
+def _summary(run: Run, recipe: Recipe, base: str | None, kind: str, data_name: str | None) -> str:
     revision = run.plan.get("revision")
     name = base or recipe.model.name
     where = "a model that is not published" if run.plan.get("model_folder") else "a model that comes with Tuner"
@@ -126,75 +77,19 @@ def _summary(run: Run, recipe: Recipe, base: str | None) -> str:
     pinned = f", revision `{revision}`" if revision and not base else ""
     ours = f" (Tuner's example model {recipe.model.name}, unchanged)" if base and base != recipe.model.name else ""
     title = METHODS[recipe.method.name].title
+    trained = f"trained with Tuner, using {title}, on {_rows(run)} of {card_data.source(run, data_name)}"
+    if kind == "merged":
+        return (
+            f"This model is {link}{ours}{pinned} with an adapter merged into its weights. The adapter was {trained}. "
+            "The model is used like its base model."
+        )
     return (
-        f"This adapter for {link}{ours}{pinned} was trained with Tuner, using {title}, on {_rows(run)} "
-        f"of {_link(recipe)}. It contains only the trained weights: load it together with its base model, as "
-        "shown below."
+        f"This adapter for {link}{ours}{pinned} was {trained}. It contains only the trained weights: load it together "
+        "with its base model, as shown below."
     )
 
 
-def _data(run: Run, recipe: Recipe) -> str:
-    plan = run.plan
-    choices = {choice["setting"]: choice for choice in plan.get("chosen", [])}
-    unknown = {"value": UNKNOWN, "reason": ""}
-    heldout, form = choices.get("held-out rows", unknown), choices.get("format", unknown)
-    tokens, trained = _count(plan.get("tokens"), "token"), _number(plan.get("trained_tokens"))
-    lines = [
-        f"- source: {_link(recipe)}",
-        f"- training: {_rows(run)} with {tokens}, {trained} of them learned from",
-        f"- held out: {_count(plan.get('heldout_rows'), 'row')}. {line(heldout['reason'])}",
-        f"- format: {line(form['value'])}. {line(form['reason'])}",
-        f"- truncated: {_count(plan.get('truncated_rows'), 'row')}",
-    ]
-    warnings = [f"- warning: {line(warning)}" for warning in plan.get("warnings", [])]
-    return "## Data\n\n" + "\n".join([*lines, *warnings])
-
-
-def _settings(run: Run, recipe: Recipe) -> str:
-    chosen = {choice["setting"]: choice for choice in run.plan.get("chosen", [])}
-    lines = ["| setting | value | meaning |", "|---|---|---|"]
-    shown = public_recipe(recipe)
-    for part in Recipe.model_fields:
-        holder = getattr(shown, part)
-        fields = type(holder).model_fields if hasattr(type(holder), "model_fields") else None
-        rows = [(f"{part}.{k}", getattr(holder, k), f) for k, f in fields.items()] if fields else []
-        for name, value, field in rows or [(part, holder, Recipe.model_fields[part])]:
-            choice = chosen.get(name.rpartition(".")[2]) if value in (None, "auto", "all-linear") else None
-            value = choice["value"] if choice else value
-            if value is None or value == {}:
-                continue
-            why = f" ({choice['reason']})" if choice else ""
-            lines.append(f"| {name} | {cell(value)} | {cell(field.description + why)} |")
-    return "## Settings\n\n" + "\n".join(lines)
-
-
-def _training(run: Run) -> str:
-    start, end, step, heldout = (run.last_event(kind) or {} for kind in ("start", "end", "step", "heldout"))
-    plan = run.plan
-    reason = {
-        "steps": "all steps done",
-        "clock": "all seconds used",
-        "stopped": "stopped early",
-        "patience": "stopped early",
-    }.get(end.get("reason"))
-    steps, planned = end.get("step"), step.get("steps")
-    share = f" of {planned:,}" if planned and planned != steps else ""
-    seconds = UNKNOWN if end.get("seconds") is None else f"{end['seconds']:.1f} s"
-    epochs = f"{UNKNOWN} epochs" if step.get("epoch") is None else count(step["epoch"], "epoch")
-    heldout_loss, loss = (UNKNOWN if e.get("loss") is None else e["loss"] for e in (heldout, step))
-    trained, all_parameters = _number(plan.get("trainable_parameters")), _number(plan.get("model_parameters"))
-    lines = [
-        f"- steps: {_number(steps)}{share} ({epochs}){f', {reason}' if reason else ''}",
-        f"- time: {seconds}, device: {line(start.get('device', UNKNOWN))}, {_count(step.get('tokens'), 'token')}",
-        f"- final loss: {loss} (training), {heldout_loss} (held-out), in nats per token",
-        f"- parameters: {trained} trained; the base model has {all_parameters}",
-        *(f"- {sentence}" for sentence in ending.sentences(end)),
-    ]
-    versions = ", ".join(f"{name} {version}" for name in LIBRARIES if (version := _version(name)))
-    return "## Training\n\n" + "\n".join(lines) + f"\n\nLibrary versions when this card was written: {versions}."
-
-
-def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
+def _limits(run: Run, recipe: Recipe, scores: dict, kind: str, license: str | None) -> str:
     check = run.read_json("merge_check.json")
     saved = (merge_check.problem(check) or merge_check.in_float32(check)) if check else ""
     merged = (
@@ -206,12 +101,14 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
         if METHODS[recipe.method.name].mergeable
         else "What it learned can't be merged into the base model."
     )
+    loaded = "This model is" if kind == "merged" else "The code above loads the base model"
     precision = (
-        f"It was trained and scored on the base model in {PRECISIONS[recipe.model.quantization]}. The code above "
-        "loads the base model unquantized, so the answers can differ slightly. "
+        f"It was trained and scored on the base model in {PRECISIONS[recipe.model.quantization]}. {loaded} "
+        "unquantized, so the answers can differ slightly. "
         if recipe.model.quantization != "none" and "origin" not in run.plan  # such a base is published quantized
         else ""
     )
+    licensed = f" ({line(license)})" if license else ""
     lines = [
         f"It learned one narrow task from {_rows(run)}. On anything else, expect it to be no better than the "
         "base model, or worse.",
@@ -223,39 +120,10 @@ def _limits(run: Run, recipe: Recipe, scores: dict) -> str:
         f"kernels are not deterministic; how far apart two runs on a GPU end is {UNKNOWN}.",
         "It may repeat rows that it was trained on, and this card may show held-out rows. Consider both before you "
         "make the repository public.",
-        "The base model's license, languages and biases apply here as well.",
+        f"The base model's license{licensed}, languages and biases apply here as well.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _link(recipe: Recipe) -> str:
-    source, config = recipe.data.title, f" ({recipe.data.config})" if recipe.data.config else ""
-    if is_hub_name(source):
-        return f"[{source}](https://huggingface.co/datasets/{source}){config}"
-    # A path stays the user's own file, even an absolute one, which joining would leave as it is.
-    is_shipped = PurePath(source).name == source and (EXAMPLES / source).is_file()
-    origin = "an example that comes with Tuner" if is_shipped else "a file that is not published"
-    return f"`{line(_source(recipe))}`, {origin}"
-
-
-def _task(run: Run) -> TaskRow:
-    return task_of(run.plan)
-
-
 def _rows(run: Run) -> str:
-    return _count(run.plan.get("rows"), "row")
-
-
-def _number(number: int | None) -> str:
-    return UNKNOWN if number is None else f"{number:,}"
-
-
-def _count(number: int | None, noun: str) -> str:
-    return f"{UNKNOWN} {noun}s" if number is None else count(number, noun)
-
-
-def _version(library: str) -> str | None:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None
+    return counted(run.plan.get("rows"), "row")

@@ -121,3 +121,13 @@ def line(text: str) -> str:
 def cell(value: object) -> str:
     """A value in a cell of a table."""
     return line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).replace("|", "\\|")
+
+
+def number(value: int | None) -> str:
+    """The number with commas, or that it is unknown."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def counted(value: int | None, noun: str) -> str:
+    """The number with its noun, or that it is unknown."""
+    return f"{UNKNOWN} {noun}s" if value is None else count(value, noun)

@@ -27,7 +27,7 @@ def use(run: Run, recipe: Recipe, base: str | None, repo: str, kind: str) -> str
 
 
 def kind_of(run: Run) -> str:
-    """How the adapter is loaded: peft, hybrid (two parts), or one of our own kinds, selected or bottleneck."""
+    """How the run's adapter is loaded: peft, hybrid (two parts), or one of our own kinds, selected or bottleneck."""
     config = run.read_json(f"adapter/{CONFIG}") or {}
     if "native" in config:
         return config["method"]
@@ -51,6 +51,8 @@ def _load(run: Run, recipe: Recipe, task: TaskRow, base: str, repo: str, kind: s
     head = f"from transformers import {task.auto_class}, AutoTokenizer\n\n"
     load_base = f'model = {task.auto_class}.from_pretrained("{base}"{pinned})\n'
     load_adapter = f'model = PeftModel.from_pretrained(model, "{repo}")\n'
+    if kind == "merged":
+        return f'{head}model = {task.auto_class}.from_pretrained("{repo}")\n{tokenizer}'
     if kind == "selected":
         imports = "from huggingface_hub import hf_hub_download\nfrom safetensors.torch import load_file\n"
         weights = f'load_file(hf_hub_download("{repo}", "adapter_model.safetensors"))'

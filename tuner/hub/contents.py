@@ -4,8 +4,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tuner.hub.card import base_card, card, public_recipe
+from tuner.hub import curve
+from tuner.hub.card import base_card, card
+from tuner.hub.card_data import public_recipe
+from tuner.hub.card_training import CURVE
 from tuner.inference import merge_check
 from tuner.methods.files import CONFIG, SECOND, WEIGHTS
 from tuner.models.fetch import FILES, fetch_model
@@ -26,12 +30,13 @@ class Content:
     title: str  # as it stands on the page
     problem: Callable[[Run], str | None]  # why there is none of this run, in a sentence with what to do
     # The files, for the repository "owner/name" with the base model's name on the Hub if it differs from the recipe's.
-    files: Callable[[Run, str, str | None], Files]
+    # What else the card is told, such as data_name, is as for `card`.
+    files: Callable[..., Files]
 
 
-def adapter(run: Run, repo: str, base: str | None) -> Files:
+def adapter(run: Run, repo: str, base: str | None, **told: Any) -> Files:
     """Adapter, tokenizer, card, recipe and scores."""
-    files = _described(run, repo, base) | _part(run, "", base)
+    files = _described(run, repo, base, **told) | _part(run, "", base)
     if (run.adapter / SECOND).is_dir():
         files |= _part(run, f"{SECOND}/", base)
     return files | {name: run.adapter / name for name in TOKENIZER if (run.adapter / name).is_file()}
@@ -45,20 +50,20 @@ def base(run: Run, adapter: str) -> Files:
     return files | {"README.md": base_card(model.name, adapter).encode()}
 
 
-def merged(run: Run, repo: str, base: str | None) -> Files:
+def merged(run: Run, repo: str, base: str | None, **told: Any) -> Files:
     """The merged model with its tokenizer, card, recipe and scores. The run must be merged."""
     model = {path.name: path for path in sorted(run.merged.iterdir()) if path.is_file()}
-    return _described(run, repo, base) | model
+    return _described(run, repo, base, kind="merged", **told) | model
 
 
-def _described(run: Run, repo: str, base: str | None) -> Files:
+def _described(run: Run, repo: str, base: str | None, **told: Any) -> Files:
     """What every content comes with."""
-    scores = run.read_json("evaluation.json")
+    scores, drawn = run.read_json("evaluation.json"), curve.picture(run)
     files: Files = {
-        "README.md": card(run, repo, base).encode(),
-        "recipe.yaml": public_recipe(run.recipe).to_yaml().encode(),
+        "README.md": card(run, repo, base, has_curve=bool(drawn), **told).encode(),
+        "recipe.yaml": public_recipe(run).to_yaml().encode(),
     }
-    return files | ({"evaluation.json": as_json(scores)} if scores else {})
+    return files | ({CURVE: drawn} if drawn else {}) | ({"evaluation.json": as_json(scores)} if scores else {})
 
 
 def _part(run: Run, place: str, base: str | None) -> Files:

@@ -10,12 +10,13 @@ no default, because on a shared page this machine's login is not the visitor's.
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tuner import hub_errors, names
 from tuner.errors import TunerError
 from tuner.hub import contents
 from tuner.hub.contents import TOKENIZER, Files
+from tuner.hub.licenses import licenses
 from tuner.inference import merge_check
 from tuner.methods.files import WEIGHTS as ADAPTER
 from tuner.models.fetch import is_shipped
@@ -40,11 +41,13 @@ def push(
     token: str | None,
     private: bool = True,
     failed_merge: bool = False,
+    data_name: str | None = None,
     endpoint: str | None = None,
 ) -> str:
     """Push the run's adapter to `repo` ("name" or "owner/name"); returns the address of the repository.
 
     A run whose merge has failed is pushed only with `failed_merge`: whoever merges what was pushed fails as well.
+    `data_name` is what the card calls a file of one's own, whose name it does not tell.
     `endpoint` is a Hub other than huggingface.co. Raises TunerError if the run, the name or the token can't be used,
     or if the Hub or the network fails. The run itself is not changed.
     """
@@ -62,7 +65,7 @@ def push(
     try:
         account = api.whoami()
         repo_id = repo if "/" in repo else f"{account['name']}/{repo}"
-        pushes = _pushes(run, repo_id)
+        pushes = _pushes(run, repo_id, data_name=data_name, licenses=licenses(api, run))
         _check_rights(account, pushes)
         # Both repositories are checked before either is written.
         present = {name: _list_files(api, name, files, private) for name, files in pushes.items()}
@@ -98,11 +101,11 @@ def _run_problem(run: Run, failed_merge: bool) -> str | None:
     return None
 
 
-def _pushes(run: Run, repo_id: str) -> dict[str, Files]:
+def _pushes(run: Run, repo_id: str, **told: Any) -> dict[str, Files]:
     """The files of each repository to push to; a shipped base model comes first."""
     name = run.recipe.model.name
     base = repo_id + BASE_SUFFIX if is_shipped(name) else None
-    adapter = contents.adapter(run, repo_id, base)
+    adapter = contents.adapter(run, repo_id, base, **told)
     return {base: contents.base(run, repo_id), repo_id: adapter} if base else {repo_id: adapter}
 
 

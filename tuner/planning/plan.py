@@ -327,6 +327,7 @@ def _plan(
         "truncated_rows": train.truncated,
         "settings": settings,
         "revision": None if is_shipped(recipe.model.name) else model.folder.name,
+        "data": {"origin": rows.table.origin, "revision": rows.table.revision},
         "warnings": warnings,
     }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tuner import gpu, recipe, runs, runs_cleanup
 from tuner.errors import TunerError
-from tuner.hub.card import without_paths
+from tuner.hub.card_data import without_paths
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import MethodRow
 from tuner.models.fetch import is_here, is_shipped

@@ -16,7 +16,7 @@ from gradio.context import LocalContext
 
 from tuner.errors import TunerError
 from tuner.events import EventReader
-from tuner.hub.card import without_paths
+from tuner.hub.card_data import without_paths
 from tuner.places import Asker, Places
 from tuner.recipe import Recipe
 from tuner.runs import Run

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from tuner import runs
-from tuner.hub.card import without_paths
+from tuner.hub.card_data import without_paths
 from tuner.inference.merge_check import in_float32
 from tuner.inference.merge_check import problem as merge_problem
 from tuner.metrics import METRICS

@@ -8,7 +8,7 @@ import gradio as gr
 
 from tuner import gpu
 from tuner.errors import TunerError
-from tuner.hub.card import without_paths
+from tuner.hub.card_data import without_paths
 from tuner.methods.registry import METHODS
 from tuner.ui import (
     actions,
