@@ -72,6 +72,7 @@ def test_each_figure_of_a_card_stands_where_it_belongs(tmp_path):
     assert training == (
         "- steps: 1,037 of 4,000 (2.5 epochs), stopped early\n"
         "- time: 123.5 s, device: NVIDIA &lt;H200>, 22,222 tokens\n"
+        "- energy: not measured\n"
         "- final loss: 0.625 (training), 0.875 (held-out), in nats per token\n"
         "- parameters: 75,776 trained; the base model has 3,410,176"
     )
@@ -213,6 +214,7 @@ CHANGES = {  # settings and what the run's files hold instead -> what the card s
         [
             "- steps: not measured (not measured epochs)\n"
             "- time: not measured, device: not measured, not measured tokens\n"
+            "- energy: not measured\n"
             "- final loss: not measured (training), not measured (held-out), in nats per token"
         ],
         [],

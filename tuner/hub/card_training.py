@@ -6,7 +6,7 @@ from tuner.hub.card_data import public_recipe
 from tuner.hub.card_scores import UNKNOWN, cell, counted, line, number
 from tuner.recipe import Recipe
 from tuner.runs import Run
-from tuner.training import ending
+from tuner.training import ending, energy
 from tuner.words import count
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "huggingface_hub")
@@ -51,6 +51,7 @@ def training_section(run: Run) -> str:
     lines = [
         f"- steps: {number(steps)}{share} ({epochs}){f', {reason}' if reason else ''}",
         f"- time: {seconds}, device: {line(start.get('device', UNKNOWN))}, {counted(step.get('tokens'), 'token')}",
+        f"- energy: {energy.sentence(run) or UNKNOWN}",
         f"- final loss: {loss} (training), {heldout_loss} (held-out), in nats per token",
         f"- parameters: {trained} trained; the base model has {all_parameters}",
         *(f"- {sentence}" for sentence in ending.sentences(end)),

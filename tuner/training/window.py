@@ -30,7 +30,7 @@ from tuner.models.fetch import base_of
 from tuner.models.load import choose_threads, is_loaded, shared_base
 from tuner.models.shape import load_tokenizer, shape_of
 from tuner.runs import Run
-from tuner.training import checkpoint, ending, failures, tracking, trainer
+from tuner.training import checkpoint, ending, energy, failures, tracking, trainer
 from tuner.training.base_state import snapshot
 from tuner.training.clock import MARGIN, PACE_STEPS, Clock, StopSignal
 from tuner.training.launch import ensure_one_process
@@ -57,7 +57,7 @@ def train(run: Run, window: float | None = None, opened: float | None = None) ->
 
 def _train_and_score(run: Run, seconds: float | None, opened: float, put: Callable[[dict], None]) -> None:
     with run.training(), tracking.tracked(run, put) as put:
-        window = Window(run, lambda event: put(run.append(event)), seconds, opened)
+        window = Window(run, energy.metered(lambda event: put(run.append(event))), seconds, opened)
         loaded = None
         try:
             with panics_as_errors():
