@@ -32,7 +32,7 @@ def test_processors_are_summed_and_counters_that_began_again_go_on(counters):
     (counters / "intel-rapl:1/energy_uj").write_text("9250000")
     emit({"event": "step"})
     emit({"event": "end", "reason": "steps"})
-    assert [event.get("joules") for event in told] == [{"processor": 0.5}, None, {"processor": 1.8}]
+    assert [event.get("joules") for event in told] == [{"processor": 0.5}, None, {"processor": 1.75}]
 
 
 @pytest.mark.parametrize("content", [None, "many"])
