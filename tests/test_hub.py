@@ -214,7 +214,7 @@ def test_bad_requests_are_refused_together_before_the_hub_is_asked(hub, shipped)
     shipped.adapter.mkdir()
     for name in ("adapter_config.json", "adapter_model.bin"):
         (shipped.adapter / name).write_bytes(b"{}")
-    assert "a pickle, which is never pushed" in refused(shipped, hub)
+    assert "a pickle, which nobody should have to load" in refused(shipped, hub)
     with shipped.training():
         assert "still in training" in refused(shipped, hub)
     assert not hub.seen
@@ -459,10 +459,10 @@ def test_a_run_that_can_not_be_pushed_says_what_to_do(hub, light):
         )
     weights.rename(light.adapter / "adapter_model.bin")
     assert refused(light, hub, token=token) == (
-        "The adapter of run run is a pickle, which is never pushed. Convert it to safetensors."
+        "The adapter of run run is a pickle, which nobody should have to load. Convert it to safetensors."
     )
     (light.adapter / "adapter_model.bin").unlink()
-    no_adapter = "Run run has no adapter yet. Train it first, then push."
+    no_adapter = "Run run has no adapter yet. Train it first."
     assert refused(light, hub, token=token) == no_adapter
     weights.write_bytes(b"weights")
     config.unlink()

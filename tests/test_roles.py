@@ -20,7 +20,8 @@ from visitors_runs import Gpu, copied, with_events
 from wires import BuiltPage
 
 from tuner import gpu, runs
-from tuner.ui import actions, experiments, ownership, run_queue
+from tuner.hub.contents import CONTENTS
+from tuner.ui import actions, downloads, experiments, ownership, run_queue
 from tuner.ui.visitor import ANYBODY
 
 START = {"event": "start", "step": 0, "steps": 9}
@@ -48,6 +49,7 @@ ENDPOINTS = {
     "delete": CHANGE,
     "merge": CHANGE,
     "push": CHANGE,
+    "download": CHANGE,  # which the run does not show, but a ticket does
 }
 HANDLERS = {
     "form.where.change: show_source": NOTHING,
@@ -114,6 +116,7 @@ HANDLERS = {
     "mine.delete.click: <lambda>": NOTHING,
     "mine.sure.click: _delete": CHANGE,
     "mine.push.click: _push": CHANGE,
+    **{f"mine.download_{what}.click: offer": CHANGE for what in CONTENTS},
     "mine.chat.click: to_playground": LOOK,
     "mine.open.click: to_train": LOOK,
     "mine.resume.click: to_resume": (CHANGE, STOPPED),
@@ -251,7 +254,13 @@ def trace(served: SimpleNamespace, world: SimpleNamespace) -> tuple:
     """All that changes if a run is changed, or if anything is spent on it."""
     both = [*world.run.path.rglob("*"), *world.experiment.path.rglob("*")]
     files = {f: f.read_bytes() for f in both if f.is_file() and not f.name.startswith("lock")}
-    return files, run_queue.queue.holds(world.run.id), world.models.merges[:], len(served.hub.seen)
+    return (
+        files,
+        run_queue.queue.holds(world.run.id),
+        world.models.merges[:],
+        len(served.hub.seen),
+        len(downloads.tickets),
+    )
 
 
 def right(row: str | tuple) -> tuple[str, tuple]:

@@ -345,11 +345,9 @@ def test_the_list_offers_what_can_be_done_with_the_selected_run(mine, selected, 
     copied("broken").write_text("plan.json", "{")
     copied("example")
     visitor = {"runs": {"mine": "secret", "open": "", "broken": ""}, "shown": ""}
-    now, listed, offered, resumed, deleted, linked, pushing, failed, sure, problem, pushed = runs_tab.refresh(
-        visitor, selected, ANN
-    )
+    now, listed, offered, resumed, deleted, linked, pushing, failed, *said = runs_tab.refresh(visitor, selected, ANN)
     assert failed["visible"] is False
-    assert (now, sure, problem, pushed) == (selected, HIDDEN, "", "")
+    assert (now, *said) == (selected, HIDDEN, "", "", "")
     assert listed.count("data-run") == 4
     assert f'data-run="{selected}" aria-pressed="true"' in listed
     assert listed.count("included example") == 1
@@ -374,7 +372,7 @@ def test_a_deleted_run_leaves_the_list_and_the_others_stay(mine):
     assert 'data-run="mine"' not in listed
     assert not mine.path.exists()
     with Run(mine.path.parent / "other").training():
-        browser, selected, _, offered, *_, problem, pushed = runs_tab._delete("other", visitor | {"shown": ""}, ANN)
+        browser, selected, _, offered, *_, problem, pushed, _ = runs_tab._delete("other", visitor | {"shown": ""}, ANN)
     assert (browser, selected, offered["visible"], pushed) == (SKIP, "other", True, "")
     assert "in training" in plain(problem)
 

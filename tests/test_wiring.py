@@ -105,6 +105,12 @@ mine.delete.click: <lambda>() -> mine.sure [at once]
 mine.sure.click: _delete(mine.selected train.browser) -> train.browser mine.list [at once]
 mine.push.click: _push(mine.selected train.browser mine.repository mine.private mine.failed_merge mine.token) -> \
 mine.pushed mine.token [4]
+mine.download_adapter.click: offer(mine.selected train.browser) -> mine.download [4]
+after mine.download_adapter.click: None() ->  [at once]
+mine.download_merged.click: offer(mine.selected train.browser) -> mine.download [1 models]
+after mine.download_merged.click: None() ->  [at once]
+mine.download_run.click: offer(mine.selected train.browser) -> mine.download [4]
+after mine.download_run.click: None() ->  [at once]
 mine.chat.click: to_playground(mine.selected train.browser) -> tabs play.run [default]
 mine.open.click: to_train(mine.selected train.browser) -> tabs train.shown train.browser train.panel form.fill \
 [default]
@@ -169,13 +175,16 @@ ENDPOINTS = {
     "chat": ({"run": NEEDED, "message": NEEDED, "history": None, "system": "", **SAMPLED, **OWNER}, "1 models"),
     "merge": ({"run": NEEDED, **OWNER}, "1 models"),
     "push": ({"run": NEEDED, "repository": NEEDED, "token": "", "private": True, "failed_merge": False, **OWNER}, 4),
+    "download": ({"run": NEEDED, "what": "adapter", **OWNER}, 4),
 }
 BUTTONS = {
     "train.train": "Train", "train.stop": "Stop", "train.resume": "Resume", "train.chat": "Chat with it",
     "train.push": "Push to the Hub", "train.again": "Change settings", "train.fetch": "Download and check",
     "train.apply": "Apply to the form", "play.clear": "New conversation", "play.send": "Send", "play.stop": "Stop",
     "mine.open": "Open", "mine.chat": "Chat", "mine.resume": "Resume", "mine.delete": "Delete",
-    "mine.sure": "Delete for good", "mine.push": "Push", "rows.previous": "Previous", "rows.next": "Next",
+    "mine.sure": "Delete for good", "mine.push": "Push", "mine.download_adapter": "Adapter",
+    "mine.download_merged": "Merged model", "mine.download_run": "Whole run",
+    "rows.previous": "Previous", "rows.next": "Next",
     "compare.start_it": "Start", "compare.stop": "Stop", "compare.resume": "Resume",
     "compare.again": "Compare something else", "compare.hold": "Compare these runs",
     "earlier.delete": "Delete", "earlier.sure": "Delete for good",
@@ -219,6 +228,7 @@ FOLDS = {
     "Recipe (YAML)": False,
     "Sampling and system prompt": False,
     "Does merging change the answers?": True,
+    "Download": False,
     "Push the adapter to the Hub": False,
 }
 

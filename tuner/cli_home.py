@@ -1,12 +1,14 @@
 """The commands with which a run leaves this machine.
 
 tuner push RUN owner/name
+tuner download RUN --what run --out run.zip
 """
 
 import argparse
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 Options = argparse.Namespace
 RUN = ("run", "a run's folder or its id")
@@ -17,6 +19,9 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     push = command("push", _push, "Push the adapter and its card to the Hub.", RUN, ("repo", "owner/name, or a name"))
     push.add_argument("--public", action="store_true", help="make it public; it is private by default")
     push.add_argument("--failed-merge", action="store_true", help="push it although merging it failed")
+    download = command("download", _download, "Write adapter, merged model or the whole run into one zip.", RUN)
+    download.add_argument("--what", default="adapter", help="adapter (the default), merged or run")
+    download.add_argument("--out", type=Path, metavar="FILE", help="the zip; named after the run by default")
 
 
 def token() -> str | None:
@@ -33,3 +38,27 @@ def _push(options: Options) -> None:
     run = runs.open_run(options.run)
     url = push.push(run, options.repo, token=token(), private=not options.public, failed_merge=options.failed_merge)
     print(json.dumps({"url": url}) if options.json else url)
+
+
+def _download(options: Options) -> None:
+    from tqdm import tqdm
+
+    from tuner import runs
+    from tuner.hub import download
+    from tuner.inference import merge
+
+    run = runs.open_run(options.run)
+    if options.what == "merged":
+        merge.merge(run)
+    archive, name = download.package(run, options.what)
+    out = options.out or Path(name)
+    partial = out.with_name(f"{out.name}.part")
+    with (
+        open(partial, "wb") as file,
+        tqdm(total=archive.size, unit="B", unit_scale=True, disable=options.json or None) as progress,
+    ):
+        for chunk in archive.read():
+            file.write(chunk)
+            progress.update(len(chunk))
+    partial.replace(out)
+    print(json.dumps({"file": str(out), "bytes": archive.size}) if options.json else out)

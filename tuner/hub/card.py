@@ -12,7 +12,7 @@ from tuner.hub import card_data
 from tuner.hub.card_front import front_matter
 from tuner.hub.card_scores import UNKNOWN, before_and_after, counted, line, scores_section
 from tuner.hub.card_training import CURVE, settings_section, training_section
-from tuner.hub.card_use import kind_of, use
+from tuner.hub.card_use import HERE, kind_of, use
 from tuner.inference import merge_check
 from tuner.methods.registry import METHODS
 from tuner.methods.spec import PRECISIONS
@@ -33,7 +33,7 @@ def card(
     licenses: Mapping[str, str] = UNCHANGED,
     has_curve: bool = False,
 ) -> str:
-    """The card as Markdown with YAML front matter, for `repo` ("owner/name") on the Hub.
+    """The card as Markdown with YAML front matter, for `repo` ("owner/name") on the Hub, or for a folder (HERE).
 
     `base` is the base model's name on the Hub if it differs from the recipe's: a shipped model is pushed as well.
     `kind` is "merged" for the merged model, and otherwise that of the adapter. `data_name` is what the owner of a file
@@ -42,7 +42,7 @@ def card(
     """
     recipe, scores = card_data.without_paths(run), run.read_json("evaluation.json") or {}
     kind = kind or kind_of(run)
-    title = (repo or recipe.name or f"adapter-{run.id}").rpartition("/")[2]
+    title = (recipe.name or f"adapter-{run.id}" if repo in (None, HERE) else repo).rpartition("/")[2]
     place = repo or "OWNER/" + re.sub(r"[^\w.-]+", "-", title, flags=re.ASCII)
     facts = front_matter(run, scores, title, base, kind, card_data.title(run, data_name), licenses)
     parts = [

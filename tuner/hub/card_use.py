@@ -9,6 +9,8 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
 
+HERE = "."  # in place of a repository: the folder that the code is run in
+
 
 def fence(text: str, language: str = "text") -> str:
     """A code block whose fence is longer than any in the text."""
@@ -18,12 +20,17 @@ def fence(text: str, language: str = "text") -> str:
 
 def use(run: Run, recipe: Recipe, base: str | None, repo: str, kind: str) -> str:
     """The section on loading the adapter from `repo`; `base` is its base model on the Hub, if not the recipe's."""
-    task = task_of(run.plan)
-    code = _load(run, recipe, task, base or recipe.model.name, repo, kind) + "\n" + _ask(run, task)
-    note = "If the repository is private, log in first: `hf auth login`."
+    private = "If the repository is private, log in first: `hf auth login`."
+    note = "Run it in this folder, or `python load.py`, which is the same." if repo == HERE else private
     if kind == "bottleneck":
         note += " This code needs Tuner's own module, `tuner`, because PEFT has no bottleneck adapters."
-    return f"## How to use it\n\n{fence(code, 'python')}\n\n{note}"
+    return f"## How to use it\n\n{fence(code(run, recipe, base, repo, kind), 'python')}\n\n{note}"
+
+
+def code(run: Run, recipe: Recipe, base: str | None, repo: str, kind: str) -> str:
+    """The lines that load what is in `repo` and answer the first held-out prompt; for the rest see `use`."""
+    task = task_of(run.plan)
+    return _load(run, recipe, task, base or recipe.model.name, repo, kind) + "\n" + _ask(run, task)
 
 
 def kind_of(run: Run) -> str:
@@ -53,19 +60,32 @@ def _load(run: Run, recipe: Recipe, task: TaskRow, base: str, repo: str, kind: s
     load_adapter = f'model = PeftModel.from_pretrained(model, "{repo}")\n'
     if kind == "merged":
         return f'{head}model = {task.auto_class}.from_pretrained("{repo}")\n{tokenizer}'
-    if kind == "selected":
-        imports = "from huggingface_hub import hf_hub_download\nfrom safetensors.torch import load_file\n"
-        weights = f'load_file(hf_hub_download("{repo}", "adapter_model.safetensors"))'
-        return f"{imports}{head}{load_base}model.load_state_dict({weights}, strict=False)\n{tokenizer}"
-    if kind == "bottleneck":
-        imports = "from huggingface_hub import snapshot_download\nfrom tuner.methods.native import load\n"
-        return f'{imports}{head}{load_base}model = load(model, snapshot_download("{repo}"))\n{tokenizer}'
+    if kind in OWN_KINDS:
+        imports, place, load = OWN_KINDS[kind]
+        place = place.format(repo=repo) if repo != HERE else f'"{LOCAL[kind]}"'
+        imports = imports if repo != HERE else re.sub("from huggingface_hub .*\n", "", imports)
+        return f"{imports}{head}{load_base}{load.format(place=place)}\n{tokenizer}"
     if kind == "hybrid":
         load_adapter += f'model = PeftModel.from_pretrained(model, "{repo}", "{SECOND}", subfolder="{SECOND}")\n'
     if kind == "hybrid" and labels:
         load_adapter += _HEAD_ON
     return f"from peft import PeftModel\n{head}{load_base}{load_adapter}{tokenizer}"
 
+
+# What loads the kinds that are not PEFT's: imports, where the files are, and the line. LOCAL: those in this folder.
+OWN_KINDS = {
+    "selected": (
+        "from huggingface_hub import hf_hub_download\nfrom safetensors.torch import load_file\n",
+        'hf_hub_download("{repo}", "adapter_model.safetensors")',
+        "model.load_state_dict(load_file({place}), strict=False)",
+    ),
+    "bottleneck": (
+        "from huggingface_hub import snapshot_download\nfrom tuner.methods.native import load\n",
+        'snapshot_download("{repo}")',
+        "model = load(model, {place})",
+    ),
+}
+LOCAL = {"selected": "adapter_model.safetensors", "bottleneck": HERE}
 
 # Loading the second part disables the first part's head.
 _HEAD_ON = """for module in model.modules():

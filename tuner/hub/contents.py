@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from tuner.hub import curve
 from tuner.hub.card import base_card, card
-from tuner.hub.card_data import public_recipe
+from tuner.hub.card_data import public_recipe, without_paths
 from tuner.hub.card_training import CURVE
 from tuner.inference import merge_check
 from tuner.methods.files import CONFIG, SECOND, WEIGHTS
@@ -20,6 +20,12 @@ TOKENIZER = (
     "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
 
+# Of a run's folder, beside recipe and plan. A merged model can be made again, and whose run it is stays here.
+RUN_FILES = (
+    "events.jsonl", "evaluation.json", "evaluation_rows.jsonl", "untuned.json", "data/heldout.jsonl",
+    "data/train/*", "data/heldout/*", "checkpoints/*.safetensors", "adapter/*", f"adapter/{SECOND}/*",
+)  # fmt: skip
+
 Files = dict[str, Path | bytes]  # path in the repository or archive -> a file, or its content
 
 
@@ -28,6 +34,7 @@ class Content:
     """One kind of what can be taken home."""
 
     title: str  # as it stands on the page
+    help: str
     problem: Callable[[Run], str | None]  # why there is none of this run, in a sentence with what to do
     # The files, for the repository "owner/name" with the base model's name on the Hub if it differs from the recipe's.
     # What else the card is told, such as data_name, is as for `card`.
@@ -54,6 +61,16 @@ def merged(run: Run, repo: str, base: str | None, **told: Any) -> Files:
     """The merged model with its tokenizer, card, recipe and scores. The run must be merged."""
     model = {path.name: path for path in sorted(run.merged.iterdir()) if path.is_file()}
     return _described(run, repo, base, kind="merged", **told) | model
+
+
+def whole(run: Run, repo: str, base: str | None, **told: Any) -> Files:
+    """All that is needed to look at the run elsewhere and to resume it, with no path of this machine."""
+    plan = dict(run.plan)
+    if plan.get("model_folder"):
+        plan["model_folder"] = PurePath(plan["model_folder"]).name
+    paths = sorted(path for pattern in RUN_FILES for path in run.path.glob(pattern) if path.is_file())
+    files: Files = {path.relative_to(run.path).as_posix(): path for path in paths}
+    return files | {"recipe.yaml": without_paths(run).to_yaml().encode(), "plan.json": as_json(plan)}
 
 
 def _described(run: Run, repo: str, base: str | None, **told: Any) -> Files:
@@ -84,8 +101,8 @@ def _adapter_problem(run: Run) -> str | None:
     if (run.adapter / CONFIG).is_file() and (run.adapter / WEIGHTS).is_file():
         return None
     if any(run.adapter.glob("*.bin")):
-        return f"The adapter of run {run.id} is a pickle, which is never pushed. Convert it to safetensors."
-    return f"Run {run.id} has no adapter yet. Train it first, then push."
+        return f"The adapter of run {run.id} is a pickle, which nobody should have to load. Convert it to safetensors."
+    return f"Run {run.id} has no adapter yet. Train it first."
 
 
 def _merged_problem(run: Run) -> str | None:
@@ -95,7 +112,14 @@ def _merged_problem(run: Run) -> str | None:
     return merge_check.problem(check)
 
 
+def _run_problem(run: Run) -> str | None:
+    if run.is_training:
+        return f"Run {run.id} is in training, so its files change. Stop it, or wait until it ends."
+    return "; ".join(run.damage) or None
+
+
 CONTENTS = {
-    "adapter": Content("Adapter", _adapter_problem, adapter),
-    "merged": Content("Merged model", _merged_problem, merged),
+    "adapter": Content("Adapter", "the trained weights, to be loaded with the base model", _adapter_problem, adapter),
+    "merged": Content("Merged model", "a whole model in 16 bits, loaded like its base", _merged_problem, merged),
+    "run": Content("Whole run", "to resume it elsewhere, rows included", _run_problem, whole),
 }

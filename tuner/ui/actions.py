@@ -306,6 +306,16 @@ def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY, f
         return push.push(opened, repository or "", token=visitor.token, **options)
 
 
+def download(run: str, what: str, visitor: Visitor = ANYBODY) -> dict:
+    """Offer `what` of the run (see hub/contents.py) for download: its address, name and bytes. Raises TunerError."""
+    from tuner.ui import downloads
+
+    opened = open_run(run)
+    if not ownership.is_shared(opened, visitor):
+        ownership.check_owner(opened, visitor)
+    return downloads.offer(opened, what)
+
+
 def summary(run: Run) -> dict:
     """A run in a few plain values."""
     if problems := run.damage:

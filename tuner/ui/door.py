@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuner.data.table import MAX_FILE_BYTES
 from tuner.places import Asker, Places
-from tuner.ui import allowance, body, lines
+from tuner.ui import allowance, body, downloads, lines
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Door:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            scope["headers"] = _cleaned(scope["headers"])
+            scope["headers"] = _cleaned(scope["headers"], scope["path"])
             request = allowance.Request.put(scope, _declared(scope))
             upload, receive = allowance.Upload(request.address), _bounded(scope, receive)
             if scope["path"].startswith(UPLOAD):
@@ -166,9 +166,8 @@ def _refusal(scope: Scope, request: allowance.Request) -> JSONResponse | None:
         return _refuse(404, CLOSED)
     if request.size > _limit(scope):
         return _refuse(413, _too_large(scope))
-    if len(scope["path"]) + len(scope.get("query_string", b"")) > MAX_ADDRESS:
-        return _refuse(414, body.UNREADABLE)
-    return None
+    is_long = len(scope["path"]) + len(scope.get("query_string", b"")) > MAX_ADDRESS
+    return _refuse(414, body.UNREADABLE) if is_long else None
 
 
 async def _looked_at(receive: Receive) -> tuple[JSONResponse | None, Receive]:
@@ -185,16 +184,17 @@ def _refuse(status: int, sentence: str) -> JSONResponse:
     return JSONResponse({"detail": sentence, "error": sentence}, status)
 
 
-def _cleaned(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _cleaned(headers: list[tuple[bytes, bytes]], path: str = "") -> list[tuple[bytes, bytes]]:
     """The headers without those that are dropped; those of several proxies become one."""
+    dropped = DROPPED[path.startswith(downloads.PATH) :]  # which are resumed by Range
     hops = [value for name, value in headers if name == HOPS]
-    kept = [(name, value) for name, value in headers if name != HOPS and not _is_dropped(name, value)]
+    kept = [(name, value) for name, value in headers if name != HOPS and not _is_dropped(name, value, dropped)]
     return [*kept, (HOPS, b",".join(hops))] if hops else kept
 
 
-def _is_dropped(name: bytes, value: bytes) -> bool:
+def _is_dropped(name: bytes, value: bytes, dropped: tuple[bytes, ...]) -> bool:
     spaces = _spaces()
-    return name in DROPPED or (name == b"x-forwarded-host" and spaces != [] and value.decode("latin-1") not in spaces)
+    return name in dropped or (name == b"x-forwarded-host" and spaces != [] and value.decode("latin-1") not in spaces)
 
 
 def _spaces() -> list[str]:
@@ -267,8 +267,7 @@ def _too_large(scope: Scope) -> str:
 def _declared(scope: Scope) -> int:
     """Bytes of the body; where a request doesn't say, as many as it may have."""
     headers = Headers(scope=scope)
-    unknown = _limit(scope) if "transfer-encoding" in headers else 0
-    return int(headers.get("content-length", unknown))
+    return int(headers.get("content-length", _limit(scope) if "transfer-encoding" in headers else 0))
 
 
 def _bounded(scope: Scope, receive: Receive) -> Receive:
@@ -336,6 +335,7 @@ def _with_headers(scope: Scope, send: Send) -> Send:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     # Middleware that is given to Gradio would stand behind Gradio's own, which answers other sites' preflights.
+    app.router.routes.insert(0, downloads.ROUTE)
     app.middleware_stack = Door(app.middleware_stack, app.get_blocks()._queue)
     lines.arrange(app.get_blocks())
     forgetting = asyncio.create_task(lines.forget(app.get_blocks()._queue))

@@ -9,6 +9,7 @@ from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_to
 def build() -> None:
     """Add the endpoints to the page that is being built."""
     gr.api(for_visitor(push), api_name="push", concurrency_limit=4)
+    gr.api(for_visitor(download), api_name="download", concurrency_limit=4)
 
 
 def push(
@@ -31,3 +32,19 @@ def push(
         secret: The run's secret, which /train gave you.
     """
     return actions.push(run, repository, private, with_secret(with_token(visitor, token), run, secret), failed_merge)
+
+
+def download(run: str, what: str = "adapter", secret: str = "", visitor: Visitor = ANYBODY) -> dict:
+    """Offer a zip for download: the adapter, the merged model, or the whole run.
+
+    Fetch it within an hour from this server, for example with `curl -C - -O`, which resumes.
+
+    Args:
+        run: The run's id.
+        what: "adapter", "merged" (call /merge first) or "run".
+        secret: The run's secret, which /train gave you.
+
+    Returns:
+        {"address": path on this server, "name": file name, "bytes": size}.
+    """
+    return actions.download(run, what, with_secret(visitor, run, secret))

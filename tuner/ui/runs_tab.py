@@ -8,7 +8,7 @@ import gradio as gr
 from tuner.errors import TunerError
 from tuner.inference import merge_check
 from tuner.runs import Run
-from tuner.ui import actions, elements, ownership, progress, render
+from tuner.ui import actions, download_form, elements, ownership, progress, render
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_token
 from tuner.ui.wiring import BY_LINK, PRIVATE, remembered, with_list
@@ -59,8 +59,10 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
                 elem_id="owner-link",
             )
         tab.problem = gr.HTML()
-        with gr.Column() as tab.pushing, gr.Accordion("Push the adapter to the Hub", open=False) as tab.push_fold:
-            _push_form(tab, has_oauth)
+        with gr.Column() as tab.pushing:
+            download_form.build(tab)
+            with gr.Accordion("Push the adapter to the Hub", open=False) as tab.push_fold:
+                _push_form(tab, has_oauth)
     _wire(tab)
     return tab
 
@@ -95,7 +97,7 @@ def _wire(tab: SimpleNamespace) -> None:
     # The outputs of `refresh`, in its order.
     tab.outputs = [tab.selected, tab.rows, tab.actions, tab.resume, tab.delete, tab.owner_link, tab.pushing]
     tab.outputs += [tab.failed_merge]
-    tab.outputs += [tab.sure, tab.problem, tab.pushed]
+    tab.outputs += [tab.sure, tab.problem, tab.pushed, tab.download]
     tab.rows.click(for_visitor(_select), tab.browser, tab.outputs, queue=False, **PRIVATE)
     links = [tab.link, tab.owner_link]
     tab.selected.change(None, [tab.selected, tab.browser], links, js=LINKS, api_visibility="private")
@@ -129,6 +131,7 @@ def refresh(kept: dict | None, selected: str = "", visitor: Visitor = ANYBODY) -
         gr.update(visible=False),
         "" if not row or is_shared else elements.note(ownership.hindrance(run, visitor)),
         "",
+        "",
     ]
 
 
@@ -140,7 +143,7 @@ def _delete(run: str, kept: dict | None, visitor: Visitor = ANYBODY) -> list:
     try:
         actions.delete(run, with_list(visitor, kept))
     except TunerError as error:
-        return [gr.skip(), *refresh(kept, run, visitor)[:-2], elements.problems(list(error.problems)), ""]
+        return [gr.skip(), *refresh(kept, run, visitor)[:-3], elements.problems(list(error.problems)), "", ""]
     kept = remembered(kept)
     remaining = {**kept, "runs": {id: secret for id, secret in kept["runs"].items() if id != run}}
     return [remaining, *refresh(remaining)]
