@@ -127,7 +127,7 @@ def test_only_who_owns_a_run_gets_a_ticket_and_its_address_tells_no_secret(app, 
     for wrong in ("", "wrong"):
         with pytest.raises(AppError, match="Only the run's owner"):
             offered(client, run.id, "run", wrong)
-    with pytest.raises(AppError, match=r"'\.\./etc' can't be downloaded\. Choose one of: adapter, merged, run"):
+    with pytest.raises(AppError, match=r"'\.\./etc' can't be downloaded\. Choose one of: adapter, merged, gguf, run"):
         offered(client, run.id, "../etc", secret)
     it = offered(client, run.id, "run", secret)
     assert secret not in it["address"]

@@ -109,6 +109,8 @@ mine.download_adapter.click: offer(mine.selected train.browser) -> mine.download
 after mine.download_adapter.click: None() ->  [at once]
 mine.download_merged.click: offer(mine.selected train.browser) -> mine.download [1 models]
 after mine.download_merged.click: None() ->  [at once]
+mine.download_gguf.click: offer(mine.selected train.browser) -> mine.download [1 models]
+after mine.download_gguf.click: None() ->  [at once]
 mine.download_run.click: offer(mine.selected train.browser) -> mine.download [4]
 after mine.download_run.click: None() ->  [at once]
 mine.chat.click: to_playground(mine.selected train.browser) -> tabs play.run [default]
@@ -183,7 +185,7 @@ BUTTONS = {
     "train.apply": "Apply to the form", "play.clear": "New conversation", "play.send": "Send", "play.stop": "Stop",
     "mine.open": "Open", "mine.chat": "Chat", "mine.resume": "Resume", "mine.delete": "Delete",
     "mine.sure": "Delete for good", "mine.push": "Push", "mine.download_adapter": "Adapter",
-    "mine.download_merged": "Merged model", "mine.download_run": "Whole run",
+    "mine.download_merged": "Merged model", "mine.download_run": "Whole run", "mine.download_gguf": "GGUF",
     "rows.previous": "Previous", "rows.next": "Next",
     "compare.start_it": "Start", "compare.stop": "Stop", "compare.resume": "Resume",
     "compare.again": "Compare something else", "compare.hold": "Compare these runs",

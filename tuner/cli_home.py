@@ -20,7 +20,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     push.add_argument("--public", action="store_true", help="make it public; it is private by default")
     push.add_argument("--failed-merge", action="store_true", help="push it although merging it failed")
     download = command("download", _download, "Write adapter, merged model or the whole run into one zip.", RUN)
-    download.add_argument("--what", default="adapter", help="adapter (the default), merged or run")
+    download.add_argument("--what", default="adapter", help="adapter (the default), merged, gguf or run")
     download.add_argument("--out", type=Path, metavar="FILE", help="the zip; named after the run by default")
 
 
@@ -45,10 +45,11 @@ def _download(options: Options) -> None:
 
     from tuner import runs
     from tuner.hub import download
+    from tuner.hub.contents import CONTENTS
     from tuner.inference import merge
 
     run = runs.open_run(options.run)
-    if options.what == "merged":
+    if options.what in CONTENTS and CONTENTS[options.what].needs_merge:
         merge.merge(run)
     archive, name = download.package(run, options.what)
     out = options.out or Path(name)

@@ -1,12 +1,13 @@
 """What somebody can take home of a run: the files of each kind of content, for a repository or an archive."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from tuner.hub import curve
+from tuner.hub import curve, gguf_file
 from tuner.hub.card import base_card, card
 from tuner.hub.card_data import public_recipe, without_paths
 from tuner.hub.card_training import CURVE
@@ -39,6 +40,7 @@ class Content:
     # The files, for the repository "owner/name" with the base model's name on the Hub if it differs from the recipe's.
     # What else the card is told, such as data_name, is as for `card`.
     files: Callable[..., Files]
+    needs_merge: bool = False
 
 
 def adapter(run: Run, repo: str, base: str | None, **told: Any) -> Files:
@@ -61,6 +63,12 @@ def merged(run: Run, repo: str, base: str | None, **told: Any) -> Files:
     """The merged model with its tokenizer, card, recipe and scores. The run must be merged."""
     model = {path.name: path for path in sorted(run.merged.iterdir()) if path.is_file()}
     return _described(run, repo, base, kind="merged", **told) | model
+
+
+def gguf(run: Run, repo: str, base: str | None, **told: Any) -> Files:
+    """The merged model as one GGUF file, with a Modelfile for Ollama, card and recipe. The run must be merged."""
+    name = re.sub(r"[^\w.-]+", "-", run.recipe.name or "model", flags=re.ASCII).strip("-.") or "model"
+    return _described(run, repo, base, kind="merged", **told) | gguf_file.files(run, name[:60])
 
 
 def whole(run: Run, repo: str, base: str | None, **told: Any) -> Files:
@@ -112,6 +120,10 @@ def _merged_problem(run: Run) -> str | None:
     return merge_check.problem(check)
 
 
+def _gguf_problem(run: Run) -> str | None:
+    return _merged_problem(run) or gguf_file.problem(run)
+
+
 def _run_problem(run: Run) -> str | None:
     if run.is_training:
         return f"Run {run.id} is in training, so its files change. Stop it, or wait until it ends."
@@ -120,6 +132,7 @@ def _run_problem(run: Run) -> str | None:
 
 CONTENTS = {
     "adapter": Content("Adapter", "the trained weights, to be loaded with the base model", _adapter_problem, adapter),
-    "merged": Content("Merged model", "a whole model in 16 bits, loaded like its base", _merged_problem, merged),
+    "merged": Content("Merged model", "a model in 16 bits, loaded like its base", _merged_problem, merged, True),
+    "gguf": Content("GGUF", "one file for llama.cpp, Ollama and LM Studio", _gguf_problem, gguf, True),
     "run": Content("Whole run", "to resume it elsewhere, rows included", _run_problem, whole),
 }

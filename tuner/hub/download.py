@@ -44,7 +44,7 @@ def _files(run: Run, what: str, data_name: str | None) -> Files:
     model = run.recipe.model.name
     base = BASE if what == "adapter" and is_shipped(model) else None
     files = CONTENTS[what].files(run, HERE, base, data_name=data_name)
-    if what == "run":
+    if what in ("run", "gguf"):
         return files
     if base:
         copied = contents.base(run, PurePath(model).name)

@@ -40,7 +40,7 @@ def build(tab: SimpleNamespace) -> None:
     for what, button in buttons.items():
         setattr(tab, f"download_{what}", button)
         given = [tab.selected, tab.browser]
-        limits = MODELS if what == "merged" else {"concurrency_limit": 4}
+        limits = MODELS if CONTENTS[what].needs_merge else {"concurrency_limit": 4}
         offering = partial(offer, what)
         offering.__name__ = offer.__name__
         offered = button.click(for_visitor(offering), given, tab.download, **limits, **PRIVATE)
@@ -51,10 +51,10 @@ def offer(what: str, run: str, kept: dict | None, visitor: Visitor = ANYBODY) ->
     """The link to a zip of `what`, or the problems; a run that is not merged yet is merged first."""
     visitor = with_list(visitor, kept)
     try:
-        if what == "merged" and not actions.is_merged(actions.open_run(run)):
+        if CONTENTS[what].needs_merge and not actions.is_merged(actions.open_run(run)):
             yield elements.note("Merging the adapter into the 16-bit base and checking the result …")
             actions.merge(run, visitor)
-        yield elements.note("Preparing the zip …")
+        yield elements.note(f"{'Converting' if what == 'gguf' else 'Preparing the zip'} …")
         yield link(actions.download(run, what, visitor))
     except Exception as error:
         yield elements.problems(problems_of(error), "Nothing was downloaded")

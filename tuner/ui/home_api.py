@@ -41,7 +41,7 @@ def download(run: str, what: str = "adapter", secret: str = "", visitor: Visitor
 
     Args:
         run: The run's id.
-        what: "adapter", "merged" (call /merge first) or "run".
+        what: "adapter", "run", or "merged" or "gguf" (call /merge first).
         secret: The run's secret, which /train gave you.
 
     Returns:
