@@ -22,6 +22,7 @@ ENDPOINTS = {
     "chat": 8,
     "merge": 1,
     "push": 4,
+    "download": 2,
     "compare": 9,
     "comparison": 1,
 }
@@ -59,6 +60,7 @@ def endpoints() -> list[tuple]:
                     "delete",
                     "merge",
                     "push",
+                    "download",
                     "compare",
                     "comparison",
                 ) or (name == "chat" and place in (0, 2))

@@ -112,14 +112,17 @@ class Repo:
             config = json.loads(self.commits[sha]["config.json"])
             known = ("architectures", "model_type", "quantization_config")
             facts["config"] = {key: config[key] for key in known if key in config}
-        facts["cardData"] = _front_matter(self.commits[sha].get("README.md", b"").decode())
+        facts["cardData"] = _front_matter(self.commits[sha].get("README.md", b"").decode(errors="replace"))
         return names | facts | {"_id": "0", "sha": sha, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings}
 
 
 def _front_matter(card: str) -> dict:
     """The facts at the beginning of a card."""
     _, _, rest = card.partition("---\n") if card.startswith("---\n") else ("", "", "")
-    return yaml.safe_load(rest.partition("\n---")[0]) or {}
+    try:
+        return dict(yaml.safe_load(rest.partition("\n---")[0]) or {})
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
+        return {}
 
 
 class Hub:

@@ -113,11 +113,12 @@ def test_an_app_that_does_not_answer_serves_nobody():
 def test_the_tables_name_every_endpoint():
     import gradio as gr
 
-    from tuner.ui import api, compare_api
+    from tuner.ui import api, compare_api, home_api
 
     with gr.Blocks() as blocks:
         api.build()
         compare_api.build()
+        home_api.build()
     assert {f.api_name for f in blocks.fns.values()} == attack_http.ENDPOINTS.keys()
 
 

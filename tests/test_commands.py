@@ -410,7 +410,8 @@ USAGES = {
     "evaluate": "run",
     "chat": f"[--prompt PROMPT] [--system SYSTEM] {SAMPLING} run [RUN ...]",
     "merge": "[--weights WEIGHTS] [--out FOLDER] run [RUN ...]",
-    "push": "[--public] [--failed-merge] run repo",
+    "push": "[--what WHAT] [--data-name DATA_NAME] [--public] [--failed-merge] run repo",
+    "download": "[--what WHAT] [--out FILE] run",
     "runs": "",
     "methods": "",
     "compare": "[--methods METHODS] [--search TRIALS] [--seeds NUMBER] [--seconds SECONDS] "

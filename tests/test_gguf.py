@@ -58,7 +58,7 @@ def test_llama_cpp_gives_the_runs_own_answers_and_each_ends_by_itself(example, l
         opened.extractall(tmp_path)
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert {path.name for path in folder.iterdir()} == {
-        "corporate.gguf", "Modelfile", "README.md", "recipe.yaml", "evaluation.json", "curve.png"
+        "corporate.gguf", "Modelfile", "README.md", "recipe.yaml", "evaluation.json", "curve.png", "receipt.json"
     }  # fmt: skip
     server, tokenizer = llama(folder / "corporate.gguf"), AutoTokenizer.from_pretrained(example.merged)
     rows = [json.loads(line) for line in (example.path / "evaluation_rows.jsonl").read_text().splitlines()]

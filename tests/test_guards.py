@@ -144,7 +144,7 @@ def test_a_run_in_training_or_in_line_is_not_deleted(mine, tabs):
     with mine.training():
         with pytest.raises(TunerError, match="in training"):
             api.delete("mine", visitor=ANN)
-        assert "in training" in delete.fn("mine", browser, *request_of(VISITOR))[-2]
+        assert "in training" in delete.fn("mine", browser, *request_of(VISITOR))[-3]
     run_queue.queue.join("mine", "ann")
     try:
         with pytest.raises(TunerError, match="in training"):
@@ -176,9 +176,11 @@ def test_private_or_public_goes_from_the_page_to_the_hub(private, mine, tabs, hu
         tab.repository: "alice/x",
         tab.private: private,
         tab.failed_merge: False,
+        tab.what: "adapter",
+        tab.data_name: "",
         tab.token: hub.user("alice"),
     }
-    told, token = click.fn(*(given[component] for component in click.inputs), *request_of(VISITOR))
+    *_, (told, token) = click.fn(*(given[component] for component in click.inputs), *request_of(VISITOR))
     assert "alice/x" in told
     assert token == ""
     assert hub.repo("alice/x").private == hub.repo("alice/x-base").private == private
@@ -188,8 +190,8 @@ def test_private_or_public_goes_from_the_page_to_the_hub(private, mine, tabs, hu
 def test_a_push_that_is_refused_says_so_and_keeps_the_token_that_was_typed(mine, tabs):
     click, tab = handler(tabs.page, tabs.mine.push), tabs.mine
     given = {tab.selected: "mine", tab.browser: None, tab.repository: "no name!", tab.private: True, tab.token: "hf_x"}
-    given[tab.failed_merge] = False
-    told, token = click.fn(*(given[component] for component in click.inputs), *request_of(VISITOR))
+    given |= {tab.failed_merge: False, tab.what: "adapter", tab.data_name: ""}
+    *_, (told, token) = click.fn(*(given[component] for component in click.inputs), *request_of(VISITOR))
     assert "no name!" in told
     assert "Pushed" not in told
     assert token != ""
@@ -197,7 +199,7 @@ def test_a_push_that_is_refused_says_so_and_keeps_the_token_that_was_typed(mine,
 
 def test_who_has_not_signed_in_is_not_pushed_for_with_anothers_token(mine, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", hub.user("alice"))
-    told, _ = runs_tab._push("mine", None, "alice/x", True, False, "", VISITOR)
+    *_, (told, _) = runs_tab._push("mine", None, "alice/x", True, False, "", visitor=VISITOR)
     assert "There is no token" in told
     assert not hub.seen
 

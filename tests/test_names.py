@@ -13,7 +13,6 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from tuner import gpu, names
 from tuner.data import sources
 from tuner.errors import TunerError
-from tuner.hub import push
 from tuner.models import fetch
 from tuner.planning import plan
 from tuner.recipe import Data, Model
@@ -130,7 +129,7 @@ def test_names_of_the_hub_are_those_that_its_own_client_takes():
     for name in [*parts, *(f"{owner}/{part}" for owner in parts for part in parts), "a/b/c", "a/b\n"]:
         assert names.fits("model", name) == is_valid(name), name
         assert names.fits("dataset", name) == (is_valid(name) and "/" in name), name
-        assert names.fits("repository", name) == (is_valid(name) and is_valid(name + push.BASE_SUFFIX)), name
+        assert names.fits("repository", name) == (is_valid(name) and is_valid(name + names.MERGED_SUFFIX)), name
 
 
 def test_names_that_people_use_fit():

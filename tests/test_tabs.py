@@ -389,23 +389,23 @@ def test_a_failed_merge_is_said_before_a_push_and_asks_for_consent(mine):
 def test_a_push_links_to_what_was_pushed_and_forgets_the_token(monkeypatch):
     asked = []
 
-    def push(*given):
-        asked.append(given)
+    def push(*given, **options):
+        asked.append((*given, *options.values()))
         if given[1] == "full":
             raise TunerError("The Hub is full.")
         return "https://hub/ann/x"
 
     monkeypatch.setattr(actions, "push", push)
-    told, token = runs_tab._push("mine", None, "ann/x", False, False, "hf_x")
+    *_, (told, token) = runs_tab._push("mine", None, "ann/x", False, False, "hf_x")
     assert in_order(plain(told), "Pushed:", "https://hub/ann/x")
     assert token == ""
     signed_in = replace(ANN, token="hf_own")
-    runs_tab._push("mine", None, "ann/x", True, True, "", signed_in)
-    assert [(*given[:3], given[3].token, given[4]) for given in asked] == [
-        ("mine", "ann/x", False, "hf_x", False),
-        ("mine", "ann/x", True, "hf_own", True),
+    list(runs_tab._push("mine", None, "ann/x", True, True, "", "both", "mine", signed_in))
+    assert [(*given[:3], given[3].token, *given[4:]) for given in asked] == [
+        ("mine", "ann/x", False, "hf_x", False, "adapter", ""),
+        ("mine", "ann/x", True, "hf_own", True, "both", "mine"),
     ]
-    told, token = runs_tab._push("mine", None, "full", True, False, "hf_x")
-    assert in_order(plain(told), "The adapter was not pushed", "The Hub is full.")
+    *_, (told, token) = runs_tab._push("mine", None, "full", True, False, "hf_x")
+    assert in_order(plain(told), "Nothing was pushed", "The Hub is full.")
     assert token == SKIP
     assert len(asked) == 3

@@ -103,8 +103,8 @@ mine.rows.click: _select(train.browser) -> mine.list [at once]
 mine.selected.change: None(mine.selected train.browser) -> mine.link mine.owner_link [at once]
 mine.delete.click: <lambda>() -> mine.sure [at once]
 mine.sure.click: _delete(mine.selected train.browser) -> train.browser mine.list [at once]
-mine.push.click: _push(mine.selected train.browser mine.repository mine.private mine.failed_merge mine.token) -> \
-mine.pushed mine.token [4]
+mine.push.click: _push(mine.selected train.browser mine.repository mine.private mine.failed_merge mine.token \
+mine.what mine.data_name) -> mine.pushed mine.token [4]
 mine.download_adapter.click: offer(mine.selected train.browser) -> mine.download [4]
 after mine.download_adapter.click: None() ->  [at once]
 mine.download_merged.click: offer(mine.selected train.browser) -> mine.download [1 models]
@@ -176,7 +176,19 @@ ENDPOINTS = {
     "delete": ({"run": NEEDED, **OWNER}, 4),
     "chat": ({"run": NEEDED, "message": NEEDED, "history": None, "system": "", **SAMPLED, **OWNER}, "1 models"),
     "merge": ({"run": NEEDED, **OWNER}, "1 models"),
-    "push": ({"run": NEEDED, "repository": NEEDED, "token": "", "private": True, "failed_merge": False, **OWNER}, 4),
+    "push": (
+        {
+            "run": NEEDED,
+            "repository": NEEDED,
+            "token": "",
+            "private": True,
+            "failed_merge": False,
+            "what": "adapter",
+            "data_name": "",
+            **OWNER,
+        },
+        4,
+    ),
     "download": ({"run": NEEDED, "what": "adapter", **OWNER}, 4),
 }
 BUTTONS = {
@@ -231,7 +243,7 @@ FOLDS = {
     "Sampling and system prompt": False,
     "Does merging change the answers?": True,
     "Download": False,
-    "Push the adapter to the Hub": False,
+    "Push to the Hub": False,
 }
 
 INFOS = {

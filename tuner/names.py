@@ -12,6 +12,9 @@ from tuner.errors import TunerError
 LONGEST = 200  # characters of any name
 SHOWN = 100  # characters of a name in a sentence
 BASE_SUFFIX = "-base"  # of the repository for a shipped base model that is pushed beside its adapter
+MERGED_SUFFIX = "-merged"  # of the one for a merged model that is pushed together with its adapter
+WHAT = {"adapter": "Adapter", "merged": "Merged model", "both": "Both"}  # that a push may be of
+_LEFT = 96 - max(len(BASE_SUFFIX), len(MERGED_SUFFIX))  # characters of a repository's name
 
 _PART = r"\w(?:[\w.-]{0,94}\w)?"  # an owner or a repository
 _UNLIKE = r"(?!.*(?:--|\.\.|\.git$))"  # what the Hub allows nowhere in a repository's name
@@ -52,9 +55,9 @@ NAMES = {
             "data.heldout_split: '{name}' can't be a split's name. Give one of the dataset's, or leave it out.",
         ),
         "repository": (
-            rf"{_UNLIKE}(?:{_PART}/)?\w(?:[\w.-]{{0,{94 - len(BASE_SUFFIX)}}}\w)?",
+            rf"{_UNLIKE}(?:{_PART}/)?\w(?:[\w.-]{{0,{_LEFT - 2}}}\w)?",
             "'{name}' can't be a repository's name. Give name or owner/name: letters, digits, '-', '_' and '.', at "
-            f"most {96 - len(BASE_SUFFIX)} characters, no '--' or '..', no '-' or '.' at either end, and no '.git' at "
+            f"most {_LEFT} characters, no '--' or '..', no '-' or '.' at either end, and no '.git' at "
             "the end.",
         ),
     }.items()

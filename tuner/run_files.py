@@ -28,6 +28,7 @@ REPAIRS = {
     "answers.json": "Delete that file, then score the run again with: tuner evaluate RUN",
     "owner.json": "Nobody can change or delete the run any more. It is deleted once its space is needed: to go on, "
     "train its recipe again in a new run.",
+    "receipt.json": "Delete that file; it is written again.",
     "merge_check.json": "Delete that file, then merge the run again with: tuner merge RUN",
 }
 OTHER_REPAIR = "Train its recipe again in a new run."

@@ -34,6 +34,7 @@ def settings_section(run: Run) -> str:
 
 def training_section(run: Run) -> str:
     """The section on how training went, and on what."""
+    taken = energy.sentence(run) or UNKNOWN  # first, since a new fold reads the log from its start
     start, end, step, heldout = (run.last_event(kind) or {} for kind in ("start", "end", "step", "heldout"))
     plan = run.plan
     reason = {
@@ -51,7 +52,7 @@ def training_section(run: Run) -> str:
     lines = [
         f"- steps: {number(steps)}{share} ({epochs}){f', {reason}' if reason else ''}",
         f"- time: {seconds}, device: {line(start.get('device', UNKNOWN))}, {counted(step.get('tokens'), 'token')}",
-        f"- energy: {energy.sentence(run) or UNKNOWN}",
+        f"- energy: {taken}",
         f"- final loss: {loss} (training), {heldout_loss} (held-out), in nats per token",
         f"- parameters: {trained} trained; the base model has {all_parameters}",
         *(f"- {sentence}" for sentence in ending.sentences(end)),

@@ -67,8 +67,12 @@ def merged(run: Run, repo: str, base: str | None, **told: Any) -> Files:
 
 def gguf(run: Run, repo: str, base: str | None, **told: Any) -> Files:
     """The merged model as one GGUF file, with a Modelfile for Ollama, card and recipe. The run must be merged."""
-    name = re.sub(r"[^\w.-]+", "-", run.recipe.name or "model", flags=re.ASCII).strip("-.") or "model"
-    return _described(run, repo, base, kind="merged", **told) | gguf_file.files(run, name[:60])
+    return _described(run, repo, base, kind="merged", **told) | gguf_file.files(run, gguf_name(run))
+
+
+def gguf_name(run: Run) -> str:
+    """The GGUF file's name without its ending."""
+    return re.sub(r"[^\w.-]+", "-", run.recipe.name or "model", flags=re.ASCII).strip("-.")[:60] or "model"
 
 
 def whole(run: Run, repo: str, base: str | None, **told: Any) -> Files:

@@ -1,4 +1,4 @@
-"""Push a run to the Hub: adapter, tokenizer, card, recipe and scores in one commit, so one line of code loads it.
+"""Push a run to the Hub: adapter or merged model, with tokenizer, card, recipe and scores; one line of code loads it.
 
     url = push(run, "my-adapter", token=token)        # private, under the token's own name
     AutoPeftModelForCausalLM.from_pretrained("me/my-adapter")
@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 from tuner import hub_errors, names
 from tuner.errors import TunerError
 from tuner.hub import contents
+from tuner.hub.card_data import public_recipe
 from tuner.hub.contents import TOKENIZER, Files
 from tuner.hub.licenses import licenses
+from tuner.hub import receipt
 from tuner.inference import merge_check
 from tuner.methods.files import WEIGHTS as ADAPTER
+from tuner.methods.registry import METHODS
+from tuner.metrics import metric_of
 from tuner.models.fetch import is_shipped
-from tuner.names import BASE_SUFFIX
+from tuner.names import BASE_SUFFIX, MERGED_SUFFIX, WHAT
 from tuner.run_files import deleted
 from tuner.runs import Run
 
@@ -37,6 +41,7 @@ TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 def push(
     run: Run,
     repo: str,
+    what: str = "adapter",
     *,
     token: str | None,
     private: bool = True,
@@ -44,8 +49,9 @@ def push(
     data_name: str | None = None,
     endpoint: str | None = None,
 ) -> str:
-    """Push the run's adapter to `repo` ("name" or "owner/name"); returns the address of the repository.
+    """Push `what` (one of WHAT) of the run to `repo` ("name" or "owner/name"); returns the address of the repository.
 
+    Each repository gets one commit. With both, the merged model's name ends with "-merged".
     A run whose merge has failed is pushed only with `failed_merge`: whoever merges what was pushed fails as well.
     `data_name` is what the card calls a file of one's own, whose name it does not tell.
     `endpoint` is a Hub other than huggingface.co. Raises TunerError if the run, the name or the token can't be used,
@@ -56,7 +62,7 @@ def push(
     repo = repo.strip()
     problems = [
         *names.problems(repository=repo),
-        *filter(None, (_run_problem(run, failed_merge), None if token else _NO_TOKEN)),
+        *filter(None, (_run_problem(run, what, failed_merge), None if token else _NO_TOKEN)),
     ]
     if problems:
         raise TunerError(*problems)
@@ -65,7 +71,7 @@ def push(
     try:
         account = api.whoami()
         repo_id = repo if "/" in repo else f"{account['name']}/{repo}"
-        pushes = _pushes(run, repo_id, data_name=data_name, licenses=licenses(api, run))
+        pushes = _pushes(run, repo_id, what, data_name=data_name, licenses=licenses(api, run))
         _check_rights(account, pushes)
         # Both repositories are checked before either is written.
         present = {name: _list_files(api, name, files, private) for name, files in pushes.items()}
@@ -83,16 +89,20 @@ _NO_TOKEN = (
 )
 
 
-def _run_problem(run: Run, failed_merge: bool) -> str | None:
+def _run_problem(run: Run, what: str, failed_merge: bool) -> str | None:
+    if what not in WHAT:
+        return f"'{what[:40]}' can't be pushed. Choose one of: {', '.join(WHAT)}."
     if run.is_training:
         return f"Run {run.id} is still in training. Wait until it ends, or stop it: what it learned is kept."
     if problem := contents.CONTENTS["adapter"].problem(run):
         return problem
-    if own_folder := run.plan.get("model_folder"):
+    if what != "merged" and (own_folder := run.plan.get("model_folder")):
         return (
             f"The base model '{Path(own_folder).name}' is a folder on this machine, so nobody else could load the "
             "adapter. Push that model to the Hub first, then train with its name there."
         )
+    if what != "adapter" and (problem := contents.CONTENTS["merged"].problem(run)):
+        return problem
     if not failed_merge and (failure := merge_check.problem(run.read_json("merge_check.json") or {})):
         return (
             f"{failure} To push the adapter all the same, tick '{merge_check.CONSENT}' on the page, or use "
@@ -101,12 +111,15 @@ def _run_problem(run: Run, failed_merge: bool) -> str | None:
     return None
 
 
-def _pushes(run: Run, repo_id: str, **told: Any) -> dict[str, Files]:
+def _pushes(run: Run, repo_id: str, what: str, **told: Any) -> dict[str, Files]:
     """The files of each repository to push to; a shipped base model comes first."""
     name = run.recipe.model.name
-    base = repo_id + BASE_SUFFIX if is_shipped(name) else None
-    adapter = contents.adapter(run, repo_id, base, **told)
-    return {base: contents.base(run, repo_id), repo_id: adapter} if base else {repo_id: adapter}
+    base = repo_id + BASE_SUFFIX if is_shipped(name) and what != "merged" else None
+    pushes = {base: contents.base(run, repo_id)} if base else {}
+    if what != "adapter":
+        place = repo_id if what == "merged" else repo_id + MERGED_SUFFIX
+        pushes[place] = contents.merged(run, place, base, **told)
+    return pushes if what == "merged" else pushes | {repo_id: contents.adapter(run, repo_id, base, **told)}
 
 
 def _check_rights(account: dict, repos: dict[str, Files]) -> None:
@@ -146,9 +159,10 @@ def _list_files(api: "HfApi", repo_id: str, files: Files, private: bool) -> set[
             f"change the repository at {api.endpoint}/{repo_id}/settings, or choose another name."
         )
     present = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    is_ours = receipt.NAME in files and {receipt.NAME, "recipe.yaml"} <= present.keys()  # an earlier push of a merged model
     for name in filter(lambda name: name.endswith(WEIGHTS), present):
-        # An adapter may replace an older one; a base model is never changed.
-        if name not in files or (not name.endswith(ADAPTER) and not _is_same(present[name], files[name])):
+        # An adapter or merged model may replace an older one of ours; a base model is never changed.
+        if name not in files or not (is_ours or name.endswith(ADAPTER) or _is_same(present[name], files[name])):
             raise TunerError(f"{repo_id} already exists and holds another model ({name}). Choose another name.")
     return set(present)
 
@@ -170,12 +184,12 @@ def _upload_all(
     run: Run,
 ) -> None:
     """Make the repositories that are missing and commit to all; if anything fails, none of the new ones is left."""
-    made: list[str] = []
+    made, message = [], _message(run)
     try:
         for name, files in pushes.items():
             if present[name] is None:
                 _create(api, name, private, made)
-            _commit(api, name, files, present[name])
+            _commit(api, name, files, present[name], message)
     except BaseException as error:  # Ctrl-C as well
         if len(made) == len(pushes) and all(set(files) <= _files_now(api, name) for name, files in pushes.items()):
             return  # only the Hub's answer was lost
@@ -196,7 +210,18 @@ def _create(api: "HfApi", repo_id: str, private: bool, made: list[str]) -> None:
     made.append(repo_id)
 
 
-def _commit(api: "HfApi", repo_id: str, files: Files, present: set[str] | None) -> None:
+def _message(run: Run) -> str:
+    """A line that names the run, by what anybody may know of it."""
+    model, method = public_recipe(run).model.name, METHODS[run.recipe.method.name].title
+    named = f"{run.recipe.name}: " if run.recipe.name else ""
+    scores = run.read_json("evaluation.json") or {}
+    metric = metric_of(scores) if scores.get("gain") else None
+    figures = [scores.get(variant, {}).get(metric.name) for variant in ("base", "adapter")] if metric else []
+    told = f", {metric.title} {figures[0]:.3f} -> {figures[1]:.3f}" if metric and None not in figures else ""
+    return f"{named}{method} on {model}{told} (Tuner)"
+
+
+def _commit(api: "HfApi", repo_id: str, files: Files, present: set[str] | None, message: str) -> None:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     # Tokenizer files left over from an earlier push would be loaded together with the new ones.
@@ -204,7 +229,7 @@ def _commit(api: "HfApi", repo_id: str, files: Files, present: set[str] | None) 
     api.create_commit(
         repo_id,
         [*(CommitOperationAdd(path, content) for path, content in files.items()), *map(CommitOperationDelete, stale)],
-        commit_message="Push with Tuner",
+        commit_message=message,
     )
 
 

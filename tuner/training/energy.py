@@ -35,14 +35,23 @@ def metered(emit: Callable[[dict], None]) -> Callable[[dict], None]:
     return emit_with_energy
 
 
+class Counted:
+    """A fold of a run's events: the joules of each window, by what was counted."""
+
+    def __init__(self):
+        self.windows: list[dict[str, float]] = []
+
+    def add(self, event: dict) -> None:
+        """Take the next event into account."""
+        if event["event"] == "start":
+            self.windows.append({})
+        elif self.windows and isinstance(joules := event.get("joules"), dict):
+            self.windows[-1] = joules
+
+
 def of_run(run: Run) -> dict[str, float]:
     """The joules of all windows, by what was counted; nothing if a window was not counted."""
-    windows: list[dict[str, float]] = []
-    for event in run.events():
-        if event["event"] == "start":
-            windows.append({})
-        elif windows and "joules" in event:
-            windows[-1] = event["joules"]
+    windows = run.log.fold(Counted).windows
     return {name: sum(w[name] for w in windows) for name in NAMES if windows and all(name in w for w in windows)}
 
 

@@ -25,7 +25,7 @@ from tuner.recipe import Recipe
 from tuner.run_files import deleted, unless_deleted
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
-from tuner.ui import checking, ownership, progress, run_queue
+from tuner.ui import checking, ownership, progress, run_queue, take_home
 from tuner.ui.checking import Entered, check, columns, entered, is_local, preview, read_recipe, survey
 from tuner.ui.ownership import EXAMPLE
 from tuner.ui.sampling import checked_sampling
@@ -296,14 +296,16 @@ def _answers(lineup: Lineup, conversations: dict, visitor: Visitor, sampling: di
     yield from gpu.chat(lineup.adapters, merged, conversations, **sampling)
 
 
-def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY, failed_merge: bool = False) -> str:
-    """Push the adapter with its model card to the visitor's repository; returns its address. Raises TunerError."""
-    from tuner.hub import push
+def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY, **options: str | bool) -> str:
+    """Push what leaves the run to the visitor's repository; returns its address. Raises TunerError.
 
+    `options` are failed_merge, what and data_name, as for hub/push.py; what is not merged yet is merged first.
+    """
     opened = open_run(run) if run == EXAMPLE else own_run(run, visitor)
     with unless_deleted(opened.path):
-        options = {"private": private, "failed_merge": failed_merge}
-        return push.push(opened, repository or "", token=visitor.token, **options)
+        if options.get("what", "adapter") != "adapter" and not is_merged(opened):
+            merge(run, visitor)
+        return take_home.push(opened, repository or "", visitor, private=private, **options)
 
 
 def download(run: str, what: str, visitor: Visitor = ANYBODY) -> dict:
@@ -313,6 +315,7 @@ def download(run: str, what: str, visitor: Visitor = ANYBODY) -> dict:
     opened = open_run(run)
     if not ownership.is_shared(opened, visitor):
         ownership.check_owner(opened, visitor)
+    take_home.prepare(opened, what, visitor)
     return downloads.offer(opened, what)
 
 

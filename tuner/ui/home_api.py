@@ -18,10 +18,12 @@ def push(
     token: str = "",
     private: bool = True,
     failed_merge: bool = False,
+    what: str = "adapter",
+    data_name: str = "",
     secret: str = "",
     visitor: Visitor = ANYBODY,
 ) -> str:
-    """Push the adapter with its tokenizer and model card to your repository; returns its address.
+    """Push the adapter or the merged model with its tokenizer and model card to your repository; returns its address.
 
     Args:
         run: The run's id.
@@ -29,9 +31,13 @@ def push(
         token: A Hub token with write access, used once and not stored; without it, your sign-in is used.
         private: Whether only you can see the repository.
         failed_merge: Whether to push it although merging it changed its answers; such a push is refused without.
+        what: "adapter", "merged" or "both"; the merged model's repository then ends with -merged.
+        data_name: What the card calls a file of yours, whose own name it does not tell.
         secret: The run's secret, which /train gave you.
     """
-    return actions.push(run, repository, private, with_secret(with_token(visitor, token), run, secret), failed_merge)
+    visitor = with_secret(with_token(visitor, token), run, secret)
+    options = {"failed_merge": failed_merge, "what": what, "data_name": data_name}
+    return actions.push(run, repository, private, visitor, **options)
 
 
 def download(run: str, what: str = "adapter", secret: str = "", visitor: Visitor = ANYBODY) -> dict:

@@ -1,5 +1,6 @@
 """My runs: this browser's runs and the example; open, resume, push or delete one."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import gradio as gr
 
 from tuner.errors import TunerError
 from tuner.inference import merge_check
+from tuner.names import WHAT
 from tuner.runs import Run
 from tuner.ui import actions, download_form, elements, ownership, progress, render
 from tuner.ui.problems import problems_of
@@ -61,7 +63,7 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
         tab.problem = gr.HTML()
         with gr.Column() as tab.pushing:
             download_form.build(tab)
-            with gr.Accordion("Push the adapter to the Hub", open=False) as tab.push_fold:
+            with gr.Accordion("Push to the Hub", open=False) as tab.push_fold:
                 _push_form(tab, has_oauth)
     _wire(tab)
     return tab
@@ -69,8 +71,15 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
 
 def _push_form(tab: SimpleNamespace, has_oauth: bool) -> None:
     gr.HTML(
-        '<p class="t-sub">Uploads the adapter to your own repository, in PEFT\'s format, with tokenizer and a model '
-        "card that lists base model, data, settings and scores.</p>"
+        '<p class="t-sub">Uploads it to your own repository, with tokenizer and a model card that lists base model, '
+        "data, settings and scores.</p>"
+    )
+    tab.what = gr.Radio(
+        [(title, name) for name, title in WHAT.items()],
+        value="adapter",
+        label="What",
+        info="the adapter is small and needs its base model; the merged model is whole",
+        elem_id="push-what",
     )
     with gr.Row():
         tab.repository = gr.Textbox(
@@ -79,6 +88,11 @@ def _push_form(tab: SimpleNamespace, has_oauth: bool) -> None:
         tab.private = gr.Checkbox(
             True, label="Private", info="only you can see the repository", elem_id="private", scale=1, min_width=120
         )
+    tab.data_name = gr.Textbox(
+        label="Name of your data",
+        info="for the card, if you like: the name of a file of your own is not told",
+        elem_id="data-name",
+    )
     tab.failed_merge = gr.Checkbox(False, label=merge_check.CONSENT, visible=False, elem_id="failed-merge")
     if has_oauth:
         tab.login = gr.LoginButton(icon=None)  # whose path on this machine the page would tell
@@ -106,6 +120,7 @@ def _wire(tab: SimpleNamespace) -> None:
         for_visitor(_delete), [tab.selected, tab.browser], [tab.browser, *tab.outputs], queue=False, **PRIVATE
     )
     given = [tab.selected, tab.browser, tab.repository, tab.private, tab.failed_merge, tab.token]
+    given += [tab.what, tab.data_name]
     push = {"inputs": given, "outputs": [tab.pushed, tab.token]}
     tab.push.click(for_visitor(_push), **push, concurrency_limit=4, api_visibility="private")
 
@@ -162,11 +177,17 @@ def _push(
     private: bool,
     failed_merge: bool,
     token: str,
+    what: str = "adapter",
+    data_name: str = "",
     visitor: Visitor = ANYBODY,
-) -> list:
+) -> Iterator[list]:
     """The repository's link, or the problems; the token's input is emptied once the token was used."""
     visitor = with_token(with_list(visitor, kept), token)
+    merging = "Merging if need be, then pushing" if what != "adapter" else "Pushing"
+    yield [elements.note(f"{merging} …"), gr.skip()]
     try:
-        return [render.push_link(actions.push(run, repository, private, visitor, failed_merge)), ""]
+        options = {"failed_merge": failed_merge, "what": what or "adapter", "data_name": data_name or ""}
+        pushed = actions.push(run, repository, private, visitor, **options)
+        yield [render.push_link(pushed), ""]
     except Exception as error:
-        return [elements.problems(problems_of(error), "The adapter was not pushed"), gr.skip()]
+        yield [elements.problems(problems_of(error), "Nothing was pushed"), gr.skip()]
