@@ -145,6 +145,7 @@ def test_a_push_is_one_private_commit_of_just_what_is_needed(hub, named, finishe
     assert len(repo.commits) == 2  # the one that made it, and ours
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     ours = {"adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml", "evaluation.json"}
+    ours.add("receipt.json")
     assert set(repo.files) - {".gitattributes", "chat_template.jinja"} == ours | tokenizer
     assert repo.files["adapter_model.safetensors"] == (finished.adapter / "adapter_model.safetensors").read_bytes()
     config = json.loads(repo.files["adapter_config.json"])
@@ -349,6 +350,7 @@ def test_just_the_adapters_own_files_are_pushed(hub, light):
     del files[".gitattributes"]
     assert files.pop("README.md").decode() == card(light, "alice/x")
     assert files.pop("recipe.yaml").decode() == light.recipe.to_yaml()
+    assert json.loads(files.pop("receipt.json"))["adapter"]["adapter_model.safetensors"] is None  # it is none
     assert files.pop("adapter_model.safetensors") == b"weights"
     assert files.pop("second/adapter_model.safetensors") == b"more weights"
     base = {"base_model_name_or_path": "Qwen/Qwen3-0.6B", "revision": "c0ffee"}

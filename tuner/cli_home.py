@@ -1,6 +1,7 @@
 """The commands with which a run leaves this machine.
 
 tuner push RUN owner/name
+tuner verify owner/name --merged owner/name-merged --server http://127.0.0.1:8080
 """
 
 import argparse
@@ -17,6 +18,18 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     push = command("push", _push, "Push the adapter and its card to the Hub.", RUN, ("repo", "owner/name, or a name"))
     push.add_argument("--public", action="store_true", help="make it public; it is private by default")
     push.add_argument("--failed-merge", action="store_true", help="push it although merging it failed")
+    _add_verify(command)
+
+
+def _add_verify(command: Callable[..., argparse.ArgumentParser]) -> None:
+    what = "Check that an export reads prompts and answers as its run did. Exit status 1: it differs; 2: can't tell."
+    export = ("export", "owner/name on the Hub, or the folder of a run or of an unzipped download")
+    verify = command("verify", _verify, what, export)
+    verify.add_argument("--revision", help="a branch, tag or commit of the repository")
+    verify.add_argument("--merged", metavar="MODEL", help="the merged model: owner/name or a folder")
+    verify.add_argument("--server", metavar="URL", help="a server with OpenAI's interface: llama.cpp, vLLM, Ollama")
+    verify.add_argument("--model", help="the model's name on the server")
+    verify.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the server's key")
 
 
 def token() -> str | None:
@@ -33,3 +46,21 @@ def _push(options: Options) -> None:
     run = runs.open_run(options.run)
     url = push.push(run, options.repo, token=token(), private=not options.public, failed_merge=options.failed_merge)
     print(json.dumps({"url": url}) if options.json else url)
+
+
+def _verify(options: Options) -> None:
+    from tuner.hub import verify_server
+    from tuner.hub.verify import verify
+
+    key = os.environ.get(options.api_key_env or "")
+    server = verify_server.Server(options.server, options.model, key) if options.server else None
+    report = verify(options.export, revision=options.revision, merged=options.merged, server=server, token=token())
+    if options.json:
+        found = {"same": report.same, "differs": report.differs, "unchecked": report.unchecked}
+        print(json.dumps({"status": report.status, **found}))
+    else:
+        for mark, sentences in (("same", report.same), ("DIFFERS", report.differs), ("unchecked", report.unchecked)):
+            for sentence in sentences:
+                print(f"{mark:9}  {sentence}")
+    if report.status:
+        raise SystemExit(report.status)

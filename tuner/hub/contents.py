@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuner.hub import receipt
 from tuner.hub.card import base_card, card, public_recipe
 from tuner.inference import merge_check
 from tuner.methods.files import CONFIG, SECOND, WEIGHTS
@@ -57,6 +58,7 @@ def _described(run: Run, repo: str, base: str | None) -> Files:
     files: Files = {
         "README.md": card(run, repo, base).encode(),
         "recipe.yaml": public_recipe(run.recipe).to_yaml().encode(),
+        receipt.NAME: as_json(receipt.receipt(run)),
     }
     return files | ({"evaluation.json": as_json(scores)} if scores else {})
 
