@@ -1,8 +1,8 @@
 """The receipt of an export: what `tuner verify` and `tuner reproduce` hold against what they find.
 
 A few held-out prompts with the tokens that they are read as and the adapter's answers, how an answer ends, and hashes
-of the adapter, the tokenizer, the base model's files and each row. What a run did not keep is null. No model is run for
-it, so that a push takes no GPU time.
+of the adapter, the tokenizer, the base model's files and each row. What a run did not keep is null. No model is
+run for it, so that a push takes no GPU time.
 """
 
 import hashlib

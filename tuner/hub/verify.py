@@ -8,6 +8,8 @@ tokens must be about as likely as each other.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,17 +60,28 @@ def verify(
     report = Report()
     _check_tokenizer(report, folder, known)
     is_adapter = (folder / CONFIG).is_file()
-    if is_adapter and _check_adapter(report, folder, known):
-        verify_answers.check_adapter(report, folder, known, token)
-    elif not is_adapter:
-        verify_answers.check_merged(report, folder, known)
+    with _noted(report, "The model's answers"):
+        if is_adapter and _check_adapter(report, folder, known):
+            verify_answers.check_adapter(report, folder, known, token)
+        elif not is_adapter:
+            verify_answers.check_merged(report, folder, known)
     if merged:
         other = Path(merged) if Path(merged).is_dir() else _fetch(merged, None, token)
         _check_tokenizer(report, other, known, "The merged model's tokenizer")
-        verify_answers.check_merged(report, other, known, folder if is_adapter else None, token)
+        with _noted(report, "The merged model"):
+            verify_answers.check_merged(report, other, known, folder if is_adapter else None, token)
     if server:
         verify_server.check_server(report, server, known)
     return report
+
+
+@contextmanager
+def _noted(report: Report, what: str) -> Iterator[None]:
+    """Note what can't be checked, so that what was found before is told all the same."""
+    try:
+        yield
+    except TunerError as error:
+        report.unchecked.append(f"{what} could not be checked: {error}")
 
 
 def open_export(name: str, revision: str | None, token: str | bool | None) -> tuple[Path, dict]:
