@@ -411,6 +411,8 @@ USAGES = {
     "chat": f"[--prompt PROMPT] [--system SYSTEM] {SAMPLING} run [RUN ...]",
     "merge": "[--weights WEIGHTS] [--out FOLDER] run [RUN ...]",
     "push": "[--public] [--failed-merge] run repo",
+    "reproduce": "[--revision REVISION] [--data FILE] [--out RUN] [--anyway] export",
+    "verify": "[--revision REVISION] [--merged MODEL] [--server URL] [--model MODEL] [--api-key-env NAME] export",
     "runs": "",
     "methods": "",
     "compare": "[--methods METHODS] [--search TRIALS] [--seeds NUMBER] [--seconds SECONDS] "

@@ -24,13 +24,13 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     push = command("push", _push, "Push the adapter and its card to the Hub.", RUN, ("repo", "owner/name, or a name"))
     push.add_argument("--public", action="store_true", help="make it public; it is private by default")
     push.add_argument("--failed-merge", action="store_true", help="push it although merging it failed")
-    _add_verify(command)
     again = "Train a pushed run once more, and compare its adapter. Exit status 1: something differs."
     reproduce = command("reproduce", _reproduce, again, EXPORT)
     reproduce.add_argument("--revision", help="a branch, tag or commit of the repository")
     reproduce.add_argument("--data", type=Path, metavar="FILE", help="the rows, if the run's were a file of your own")
     reproduce.add_argument("--out", type=Path, metavar="RUN", help="the new run's folder")
     reproduce.add_argument("--anyway", action="store_true", help="train it although rows differ")
+    _add_verify(command)
 
 
 def _add_verify(command: Callable[..., argparse.ArgumentParser]) -> None:

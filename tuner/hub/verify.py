@@ -8,6 +8,7 @@ tokens must be about as likely as each other.
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from tuner.hub import verify_answers, verify_server
 from tuner.methods.files import CONFIG, WEIGHTS
 from tuner.models.fetch import FILES, is_shipped
 from tuner.models.shape import load_tokenizer
+
+log = logging.getLogger(__name__)
 
 MOST_BYTES = 50 * 2**30  # of a repository that is fetched
 MOST_RECEIPT = 50 * 2**20
@@ -82,6 +85,9 @@ def _noted(report: Report, what: str) -> Iterator[None]:
         yield
     except TunerError as error:
         report.unchecked.append(f"{what} could not be checked: {error}")
+    except Exception as error:  # whatever libraries raise for files that don't fit each other
+        log.warning("%s", what, exc_info=error)
+        report.unchecked.append(f"{what} could not be checked: its files can't be loaded ({type(error).__name__}).")
 
 
 def open_export(name: str, revision: str | None, token: str | bool | None) -> tuple[Path, dict]:
@@ -91,7 +97,9 @@ def open_export(name: str, revision: str | None, token: str | bool | None) -> tu
         run = runs.Run(path)
         if not (run.adapter / CONFIG).is_file():
             raise TunerError(f"Run {run.id} has no adapter yet. Train it first.")
-        return run.adapter, receipts.receipt(run)
+        known = receipts.receipt(run)
+        known["base"]["folder"] = run.plan.get("model_folder")
+        return run.adapter, known
     folder = path if path.is_dir() else _fetch(name, revision, token)
     file = folder / receipts.NAME
     try:
@@ -109,6 +117,7 @@ def open_export(name: str, revision: str | None, token: str | bool | None) -> tu
         raise TunerError(
             f"The {receipts.NAME} of '{name}' is damaged, or of another version of Tuner. Push its run again."
         ) from None
+    known["base"].pop("folder", None)  # nobody else names a folder of this machine
     return folder, known
 
 

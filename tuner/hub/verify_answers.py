@@ -88,7 +88,8 @@ def _with_adapter(
     config, facts = read_json(folder / CONFIG, "the adapter"), known["base"]
     name, revision = config.get("base_model_name_or_path") or facts["name"], config.get("revision")
     settings = recipe.Model(name=name, revision=revision, quantization=quantization or facts["quantization"])
-    base = Base(fetch_model(settings, None, token), settings, known["task"], tuple(known["labels"]))
+    own_folder = facts.get("folder") and Path(facts["folder"])
+    base = Base(fetch_model(settings, own_folder, token), settings, known["task"], tuple(known["labels"]))
     plain = load_base(base)
     model = attach.load(plain, {"default": folder})
     with autocast(settings):
