@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from tuner.cli import main
 from tuner.hub import contents
-from tuner.hub.verify import Report, verify
+from tuner.hub.verify import verify
+from tuner.hub.verify_report import Report
 from tuner.hub.verify_server import Server, check_server
 from tuner.runs import Run
 
@@ -147,6 +148,13 @@ def test_good_exports_pass(finished, exported, merged, capsys):
     assert report["differs"] == report["unchecked"] == []
     assert "The adapter: 4 answers" in report["same"]
     assert "The merged model: its logits are the adapter's" in report["same"]
+
+
+def test_a_merged_export_passes_by_itself(merged, tmp_path):
+    export = unpack(contents.merged(merged, "ann/x", None), tmp_path)
+    report = verify(str(export))
+    assert report.differs == report.unchecked == []
+    assert "The merged model: 4 answers" in report.same
 
 
 def test_a_merged_model_that_came_otherwise_is_named(exported, merged, tmp_path):

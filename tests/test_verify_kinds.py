@@ -43,10 +43,12 @@ def test_a_good_export_passes(kind, tmp_path, no_estimates):
 
 
 COMMANDS = """
+import sys
+
 from tuner.cli import main
 
 try:
-    status = main(["verify", "alice/bosses", "--json"])
+    status = main([*sys.argv[1:], "--json"])
 except SystemExit as end:
     status = end.code
 print("status", status)
@@ -62,9 +64,26 @@ def test_a_private_push_is_verified_through_the_real_client(hub, finished, tmp_p
         files = hub.repo("alice/bosses").files
         config = json.loads(files["adapter_config.json"])
         files["adapter_config.json"] = json.dumps(config | {"r": 8}).encode()
-    done = fresh.run(["-c", COMMANDS], ROOT, env=hub.env(tmp_path / "home") | {"HF_TOKEN": token})
+    done = fresh.run(
+        ["-c", COMMANDS, "verify", "alice/bosses"], ROOT, env=hub.env(tmp_path / "home") | {"HF_TOKEN": token}
+    )
     assert done.returncode == 0, done.stderr
     report, status = done.stdout.strip().splitlines()[-2:]
     assert status == f"status {int(fault)}", report
     assert ("r is 8 where the run had 4" in report) == fault
     assert token not in done.stdout + done.stderr
+
+
+def test_a_pushed_run_is_trained_again_to_the_same_adapter(hub, finished, tmp_path):
+    token = hub.user("alice")
+    run = runs.Run(Path(shutil.copytree(finished.path, tmp_path / "run")))
+    push(run, "bosses", token=token, endpoint=hub.url)
+    again = tmp_path / "again"
+    command = ["reproduce", "alice/bosses", "--out", str(again)]
+    done = fresh.run(["-c", COMMANDS, *command], ROOT, env=hub.env(tmp_path / "home") | {"HF_TOKEN": token})
+    assert done.stdout.strip().endswith("status 0"), done.stdout + done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    differs = {event["what"]: event["differs"] for event in events if event["event"] == "compared"}
+    assert differs == {part: [] for part in ("versions", "settings", "rows", "machine", "adapter")}
+    weights = "adapter/adapter_model.safetensors"
+    assert (again / weights).read_bytes() == (finished.path / weights).read_bytes()

@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuner import hub_errors, names, runs
@@ -19,6 +18,7 @@ from tuner.data.problems import and_join
 from tuner.errors import TunerError
 from tuner.hub import receipt as receipts
 from tuner.hub import verify_answers, verify_server
+from tuner.hub.verify_report import Report
 from tuner.methods.files import CONFIG, WEIGHTS
 from tuner.models.fetch import FILES, is_shipped
 from tuner.models.shape import load_tokenizer
@@ -27,24 +27,6 @@ log = logging.getLogger(__name__)
 
 MOST_BYTES = 50 * 2**30  # of a repository that is fetched
 MOST_RECEIPT = 50 * 2**20
-
-
-@dataclass
-class Report:
-    """What was found, in sentences."""
-
-    differs: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
-    same: list[str] = field(default_factory=list)
-
-    @property
-    def status(self) -> int:
-        """0 if all is the same, 1 if something differs, 2 if too little could be checked to tell."""
-        return 1 if self.differs else 2 if self.unchecked and not self.same else 0
-
-    def compare(self, what: str, difference: str | None) -> None:
-        """Note that `what` is the same, or how it differs."""
-        self.differs.append(difference) if difference else self.same.append(what)
 
 
 def verify(

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +11,7 @@ from tuner import recipe
 from tuner.data.chat import AS_WRITTEN, render_prompt
 from tuner.errors import TunerError
 from tuner.hub import receipt as receipts
+from tuner.hub.verify_report import Report
 from tuner.inference import generate, merge_check
 from tuner.inference.predict import predict
 from tuner.methods import attach
@@ -24,15 +24,12 @@ from tuner.models.losses import first_token
 from tuner.models.shape import Base, load_tokenizer
 from tuner.tasks import TASKS
 
-if TYPE_CHECKING:
-    from tuner.hub.verify import Report
-
 # Where two answers part, the logits of their tokens may differ by so much: rounding, by the type that was trained in.
 CLOSE = {"float32": 0.02, "float16": 0.2, "bfloat16": 0.5}
 CLOSE_QUANTIZED = 1.0
 
 
-def check_prompts(report: "Report", tokenizer: PreTrainedTokenizerBase, known: dict, title: str) -> None:
+def check_prompts(report: Report, tokenizer: PreTrainedTokenizerBase, known: dict, title: str) -> None:
     """Whether the prompts are rendered and read as the tokens that training saw."""
     task, prompts = TASKS[known["task"]], [p for p in known.get("prompts") or () if p["ids"]]
     if not prompts:
@@ -65,7 +62,7 @@ def check_prompts(report: "Report", tokenizer: PreTrainedTokenizerBase, known: d
     report.same.append(f"{title}: the tokens of {len(prompts)} prompts")
 
 
-def check_adapter(report: "Report", folder: Path, known: dict, token: str | bool | None) -> None:
+def check_adapter(report: Report, folder: Path, known: dict, token: str | bool | None) -> None:
     """The adapter's answers on its base model, in the precision that it was trained in."""
     with _with_adapter(folder, known, token) as (base, model, plain):
         expected, found = known["base"].get("files"), receipts.files_of(base.folder)
@@ -97,7 +94,7 @@ def _with_adapter(
 
 
 def check_merged(
-    report: "Report", folder: Path, known: dict, adapter: Path | None = None, token: str | bool | None = None
+    report: Report, folder: Path, known: dict, adapter: Path | None = None, token: str | bool | None = None
 ) -> None:
     """A merged model: its precision, its end tokens, its answers, and its logits against those of the adapter."""
     config = read_json(folder / "config.json", "the merged model")
@@ -155,7 +152,7 @@ def _logits(model: torch.nn.Module, prompt: list[int], answer: list[int]) -> tor
 
 
 def _check_answers(
-    report: "Report",
+    report: Report,
     title: str,
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,

@@ -6,14 +6,12 @@ Where the server tells its prompt's tokens (llama.cpp, vLLM), these are compared
 import json
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tuner.errors import TunerError
+from tuner.hub.verify_report import Report
 from tuner.tasks import TASKS
-
-if TYPE_CHECKING:
-    from tuner.hub.verify import Report
 
 PATIENCE = 120  # seconds for an answer
 MOST_BYTES = 10 * 2**20  # of an answer
@@ -52,7 +50,7 @@ class Server(NamedTuple):
         return found if isinstance(found, dict) else None
 
 
-def check_server(report: "Report", server: Server, known: dict) -> None:
+def check_server(report: Report, server: Server, known: dict) -> None:
     """Whether the server answers the receipt's prompts as the run did; adds to the report."""
     prompts = [prompt for prompt in known.get("prompts") or () if prompt["answer"] is not None]
     if not TASKS[known["task"]].chats or not prompts:
@@ -114,7 +112,7 @@ def _is_same(text: str, expected: str, tokens: Any = ()) -> bool:
     return False
 
 
-def _check_tokens(report: "Report", server: Server, prompts: list[dict]) -> None:
+def _check_tokens(report: Report, server: Server, prompts: list[dict]) -> None:
     """The prompts' tokens, from llama.cpp's or vLLM's own addresses."""
     for number, prompt in enumerate(prompts, 1):
         rendered = server.ask("/apply-template", {"messages": prompt["messages"]})
