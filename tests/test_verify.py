@@ -141,6 +141,14 @@ def test_a_fault_is_named(fault, export):
     assert report.status == 1
 
 
+def test_the_answers_alone_show_another_scale(export):
+    FAULTS["alpha"][0](export)
+    edit(export / "receipt.json", lambda r: r["adapter"].clear())
+    report = verify(str(export))
+    assert len(report.differs) == 1
+    assert "answers prompt" in report.differs[0]
+
+
 def test_good_exports_pass(finished, exported, merged, capsys):
     assert verify(str(finished.path)).status == 0
     assert main(["verify", str(exported), "--merged", str(merged.merged), "--json"]) == 0
@@ -242,12 +250,14 @@ def test_a_server_that_answers_otherwise_is_named(export, served):
     assert "only its answers are compared" in found(without=["/apply-template", "/tokenize"])[1]
 
 
-def test_what_can_not_be_checked_is_said(export, capsys):
+def test_what_can_not_be_checked_is_said(export, exported, capsys):
     (export / "receipt.json").unlink()
     assert main(["verify", str(export)]) == 2
     assert "nothing to compare with" in capsys.readouterr().err
-    (export / "receipt.json").write_text("[")
-    assert main(["verify", str(export)]) == 2
-    assert "is damaged" in capsys.readouterr().err
+    good = json.loads((exported / "receipt.json").read_text())
+    for text in ("[", "[]", "{}", json.dumps(good | {"task": "x"}), json.dumps(good | {"prompts": [1]}), "[" * 10**5):
+        (export / "receipt.json").write_text(text)
+        assert main(["verify", str(export)]) == 2
+        assert "is damaged" in capsys.readouterr().err
     assert main(["verify", "no/such/thing/here"]) == 2
     assert torch.is_inference_mode_enabled() is False

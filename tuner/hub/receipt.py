@@ -17,6 +17,7 @@ from tuner.data.chat import AS_WRITTEN
 from tuner.errors import TunerError
 from tuner.evaluation.results import read_rows
 from tuner.hub.card import LIBRARIES
+from tuner.hub.receipt_shape import FORMAT
 from tuner.methods.files import CONFIG, WEIGHTS
 from tuner.models.fetch import base_of, is_here
 from tuner.models.shape import load_tokenizer
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NAME = "receipt.json"
-FORMAT = 1
 PROMPTS = 4
 MOST_CHARACTERS = 4000  # of a prompt and of an answer
 MOST_HASHES = 20_000  # of rows; of more rows, several share one

@@ -18,6 +18,7 @@ from tuner.data.problems import and_join
 from tuner.errors import TunerError
 from tuner.hub import receipt as receipts
 from tuner.hub import verify_answers, verify_server
+from tuner.hub.receipt_shape import checked
 from tuner.hub.verify_report import Report
 from tuner.methods.files import CONFIG, WEIGHTS
 from tuner.models.fetch import FILES, is_shipped
@@ -87,9 +88,7 @@ def open_export(name: str, revision: str | None, token: str | bool | None) -> tu
     try:
         if file.stat().st_size > MOST_RECEIPT:
             raise ValueError
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(known, dict) or known.get("format") != receipts.FORMAT:
-            raise ValueError
+        known = checked(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise TunerError(
             f"'{name}' has no {receipts.NAME}, so there is nothing to compare with. Push its run again with this "
