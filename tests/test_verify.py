@@ -141,8 +141,9 @@ def test_a_fault_is_named(fault, export):
     assert report.status == 1
 
 
-def test_the_answers_alone_show_another_scale(export):
-    FAULTS["alpha"][0](export)
+@pytest.mark.parametrize("fault", ["a layer", "alpha"])
+def test_the_answers_alone_show_other_weights(fault, export):
+    FAULTS[fault][0](export)
     edit(export / "receipt.json", lambda r: r["adapter"].clear())
     report = verify(str(export))
     assert len(report.differs) == 1

@@ -26,7 +26,7 @@ from tuner.tasks import TASKS
 
 # Where two answers part, the logits of their tokens may differ by so much: rounding, by the type that was trained in.
 CLOSE = {"float32": 0.02, "float16": 0.2, "bfloat16": 0.5}
-CLOSE_QUANTIZED = 1.0
+CLOSE_QUANTIZED = 0.5
 
 
 def check_prompts(report: Report, tokenizer: PreTrainedTokenizerBase, known: dict, title: str) -> None:
