@@ -412,6 +412,8 @@ USAGES = {
     "merge": "[--weights WEIGHTS] [--out FOLDER] run [RUN ...]",
     "push": "[--what WHAT] [--data-name DATA_NAME] [--public] [--failed-merge] run repo",
     "download": "[--what WHAT] [--out FILE] run",
+    "reproduce": "[--revision REVISION] [--data FILE] [--out RUN] [--anyway] export",
+    "verify": "[--revision REVISION] [--merged MODEL] [--server URL] [--model MODEL] [--api-key-env NAME] export",
     "runs": "",
     "methods": "",
     "compare": "[--methods METHODS] [--search TRIALS] [--seeds NUMBER] [--seconds SECONDS] "

@@ -352,6 +352,7 @@ def test_just_the_adapters_own_files_are_pushed(hub, light):
     assert files.pop("README.md").decode() == card(light, "alice/x", has_curve=True)
     assert files.pop("curve.png").startswith(b"\x89PNG")
     assert files.pop("recipe.yaml").decode() == light.recipe.to_yaml()
+    assert json.loads(files.pop("receipt.json"))["adapter"]["adapter_model.safetensors"] is None  # it is none
     assert files.pop("adapter_model.safetensors") == b"weights"
     assert files.pop("second/adapter_model.safetensors") == b"more weights"
     base = {"base_model_name_or_path": "Qwen/Qwen3-0.6B", "revision": "c0ffee"}

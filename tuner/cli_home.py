@@ -2,16 +2,22 @@
 
 tuner push RUN owner/name
 tuner download RUN --what run --out run.zip
+tuner verify owner/name --merged owner/name-merged --server http://127.0.0.1:8080
+tuner reproduce owner/name --data rows.csv
 """
 
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tuner.errors import TunerError
+
 Options = argparse.Namespace
 RUN = ("run", "a run's folder or its id")
+EXPORT = ("export", "owner/name on the Hub, or the folder of a run or of an unzipped download")
 
 
 def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -24,6 +30,24 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     download = command("download", _download, "Write adapter, merged model or the whole run into one zip.", RUN)
     download.add_argument("--what", default="adapter", help="adapter (the default), merged, gguf or run")
     download.add_argument("--out", type=Path, metavar="FILE", help="the zip; named after the run by default")
+    again = "Train a pushed run once more, and compare its adapter. Exit status 1: something differs."
+    reproduce = command("reproduce", _reproduce, again, EXPORT)
+    reproduce.add_argument("--revision", help="a branch, tag or commit of the repository")
+    reproduce.add_argument("--data", type=Path, metavar="FILE", help="the rows, if the run's were a file of your own")
+    reproduce.add_argument("--out", type=Path, metavar="RUN", help="the new run's folder")
+    reproduce.add_argument("--anyway", action="store_true", help="train it although rows differ")
+    _add_verify(command)
+
+
+def _add_verify(command: Callable[..., argparse.ArgumentParser]) -> None:
+    what = "Check that an export reads prompts and answers as its run did. Exit status 1: it differs; 2: can't tell."
+    verify = command("verify", _verify, what, EXPORT)
+    verify.add_argument("--revision", help="a branch, tag or commit of the repository")
+    verify.add_argument("--merged", metavar="MODEL", help="the merged model: owner/name or a folder")
+    verify.add_argument("--server", metavar="URL", help="a server with OpenAI's interface: llama.cpp, vLLM, Ollama")
+    verify.add_argument("--model", help="the model's name on the server")
+    verify.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the server's key")
+
 
 def token() -> str | None:
     """The token of whoever runs this command."""
@@ -68,3 +92,47 @@ def _download(options: Options) -> None:
             progress.update(len(chunk))
     partial.replace(out)
     print(json.dumps({"file": str(out), "bytes": archive.size}) if options.json else out)
+
+
+def _verify(options: Options) -> None:
+    from tuner.hub import verify_server
+    from tuner.hub.verify import verify
+
+    key = os.environ.get(options.api_key_env or "")
+    server = verify_server.Server(options.server, options.model, key) if options.server else None
+    report = verify(options.export, revision=options.revision, merged=options.merged, server=server, token=token())
+    if options.json:
+        found = {"same": report.same, "differs": report.differs, "unchecked": report.unchecked}
+        print(json.dumps({"status": report.status, **found}))
+    else:
+        for mark, sentences in (("same", report.same), ("DIFFERS", report.differs), ("unchecked", report.unchecked)):
+            for sentence in sentences:
+                print(f"{mark:9}  {sentence}")
+    if report.status:
+        raise SystemExit(report.status)
+
+
+def _reproduce(options: Options) -> None:
+    from tuner import terminal
+    from tuner.hub.reproduce import reproduce
+
+    settings = {"revision": options.revision, "data": options.data, "anyway": options.anyway, "path": options.out}
+    show, differs = terminal.Progress(), []
+    try:
+        for event in reproduce(options.export, **settings, token=token()):
+            if options.json:
+                print(json.dumps(event), flush=True)
+            elif event["event"] not in ("compared", "heartbeat"):
+                show(event)
+            if event["event"] == "compared":
+                differs += event["differs"] if event["what"] in ("rows", "adapter") else []
+                if not options.json:
+                    print(
+                        "\n".join([f"{event['what']}: {'differ' if event['differs'] else 'same'}", *event["differs"]])
+                    )
+    except TunerError as error:
+        if not differs:
+            raise
+        print("\n".join(f"tuner: {problem}" for problem in error.problems), file=sys.stderr)
+    if differs:
+        raise SystemExit(1)

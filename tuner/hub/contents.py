@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from tuner.hub import curve, gguf_file
+from tuner.hub import curve, gguf_file, receipt
 from tuner.hub.card import base_card, card
 from tuner.hub.card_data import public_recipe, without_paths
 from tuner.hub.card_training import CURVE
@@ -91,6 +91,7 @@ def _described(run: Run, repo: str, base: str | None, **told: Any) -> Files:
     files: Files = {
         "README.md": card(run, repo, base, has_curve=bool(drawn), **told).encode(),
         "recipe.yaml": public_recipe(run).to_yaml().encode(),
+        receipt.NAME: as_json(receipt.receipt_of(run)),
     }
     return files | ({CURVE: drawn} if drawn else {}) | ({"evaluation.json": as_json(scores)} if scores else {})
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import hub_errors, names
 from tuner.errors import TunerError
-from tuner.hub import contents
+from tuner.hub import contents, receipt
 from tuner.hub.card_data import public_recipe
 from tuner.hub.contents import TOKENIZER, Files
 from tuner.hub.licenses import licenses
-from tuner.hub import receipt
 from tuner.inference import merge_check
 from tuner.methods.files import WEIGHTS as ADAPTER
 from tuner.methods.registry import METHODS
@@ -159,7 +158,9 @@ def _list_files(api: "HfApi", repo_id: str, files: Files, private: bool) -> set[
             f"change the repository at {api.endpoint}/{repo_id}/settings, or choose another name."
         )
     present = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    is_ours = receipt.NAME in files and {receipt.NAME, "recipe.yaml"} <= present.keys()  # an earlier push of a merged model
+    is_ours = (
+        receipt.NAME in files and {receipt.NAME, "recipe.yaml"} <= present.keys()
+    )  # an earlier push of a merged model
     for name in filter(lambda name: name.endswith(WEIGHTS), present):
         # An adapter or merged model may replace an older one of ours; a base model is never changed.
         if name not in files or not (is_ours or name.endswith(ADAPTER) or _is_same(present[name], files[name])):

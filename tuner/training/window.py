@@ -164,6 +164,7 @@ class Window(TrainerCallback):
         self.checkpoints = Checkpoints(self.run)
         self.start_up = round(time.monotonic() - self.opened, 3)
         start = {"step": self.step, "steps": self.clock.steps, "device": device_name(), "start_up": self.start_up}
+        start["threads"] = torch.get_num_threads()  # which decide in what order a CPU adds
         self.emit({"event": "start", **start})
         self.micro_batch.begin(counters.get("micro_batch"), self.trainer.optimizer)
 
