@@ -5,8 +5,6 @@ nothing is downloaded, parsed or tokenized in a GPU window.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +18,7 @@ from tuner.data.recognize import recognize
 from tuner.data.split import Split, split_rows
 from tuner.data.table import Table
 from tuner.data.tokens import Tokenized, check_ids
-from tuner.errors import TunerError
+from tuner.errors import TunerError, collect
 from tuner.methods.registry import METHODS
 from tuner.models.complete import check_complete
 from tuner.models.fetch import check_size, fetch_model, find_folder, is_shipped
@@ -159,7 +157,7 @@ def _check_room(checked: Checked, local: bool) -> None:
     recipe, plan, estimate, problems = checked.recipe, checked.plan, checked.plan["forecast"], []
     with collect(problems):
         rows = [*checked.train.rows, *checked.heldout.rows]
-        _check_vocabulary(checked.base, shape_of(checked.base), checked.tokenizer, rows)
+        check_vocabulary(checked.base, shape_of(checked.base), checked.tokenizer, rows)
     with collect(problems):
         forecast.check_memory(estimate, recipe, plan["settings"]["batch_size"])
     with collect(problems):
@@ -247,15 +245,6 @@ def _resolve(
     return model, rows
 
 
-@contextmanager
-def collect(problems: list[str]) -> Iterator[None]:
-    """Add the problems of a TunerError raised within, so that all can be shown together."""
-    try:
-        yield
-    except TunerError as error:
-        problems.extend(error.problems)
-
-
 def _base(recipe: Recipe, folder: Path, config, format: formats.Format, split: Split) -> Base:
     """The base with its task and labels. Raises TunerError if rows or model don't fit the task."""
     row = TASKS[task_for(recipe.task, format.row.becomes, bool(config.is_encoder_decoder))]
@@ -332,7 +321,7 @@ def _plan(
     }
 
 
-def _check_vocabulary(model: Base, shape: Shape, tokenizer: "PreTrainedTokenizerBase", rows: list[dict]) -> None:
+def check_vocabulary(model: Base, shape: Shape, tokenizer: "PreTrainedTokenizerBase", rows: list[dict]) -> None:
     """Raise TunerError if the model has no embedding for a token of the rows, of the answers or of the padding."""
     read = [[tokenizer.pad_token_id or 0], *(row["input_ids"] for row in rows)]
     check_ids(read + ([row["labels"] for row in rows] if model.row.generates else []), shape.vocabulary, tokenizer)

@@ -10,7 +10,7 @@ from tuner.errors import TunerError
 from tuner.inference import merge_check
 from tuner.names import WHAT
 from tuner.runs import Run
-from tuner.ui import actions, download_form, elements, ownership, progress, render
+from tuner.ui import actions, download_form, elements, import_form, ownership, progress, render
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_token
 from tuner.ui.wiring import BY_LINK, PRIVATE, remembered, with_list
@@ -36,6 +36,7 @@ def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
         f"chat with it. {render.disk_note()}</p>"
     )
     tab.rows = gr.HTML(js_on_load=CLICKED, elem_id="runs")
+    import_form.build(tab)
     with gr.Column(visible=False, elem_id="run-actions") as tab.actions:
         with gr.Row(elem_classes="t-buttons"):
             tab.open = gr.Button("Open", size="md", variant="primary", min_width=100, elem_id="open-run")
@@ -112,6 +113,7 @@ def _wire(tab: SimpleNamespace) -> None:
     tab.outputs = [tab.selected, tab.rows, tab.actions, tab.resume, tab.delete, tab.owner_link, tab.pushing]
     tab.outputs += [tab.failed_merge]
     tab.outputs += [tab.sure, tab.problem, tab.pushed, tab.download]
+    import_form.wire(tab, refresh)
     tab.rows.click(for_visitor(_select), tab.browser, tab.outputs, queue=False, **PRIVATE)
     links = [tab.link, tab.owner_link]
     tab.selected.change(None, [tab.selected, tab.browser], links, js=LINKS, api_visibility="private")
