@@ -17,9 +17,8 @@ Refresh = Callable[[dict, str, Visitor], list]
 def build(tab: SimpleNamespace) -> None:
     """Add the button to My runs."""
     tab.import_run = gr.UploadButton(
-        "Import a run (zip)", size="md", file_types=[".zip"], min_width=100, elem_id="import-run"
+        "Import a run (zip)", size="sm", file_types=[".zip"], min_width=150, scale=0, elem_id="import-run"
     )
-    tab.imported = gr.HTML(elem_id="imported")
 
 
 def wire(tab: SimpleNamespace, refresh: Refresh) -> None:

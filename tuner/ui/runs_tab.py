@@ -31,12 +31,15 @@ LINKS = """(id, kept) => {
 def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
     """The tab's inputs and outputs; a push uses the visitor's sign-in with OAuth, else a token that is typed in."""
     tab = SimpleNamespace(browser=browser, selected=gr.Textbox(visible=False))
-    gr.HTML(
-        '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can look at the run and '
-        f"chat with it. {render.disk_note()}</p>"
-    )
+    with gr.Row(elem_classes="t-buttons"):
+        gr.HTML(
+            '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can look at the run '
+            f"and chat with it. {render.disk_note()}</p>",
+            min_width=300,
+        )
+        import_form.build(tab)
+    tab.imported = gr.HTML(elem_id="imported")
     tab.rows = gr.HTML(js_on_load=CLICKED, elem_id="runs")
-    import_form.build(tab)
     with gr.Column(visible=False, elem_id="run-actions") as tab.actions:
         with gr.Row(elem_classes="t-buttons"):
             tab.open = gr.Button("Open", size="md", variant="primary", min_width=100, elem_id="open-run")
