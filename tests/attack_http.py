@@ -23,6 +23,7 @@ ENDPOINTS = {
     "merge": 1,
     "push": 4,
     "download": 2,
+    "adopt": 2,
     "compare": 9,
     "comparison": 1,
 }
@@ -61,6 +62,7 @@ def endpoints() -> list[tuple]:
                     "merge",
                     "push",
                     "download",
+                    "adopt",
                     "compare",
                     "comparison",
                 ) or (name == "chat" and place in (0, 2))

@@ -121,7 +121,7 @@ def _to_come(run: Run, size: int) -> int:
 def _is_in_progress(run: Run) -> bool:
     age = _age(run)  # before a look at the lock, which may write a file
     try:
-        return (-AHEAD < age < IN_PROGRESS and run.ending != "finished") or run.is_training
+        return (-AHEAD < age < IN_PROGRESS and run.ending not in ("finished", "adopted")) or run.is_training
     except TunerError:  # nobody can resume it
         return False
 

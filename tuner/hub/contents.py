@@ -111,6 +111,8 @@ def as_json(value: dict) -> bytes:
 
 
 def _adapter_problem(run: Run) -> str | None:
+    if adopted := run.plan.get("adopted"):
+        return f"This adapter is on the Hub already, as {adopted['adapter']}. Take it from there."
     if (run.adapter / CONFIG).is_file() and (run.adapter / WEIGHTS).is_file():
         return None
     if any(run.adapter.glob("*.bin")):

@@ -22,14 +22,13 @@ from tuner.data.table import Table
 from tuner.data.tokens import Tokenized, check_ids
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
-from tuner.models.complete import check_complete
-from tuner.models.fetch import check_size, fetch_model, find_folder, is_shipped
-from tuner.models.quantized import check_precision, origin_of
+from tuner.models.fetch import fetch_model, find_folder, is_shipped
+from tuner.models.quantized import origin_of
 from tuner.models.shape import Base, Shape, can_do, check_task, load_config, load_tokenizer, shape_of
-from tuner.models.weights import check_fit, check_index, stored_sizes
 from tuner.models_cleanup import free_disk
 from tuner.planning import budget, few_shot, forecast, proposals
 from tuner.planning.answering import choose_answering
+from tuner.planning.base_check import check_base
 from tuner.planning.choices import choose, fit, room_for_rows
 from tuner.planning.heads import has_own_head, in_heads_order
 from tuner.planning.heldout import heldout_prompts, prompt_tokens
@@ -230,14 +229,7 @@ def _resolve(
             model = None if row.has_labels or not can_do(config, row) else Base(folder, recipe.model, row.name)
     with collect(problems):
         if model:
-            if most:
-                check_size(recipe.model.name, shape_of(model).parameters, most)
-            check_precision(model.stored, recipe.model.quantization, recipe.model.name, origin_of(folder))
-            described, stored = shape_of(model).base_weights, stored_sizes(folder, recipe.model.name)
-            check_index(folder, described, stored, recipe.model.name)
-            if not model.stored:  # which packs several numbers into one
-                check_fit(described, stored, recipe.model.name)
-            check_complete(model)
+            check_base(model, most)
     if model:
         problems += metrics.unfit(recipe.evaluation.metrics, model.row)
     if model and recipe.method.name in METHODS:

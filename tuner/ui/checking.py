@@ -23,6 +23,8 @@ LIMITS = {
     "settings": Limits("Reading this recipe", "Write it plainly: each setting by its name, with a value.", 20),
     "columns": Limits("Reading these rows", "Give fewer or shorter rows."),
     "fetch": Limits("Downloading this base model", "Try again later, or choose a smaller one.", 3600, "downloads"),
+    "fetch_adopted": Limits("Downloading this adapter and its base", "Try again later.", 3600, "downloads"),
+    "adopt_adapter": Limits("Reading this adapter", "Choose another one."),
     "check": Limits("Checking this recipe", "Give fewer or shorter rows, or choose another base model."),
     "read_prompts": Limits("Reading this conversation", "Write less, or choose a run on another base model.", 20),
 }
@@ -89,6 +91,18 @@ def write_run(
     path = path or runs.new_path()
     try:
         _job("prepare", *_planned(requested, rows, visitor), str(path), visitor=visitor)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return Run(path)
+
+
+def write_adopted(name: str, quantization: str, visitor: Visitor = ANYBODY) -> Run:
+    """A new run that answers with an adapter of the Hub. Raises TunerError; nothing is left of it then."""
+    path, token = runs.new_path(), visitor.token or False
+    try:
+        _job("fetch_adopted", name, quantization, token, visitor=visitor)
+        _job("adopt_adapter", name, quantization, token, str(path), visitor=visitor)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise

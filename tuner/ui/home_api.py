@@ -1,8 +1,8 @@
-"""The named endpoints with which a run leaves this Space, for gradio_client and other programs."""
+"""The named endpoints with which a run leaves this Space, or an adapter comes in, for gradio_client and programs."""
 
 import gradio as gr
 
-from tuner.ui import actions
+from tuner.ui import actions, adopting
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
 
 
@@ -10,6 +10,7 @@ def build() -> None:
     """Add the endpoints to the page that is being built."""
     gr.api(for_visitor(push), api_name="push", concurrency_limit=4)
     gr.api(for_visitor(download), api_name="download", concurrency_limit=4)
+    gr.api(for_visitor(adopt), api_name="adopt", concurrency_limit=4)
 
 
 def push(
@@ -54,3 +55,19 @@ def download(run: str, what: str = "adapter", secret: str = "", visitor: Visitor
         {"address": path on this server, "name": file name, "bytes": size}.
     """
     return actions.download(run, what, with_secret(visitor, run, secret))
+
+
+def adopt(adapter: str, quantization: str = "none", visitor: Visitor = ANYBODY) -> dict:
+    """Fetch an adapter of the Hub and its base, to chat with them and to train on from it (method.start_from).
+
+    Private and gated ones are fetched with your sign-in. Only safetensors are loaded, and no code.
+
+    Args:
+        adapter: owner/name, or owner/name@revision.
+        quantization: The base's precision, "nf4", "int8" or "none" for 16-bit; runs answer side by side in the same.
+
+    Returns:
+        {"run": id, "secret": text, "model": the base's name}; chat with the run by /chat.
+    """
+    run, secret = adopting.adopt(adapter, quantization, visitor)
+    return {"run": run.id, "secret": secret, "model": run.recipe.model.name}
