@@ -2,7 +2,7 @@
 
     recipe.yaml      the settings, every default written out
     plan.json        estimates, and the settings that were chosen
-    data/            tokenized rows and held-out prompts
+    data/ start/     tokenized rows and held-out prompts; the weights that training starts from, if there are some
     events.jsonl     what happened, one JSON object per line
     checkpoints/     what the next window needs to resume, newest last
     adapter/         the adapter in PEFT's own format

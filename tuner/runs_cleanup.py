@@ -27,8 +27,9 @@ _STARTED = time.time() - time.monotonic()
 def bytes_to_train(plan: dict) -> int:
     """The bytes that a run with this plan writes: in float32, the adapter and two checkpoints of weights and AdamW's
     two moments, with the best weights of each and those that replace them; the rows as pairs of int64."""
+    start = 1 if plan.get("start") else 0
     best = 3 if plan.get("measuring", {}).get("keep") == "best" else 0
-    return plan.get("trainable_parameters", 0) * 4 * (1 + 2 * 3 + best) + plan.get("tokens", 0) * 16
+    return plan.get("trainable_parameters", 0) * 4 * (1 + 2 * 3 + best + start) + plan.get("tokens", 0) * 16
 
 
 def bytes_to_merge(plan: dict) -> int:

@@ -25,6 +25,7 @@ TOKENIZER = (
 RUN_FILES = (
     "events.jsonl", "evaluation.json", "evaluation_rows.jsonl", "untuned.json", "data/heldout.jsonl",
     "data/train/*", "data/heldout/*", "checkpoints/*.safetensors", "adapter/*", f"adapter/{SECOND}/*",
+    "start/*", f"start/{SECOND}/*",
 )  # fmt: skip
 
 Files = dict[str, Path | bytes]  # path in the repository or archive -> a file, or its content

@@ -154,15 +154,13 @@ def _check_fit(settings: dict[str, Any], base: Base, stored: dict[str, Stored], 
 def _needed(settings: dict[str, Any], base: Base) -> dict[str, tuple[int, ...]]:
     """The names and shapes of the tensors that PEFT saves of such an adapter on the base; nothing is allocated."""
     import torch
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+    from peft import PeftConfig
+
+    from tuner.methods import attach
 
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         config = PeftConfig.from_peft_type(**settings | {"inference_mode": True})
-        model = get_peft_model(on_meta(base), config)
-        if config.is_prompt_learning:
-            return {"prompt_embeddings": tuple(model.prompt_encoder["default"].embedding.weight.shape)}
-        tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        return attach.stored_shapes(attach.attach(on_meta(base), [config]))[""]
 
 
 def _layer(key: str) -> str:

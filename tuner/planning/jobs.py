@@ -19,7 +19,7 @@ from tuner.models import device as devices
 from tuner.models.ends import end_tokens
 from tuner.models.fetch import base_of, fetch_model, is_shipped
 from tuner.models.shape import load_tokenizer
-from tuner.planning import adopt, forecast, pace, plan, probe
+from tuner.planning import adopt, forecast, pace, plan, probe, start_from
 from tuner.planning.method_costs import method_costs
 from tuner.planning.trackers import tracking_problems
 from tuner.recipe import Recipe
@@ -57,8 +57,10 @@ def columns(rows: Rows, example: str, data: dict) -> list[str]:
 
 
 def fetch(recipe: dict, token: str | bool) -> str:
-    """Download the base model; returns its folder. Raises TunerError."""
-    return str(fetch_model(Recipe.parse(recipe).model, None, token, forecast.MAX_PARAMETERS))
+    """Download the base model, and an adapter to start from; returns the base's folder. Raises TunerError."""
+    given = Recipe.parse(recipe)
+    start_from.find(given, local=False, token=token)
+    return str(fetch_model(given.model, None, token, forecast.MAX_PARAMETERS))
 
 
 def fetch_adopted(name: str, quantization: str, token: str | bool) -> None:

@@ -19,16 +19,16 @@ from tuner.data.chat_templates import changed_template
 from tuner.data.recognize import recognize
 from tuner.data.split import Split, split_rows
 from tuner.data.table import Table
-from tuner.data.tokens import Tokenized, check_ids
+from tuner.data.tokens import Tokenized
 from tuner.errors import TunerError
 from tuner.methods.registry import METHODS
 from tuner.models.fetch import fetch_model, find_folder, is_shipped
 from tuner.models.quantized import origin_of
-from tuner.models.shape import Base, Shape, can_do, check_task, load_config, load_tokenizer, shape_of
+from tuner.models.shape import Base, can_do, check_task, load_config, load_tokenizer, shape_of
 from tuner.models_cleanup import free_disk
-from tuner.planning import budget, few_shot, forecast, proposals
+from tuner.planning import budget, few_shot, forecast, proposals, start_from
 from tuner.planning.answering import choose_answering
-from tuner.planning.base_check import check_base
+from tuner.planning.base_check import check_base, check_vocabulary
 from tuner.planning.choices import choose, fit, room_for_rows
 from tuner.planning.heads import has_own_head, in_heads_order
 from tuner.planning.heldout import heldout_prompts, prompt_tokens
@@ -58,6 +58,7 @@ class Checked:
     heldout: Tokenized
     split: Split
     examples: few_shot.Choice | None
+    start: start_from.Start | None
 
 
 class Rows(NamedTuple):
@@ -84,7 +85,7 @@ def check(
     """
     token = token or (None if local else False)
     own_folder = find_folder(recipe.model.name, base) if local else None
-    model, rows = _resolve(recipe, table, base, local, own_folder, token)
+    model, rows, start = _resolve(recipe, table, base, local, own_folder, token)
     shape, tokenizer = shape_of(model), load_tokenizer(model.folder)
     chosen = choose(recipe, shape, len(rows.split.train))
     settings = {name: value for name, (value, _) in chosen.items()}
@@ -122,7 +123,11 @@ def check(
     shown = {"examples in the prompt": (examples.examples, examples.reason)} if examples else {}
     chosen |= shown | ({"steps": steps} if steps.number else {}) | measured
     plan["chosen"] = _choices(recipe, model, rows, plan, chosen)
-    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples)
+    if start:
+        plan["start"] = start.facts
+        plan["warnings"] += start_from.warnings(start, heldout.rows)
+        plan["chosen"].append(start_from.choice(start))
+    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples, start)
     _check_room(checked, local)
     return checked
 
@@ -158,7 +163,7 @@ def _check_room(checked: Checked, local: bool) -> None:
     recipe, plan, estimate, problems = checked.recipe, checked.plan, checked.plan["forecast"], []
     with collect(problems):
         rows = [*checked.train.rows, *checked.heldout.rows]
-        _check_vocabulary(checked.base, shape_of(checked.base), checked.tokenizer, rows)
+        check_vocabulary(checked.base, shape_of(checked.base), checked.tokenizer, rows)
     with collect(problems):
         forecast.check_memory(estimate, recipe, plan["settings"]["batch_size"])
     with collect(problems):
@@ -197,6 +202,8 @@ def prepare(
     if checked.examples:
         prompter = few_shot.Prompter(recipe, checked.base, settings, checked.tokenizer)
         checked.plan["prompting"] = few_shot.add_examples(prompter, checked.split, prompts, checked.examples)
+    if checked.start:
+        checked.plan["start"]["sha256"] = start_from.copy(checked.start, run)
     run.write_text("data/heldout.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prompts))
     run.write_json("plan.json", checked.plan)
     return run
@@ -209,11 +216,14 @@ def _resolve(
     local: bool,
     own_folder: Path | None,
     token: str | bool | None,
-) -> tuple[Base, Rows]:
-    """The base for its task, and the rows. Raises TunerError with all problems of model, method and rows."""
+) -> tuple[Base, Rows, start_from.Start | None]:
+    """The base for its task, the rows, and the adapter to train on from if one is named.
+
+    Raises TunerError with all problems of model, method and rows.
+    """
     problems = unknown_method(recipe) + metrics.unknown(recipe.evaluation.metrics)
     problems += tracking_problems(recipe, local=local)
-    config = rows = model = None
+    config = rows = model = start = None
     most = None if local else forecast.MAX_PARAMETERS
     with collect(problems):
         folder = fetch_model(recipe.model, own_folder, token, most)
@@ -234,9 +244,12 @@ def _resolve(
         problems += metrics.unfit(recipe.evaluation.metrics, model.row)
     if model and recipe.method.name in METHODS:
         problems += method_problems(recipe, model)
+    with collect(problems):
+        if model and not problems and (start := start_from.find(recipe, local=local, token=token)):
+            start_from.check(start, recipe, model, own_folder)
     if problems:
         raise TunerError(*problems)
-    return model, rows
+    return model, rows, start
 
 
 @contextmanager
@@ -322,12 +335,6 @@ def _plan(
         "data": {"origin": rows.table.origin, "revision": rows.table.revision},
         "warnings": warnings,
     }
-
-
-def _check_vocabulary(model: Base, shape: Shape, tokenizer: "PreTrainedTokenizerBase", rows: list[dict]) -> None:
-    """Raise TunerError if the model has no embedding for a token of the rows, of the answers or of the padding."""
-    read = [[tokenizer.pad_token_id or 0], *(row["input_ids"] for row in rows)]
-    check_ids(read + ([row["labels"] for row in rows] if model.row.generates else []), shape.vocabulary, tokenizer)
 
 
 def _check_disk(plan: dict, root: Path, local: bool) -> None:
