@@ -24,6 +24,7 @@ ENDPOINTS = {
     "push": 4,
     "download": 2,
     "import_run": 1,
+    "adopt": 2,
     "compare": 9,
     "comparison": 1,
 }
@@ -63,6 +64,7 @@ def endpoints() -> list[tuple]:
                     "push",
                     "download",
                     "import_run",
+                    "adopt",
                     "compare",
                     "comparison",
                 ) or (name == "chat" and place in (0, 2))

@@ -12,7 +12,7 @@ from tuner.data import parse
 from tuner.data.chat import render_prompt, stop_ids
 from tuner.errors import TunerError
 from tuner.models.fetch import check_size
-from tuner.planning import forecast, plan
+from tuner.planning import base_check, forecast, plan
 from tuner.planning.method_costs import method_costs
 from tuner.recipe import Recipe
 from tuner.terminal import plan_text
@@ -557,7 +557,7 @@ def test_a_visitors_model_is_measured_against_the_limit_in_billions():
 
 def test_weights_are_held_against_the_configuration_unless_they_are_packed(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(plan, "check_fit", lambda *args: asked.append(args))
+    monkeypatch.setattr(base_check, "check_fit", lambda *args: asked.append(args))
     use_family(tmp_path / "plain", monkeypatch, "llama")
     planned(8, model__name="somebody/plain")
     ((described, stored, name),) = asked

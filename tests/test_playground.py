@@ -12,7 +12,7 @@ from visitors_runs import ANN, CHECK, copied, with_events
 from tuner.errors import TunerError
 from tuner.runs import create
 from tuner.tasks import TASKS
-from tuner.ui import actions, playground_tab
+from tuner.ui import actions, conversation, playground_tab
 from tuner.ui.actions import Lineup
 
 pytest_plugins = ["page_fixtures"]
@@ -304,8 +304,8 @@ def test_what_stayed_without_an_answer_is_not_asked_again():
         {"role": "user", "content": "again"},
         {"role": "user", "content": "more"},
     ]
-    assert playground_tab.until_answered(unanswered) == turns("one", "an answer")
-    assert playground_tab.until_answered(None) == playground_tab.until_answered([]) == []
+    assert conversation.until_answered(unanswered) == turns("one", "an answer")
+    assert conversation.until_answered(None) == conversation.until_answered([]) == []
 
 
 def test_a_prompt_as_long_as_a_book_is_refused_and_not_kept():

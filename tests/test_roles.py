@@ -42,6 +42,7 @@ ENDPOINTS = {
     "runs": LOOK,
     "rows": LOOK,
     "compare": NOTHING,
+    "adopt": NOTHING,
     "comparison": LOOK,
     "chat": CHAT,
     "resume": (CHANGE, STOPPED),
@@ -112,6 +113,7 @@ HANDLERS = {
     "after play.stop.click: _end": NOTHING,
     "play.run.change: choose": LOOK,
     "play.clear.click: <lambda>": NOTHING,
+    "play.add.click or play.adapter.submit: add": NOTHING,
     "play.examples.select: _use_example": LOOK,
     "mine.rows.click: _select": LOOK,
     "mine.delete.click: <lambda>": NOTHING,
@@ -190,7 +192,8 @@ class Visit:
             "chat": {"message": "hello"},
             "runs": {"runs": [self.run]},
         }.get(name, {})
-        given |= {"runs": {}, "comparison": {"experiment": self.experiment}}.get(name, {"run": self.run})
+        without = {"runs": {}, "comparison": {"experiment": self.experiment}, "adopt": {"adapter": "alice/x"}}
+        given |= without.get(name, {"run": self.run})
         job = self.served.client.submit(**given, api_name=f"/{name}")
         try:
             return json.dumps(next(iter(job)) if name in ("resume", "chat") else job.result(30))

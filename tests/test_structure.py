@@ -20,6 +20,7 @@ ROOMS = [
         "names",
         "places",
         "recipe",
+        "recipe_names",
         "recipe_problems",
         "recipe_yaml",
         "tasks",

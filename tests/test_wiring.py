@@ -93,6 +93,8 @@ play.problem [at once]
 play.run.change: choose(play.run train.browser play.shown play.prompt play.columns0) -> play.shown play.examples \
 play.check play.check_fold play.system play.sampling_fold play.prompt play.reference \
 play.problem play.columns [default, newest]
+play.add.click or play.adapter.submit: add(play.adapter play.run train.browser) -> train.browser play.run \
+play.adapter play.problem [4]
 play.clear.click: <lambda>() -> play.problem [at once]
 play.examples.select: _use_example(play.shown) -> play.prompt play.reference play.system play.columns [at once]
 play.shown.change or play.clear.click or play.examples.select: None() ->  [at once]
@@ -192,11 +194,13 @@ ENDPOINTS = {
     ),
     "download": ({"run": NEEDED, "what": "adapter", **OWNER}, 4),
     "import_run": ({"file": NEEDED}, "240 check"),
+    "adopt": ({"adapter": NEEDED, "quantization": "none"}, 4),
 }
 BUTTONS = {
     "train.train": "Train", "train.stop": "Stop", "train.resume": "Resume", "train.chat": "Chat with it",
     "train.push": "Push to the Hub", "train.again": "Change settings", "train.fetch": "Download and check",
-    "train.apply": "Apply to the form", "play.clear": "New conversation", "play.send": "Send", "play.stop": "Stop",
+    "train.apply": "Apply to the form", "play.add": "Add", "play.send": "Send", "play.stop": "Stop",
+    "play.clear": "New conversation",
     "mine.open": "Open", "mine.chat": "Chat", "mine.resume": "Resume", "mine.delete": "Delete",
     "mine.sure": "Delete for good", "mine.push": "Push", "mine.download_adapter": "Adapter",
     "mine.download_merged": "Merged model", "mine.download_run": "Whole run", "mine.download_gguf": "GGUF",
@@ -227,7 +231,7 @@ LABELS = {
     "compare.seconds": "Seconds of training for each run", "earlier.listed": "Experiments",
     "play.columns0": "Base model", "play.columns1": "Adapter", "play.columns2": "Merged model", "play.run": "Runs",
     "play.temperature": "Temperature", "play.top_p": "Top-p", "play.length": "Max new tokens", "play.seed": "Seed",
-    "play.system": "System prompt", "play.prompt": "Prompt",
+    "play.system": "System prompt", "play.adapter": "An adapter on the Hub", "play.prompt": "Prompt",
     "mine.repository": "Repository", "mine.private": "Private", "mine.token": "Hub token with write access",
     "mine.failed_merge": "Push it although merging failed",
     "mine.link": "Private link to this run", "mine.owner_link": "Owner's link",

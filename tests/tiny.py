@@ -83,8 +83,10 @@ def encoder_tokenizer():
     return tokenizer
 
 
-def tiny_model(folder: Path, family: str = "llama", seed: int = 0) -> Path:
-    """Save a random two-layer model of the family with its tokenizer in `folder`; returns the folder."""
+def tiny_model(folder: Path, family: str = "llama", seed: int = 0, **sizes: int) -> Path:
+    """Save a random two-layer model of the family with its tokenizer in `folder`; returns the folder.
+
+    `sizes` are settings of its configuration other than the family's."""
     import torch
     import transformers
 
@@ -97,7 +99,7 @@ def tiny_model(folder: Path, family: str = "llama", seed: int = 0) -> Path:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **shape,
+        **shape | sizes,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -205,11 +205,14 @@ def _evaluate(options: Options) -> None:
 
 
 def _chat(options: Options) -> None:
-    from tuner import runs
+    with cli_home.opened([options.run, *options.others]) as runs:
+        _chat_with(options, runs)
+
+
+def _chat_with(options: Options, opened: list["Run"]) -> None:
     from tuner.inference import merge
     from tuner.inference.variants import load_variants
 
-    opened = [runs.open_run(name) for name in (options.run, *options.others)]
     if not options.json:
         print("Loading and merging...", file=sys.stderr)
     adapters, merged, check = dict(zip(_names(opened), opened)), {}, None

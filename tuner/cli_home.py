@@ -1,4 +1,4 @@
-"""The commands with which a run leaves this machine, or comes to it.
+"""The commands with which a run leaves this machine or comes to it, and adapters of the Hub come in.
 
 tuner push RUN owner/name
 tuner download RUN --what run --out run.zip
@@ -11,10 +11,16 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from tuner.errors import TunerError
+
+if TYPE_CHECKING:
+    from tuner.runs import Run
 
 Options = argparse.Namespace
 RUN = ("run", "a run's folder or its id")
@@ -51,6 +57,32 @@ def _add_verify(command: Callable[..., argparse.ArgumentParser]) -> None:
     verify.add_argument("--server", metavar="URL", help="a server with OpenAI's interface: llama.cpp, vLLM, Ollama")
     verify.add_argument("--model", help="the model's name on the server")
     verify.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the server's key")
+
+
+@contextmanager
+def opened(given: list[str]) -> Iterator[list["Run"]]:
+    """The runs of these names; one that is no run's, owner/name, is an adapter of the Hub, which is here for as long
+    as this lasts, in the precision of the first run.
+
+    Raises TunerError."""
+    from tuner import names, runs
+
+    found: dict[str, Run | None] = {}
+    for name in given:
+        try:
+            found[name] = runs.open_run(name)
+        except TunerError:
+            if not names.fits("dataset", name.partition("@")[0]):
+                raise
+            found[name] = None
+    with TemporaryDirectory(prefix="tuner-") as folder:
+        own = next(filter(None, found.values()), None)
+        for name in [name for name, run in found.items() if run is None]:
+            from tuner.planning.adopt import adopt
+
+            precision = own.recipe.model.quantization if own else "none"
+            found[name] = adopt(name, precision, token=token(), path=Path(folder) / name.replace("/", "--"))
+        yield [found[name] for name in given]
 
 
 def token() -> str | None:

@@ -12,13 +12,13 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from unicodedata import category
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from tuner.errors import TunerError
+from tuner.recipe_names import visible
 from tuner.recipe_problems import sentences
 from tuner.recipe_yaml import MOST_CHARACTERS, read_yaml
 from tuner.tasks import TASKS
@@ -49,20 +49,7 @@ def _not_tiny(value: float) -> float:
     return value
 
 
-def _visible(name: str) -> str:
-    kept = (c for c in CHARACTER.findall(name) if c.isspace() or c in JOINERS or category(c[0]) not in UNSEEN)
-    shown = " ".join("".join(kept).split()).strip(f"{JOINERS} ")
-    return "" if BLANK.fullmatch(shown) else shown
-
-
 SMALLEST = 1e-30  # models compute in float32, which holds 1e-38, and multiply it with numbers below 1
-UNSEEN = ("Cc", "Cf", "Zl", "Zp")  # control characters, those that change the direction of what follows, ...
-JOINERS = "\u200c\u200d"  # without these, emoji and words of some languages would be others
-CHARACTER = re.compile("\U0001f3f4[\U000e0030-\U000e007a]{3,6}\U000e007f|.", re.S)  # or a flag, such as Scotland's
-BLANK = re.compile(  # Unicode's Default_Ignorable_Code_Point, as far as it is not dropped, and Braille's blank
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
-    "\U000e0000-\U000e0fff ]*"
-)
 # What files have that no program of today writes; all are Python's. Windows-1252 has all of Latin-1's letters.
 ENCODINGS = ("utf-8", "utf-16", *(f"windows-{n}" for n in range(1250, 1259)), "iso-8859-2", "iso-8859-15", "koi8-r")
 ENCODINGS += ("mac-roman", "shift_jis", "gb18030", "big5", "euc-kr")
@@ -176,6 +163,11 @@ class Method(Part):
     layers: Auto | Annotated[int, Field(ge=1, le=200), WHOLE] = Field(
         "auto", description="how many of the last blocks are trained"
     )
+    start_from: Source | None = Field(
+        None,
+        title="Train on from",
+        description="an adapter on the Hub, owner/name, or one of your runs by its id; a new adapter if left out",
+    )
 
 
 class Training(Part):
@@ -256,7 +248,7 @@ class Evaluation(Part):
 class Recipe(Part):
     """All settings of a run."""
 
-    name: Annotated[str, Field(max_length=80), AfterValidator(_visible)] | None = Field(
+    name: Annotated[str, Field(max_length=80), AfterValidator(visible)] | None = Field(
         None, description="your name for the run"
     )
     task: Literal[("auto", *TASKS)] = Field(

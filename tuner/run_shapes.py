@@ -72,6 +72,8 @@ class PlanFile(TypedDict, total=False):
     revision: str | None
     data: Source
     model_folder: str | None
+    start: dict[str, str | None]  # the adapter that training starts from: on the Hub its name and revision; its hash
+    adopted: dict[str, str]  # an adapter of the Hub, with its revision, that answers in place of a trained one
     origin: str | None  # of a base that was published quantized: the model that it was made from, if its card says so
     rows: Count
     heldout_rows: Count

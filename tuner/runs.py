@@ -2,7 +2,7 @@
 
     recipe.yaml      the settings, every default written out
     plan.json        estimates, and the settings that were chosen
-    data/            tokenized rows and held-out prompts
+    data/ start/     tokenized rows and held-out prompts; the weights that training starts from, if there are some
     events.jsonl     what happened, one JSON object per line
     checkpoints/     what the next window needs to resume, newest last
     adapter/         the adapter in PEFT's own format
@@ -37,7 +37,7 @@ ID = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?")  # of what
 PARTS = ("recipe.yaml", "plan.json", "events.jsonl")  # a folder with one of them is a run, if perhaps a damaged one
 DELETED = ".deleted-"  # how the names of folders begin that are being deleted
 ENDINGS = {"steps": "finished", "clock": "finished", "patience": "finished", "stopped": "stopped", "window": "paused"}
-OTHER_ENDINGS = {"start": "interrupted", "died": "paused", "error": "failed"}
+OTHER_ENDINGS = {"start": "interrupted", "died": "paused", "error": "failed", "adopted": "adopted"}
 FORMAT = 2  # of the folder, as written in plan.json; a plan without it has format 1
 
 
@@ -123,7 +123,7 @@ class Run:
         """
         if self.is_trained and (self.path / "evaluation.json").is_file():
             return "finished"
-        last = self.last_event("start", "end", "unscored", "died", "error")
+        last = self.last_event("start", "end", "unscored", "died", "error", "adopted")
         if last is None:
             return "prepared"
         ending = ENDINGS.get(last.get("reason")) or OTHER_ENDINGS.get(last["event"], "interrupted")

@@ -27,8 +27,9 @@ _STARTED = time.time() - time.monotonic()
 def bytes_to_train(plan: dict) -> int:
     """The bytes that a run with this plan writes: in float32, the adapter and two checkpoints of weights and AdamW's
     two moments, with the best weights of each and those that replace them; the rows as pairs of int64."""
+    start = 1 if plan.get("start") else 0
     best = 3 if plan.get("measuring", {}).get("keep") == "best" else 0
-    return plan.get("trainable_parameters", 0) * 4 * (1 + 2 * 3 + best) + plan.get("tokens", 0) * 16
+    return plan.get("trainable_parameters", 0) * 4 * (1 + 2 * 3 + best + start) + plan.get("tokens", 0) * 16
 
 
 def bytes_to_merge(plan: dict) -> int:
@@ -121,7 +122,7 @@ def _to_come(run: Run, size: int) -> int:
 def _is_in_progress(run: Run) -> bool:
     age = _age(run)  # before a look at the lock, which may write a file
     try:
-        return (-AHEAD < age < IN_PROGRESS and run.ending != "finished") or run.is_training
+        return (-AHEAD < age < IN_PROGRESS and run.ending not in ("finished", "adopted")) or run.is_training
     except TunerError:  # nobody can resume it
         return False
 

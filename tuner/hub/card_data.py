@@ -60,6 +60,10 @@ def without_paths(run: Run) -> Recipe:
     settings = {"data.source": named if len(named) > 1 else named[0]} | (
         {"model.name": PurePath(own_folder).name} if own_folder else {}
     )
+    if start := run.plan.get("start"):
+        # Of an adapter on the Hub the exact version; the id of a run would let anybody look at it.
+        of_hub = f"{start['adapter']}@{start['revision']}"
+        settings["method.start_from"] = of_hub if start["adapter"] else "earlier-run"
     return recipe.with_settings(settings)
 
 

@@ -25,6 +25,7 @@ TOKENIZER = (
 RUN_FILES = (
     "events.jsonl", "evaluation.json", "evaluation_rows.jsonl", "untuned.json", "data/heldout.jsonl",
     "data/train/*", "data/heldout/*", "checkpoints/*.safetensors", "adapter/*", f"adapter/{SECOND}/*",
+    "start/*", f"start/{SECOND}/*",
 )  # fmt: skip
 
 Files = dict[str, Path | bytes]  # path in the repository or archive -> a file, or its content
@@ -111,6 +112,8 @@ def as_json(value: dict) -> bytes:
 
 
 def _adapter_problem(run: Run) -> str | None:
+    if adopted := run.plan.get("adopted"):
+        return f"This adapter is on the Hub already, as {adopted['adapter']}. Take it from there."
     if (run.adapter / CONFIG).is_file() and (run.adapter / WEIGHTS).is_file():
         return None
     if any(run.adapter.glob("*.bin")):

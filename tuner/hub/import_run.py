@@ -37,7 +37,8 @@ TEXTS = (
 )
 STORED = r"checkpoints/(?:step|best)-\d{8}\.safetensors"
 _ADAPTER = "|".join(map(re.escape, (CONFIG, WEIGHTS, *TOKENIZER)))
-PARTS = re.compile(rf"{TEXTS}|{ARROW}|{STORED}|adapter/(?:{SECOND}/)?(?:{_ADAPTER})", re.ASCII)
+START = rf"start/(?:{SECOND}/)?{re.escape(WEIGHTS)}"  # planning/start_from.py
+PARTS = re.compile(rf"{TEXTS}|{ARROW}|{STORED}|{START}|adapter/(?:{SECOND}/)?(?:{_ADAPTER})", re.ASCII)
 UNSAFE = re.compile(r"/|[A-Za-z]:|(?:.*/)?\.\.(?:/|$)|.*[\\\0]", re.DOTALL)
 OF_A_PAGE = re.compile(rb'"event": *"(?:queued|continued|starting|waiting|withdrawn)"')
 # Where a recipe has the settings that a plan chose; those of the method are under its own names.

@@ -191,6 +191,11 @@ def check_mergeable(run: Run) -> None:
         raise no_adapter(run)
     if not _has_16_bits(run):
         _in_16_bits(run)  # which says why there are none
+    if adopted := run.plan.get("adopted"):
+        raise TunerError(
+            f"{adopted['adapter']} is an adapter of the Hub, and Tuner merges what was trained with it, whose rows it "
+            "can check the result on. Train on from it (method.start_from), then merge that run."
+        )
     if not is_mergeable(run):
         row = METHODS[run.recipe.method.name]
         raise TunerError(
@@ -211,6 +216,8 @@ def _has_16_bits(run: Run) -> bool:
 
 def is_mergeable(run: Run) -> bool:
     """Whether what the run learned can be added to the base model's weights."""
+    if "adopted" in run.plan:
+        return False
     row = METHODS[run.recipe.method.name]
     base = base_of(run)
     return _has_16_bits(run) and row.mergeable and row.mergeable_on(resolve(run.recipe, shape_of(base), base.row))

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from peft import PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, PeftType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.boft import layer as boft
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, load_peft_weights
+from safetensors.torch import load_file
 
 from tuner.methods import native
-from tuner.methods.files import SECOND, is_native
+from tuner.methods.files import SECOND, WEIGHTS, is_native
 
 Adapted = PeftModel | native.NativeModel
 
@@ -92,6 +93,37 @@ def load(base: torch.nn.Module, folders: dict[str, Path]) -> Adapted:
         model.load_adapter(folder, name)
         _as_saved(model, folder, name)
     return _keep_type(model).eval()
+
+
+def begin_with(model: Adapted, folder: Path) -> None:
+    """Put the weights that `save` wrote into a model with the same methods attached, to train on from them."""
+    for level, place in zip(_levels(model), _places(model)):
+        if isinstance(level, native.NativeModel):
+            level.load_tensors(load_file(folder / WEIGHTS))
+            continue
+        name = level.active_adapter
+        set_peft_model_state_dict(level, load_peft_weights(str(folder / place), device="cpu"), adapter_name=name)
+        _as_saved(level, folder / place, name)
+
+
+def _places(model: Adapted) -> list[str]:
+    """The subfolder of each level's adapter: a hybrid's outer one is its second."""
+    return [SECOND if level.active_adapter == SECOND else "" for level in _levels(model)]
+
+
+def stored_shapes(model: Adapted) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The names and shapes of the tensors that `save` would write, by subfolder; the model may be without storage."""
+    return {place: _stored_shapes(level) for level, place in zip(_levels(model), _places(model))}
+
+
+def _stored_shapes(level: Adapted) -> dict[str, tuple[int, ...]]:
+    if isinstance(level, native.NativeModel):
+        tensors = level.tensors()
+    elif level.active_peft_config.is_prompt_learning:
+        tensors = {"prompt_embeddings": level.prompt_encoder[level.active_adapter].embedding.weight}
+    else:
+        tensors = get_peft_model_state_dict(level, adapter_name=level.active_adapter, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def save(model: Adapted, folder: Path, base_name: str) -> None:

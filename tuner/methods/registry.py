@@ -103,6 +103,7 @@ _REPARAMETERIZATIONS = [
         learning_rate=times_lora(2),
         learning_rate_reason="twice LoRA's: its singular values start at zero",
         schedule="AdaLoraSchedule",
+        continues=False,  # which ranks it dropped, and why, is not in the file
     ),
     MethodRow(
         name="unilora",
@@ -223,6 +224,7 @@ _SOFT_PROMPTS = [
         parameters=r"^prompt_encoder\.",
         configs=soft_prompt("PromptEncoderConfig", encoder_hidden_size=lambda target: target.shape.width),
         count=counts.prompt_encoder,
+        continues=False,  # the network is not in the file
         settings={"virtual_tokens": 20},
         learning_rate=compared(5e-4),
         learning_rate_reason="0.0005 at width 3072: .353 in PEFT's comparison, .371 at 0.0001, .355 at 0.005",

@@ -49,6 +49,7 @@ class MethodRow:
     stored: int = 1  # numbers in the file per trained parameter, for methods with needs_storage
     schedule: str | None = None  # a class of schedules.py that runs after each step
     beside_base: bool = False  # PEFT answers with and without it in one batch
+    continues: bool = True  # its file holds all that training on from it needs
     changes_base: bool = False  # it trains the base's own weights, so the adapter's file is a model's
     more: bool = False  # folded away on the page
 
@@ -87,7 +88,7 @@ def resolve(
 
 def _given(recipe: Recipe) -> dict[str, Any]:
     """The method's settings that the recipe does not leave to the method."""
-    return {k: v for k, v in recipe.method.model_dump(exclude={"name"}).items() if v != "auto"}
+    return {k: v for k, v in recipe.method.model_dump(exclude={"name", "start_from"}).items() if v != "auto"}
 
 
 def problems(row: MethodRow, recipe: Recipe, target: Target, stored: str | None = None) -> list[str]:

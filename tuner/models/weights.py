@@ -49,8 +49,6 @@ def stored_sizes(folder: Path, name: str) -> dict[str, int]:
 
 def stored_tensors(folder: Path, name: str) -> dict[str, Stored]:
     """Each stored tensor, from the headers. Raises TunerError if a file is damaged or missing."""
-    from safetensors import SafetensorError, safe_open
-
     tensors = {}
     for file in _files(folder, name):
         if not file.is_file():
@@ -58,17 +56,26 @@ def stored_tensors(folder: Path, name: str) -> dict[str, Stored]:
                 f"'{name}' can't be loaded: {file.name} is missing. Download or copy it again, or choose another "
                 "model."
             )
-        try:
-            with open(file, "rb") as stored:
-                header = int.from_bytes(stored.read(8), "little")
-            if header > MAX_HEADER_BYTES:
-                raise _damaged(file, name)
-            with safe_open(file, "np") as stored:
-                for key in stored.keys():  # noqa: SIM118
-                    part = stored.get_slice(key)
-                    tensors[key] = Stored(part.get_dtype(), tuple(part.get_shape()))
-        except (SafetensorError, OSError):
-            raise _damaged(file, name) from None
+        tensors |= tensors_of(file, name)
+    return tensors
+
+
+def tensors_of(file: Path, name: str) -> dict[str, Stored]:
+    """Each tensor of one safetensors file, from its header. Raises TunerError if it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    tensors = {}
+    try:
+        with open(file, "rb") as stored:
+            header = int.from_bytes(stored.read(8), "little")
+        if header > MAX_HEADER_BYTES:
+            raise _damaged(file, name)
+        with safe_open(file, "np") as stored:
+            for key in stored.keys():  # noqa: SIM118
+                part = stored.get_slice(key)
+                tensors[key] = Stored(part.get_dtype(), tuple(part.get_shape()))
+    except (SafetensorError, OSError):
+        raise _damaged(file, name) from None
     return tensors
 
 

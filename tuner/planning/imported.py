@@ -10,10 +10,10 @@ from tuner.methods.registry import METHODS, resolve
 from tuner.models.fetch import base_of
 from tuner.models.shape import Base, load_tokenizer, shape_of
 from tuner.planning import forecast
+from tuner.planning.base_check import check_vocabulary
 from tuner.planning.heldout import prompt_tokens
 from tuner.planning.memory import attach_on_meta, count_trainable, method_key
 from tuner.planning.method_check import method_problems
-from tuner.planning.plan import check_vocabulary
 from tuner.planning.scoring import Prompts
 from tuner.planning.trackers import tracking_problems
 from tuner.runs import Run

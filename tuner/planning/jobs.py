@@ -19,7 +19,7 @@ from tuner.models import device as devices
 from tuner.models.ends import end_tokens
 from tuner.models.fetch import base_of, fetch_model, is_shipped
 from tuner.models.shape import load_tokenizer
-from tuner.planning import forecast, pace, plan, probe
+from tuner.planning import adopt, forecast, pace, plan, probe, start_from
 from tuner.planning.method_costs import method_costs
 from tuner.planning.trackers import tracking_problems
 from tuner.recipe import Recipe
@@ -57,8 +57,20 @@ def columns(rows: Rows, example: str, data: dict) -> list[str]:
 
 
 def fetch(recipe: dict, token: str | bool) -> str:
-    """Download the base model; returns its folder. Raises TunerError."""
-    return str(fetch_model(Recipe.parse(recipe).model, None, token, forecast.MAX_PARAMETERS))
+    """Download the base model, and an adapter to start from; returns the base's folder. Raises TunerError."""
+    given = Recipe.parse(recipe)
+    start_from.find(given, local=False, token=token)
+    return str(fetch_model(given.model, None, token, forecast.MAX_PARAMETERS))
+
+
+def fetch_adopted(name: str, quantization: str, token: str | bool) -> None:
+    """Download an adapter of the Hub and its base. Raises TunerError."""
+    adopt.fetch(name, quantization, token, forecast.MAX_PARAMETERS)
+
+
+def adopt_adapter(name: str, quantization: str, token: str | bool, path: str) -> None:
+    """Write the folder of a run at `path` that answers with an adapter of the Hub. Raises TunerError."""
+    adopt.adopt(name, quantization, token=token, most=forecast.MAX_PARAMETERS, path=Path(path))
 
 
 def check(device: dict, recipe: dict, rows: Rows, token: str | bool) -> dict:

@@ -59,7 +59,7 @@ def estimate_memory(base: Base, recipe: Recipe, settings: dict, length: int, col
 
 def method_key(recipe: Recipe) -> str:
     """The part of a recipe that decides which parameters of a base are trained, as a key for caches."""
-    return recipe.model_dump_json(include={"method"})
+    return recipe.model_dump_json(include={"method": True}, exclude={"method": {"start_from"}})
 
 
 @lru_cache(maxsize=256)

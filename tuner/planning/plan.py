@@ -17,17 +17,16 @@ from tuner.data.chat_templates import changed_template
 from tuner.data.recognize import recognize
 from tuner.data.split import Split, split_rows
 from tuner.data.table import Table
-from tuner.data.tokens import Tokenized, check_ids
+from tuner.data.tokens import Tokenized
 from tuner.errors import TunerError, collect
 from tuner.methods.registry import METHODS
-from tuner.models.complete import check_complete
-from tuner.models.fetch import check_size, fetch_model, find_folder, is_shipped
-from tuner.models.quantized import check_precision, origin_of
-from tuner.models.shape import Base, Shape, can_do, check_task, load_config, load_tokenizer, shape_of
-from tuner.models.weights import check_fit, check_index, stored_sizes
+from tuner.models.fetch import fetch_model, find_folder, is_shipped
+from tuner.models.quantized import origin_of
+from tuner.models.shape import Base, can_do, check_task, load_config, load_tokenizer, shape_of
 from tuner.models_cleanup import free_disk
-from tuner.planning import budget, few_shot, forecast, proposals
+from tuner.planning import budget, few_shot, forecast, proposals, start_from
 from tuner.planning.answering import choose_answering
+from tuner.planning.base_check import check_base, check_vocabulary
 from tuner.planning.choices import choose, fit, room_for_rows
 from tuner.planning.heads import has_own_head, in_heads_order
 from tuner.planning.heldout import heldout_prompts, prompt_tokens
@@ -57,6 +56,7 @@ class Checked:
     heldout: Tokenized
     split: Split
     examples: few_shot.Choice | None
+    start: start_from.Start | None
 
 
 class Rows(NamedTuple):
@@ -83,7 +83,7 @@ def check(
     """
     token = token or (None if local else False)
     own_folder = find_folder(recipe.model.name, base) if local else None
-    model, rows = _resolve(recipe, table, base, local, own_folder, token)
+    model, rows, start = _resolve(recipe, table, base, local, own_folder, token)
     shape, tokenizer = shape_of(model), load_tokenizer(model.folder)
     chosen = choose(recipe, shape, len(rows.split.train))
     settings = {name: value for name, (value, _) in chosen.items()}
@@ -121,7 +121,11 @@ def check(
     shown = {"examples in the prompt": (examples.examples, examples.reason)} if examples else {}
     chosen |= shown | ({"steps": steps} if steps.number else {}) | measured
     plan["chosen"] = _choices(recipe, model, rows, plan, chosen)
-    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples)
+    if start:
+        plan["start"] = start.facts
+        plan["warnings"] += start_from.warnings(start, heldout.rows)
+        plan["chosen"].append(start_from.choice(start))
+    checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples, start)
     _check_room(checked, local)
     return checked
 
@@ -196,6 +200,8 @@ def prepare(
     if checked.examples:
         prompter = few_shot.Prompter(recipe, checked.base, settings, checked.tokenizer)
         checked.plan["prompting"] = few_shot.add_examples(prompter, checked.split, prompts, checked.examples)
+    if checked.start:
+        checked.plan["start"]["sha256"] = start_from.copy(checked.start, run)
     run.write_text("data/heldout.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prompts))
     run.write_json("plan.json", checked.plan)
     return run
@@ -208,11 +214,14 @@ def _resolve(
     local: bool,
     own_folder: Path | None,
     token: str | bool | None,
-) -> tuple[Base, Rows]:
-    """The base for its task, and the rows. Raises TunerError with all problems of model, method and rows."""
+) -> tuple[Base, Rows, start_from.Start | None]:
+    """The base for its task, the rows, and the adapter to train on from if one is named.
+
+    Raises TunerError with all problems of model, method and rows.
+    """
     problems = unknown_method(recipe) + metrics.unknown(recipe.evaluation.metrics)
     problems += tracking_problems(recipe, local=local)
-    config = rows = model = None
+    config = rows = model = start = None
     most = None if local else forecast.MAX_PARAMETERS
     with collect(problems):
         folder = fetch_model(recipe.model, own_folder, token, most)
@@ -228,21 +237,17 @@ def _resolve(
             model = None if row.has_labels or not can_do(config, row) else Base(folder, recipe.model, row.name)
     with collect(problems):
         if model:
-            if most:
-                check_size(recipe.model.name, shape_of(model).parameters, most)
-            check_precision(model.stored, recipe.model.quantization, recipe.model.name, origin_of(folder))
-            described, stored = shape_of(model).base_weights, stored_sizes(folder, recipe.model.name)
-            check_index(folder, described, stored, recipe.model.name)
-            if not model.stored:  # which packs several numbers into one
-                check_fit(described, stored, recipe.model.name)
-            check_complete(model)
+            check_base(model, most)
     if model:
         problems += metrics.unfit(recipe.evaluation.metrics, model.row)
     if model and recipe.method.name in METHODS:
         problems += method_problems(recipe, model)
+    with collect(problems):
+        if model and not problems and (start := start_from.find(recipe, local=local, token=token)):
+            start_from.check(start, recipe, model, own_folder)
     if problems:
         raise TunerError(*problems)
-    return model, rows
+    return model, rows, start
 
 
 def _base(recipe: Recipe, folder: Path, config, format: formats.Format, split: Split) -> Base:
@@ -319,12 +324,6 @@ def _plan(
         "data": {"origin": rows.table.origin, "revision": rows.table.revision},
         "warnings": warnings,
     }
-
-
-def check_vocabulary(model: Base, shape: Shape, tokenizer: "PreTrainedTokenizerBase", rows: list[dict]) -> None:
-    """Raise TunerError if the model has no embedding for a token of the rows, of the answers or of the padding."""
-    read = [[tokenizer.pad_token_id or 0], *(row["input_ids"] for row in rows)]
-    check_ids(read + ([row["labels"] for row in rows] if model.row.generates else []), shape.vocabulary, tokenizer)
 
 
 def _check_disk(plan: dict, root: Path, local: bool) -> None:

@@ -29,6 +29,7 @@ from tuner.models.device import device_type
 from tuner.models.fetch import base_of
 from tuner.models.load import choose_threads, is_loaded, shared_base
 from tuner.models.shape import load_tokenizer, shape_of
+from tuner.planning import start_from
 from tuner.runs import Run
 from tuner.training import checkpoint, ending, energy, failures, tracking, trainer
 from tuner.training.base_state import snapshot
@@ -124,8 +125,8 @@ class Window(TrainerCallback):
         # Seeded only now: loading the base draws random numbers, but the base may be loaded already.
         transformers.set_seed(self.recipe.seed)
         self.model = attach.attach(base, method.configs(resolve(self.recipe, shape, self.base.row, self.settings)))
-        lengths = [len(ids) for ids in rows["input_ids"]]
-        batches = Batches(lengths, self.settings["batch_size"], self.recipe.seed)
+        start_from.begin(self.run, self.model)
+        batches = Batches([len(ids) for ids in rows["input_ids"]], self.settings["batch_size"], self.recipe.seed)
         # Runs of the first version counted their steps once, after the first few, and did not record where.
         marks = [(e.get("at", PACE_STEPS), e["steps"]) for e in self.run.events() if e["event"] == "schedule"]
         self.clock = Clock(
@@ -138,8 +139,7 @@ class Window(TrainerCallback):
             marks=marks,
         )
         self.first = self.skipped = 0
-        tokenizer = load_tokenizer(self.base.folder)
-        task = self.base.row
+        tokenizer, task = load_tokenizer(self.base.folder), self.base.row
         self.micro_batch = MicroBatch(self.run, self.emit)
         self.trainer = trainer.build(
             self.model, tokenizer, rows, self.recipe, task, self.settings, self._rate, self, self.micro_batch

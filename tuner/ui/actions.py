@@ -130,6 +130,8 @@ def _to_resume(run: str, visitor: Visitor) -> Run:
     opened = own_run(run, visitor)
     if problems := opened.damage:
         raise TunerError(*problems)
+    if "adopted" in opened.plan:
+        raise TunerError(f"Run {run} is an adapter of the Hub. To train on from it, name it in method.start_from.")
     if progress.read(opened).phase == "finished":
         raise TunerError(
             f"Run {run} has finished, so there is nothing to resume. For longer training, start a run with more steps."
@@ -243,7 +245,8 @@ def lineup(ids: list[str], visitor: Visitor = ANYBODY) -> Lineup:
 def can_merge(run: Run) -> bool:
     """Whether the run's adapter can be merged into its base model."""
     row = METHODS[run.recipe.method.name]
-    if run.plan.get("origin", "") is None:  # a base that was published quantized, and nobody knows of what
+    # A base that was published quantized, and nobody knows of what; or there are no rows to check a merge on.
+    if run.plan.get("origin", "") is None or "adopted" in run.plan:
         return False
     # Heavy imports are needed only if the answer depends on the model.
     if not row.mergeable or row.mergeable_on is MethodRow.mergeable_on:

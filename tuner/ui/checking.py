@@ -14,7 +14,7 @@ from tuner.models import device as devices
 from tuner.models.fetch import is_at_hand, is_shipped
 from tuner.planning import pace
 from tuner.planning.probe import Look
-from tuner.recipe import Model, Recipe
+from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.ui.visitor import ANYBODY, Visitor
 
@@ -23,6 +23,8 @@ LIMITS = {
     "settings": Limits("Reading this recipe", "Write it plainly: each setting by its name, with a value.", 20),
     "columns": Limits("Reading these rows", "Give fewer or shorter rows."),
     "fetch": Limits("Downloading this base model", "Try again later, or choose a smaller one.", 3600, "downloads"),
+    "fetch_adopted": Limits("Downloading this adapter and its base", "Try again later.", 3600, "downloads"),
+    "adopt_adapter": Limits("Reading this adapter", "Choose another one."),
     "check": Limits("Checking this recipe", "Give fewer or shorter rows, or choose another base model."),
     "read_prompts": Limits("Reading this conversation", "Write less, or choose a run on another base model.", 20),
 }
@@ -63,7 +65,7 @@ def columns(
 
 def is_local(requested: Recipe) -> bool:
     """Whether base model and rows are here for any visitor, so that nothing need be downloaded."""
-    return "/" not in requested.data.title and is_at_hand(requested.model)
+    return "/" not in requested.data.title and _starts_here(requested) and is_at_hand(requested.model)
 
 
 def check(requested: Recipe, rows: Entered | None = None, visitor: Visitor = ANYBODY) -> dict:
@@ -95,6 +97,18 @@ def write_run(
     return Run(path)
 
 
+def write_adopted(name: str, quantization: str, visitor: Visitor = ANYBODY) -> Run:
+    """A new run that answers with an adapter of the Hub. Raises TunerError; nothing is left of it then."""
+    path, token = runs.new_path(), visitor.token or False
+    try:
+        _job("fetch_adopted", name, quantization, token, visitor=visitor)
+        _job("adopt_adapter", name, quantization, token, str(path), visitor=visitor)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return Run(path)
+
+
 def fetch_base(run: Run, visitor: Visitor = ANYBODY) -> None:
     """Download the run's base model, exactly as it was when the run was prepared. Raises TunerError."""
     pinned = run.recipe.with_settings({"model.revision": run.plan["revision"]})
@@ -118,16 +132,26 @@ def _asker(visitor: Visitor) -> Asker:
 
 def _planned(requested: Recipe, rows: Entered | None, visitor: Visitor) -> tuple:
     """The arguments of a job that plans. What has to be downloaded for it is here by then."""
-    settings, token, model = requested.model_dump(), visitor.token or False, requested.model
-    if not is_shipped(model.name) and not _is_fetched(model):
+    settings, token = requested.model_dump(), visitor.token or False
+    if not (is_shipped(requested.model.name) and _starts_here(requested)) and not _is_fetched(requested):
         with suppress(TunerError):  # which the job tells with all other problems
-            _fetched[model.name, model.revision] = _job("fetch", settings, token, visitor=visitor)
+            _fetched[_named(requested)] = _job("fetch", settings, token, visitor=visitor)
     return device(), settings, rows or Entered(), token
 
 
-def _is_fetched(model: Model) -> bool:
-    """Whether the model was downloaded since the app has started, and has not made room for another one."""
-    folder = _fetched.get((model.name, model.revision))
+def _named(requested: Recipe) -> tuple[str | None, ...]:
+    """What of the Hub a recipe needs beside rows."""
+    return requested.model.name, requested.model.revision, requested.method.start_from
+
+
+def _starts_here(requested: Recipe) -> bool:
+    """Whether the recipe starts from no adapter of the Hub."""
+    return "/" not in (requested.method.start_from or "")
+
+
+def _is_fetched(requested: Recipe) -> bool:
+    """Whether that was downloaded since the app has started, and the model has not made room for another one."""
+    folder = _fetched.get(_named(requested))
     return folder is not None and os.path.isfile(os.path.join(folder, "config.json"))
 
 

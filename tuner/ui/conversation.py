@@ -5,6 +5,8 @@ gr.Chatbot turns tags into elements even where it renders no Markdown, and loads
 
 import gradio as gr
 
+from tuner.run_shapes import Turn
+
 # Each turn in an element of its own. Names in double braces would not do, because Gradio evaluates `${...}` in them.
 TURNS = """<div class="t-turns">${(value || []).map((turn) => `<div class="t-turn">
 <div class="${turn.role === 'user' ? 'user' : 'bot'} message">${new Option(turn.content).innerHTML}</div>
@@ -32,3 +34,11 @@ def build(title: str, name: str) -> gr.HTML:
         container=True,
         autoscroll=True,
     )
+
+
+def until_answered(column: list[Turn] | None) -> list[Turn]:
+    """A column's turns up to the last answer: it may have been stopped before the next one began."""
+    turns = list(column or [])
+    while turns and turns[-1]["role"] == "user":
+        turns.pop()
+    return turns

@@ -155,7 +155,9 @@ def _method_card(form: SimpleNamespace, start: Recipe) -> None:
 def applies(path: str, method: str) -> bool:
     """Whether the method uses a setting; settings outside of `method` apply to all."""
     part, _, leaf = path.rpartition(".")
-    return part != "method" or leaf == "name" or method not in METHODS or leaf in METHODS[method].settings
+    if part != "method" or leaf == "name" or method not in METHODS:
+        return True
+    return METHODS[method].continues if leaf == "start_from" else leaf in METHODS[method].settings
 
 
 def show_method(form: SimpleNamespace, method: str) -> list:

@@ -1,9 +1,9 @@
-"""The named endpoints with which a run leaves this Space or comes to it, for gradio_client and other programs."""
+"""The named endpoints with which a run leaves this Space, and runs and adapters come in, for programs."""
 
 import gradio as gr
 
 from tuner.errors import TunerError
-from tuner.ui import actions, take_home
+from tuner.ui import actions, adopting, take_home
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
 from tuner.ui.wiring import CHECKS
 
@@ -15,6 +15,7 @@ def build() -> None:
     with gr.Row(visible=False):  # because gr.File accepts nothing but uploaded files
         given = gr.File(label="Zip of a run")
         gr.Button().click(for_visitor(import_run), given, gr.JSON(label="Answer"), api_name="import_run", **CHECKS)
+    gr.api(for_visitor(adopt), api_name="adopt", concurrency_limit=4)
 
 
 def push(
@@ -74,3 +75,19 @@ def import_run(file: str | None, visitor: Visitor = ANYBODY) -> dict:
         raise TunerError("There is no file. Give the zip of a whole run.")
     run, secret = take_home.import_run(file, visitor)
     return {"run": run.id, "secret": secret}
+
+
+def adopt(adapter: str, quantization: str = "none", visitor: Visitor = ANYBODY) -> dict:
+    """Fetch an adapter of the Hub and its base, to chat with them and to train on from it (method.start_from).
+
+    Private and gated ones are fetched with your sign-in. Only safetensors are loaded, and no code.
+
+    Args:
+        adapter: owner/name, or owner/name@revision.
+        quantization: The base's precision, "nf4", "int8" or "none" for 16-bit; runs answer side by side in the same.
+
+    Returns:
+        {"run": id, "secret": text, "model": the base's name}; chat with the run by /chat.
+    """
+    run, secret = adopting.adopt(adapter, quantization, visitor)
+    return {"run": run.id, "secret": secret, "model": run.recipe.model.name}

@@ -13,7 +13,7 @@ from tuner.methods.spec import PRECISIONS
 from tuner.run_shapes import Turn
 from tuner.runs import Run
 from tuner.tasks import DEFAULT_TASK, TASKS, task_of
-from tuner.ui import actions, conversation, elements, render
+from tuner.ui import actions, adopting, conversation, elements, render
 from tuner.ui.actions import ADAPTER, BASE, MERGED
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
@@ -58,6 +58,7 @@ def _conversation(tab: SimpleNamespace) -> None:
             min_width=280,
         )
         tab.clear = gr.Button("New conversation", size="sm", scale=1, min_width=140)
+    adopting.build(tab)
     tab.problem = gr.HTML(elem_id="chat-problem")
     with gr.Row(elem_classes="t-columns"):
         tab.columns = [
@@ -136,6 +137,7 @@ def _wire(tab: SimpleNamespace) -> None:
     outputs += [tab.prompt, tab.reference, tab.problem, *tab.columns]
     given = [tab.run, tab.browser, tab.shown, tab.prompt, tab.columns[0]]
     tab.run.change(for_visitor(choose), given, outputs, **PRIVATE)
+    adopting.wire(tab, update_runs)
     # The answer being written is cancelled first, and nothing that is sent after that.
     others, emptied = [tab.shown.change, tab.clear.click, tab.examples.select], [*tab.columns, *busy[1:]]
     gr.on(others, None, None, None, cancels=answer, api_visibility="private")
@@ -158,6 +160,8 @@ def choices(ids: list[str]) -> list[tuple[str, str]]:
 
 def _title(row: dict) -> str:
     """A short name for a run, which fits above a column."""
+    if row["status"] == "adopted":
+        return row["name"]
     name, rows = row["name"] or row["method"], Path(row["data"]).stem
     which = "example" if row["run"] == actions.EXAMPLE else row["run"][:4]
     return f"{name} · {which}" if name == rows else f"{name} · {rows} {which}"
@@ -309,7 +313,7 @@ def _answer(
     if not prompt:
         yield [gr.skip()] * (COLUMNS + 2)
         return
-    before = [until_answered(column) for column in columns]
+    before = [conversation.until_answered(column) for column in columns]
     sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": length, "seed": seed or 0}
     try:
         lineup = actions.lineup(chosen or [], with_list(visitor, kept))
@@ -338,11 +342,3 @@ def _preparing(lineup: actions.Lineup) -> str:
 
 def _answered(questions: list[list[Turn]], texts: list[str]) -> list[list[Turn]]:
     return [[*turns, {"role": "assistant", "content": text}] for turns, text in zip(questions, texts)]
-
-
-def until_answered(column: list[Turn] | None) -> list[Turn]:
-    """A column's turns up to the last answer: it may have been stopped before the next one began."""
-    turns = list(column or [])
-    while turns and turns[-1]["role"] == "user":
-        turns.pop()
-    return turns

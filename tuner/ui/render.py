@@ -108,6 +108,7 @@ def status(now: progress.Progress, place: int | None, wait: str = "") -> tuple[s
         "stopped": ("Stopped", f"Stopped after step {now.step:,}{of}. {kept} Press Resume, or chat with it as it is."),
         "interrupted": ("Interrupted", f"It ended early. {_so_far(now, of)} {kept} Press Resume to continue."),
         "failed": ("It failed", f"{kept} {again}".strip()),
+        "adopted": ("From the Hub", "This adapter was not trained here. Chat with it in the playground."),
         **dict.fromkeys(progress.SCORED, ("Finished", "It has not been scored.")),
     }[now.phase]
 
