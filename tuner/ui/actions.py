@@ -22,7 +22,7 @@ from tuner.methods.registry import METHODS
 from tuner.methods.spec import MethodRow
 from tuner.models.fetch import is_here, is_shipped
 from tuner.recipe import Recipe
-from tuner.run_files import deleted, unless_deleted
+from tuner.run_files import check_trained_here, deleted, unless_deleted
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
 from tuner.ui import checking, ownership, progress, run_queue, take_home
@@ -135,8 +135,7 @@ def _to_resume(run: str, visitor: Visitor) -> Run:
     opened = own_run(run, visitor)
     if problems := opened.damage:
         raise TunerError(*problems)
-    if "adopted" in opened.plan:
-        raise TunerError(f"Run {run} is an adapter of the Hub. To train on from it, name it in method.start_from.")
+    check_trained_here(opened.plan)
     if progress.read(opened).phase == "finished":
         raise TunerError(
             f"Run {run} has finished, so there is nothing to resume. For longer training, start a run with more steps."
