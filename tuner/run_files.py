@@ -49,8 +49,8 @@ def check_trained_here(plan: Plan) -> None:
     """Raise TunerError if the run with this plan is an adapter of the Hub, which has no rows to train or score on."""
     if adopted := plan.get("adopted"):
         raise TunerError(
-            f"Run {plan.run} is {adopted['adapter']}, an adapter of the Hub, so there is nothing to train or to score. "
-            "To train on from it, name it in a recipe as method.start_from."
+            f"Run {plan.run} is {adopted['adapter']}, an adapter of the Hub, with nothing to train or to score. To "
+            "train on from it, name it in a recipe as method.start_from."
         )
 
 
