@@ -10,10 +10,12 @@ from strange_adapters import BASE, ask_here, change_config, make
 from tiny import tiny_model
 from visitors_runs import ANN
 
-from tuner import runs, runs_cleanup
+from tuner import gpu, runs, runs_cleanup
 from tuner.cli import main
 from tuner.errors import TunerError
-from tuner.inference import merge
+from tuner.inference import generate, merge
+from tuner.inference.variants import load_variants
+from tuner.models.shape import load_tokenizer
 from tuner.ui import actions, adopting, home_api, ownership, playground_tab
 from tuner.ui.visitor import ANYBODY, Visitor
 from tuner.ui.wiring import with_list
@@ -114,3 +116,30 @@ def test_in_the_terminal_a_name_of_the_hub_is_as_good_as_a_run(home, capsys, mon
     assert "'bob/none' is not on the Hub" in capsys.readouterr().err
     assert main(["chat", "nowhere", "--prompt", "hello"]) == 2
     assert "There is no run 'nowhere'" in capsys.readouterr().err
+
+
+def test_a_conversation_goes_through_the_template_that_the_adapter_came_with(hub, home, monkeypatch):
+    marked = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<|endoftext|>{% endfor %}"
+    marked += "{% if add_generation_prompt %}<answer>{% endif %}"
+    (home / "one" / "chat_template.jinja").write_text(marked)
+    (home / "two" / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": [{"name": "default", "template": marked.replace("<answer>", "<reply>")}]})
+    )
+    for name in ("one", "two"):
+        hub.add_model(f"bob/{name}", home / name)
+    lineup = actions.lineup([home_api.adopt(f"bob/{name}")["run"] for name in ("one", "two")])
+    asked, chat = [], gpu.chat
+    monkeypatch.setattr(
+        gpu, "chat", lambda *given, **options: asked.append((given, options)) or chat(*given, **options)
+    )
+    turns = {v: [{"role": "user", "content": "hello"}] for v in lineup.variants}
+    *_, answers = actions.chat(lineup, turns, **GREEDY)
+    ((_, _, texts), options), (base, one, two) = asked[0], lineup.variants
+    assert texts[base].startswith("<|im_start|>user")
+    assert (texts[one], texts[two]) == ("<user>hello<|endoftext|><answer>", "<user>hello<|endoftext|><reply>")
+    ends = load_tokenizer(home / "base").convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert set(options["ends"]) == set(ends)
+    loaded = load_variants(lineup.adapters)  # as in a terminal
+    assert [generate._prompt(loaded, v, turns[v]) for v in loaded.variants] == [texts[v] for v in loaded.variants]
+    assert set(generate._ends(loaded, loaded.variants)) == set(ends)
+    assert answers.keys() == texts.keys()

@@ -7,27 +7,34 @@ The adapter's tensors are compared with its base's before anything is loaded.
 
 import json
 import shutil
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner import names, runs
 from tuner.errors import TunerError
 from tuner.methods.files import CONFIG, WEIGHTS
 from tuner.methods.registry import METHODS
+from tuner.models.bounds import check_size, read_json
 from tuner.models.fetch import fetch_model, is_shipped
 from tuner.models.quantized import origin_of
 from tuner.models.shape import Base, check_task, load_config, on_meta, shape_of
 from tuner.models.weights import Stored, tensors_of
 from tuner.planning.adapter_config import as_recipe, method_of, read_config, understood
-from tuner.planning.adapter_files import fetch_adapter
+from tuner.planning.adapter_files import TEMPLATES, fetch_adapter
 from tuner.planning.base_check import check_base
 from tuner.planning.heads import has_own_head
 from tuner.recipe import Recipe
+from tuner.run_files import content
 from tuner.runs import Run
 from tuner.tasks import TASKS, TaskRow
 from tuner.words import said_by
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 PREFIX = "base_model.model."
+TEMPLATE, TOKENIZER = TEMPLATES
 NUMBERS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 MOST_LABELS = 10_000
 
@@ -70,12 +77,38 @@ def adopt(
             written = settings | {"base_model_name_or_path": base.model.name, "inference_mode": True}
             (target / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
             shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
+            if template := _template(folder, name):
+                (target / TEMPLATE).write_text(template, encoding="utf-8")
         run.write_json("plan.json", _plan(base, name, folder))
         run.append({"event": "adopted", "adapter": name, "revision": folder.name})
     except BaseException:
         runs.remove(run.path)
         raise
     return run
+
+
+def tokenizer_for(run: Run, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+    """The base's tokenizer, with the chat template that an adapter of the Hub came with."""
+    template = content(run.adapter / TEMPLATE) if "adopted" in run.plan else None
+    if template is None:
+        return tokenizer
+    own = copy(tokenizer)
+    own.chat_template = template
+    return own
+
+
+def _template(folder: Path, name: str) -> str | None:
+    """The chat template among the adapter's files, if there is one. Raises TunerError if it is too large."""
+    check_size(folder / TEMPLATE, name)
+    if template := content(folder / TEMPLATE):
+        return template
+    if not (folder / TOKENIZER).is_file():
+        return None
+    given = read_json(folder / TOKENIZER, name).get("chat_template")
+    if isinstance(given, list):  # several by name
+        named = (one for one in given if isinstance(one, dict) and one.get("name") == "default")
+        given = next(named, {}).get("template")
+    return given if isinstance(given, str) and given else None
 
 
 def _plan(base: Base, name: str, folder: Path) -> dict[str, Any]:

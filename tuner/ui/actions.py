@@ -289,8 +289,9 @@ def _answers(lineup: Lineup, conversations: dict, visitor: Visitor, sampling: di
     _fetch_base(run, visitor)
     # A message may stop a tokenizer or a template that strangers wrote: not here, and not in a GPU's window. Nor is it
     # rendered again here, since a template is a program and may do something else the next time.
-    foreign = not is_shipped(run.recipe.model.name)
-    if read := foreign and checking.read_prompts(run, list(conversations.values()), visitor):
+    answering = [(lineup.adapters | lineup.merged).get(variant) for variant in conversations]
+    foreign = not is_shipped(run.recipe.model.name) or any("adopted" in r.plan for r in lineup.adapters.values())
+    if read := foreign and checking.read_prompts(run, list(conversations.values()), answering, visitor):
         conversations, sampling["ends"] = dict(zip(conversations, read["texts"])), tuple(read["ends"])
     for run in lineup.merged.values():
         _merge(run)
