@@ -118,11 +118,13 @@ def read_prompts(
     """
     opened = Run(Path(run))
     base = base_of(opened, token)
-    tokenizer, thinks = _tokenizer(base.folder), opened.plan.get("thinks")
+    tokenizer = _tokenizer(base.folder)
     answering = [path and Run(Path(path)) for path in adapters or [run] * len(conversations)]
     reading = [adopt.tokenizer_for(each, tokenizer) if each else tokenizer for each in answering]
     if base.row.chats:
-        texts = [render_prompt(m, reads, thinks=thinks) for m, reads in zip(conversations, reading, strict=True)]
+        thinks = [(each or opened).plan.get("thinks") for each in answering]
+        given = zip(conversations, reading, thinks, strict=True)
+        texts = [render_prompt(messages, reads, thinks=thought) for messages, reads, thought in given]
     else:
         texts = [source(m) for m in conversations]
     for text in texts:
