@@ -14,6 +14,7 @@ from tiny import tiny_tokenizer
 
 from tuner import gpu as gpu_door
 from tuner.data.tokens import Tokenized
+from tuner.errors import collect
 from tuner.models.device import compute_dtype, gpu, gpu_memory
 from tuner.models.shape import Base, shape_of
 from tuner.planning import choices, forecast, memory, pace, plan
@@ -194,7 +195,7 @@ def planned(folder: Path, length: int, **settings) -> SimpleNamespace:
     chosen = {name: value for name, (value, _) in choices.choose(recipe, shape_of(base), 64).items()}
     estimate = choices.fit(recipe, base, chosen, rows, 16, count_trainable(base, method_key(recipe)))
     problems = []
-    with plan.collect(problems):
+    with collect(problems):
         forecast.check_memory(estimate, recipe, chosen["batch_size"])
     return SimpleNamespace(
         **chosen, estimate=estimate, problems=problems, rows=0 if problems else chosen["batch_size"]

@@ -412,6 +412,7 @@ USAGES = {
     "merge": "[--weights WEIGHTS] [--out FOLDER] run [RUN ...]",
     "push": "[--what WHAT] [--data-name DATA_NAME] [--public] [--failed-merge] run repo",
     "download": "[--what WHAT] [--out FILE] run",
+    "import": "[--out RUN] file",
     "reproduce": "[--revision REVISION] [--data FILE] [--out RUN] [--anyway] export",
     "verify": "[--revision REVISION] [--merged MODEL] [--server URL] [--model MODEL] [--api-key-env NAME] export",
     "runs": "",

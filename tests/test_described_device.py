@@ -29,7 +29,7 @@ def test_a_process_without_a_card_plans_for_the_one_that_was_described(pretend, 
         there.setattr(device, "ZERO", card.zero)
         pretend(card)
         seen, planned = what_counts(), checking.check(small_recipe())
-        described = json.loads(json.dumps(checking._device()))
+        described = json.loads(json.dumps(checking.device()))
     monkeypatch.undo()  # no card any more
     assert device.device_type() == "cpu"
     with device.described(described):

@@ -59,7 +59,8 @@ def is_clean(text: str) -> bool:
 
 
 def test_a_training_process_has_no_secret(secrets, prints, tmp_path):
-    assert list(gpu.train(runs.create(small_recipe(), path=tmp_path / "run")))
+    for _ in gpu.train(runs.create(small_recipe(), path=tmp_path / "run")):
+        pass  # or nothing at all: the program may have ended before the first look at it
     assert is_clean(prints.read_text())
 
 

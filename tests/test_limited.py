@@ -343,9 +343,9 @@ def test_the_page_has_another_process_look_where_its_own_threads_hold_nothing_up
     monkeypatch.setattr(pace, "cpu_look", cpu_look)
     monkeypatch.setattr(pace, "_looked", None)
     monkeypatch.setattr(probe, "look", lambda seconds: pytest.fail("looked here"))
-    described = checking._device()
+    described = checking.device()
     assert 1e8 < described["look"][0] < 1e13
     assert 1e-7 < described["look"][1] < 1e-2
-    assert checking._device() == described  # less than a minute ago
+    assert checking.device() == described  # less than a minute ago
     with device.described(described):
         assert pace.cpu_look() == Look(*described["look"])

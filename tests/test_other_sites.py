@@ -98,7 +98,7 @@ def sign_in(page: Page) -> None:
     """Click through the sign-in, from the list of runs."""
     page.get_by_role("tab", name="My runs").click()
     page.locator('#runs [data-run="example"]').click()
-    page.get_by_role("button", name="Push the adapter to the Hub").click()
+    page.get_by_role("button", name="Push to the Hub").click()
     page.get_by_role("button", name="Sign in with Hugging Face").click()
     page.locator("#authorize").click()
     page.wait_for_url(f"{HOME}/**")
@@ -147,7 +147,7 @@ def test_another_site_does_nothing_with_the_visitors_cookie_and_the_visitor_does
     sign_in(page)
     page.get_by_role("tab", name="My runs").click()
     page.locator('#runs [data-run="example"]').click()
-    page.get_by_role("button", name="Push the adapter to the Hub").click()
+    page.get_by_role("button", name="Push to the Hub").click()
     expect(page.get_by_role("button", name="Logout (alice)")).to_be_visible()
     run = train(page, STEPS)
 

@@ -51,9 +51,9 @@ def shell(command: str, folder: Path, **env: str) -> subprocess.CompletedProcess
 @pytest.mark.long
 def test_the_commands_work_one_after_the_other(folder, hub):
     tuner_commands = [command for command in commands() if command.startswith("tuner ")]
-    assert len(tuner_commands) == 11
-    for command in tuner_commands:
-        env = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")} if " push " in command else None
+    assert len(tuner_commands) == 17
+    env = hub.env(folder / "home") | {"HF_TOKEN": hub.user("reader")}
+    for command in [command.replace("YOUR-NAME", "reader") for command in tuner_commands]:
         result = fresh.run(["-m", *shlex.split(command)], folder, env=env)
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip()

@@ -56,9 +56,10 @@ class Driver:
     def events(self) -> Iterator[dict]:
         """The job's events as they come; the last one is done, or refused."""
         for line in self.process.stdout:
-            if not line.startswith("{"):
-                continue  # spaces prints there too
-            event = json.loads(line)
+            if (begin := line.find("{")) < 0:
+                continue
+            # The client of spaces prints there, too, from a thread of its own, perhaps before this line's end.
+            event, _ = json.JSONDecoder().raw_decode(line, begin)
             yield event
             if event["event"] in ("done", "refused"):
                 return

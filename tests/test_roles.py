@@ -50,6 +50,7 @@ ENDPOINTS = {
     "delete": CHANGE,
     "merge": CHANGE,
     "push": CHANGE,
+    "import_run": NOTHING,
     "download": CHANGE,  # which the run does not show, but a ticket does
 }
 HANDLERS = {
@@ -119,6 +120,7 @@ HANDLERS = {
     "mine.sure.click: _delete": CHANGE,
     "mine.push.click: _push": CHANGE,
     **{f"mine.download_{what}.click: offer": CHANGE for what in CONTENTS},
+    "mine.import_run.upload: _import": NOTHING,
     "mine.chat.click: to_playground": LOOK,
     "mine.open.click: to_train": LOOK,
     "mine.resume.click: to_resume": (CHANGE, STOPPED),

@@ -91,6 +91,7 @@ def test_a_resumed_window_goes_on_from_the_checkpoint_the_marks_and_the_rows(bui
         "steps": 150,
         "device": window.device_name(),
         "start_up": win.start_up,
+        "threads": torch.get_num_threads(),
     }
     assert 4.0 <= win.start_up < 60
     assert (start["device"] == "CPU") == (device_type() == "cpu")

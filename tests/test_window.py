@@ -521,6 +521,7 @@ def test_a_window_takes_over_what_its_checkpoint_counted(run, machine, monkeypat
     assert win.best == (run, counted.get("best"))
     assert win.checkpoints == (run,)
     start = {"event": "start", "step": counted["step"], "steps": 40, "device": "the device", "start_up": 1.235}
+    start["threads"] = torch.get_num_threads()
     assert parts.emitted == [start]
 
 

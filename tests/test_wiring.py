@@ -116,6 +116,7 @@ mine.download_gguf.click: offer(mine.selected train.browser) -> mine.download [1
 after mine.download_gguf.click: None() ->  [at once]
 mine.download_run.click: offer(mine.selected train.browser) -> mine.download [4]
 after mine.download_run.click: None() ->  [at once]
+mine.import_run.upload: _import(mine.import_run train.browser) -> train.browser mine.imported mine.list [240 check]
 mine.chat.click: to_playground(mine.selected train.browser) -> tabs play.run [default]
 mine.open.click: to_train(mine.selected train.browser) -> tabs train.shown train.browser train.panel form.fill \
 [default]
@@ -193,6 +194,7 @@ ENDPOINTS = {
         4,
     ),
     "download": ({"run": NEEDED, "what": "adapter", **OWNER}, 4),
+    "import_run": ({"file": NEEDED}, "240 check"),
     "adopt": ({"adapter": NEEDED, "quantization": "none"}, 4),
 }
 BUTTONS = {

@@ -1,7 +1,8 @@
-"""The commands with which a run leaves this machine, and adapters of the Hub come in.
+"""The commands with which a run leaves this machine or comes to it, and adapters of the Hub come in.
 
 tuner push RUN owner/name
 tuner download RUN --what run --out run.zip
+tuner import run.zip
 tuner verify owner/name --merged owner/name-merged --server http://127.0.0.1:8080
 tuner reproduce owner/name --data rows.csv
 """
@@ -36,6 +37,9 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     download = command("download", _download, "Write adapter, merged model or the whole run into one zip.", RUN)
     download.add_argument("--what", default="adapter", help="adapter (the default), merged, gguf or run")
     download.add_argument("--out", type=Path, metavar="FILE", help="the zip; named after the run by default")
+    bring = "Take in the zip of a whole run, which goes on here."
+    importing = command("import", _import, bring, ("file", "the zip, made by tuner download --what run or on a page"))
+    importing.add_argument("--out", type=Path, metavar="RUN", help="the run's folder; under the runs by default")
     again = "Train a pushed run once more, and compare its adapter. Exit status 1: something differs."
     reproduce = command("reproduce", _reproduce, again, EXPORT)
     reproduce.add_argument("--revision", help="a branch, tag or commit of the repository")
@@ -124,6 +128,13 @@ def _download(options: Options) -> None:
             progress.update(len(chunk))
     partial.replace(out)
     print(json.dumps({"file": str(out), "bytes": archive.size}) if options.json else out)
+
+
+def _import(options: Options) -> None:
+    from tuner.hub.import_run import import_run
+
+    run = import_run(options.file, options.out)
+    print(json.dumps({"run": str(run.path), "status": run.status}) if options.json else run.path)
 
 
 def _verify(options: Options) -> None:

@@ -35,6 +35,15 @@ class TunerError(Exception):
 
 
 @contextmanager
+def collect(problems: list[str]) -> Iterator[None]:
+    """Add the problems of a TunerError raised within, so that all can be shown together."""
+    try:
+        yield
+    except TunerError as error:
+        problems.extend(error.problems)
+
+
+@contextmanager
 def panics_as_errors() -> Iterator[None]:
     """Raise RuntimeError for a panic of a library in Rust, which is no Exception and would pass every handler."""
     try:

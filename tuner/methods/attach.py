@@ -137,6 +137,11 @@ def save(model: Adapted, folder: Path, base_name: str) -> None:
         card.unlink()  # PEFT's empty one; ours is written before a push
 
 
+def configs(model: Adapted) -> list:
+    """The configurations that are attached, in the order of attaching, with all that PEFT filled in."""
+    return [level.peft_config[level.active_adapter] for level in reversed(_levels(model))]
+
+
 def _levels(model: torch.nn.Module) -> list[Adapted]:
     """The adapted models, from the outside in."""
     levels = []

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tuner.data.table import Table
+from tuner.errors import collect
 from tuner.methods.registry import METHODS
 from tuner.models.shape import shape_of
 from tuner.planning import choices, forecast, plan
@@ -31,7 +32,7 @@ def method_costs(
     for name in METHODS:
         candidate = _with_method(recipe, name)
         problems = method_problems(candidate, model)
-        with plan.collect(problems):
+        with collect(problems):
             chosen = choices.choose(candidate, shape_of(model), len(train.rows))
         if problems:
             yield {"name": name, "problems": problems}
@@ -40,7 +41,7 @@ def method_costs(
         key = method_key(candidate)
         trainable = count_trainable(model, key)
         estimate = choices.fit(candidate, model, settings, train, heldout, trainable)
-        with plan.collect(problems):
+        with collect(problems):
             forecast.check_memory(estimate, candidate, settings["batch_size"])
         yield {
             "name": name,

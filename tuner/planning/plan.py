@@ -5,8 +5,6 @@ nothing is downloaded, parsed or tokenized in a GPU window.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +18,7 @@ from tuner.data.recognize import recognize
 from tuner.data.split import Split, split_rows
 from tuner.data.table import Table
 from tuner.data.tokens import Tokenized
-from tuner.errors import TunerError
+from tuner.errors import TunerError, collect
 from tuner.methods.registry import METHODS
 from tuner.models.fetch import fetch_model, find_folder, is_shipped
 from tuner.models.quantized import origin_of
@@ -247,15 +245,6 @@ def _resolve(
     if problems:
         raise TunerError(*problems)
     return model, rows, start
-
-
-@contextmanager
-def collect(problems: list[str]) -> Iterator[None]:
-    """Add the problems of a TunerError raised within, so that all can be shown together."""
-    try:
-        yield
-    except TunerError as error:
-        problems.extend(error.problems)
 
 
 def _base(recipe: Recipe, folder: Path, config, format: formats.Format, split: Split) -> Base:

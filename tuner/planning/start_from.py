@@ -246,7 +246,9 @@ def _warnings(start: Start, heldout: list[dict]) -> list[str]:
 
 
 def copy(start: Start, run: Run) -> str:
-    """Copy the weights into the run; returns their SHA-256. Raises TunerError if they are gone."""
+    """Copy the weights into the run; returns the SHA-256 of theirs. Raises TunerError if they are gone."""
+    from huggingface_hub.utils.sha import sha_fileobj
+
     digest = hashlib.sha256()
     with run.folder(FOLDER) as target:
         for place in ("", SECOND):
@@ -255,7 +257,7 @@ def copy(start: Start, run: Run) -> str:
                 (target / place).mkdir(exist_ok=True)
                 shutil.copyfile(file, target / place / WEIGHTS)
                 with open(target / place / WEIGHTS, "rb") as copied:
-                    digest.update(hashlib.file_digest(copied, "sha256").digest())
+                    digest.update(sha_fileobj(copied))
     return digest.hexdigest()
 
 

@@ -98,18 +98,13 @@ def prepare(requested: Recipe, rows: Entered | None = None, visitor: Visitor = A
 
     Raises TunerError with all problems.
     """
-    if removed := runs_cleanup.make_room(keep=kept()):
+    if removed := runs_cleanup.make_room(keep=run_queue.kept()):
         log.info("deleted %s old runs to make room", len(removed))
     run = checking.write_run(requested, rows, visitor)
-    runs_cleanup.make_room_for(run, kept())
+    runs_cleanup.make_room_for(run, run_queue.kept())
     secret = ownership.claim(run, visitor)
     run_queue.start(run, visitor, {"event": "queued", "signed_in": visitor.account is not None})
     return run, secret
-
-
-def kept() -> frozenset[str]:
-    """The runs that are not deleted to make room."""
-    return frozenset({EXAMPLE, *run_queue.queue.held()})
 
 
 def resume(run: str, visitor: Visitor = ANYBODY) -> Run:
@@ -200,7 +195,7 @@ def merge(run: str, visitor: Visitor = ANYBODY) -> dict:
 
 def _merge(run: Run) -> dict:
     if not run.merged.is_dir():
-        runs_cleanup.make_room(keep=kept() | {run.id}, needed=runs_cleanup.bytes_to_merge(run.plan))
+        runs_cleanup.make_room(keep=run_queue.kept() | {run.id}, needed=runs_cleanup.bytes_to_merge(run.plan))
     return gpu.merge(run)
 
 

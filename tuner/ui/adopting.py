@@ -9,7 +9,7 @@ from tuner import runs_cleanup
 from tuner.errors import TunerError
 from tuner.models.quantized import PRECISIONS
 from tuner.runs import Run
-from tuner.ui import actions, checking, elements, ownership
+from tuner.ui import actions, checking, elements, ownership, run_queue
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor
 from tuner.ui.wiring import PRIVATE, remembered, with_list, with_run
@@ -19,9 +19,9 @@ def adopt(name: str, quantization: str = "none", visitor: Visitor = ANYBODY) -> 
     """A run that answers with the adapter owner/name[@revision], and its secret. Raises TunerError."""
     if quantization not in PRECISIONS:
         raise TunerError(f"quantization: choose one of {', '.join(PRECISIONS)}.")
-    runs_cleanup.make_room(keep=actions.kept())
+    runs_cleanup.make_room(keep=run_queue.kept())
     run = checking.write_adopted(name or "", quantization, visitor)
-    runs_cleanup.make_room_for(run, actions.kept() | {run.id})
+    runs_cleanup.make_room_for(run, run_queue.kept() | {run.id})
     return run, ownership.claim(run, visitor)
 
 

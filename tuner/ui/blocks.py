@@ -30,7 +30,9 @@ KEPT = (gr.State, gr.BrowserState)
 
 # The path is all that is needed. Gradio's own leaves an empty file behind each time that one is read, and a page's
 # update makes a component anew, so it is the class that is changed.
-gr.File._process_single_file = lambda self, file: file.path
+FILES = (gr.File, gr.UploadButton)
+for _kind in FILES:
+    _kind._process_single_file = lambda self, file: file.path
 
 HOLD_ONE = (gr.Textbox, gr.Dropdown, gr.Radio, gr.Number, gr.Slider, gr.Checkbox)
 ONE = TypeAdapter(str | float | bool | None)  # what was emptied, or not shown yet, holds None
@@ -47,7 +49,7 @@ class Page(gr.Blocks):
         """The inputs of a handler. Raises gr.Error if they can't be read."""
         try:
             size = len(orjson.dumps(inputs))  # what this can't write, such as half a character, Gradio can't send back
-            if size > MOST_BYTES and not any(isinstance(block, gr.File) for block in block_fn.inputs):
+            if size > MOST_BYTES and not any(isinstance(block, FILES) for block in block_fn.inputs):
                 raise _error(TOO_LARGE)
             _check_files(inputs, block_fn.inputs)
             values = await super().preprocess_data(block_fn, inputs, *arguments)
@@ -88,7 +90,7 @@ def _check_files(inputs: list, blocks: list[gr.blocks.Block]) -> None:
     for value, block in zip(inputs, blocks, strict=False):
         files: list[dict] = []
         traverse(value, files.append, is_file_obj_with_meta)
-        if files and not isinstance(block, gr.File):
+        if files and not isinstance(block, FILES):
             raise _error(UNREADABLE)
         if any(is_http_url_like(file["path"]) for file in files):
             raise _error(FILE_ELSEWHERE)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tuner import gpu, limited, runs
 from tuner.errors import TunerError
 from tuner.limited import Asker, Limits
-from tuner.models import device
+from tuner.models import device as devices
 from tuner.models.fetch import is_at_hand, is_shipped
 from tuner.planning import pace
 from tuner.planning.probe import Look
@@ -46,7 +46,7 @@ def entered(file: str | None, pasted: str | None) -> Entered | None:
 
 def warm_up() -> None:
     """Start the processes that read what visitors enter, then import here what the first chat needs."""
-    limited.start(f"{JOBS}:warm_up", lambda: (device.describe() | {"look": NOBODYS_LOOK},))
+    limited.start(f"{JOBS}:warm_up", lambda: (devices.describe() | {"look": NOBODYS_LOOK},))
     _job("settings", "{}")
     gpu.import_core()
 
@@ -139,7 +139,7 @@ def _planned(requested: Recipe, rows: Entered | None, visitor: Visitor) -> tuple
     if not (is_shipped(requested.model.name) and _starts_here(requested)) and not _is_fetched(requested):
         with suppress(TunerError):  # which the job tells with all other problems
             _fetched[_named(requested)] = _job("fetch", settings, token, visitor=visitor)
-    return _device(), settings, rows or Entered(), token
+    return device(), settings, rows or Entered(), token
 
 
 def _named(requested: Recipe) -> tuple[str | None, ...]:
@@ -158,8 +158,9 @@ def _is_fetched(requested: Recipe) -> bool:
     return folder is not None and os.path.isfile(os.path.join(folder, "config.json"))
 
 
-def _device() -> dict:
-    facts = device.describe()
+def device() -> dict:
+    """What a job with limits has to know of this app's device, which it must not touch."""
+    facts = devices.describe()
     if facts["device_type"] == "cpu":
         facts["look"] = list(pace.cpu_look(lambda: Look(*_job("look"))))
     return facts

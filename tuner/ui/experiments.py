@@ -244,12 +244,12 @@ def _begin_next(opened: Experiment, now: Standing, visitor: Visitor) -> None:
         return
     if now.state and now.state.status == "failed" and not now.state.entry.get("failed"):
         opened.set_aside(now.state.run, progress.read(now.state.run).problems or ["It ended early."])
-    runs_cleanup.make_room(keep=actions.kept())
+    runs_cleanup.make_room(keep=run_queue.kept())
     rows = _kept_rows(opened)
 
     def prepare(recipe: Recipe, path: Path) -> Run:
         run = checking.write_run(recipe, rows, visitor, path)
-        runs_cleanup.make_room_for(run, actions.kept())
+        runs_cleanup.make_room_for(run, run_queue.kept())
         run.write_json(ownership.FILE, opened.read_json(ownership.FILE))
         return run
 

@@ -1,15 +1,20 @@
-"""The named endpoints with which a run leaves this Space, or an adapter comes in, for gradio_client and programs."""
+"""The named endpoints with which a run leaves this Space, and runs and adapters come in, for programs."""
 
 import gradio as gr
 
-from tuner.ui import actions, adopting
+from tuner.errors import TunerError
+from tuner.ui import actions, adopting, take_home
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_secret, with_token
+from tuner.ui.wiring import CHECKS
 
 
 def build() -> None:
     """Add the endpoints to the page that is being built."""
     gr.api(for_visitor(push), api_name="push", concurrency_limit=4)
     gr.api(for_visitor(download), api_name="download", concurrency_limit=4)
+    with gr.Row(visible=False):  # because gr.File accepts nothing but uploaded files
+        given = gr.File(label="Zip of a run")
+        gr.Button().click(for_visitor(import_run), given, gr.JSON(label="Answer"), api_name="import_run", **CHECKS)
     gr.api(for_visitor(adopt), api_name="adopt", concurrency_limit=4)
 
 
@@ -55,6 +60,21 @@ def download(run: str, what: str = "adapter", secret: str = "", visitor: Visitor
         {"address": path on this server, "name": file name, "bytes": size}.
     """
     return actions.download(run, what, with_secret(visitor, run, secret))
+
+
+def import_run(file: str | None, visitor: Visitor = ANYBODY) -> dict:
+    """Take in the zip of a whole run, as /download makes it with "run": from then on it is yours here, too.
+
+    Args:
+        file: The zip.
+
+    Returns:
+        {"run": id, "secret": what lets you resume, stop, delete, merge and push it}.
+    """
+    if not file:
+        raise TunerError("There is no file. Give the zip of a whole run.")
+    run, secret = take_home.import_run(file, visitor)
+    return {"run": run.id, "secret": secret}
 
 
 def adopt(adapter: str, quantization: str = "none", visitor: Visitor = ANYBODY) -> dict:

@@ -18,7 +18,7 @@ from tuner.ui.wiring import BY_LINK, CHECKS, MOST_LISTED, NOBODY, PRIVATE, remem
 
 CSS = Path(__file__).with_name("style.css")
 HEADER = """<div class="t-header"><h1>Tuner</h1>
-<p>Fine-tune a language model in a few minutes, see honestly whether it helped, and push it to the Hub.</p></div>"""
+<p>Fine-tune a language model in a few minutes, see honestly whether it helped, and take it home.</p></div>"""
 ABOUT = """<div class="t-about"><h2>About</h2>
 <p>Tuner fine-tunes a base model with the method you choose; most methods train a small adapter and leave the base
 model's weights frozen. Then base model and adapter both answer held-out rows, which training never saw. The difference

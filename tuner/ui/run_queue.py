@@ -21,6 +21,7 @@ from tuner.run_files import unless_deleted
 from tuner.runs import Run
 from tuner.ui import progress
 from tuner.ui.bounds import Bounds
+from tuner.ui.ownership import EXAMPLE
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import Visitor
 
@@ -185,6 +186,11 @@ def _count_places() -> int:
 
 queue = RunQueue()
 bounds = Bounds(lambda run: queue.holds(run))
+
+
+def kept() -> frozenset[str]:
+    """The runs that are not deleted to make room."""
+    return frozenset({EXAMPLE, *queue.held()})
 
 
 def start(run: Run, visitor: Visitor, event: dict | None = None) -> None:

@@ -10,7 +10,7 @@ from tuner.errors import TunerError
 from tuner.inference import merge_check
 from tuner.names import WHAT
 from tuner.runs import Run
-from tuner.ui import actions, download_form, elements, ownership, progress, render
+from tuner.ui import actions, download_form, elements, import_form, ownership, progress, render
 from tuner.ui.problems import problems_of
 from tuner.ui.visitor import ANYBODY, Visitor, for_visitor, with_token
 from tuner.ui.wiring import BY_LINK, PRIVATE, remembered, with_list
@@ -31,10 +31,14 @@ LINKS = """(id, kept) => {
 def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
     """The tab's inputs and outputs; a push uses the visitor's sign-in with OAuth, else a token that is typed in."""
     tab = SimpleNamespace(browser=browser, selected=gr.Textbox(visible=False))
-    gr.HTML(
-        '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can look at the run and '
-        f"chat with it. {render.disk_note()}</p>"
-    )
+    with gr.Row(elem_classes="t-buttons"):
+        gr.HTML(
+            '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can look at the run '
+            f"and chat with it. {render.disk_note()}</p>",
+            min_width=300,
+        )
+        import_form.build(tab)
+    tab.imported = gr.HTML(elem_id="imported")
     tab.rows = gr.HTML(js_on_load=CLICKED, elem_id="runs")
     with gr.Column(visible=False, elem_id="run-actions") as tab.actions:
         with gr.Row(elem_classes="t-buttons"):
@@ -112,6 +116,7 @@ def _wire(tab: SimpleNamespace) -> None:
     tab.outputs = [tab.selected, tab.rows, tab.actions, tab.resume, tab.delete, tab.owner_link, tab.pushing]
     tab.outputs += [tab.failed_merge]
     tab.outputs += [tab.sure, tab.problem, tab.pushed, tab.download]
+    import_form.wire(tab, refresh)
     tab.rows.click(for_visitor(_select), tab.browser, tab.outputs, queue=False, **PRIVATE)
     links = [tab.link, tab.owner_link]
     tab.selected.change(None, [tab.selected, tab.browser], links, js=LINKS, api_visibility="private")

@@ -1,17 +1,25 @@
-"""What is made before something of a run leaves: in a bounded process where a stranger's files decide of it."""
+"""What is made before something of a run leaves, and what is looked at before a run comes in: in bounded processes
+where a stranger's files decide of it."""
 
-from tuner import limited
+import os
+import shutil
+
+from tuner import limited, runs, runs_cleanup
+from tuner.data.table import MAX_FILE_BYTES
 from tuner.errors import TunerError
 from tuner.hub.contents import CONTENTS, gguf_name
 from tuner.hub.receipt import is_current
 from tuner.limited import Asker, Limits
 from tuner.models.fetch import is_shipped
 from tuner.runs import Run
+from tuner.ui import checking, ownership, run_queue
 from tuner.ui.visitor import Visitor
 
 JOBS = "tuner.hub.jobs"
 RECEIPT = Limits("Writing the receipt of this run", "Try again, or download the run and push it on your own machine.")
 GGUF = Limits("Writing the GGUF file", "Download the merged model and convert it yourself.", 1800, "downloads")
+IMPORT = Limits("Reading this run", "Import it in a terminal: tuner import FILE.", 120)
+UNPACKED = 4 * MAX_FILE_BYTES  # bytes that a run may take; what Tuner zips is as large as its zip
 
 
 def prepare(run: Run, what: str, visitor: Visitor) -> None:
@@ -43,3 +51,20 @@ def push(
     prepare(run, "adapter", visitor)
     options = {"private": private, "failed_merge": failed_merge, "data_name": data_name.strip() or None}
     return push.push(run, repository, what, token=visitor.token, **options)
+
+
+def import_run(file: str, visitor: Visitor) -> tuple[Run, str]:
+    """The run of an uploaded zip, which becomes the visitor's, and its secret. Raises TunerError with all problems."""
+    runs_cleanup.make_room(keep=run_queue.kept(), needed=os.path.getsize(file))
+    path, asker = runs.new_path().absolute(), Asker(visitor.session, visitor.address)
+    try:
+        limited.run(f"{JOBS}:unpack", file, str(path), UNPACKED, limits=IMPORT, asker=asker)
+        run = Run(path)
+        # With the visitor's own sign-in: the zip may name a model that only others may read.
+        checking.fetch_base(run, visitor)
+        limited.run(f"{JOBS}:check", checking.device(), str(path), visitor.token or False, limits=IMPORT, asker=asker)
+        runs_cleanup.make_room_for(run, run_queue.kept() | {run.id})
+        return run, ownership.claim(run, visitor)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
