@@ -1,13 +1,16 @@
 """Adapters of the Hub by name: they answer as with plain PEFT, and bad ones are refused in a sentence, with nothing
 left behind."""
 
+import json
 import shutil
 import time
 from pathlib import Path
 
+import fresh
 import peft
 import pytest
 import torch
+from conftest import ROOT
 from hub_double import Hub
 from strange_adapters import BASE, CONFIG, IDS, WEIGHTS, ask_here, change_config, change_weights, make
 from tiny import tiny_model
@@ -192,3 +195,57 @@ def test_private_and_gated_ones_come_with_the_visitors_own_sign_in_alone(hub, go
     hub.add_model("bob/adapter", good)
     assert "'ann/base' is gated: accept its terms" in refused("bob/adapter", bob)
     assert not any(ann in path.read_text(errors="replace") for path in run.path.rglob("*") if path.is_file())
+
+
+def test_labels_are_those_of_the_receipt_or_else_of_the_base_or_else_numbers(hub, bases, home):
+    make(bases["qwen3"], KINDS["classification"], home / "made", num_labels=3)
+    hub.add_model(BASE, bases["qwen3"])
+    for told, labels in (
+        (None, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"labels": ["red", "green"]}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"labels": "red"}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"labels": ["red", "green", "blue"]}, ["red", "green", "blue"]),
+    ):
+        if told:
+            (home / "made" / "receipt.json").write_text(json.dumps(told))
+        hub.add_model("bob/it", home / "made")
+        assert adopt("bob/it", token=False).plan["labels"] == labels
+    config = json.loads((bases["qwen3"] / "config.json").read_text()) | {"id2label": {0: "a", 1: "b", 2: "c"}}
+    shutil.copytree(bases["qwen3"], home / "named")
+    (home / "named" / "config.json").write_text(json.dumps(config))
+    hub.add_model(BASE, home / "named")
+    (home / "made" / "receipt.json").unlink()
+    hub.add_model("bob/it", home / "made")
+    assert adopt("bob/it", token=False).plan["labels"] == ["a", "b", "c"]
+
+
+IN_WORKERS = """
+import json, sys, time
+from tuner.errors import TunerError
+from tuner.ui import adopting
+from tuner.ui.visitor import Visitor
+
+for name in sys.argv[1:]:
+    start = time.monotonic()
+    try:
+        run, secret = adopting.adopt(name, "none", Visitor("ann"))
+        said = run.plan["adopted"]["adapter"]
+    except TunerError as error:
+        said = str(error)
+    print(json.dumps([said, time.monotonic() - start]), flush=True)
+"""
+
+
+@pytest.mark.long
+def test_a_visitors_adapter_is_read_in_a_process_that_can_be_ended(hub, good, tmp_path):
+    hub.add_model("bob/good", good)
+    change_config(good, lambda c: c.update(target_modules=ENDLESS))
+    hub.add_model("bob/endless", good)
+    env = hub.env(tmp_path / "home") | {"TUNER_RUNS": str(tmp_path / "runs"), "TUNER_CHECK_SECONDS": "2"}
+    done = fresh.run(["-c", IN_WORKERS, "bob/good", "bob/endless"], ROOT, env=env)
+    assert done.returncode == 0, done.stderr
+    (one, _), (other, seconds) = map(json.loads, done.stdout.splitlines()[-2:])
+    assert one == "bob/good"
+    assert "Reading this adapter took longer than 2 seconds, so it was stopped" in other
+    assert seconds < 8
+    assert len(list((tmp_path / "runs").glob("[!.]*"))) == 1

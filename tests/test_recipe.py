@@ -181,7 +181,7 @@ DEFAULTS = {
         "seed": None,
         "max_length": "auto",
     },
-    "method": {"name": "lora"}
+    "method": {"name": "lora", "start_from": None}
     | dict.fromkeys(("rank", "alpha", "dropout", "target_modules", "virtual_tokens", "bottleneck", "layers"), "auto"),
     "training": {
         "learning_rate": "auto",
