@@ -1,8 +1,8 @@
 """A small Hugging Face Hub on loopback, for tests that use the real clients.
 
 It answers what huggingface_hub, transformers, peft and datasets request: who am I, create, preupload, LFS, commit,
-revisions by name and by sha, tree, paths-info, resolve. Everything is in memory; a revision is a dict of files. It
-knows nothing about xet, pull requests or branches.
+branches, pull requests, revisions by name and by sha, tree, paths-info, resolve. Everything is in memory; a revision is
+a dict of files. It knows nothing about xet.
 
     def test_push(hub, tmp_path):
         token = hub.user("alice")                        # role="read", "oauth", "fineGrained" with scopes={...}
@@ -15,7 +15,7 @@ knows nothing about xet, pull requests or branches.
         hub.repo("alice/x").files["README.md"], hub.seen, hub.tokens("/lfs/")
         # How it misbehaves.
         hub.refused.add("alice/no"); hub.full = True; hub.cut("PUT", "/lfs/"); hub.stall("GET", "/api/whoami")
-        hub.deafen("POST", "/commit/")
+        hub.deafen("POST", "/commit/"); hub.fail(3, "503"); hub.fail(3, "half", forever=True)  # see FAULTS
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub_wire import Handler, Refusal, Seen, entry
+from hub_wire import FAULTS, Handler, Refusal, Seen, entry  # noqa: F401
 
 
 @dataclasses.dataclass
@@ -72,27 +72,30 @@ class Repo:
     gated: bool = False
     readers: tuple[str, ...] = ()  # of a gated one: who has accepted its terms
     commits: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict)
+    heads: dict[str, str] = dataclasses.field(default_factory=dict)  # a branch or refs/pr/1 -> its newest commit
+    titles: dict[int, str] = dataclasses.field(default_factory=dict)  # of pull requests
 
     @property
     def sha(self) -> str:
-        """The newest commit's."""
-        return list(self.commits)[-1]
+        """The newest commit's on the main branch."""
+        return self.heads["main"]
 
     @property
     def files(self) -> dict[str, bytes]:
         """Paths and contents at the newest commit."""
         return self.commits[self.sha]
 
-    def commit(self, files: Mapping[str, bytes]) -> str:
-        """Add a commit that holds just these files; returns its sha."""
+    def commit(self, files: Mapping[str, bytes], branch: str = "main") -> str:
+        """Add a commit that holds just these files to a branch; returns its sha."""
         content = "".join(f"{path} {hashlib.sha1(data).hexdigest()}\n" for path, data in sorted(files.items()))
         sha = hashlib.sha1(f"{self.kind} {self.name} {len(self.commits)}\n{content}".encode()).hexdigest()
         self.commits[sha] = dict(files)
+        self.heads[branch] = sha
         return sha
 
     def resolve(self, revision: str) -> str:
         """The sha of a revision. Raises Refusal if there is none."""
-        sha = self.sha if revision in ("main", "refs/heads/main") else revision
+        sha = self.heads.get(revision.removeprefix("refs/heads/"), revision)
         if sha not in self.commits:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return sha
@@ -139,6 +142,9 @@ class Hub:
         self.cuts: list[tuple[str, str]] = []
         self.deaf: list[tuple[str, str]] = []
         self.stalls: list[tuple[str, str]] = []
+        self.fault: tuple[int, str, bool] | None = None
+        self.failing: tuple[str, str] | None = None
+        self.is_expired = False
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
@@ -191,6 +197,13 @@ class Hub:
     def stall(self, method: str, part: str) -> None:
         """From now on never answer such requests."""
         self.stalls.append((method, part))
+
+    def fail(self, number: int, how: str, forever: bool = False) -> None:
+        """Let the request of this number, from 1, meet one of FAULTS; with `forever`, the same request again as well.
+
+        The answer "401" stays for all later requests: the token has expired."""
+        self.seen.clear()
+        self.fault, self.failing, self.is_expired = (number, how, forever), None, False
 
     def tokens(self, part: str = "") -> set[str | None]:
         """The tokens (None: no token) on the requests with this part in their path."""
