@@ -1,8 +1,8 @@
 """A small Hugging Face Hub on loopback, for tests that use the real clients.
 
 It answers what huggingface_hub, transformers, peft and datasets request: who am I, create, preupload, LFS, commit,
-branches, pull requests, revisions by name and by sha, tree, paths-info, resolve. Everything is in memory; a revision is
-a dict of files. It knows nothing about xet.
+branches, pull requests, revisions by name and by sha, tree, paths-info, resolve. Everything is in memory; a revision
+is a dict of files. It knows nothing about xet.
 
     def test_push(hub, tmp_path):
         token = hub.user("alice")                        # role="read", "oauth", "fineGrained" with scopes={...}
@@ -217,6 +217,12 @@ class Hub:
         login = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "HF_TOKEN_PATH": f"{home}/token"}  # where there may be one
         here = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
         return kept | offline | silent | login | here
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause between two tries of a request, by Tuner or by huggingface_hub."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 @pytest.fixture

@@ -108,6 +108,7 @@ def test_what_can_not_be_pushed_is_said_before_the_hub_is_asked(what, spoil, sai
     assert not hub.seen
 
 
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("broken", range(1, 14))
 def test_wherever_a_push_of_both_breaks_off_no_repository_is_left(broken, merged, hub):
     """Each of its writing requests in turn is cut off and then refused."""
@@ -124,7 +125,7 @@ def test_wherever_a_push_of_both_breaks_off_no_repository_is_left(broken, merged
     seen = writes[broken - 1]
     part = seen.path.replace("probe", "x")
     part = "/lfs/" if "/lfs/" in part else part
-    hub.cut(seen.method, part, times=12)
+    hub.cut(seen.method, part, times=30)
     with pytest.raises(TunerError):
         push(merged, "x", "both", token=token, endpoint=hub.url)
     assert not hub.repos

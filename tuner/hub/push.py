@@ -176,7 +176,9 @@ def _look_at(api: "HfApi", retry: Retries, repo_id: str, files: Files, private: 
     except RepositoryNotFoundError:
         return None
     except RevisionNotFoundError:
-        info, has_branch = retry(lambda: api.model_info(repo_id, files_metadata=True)), False
+        has_branch = False
+    if not has_branch:
+        info = retry(lambda: api.model_info(repo_id, files_metadata=True))
     if bool(info.private) != private:
         current, requested = ("private", "public") if info.private else ("public", "private")
         raise TunerError(
