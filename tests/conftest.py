@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import fresh  # so that all processes of this test run share its server
 import pytest
-from hub_double import hub  # noqa: F401  a fixture
+from hub_double import hub, no_waiting  # noqa: F401
 from pretend_cards import pretend  # noqa: F401  a fixture
 from tiny import tiny_office
 

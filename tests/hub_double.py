@@ -1,8 +1,8 @@
 """A small Hugging Face Hub on loopback, for tests that use the real clients.
 
 It answers what huggingface_hub, transformers, peft and datasets request: who am I, create, preupload, LFS, commit,
-revisions by name and by sha, tree, paths-info, resolve. Everything is in memory; a revision is a dict of files. It
-knows nothing about xet, pull requests or branches.
+branches, pull requests, revisions by name and by sha, tree, paths-info, resolve. Everything is in memory; a revision
+is a dict of files. It knows nothing about xet.
 
     def test_push(hub, tmp_path):
         token = hub.user("alice")                        # role="read", "oauth", "fineGrained" with scopes={...}
@@ -15,7 +15,7 @@ knows nothing about xet, pull requests or branches.
         hub.repo("alice/x").files["README.md"], hub.seen, hub.tokens("/lfs/")
         # How it misbehaves.
         hub.refused.add("alice/no"); hub.full = True; hub.cut("PUT", "/lfs/"); hub.stall("GET", "/api/whoami")
-        hub.deafen("POST", "/commit/"); hub.fail("POST", "/api/models/alice/x/commit/main", 429, times=2)
+        hub.deafen("POST", "/commit/"); hub.fail(3, "503"); hub.fail(3, "half", forever=True)  # see FAULTS
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub_wire import Handler, Refusal, Seen, entry
+from hub_wire import FAULTS, Handler, Refusal, Seen, entry  # noqa: F401
 
 
 @dataclasses.dataclass
@@ -72,27 +72,30 @@ class Repo:
     gated: bool = False
     readers: tuple[str, ...] = ()  # of a gated one: who has accepted its terms
     commits: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict)
+    heads: dict[str, str] = dataclasses.field(default_factory=dict)  # a branch or refs/pr/1 -> its newest commit
+    titles: dict[int, str] = dataclasses.field(default_factory=dict)  # of pull requests
 
     @property
     def sha(self) -> str:
-        """The newest commit's."""
-        return list(self.commits)[-1]
+        """The newest commit's on the main branch."""
+        return self.heads["main"]
 
     @property
     def files(self) -> dict[str, bytes]:
         """Paths and contents at the newest commit."""
         return self.commits[self.sha]
 
-    def commit(self, files: Mapping[str, bytes]) -> str:
-        """Add a commit that holds just these files; returns its sha."""
+    def commit(self, files: Mapping[str, bytes], branch: str = "main") -> str:
+        """Add a commit that holds just these files to a branch; returns its sha."""
         content = "".join(f"{path} {hashlib.sha1(data).hexdigest()}\n" for path, data in sorted(files.items()))
         sha = hashlib.sha1(f"{self.kind} {self.name} {len(self.commits)}\n{content}".encode()).hexdigest()
         self.commits[sha] = dict(files)
+        self.heads[branch] = sha
         return sha
 
     def resolve(self, revision: str) -> str:
         """The sha of a revision. Raises Refusal if there is none."""
-        sha = self.sha if revision in ("main", "refs/heads/main") else revision
+        sha = self.heads.get(revision.removeprefix("refs/heads/"), revision)
         if sha not in self.commits:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return sha
@@ -139,8 +142,9 @@ class Hub:
         self.cuts: list[tuple[str, str]] = []
         self.deaf: list[tuple[str, str]] = []
         self.stalls: list[tuple[str, str]] = []
-        self.pause = "1"  # the Retry-After of an answer with the status 429
-        self.faults: dict[tuple[str, str], tuple[int | str, int]] = {}
+        self.fault: tuple[int, str, bool] | None = None
+        self.failing: tuple[str, str] | None = None
+        self.is_expired = False
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
@@ -194,16 +198,12 @@ class Hub:
         """From now on never answer such requests."""
         self.stalls.append((method, part))
 
-    def fail(self, method: str, path: str, how: int | str, times: int) -> None:
-        """Fail the next so many of these very requests: with the status 429 or 500, with half of the answer's body
-        ("half"), with no answer to what was done ("lost"), or with nothing at all, done or said ("nothing")."""
-        self.faults[method, path] = how, times
+    def fail(self, number: int, how: str, forever: bool = False) -> None:
+        """Let the request of this number, from 1, meet one of FAULTS; with `forever`, the same request again as well.
 
-    def fault_of(self, method: str, path: str) -> int | str | None:
-        """How this request is to fail, if it is."""
-        how, times = self.faults.get((method, path), (None, 0))
-        self.faults[method, path] = how, times - 1
-        return how if times > 0 else None
+        The answer "401" stays for all later requests: the token has expired."""
+        self.seen.clear()
+        self.fault, self.failing, self.is_expired = (number, how, forever), None, False
 
     def tokens(self, part: str = "") -> set[str | None]:
         """The tokens (None: no token) on the requests with this part in their path."""
@@ -217,6 +217,12 @@ class Hub:
         login = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "HF_TOKEN_PATH": f"{home}/token"}  # where there may be one
         here = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
         return kept | offline | silent | login | here
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause between two tries of a request, by Tuner or by huggingface_hub."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 @pytest.fixture

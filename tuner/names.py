@@ -14,6 +14,7 @@ SHOWN = 100  # characters of a name in a sentence
 BASE_SUFFIX = "-base"  # of the repository for a shipped base model that is pushed beside its adapter
 MERGED_SUFFIX = "-merged"  # of the one for a merged model that is pushed together with its adapter
 WHAT = {"adapter": "Adapter", "merged": "Merged model", "both": "Both"}  # that a push may be of
+MAIN, PULL_REQUEST = "main", "pull request"  # where a push may go, beside a branch of any other name
 _LEFT = 96 - max(len(BASE_SUFFIX), len(MERGED_SUFFIX))  # characters of a repository's name
 
 _PART = r"\w(?:[\w.-]{0,94}\w)?"  # an owner or a repository
@@ -37,6 +38,10 @@ NAMES = {
         "revision": (
             r"(?!.*(?:\.\.|//|/\.|\.lock))\w[\w./+-]*(?<![./])",
             "model.revision: '{name}' is no branch, tag or commit. Give one, or leave it out.",
+        ),
+        "branch": (
+            r"(?!refs/)(?!.*(?:\.\.|//|/\.|\.lock))\w[\w./+-]*(?<![./])",
+            "'{name}' can't be a branch's name. Give letters, digits, '-', '_', '.' and '/', such as version-2.",
         ),
         "dataset": (
             rf"{_UNLIKE}{_PART}/{_PART}",

@@ -16,15 +16,16 @@ from tuner import hub_errors, names
 from tuner.errors import TunerError
 from tuner.hub import contents, receipt
 from tuner.hub.card_data import public_recipe
-from tuner.hub.contents import TOKENIZER, Files
+from tuner.hub.contents import Files
 from tuner.hub.licenses import licenses
-from tuner.hub.retry import Retry
+from tuner.hub.retry import Retries
+from tuner.hub.upload import Present, Tell, Upload
 from tuner.inference import merge_check
 from tuner.methods.files import WEIGHTS as ADAPTER
 from tuner.methods.registry import METHODS
 from tuner.metrics import metric_of
 from tuner.models.fetch import is_shipped
-from tuner.names import BASE_SUFFIX, MERGED_SUFFIX, WHAT
+from tuner.names import BASE_SUFFIX, MAIN, MERGED_SUFFIX, PULL_REQUEST, WHAT
 from tuner.run_files import deleted
 from tuner.runs import Run
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".gguf", ".h5", ".onnx")
-EMPTY = {".gitattributes"}  # what a repository holds that was just made
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 
@@ -45,14 +45,18 @@ def push(
     what: str = "adapter",
     *,
     token: str | None,
+    into: str = MAIN,
     private: bool = True,
     failed_merge: bool = False,
     data_name: str | None = None,
     endpoint: str | None = None,
+    tell: Tell = lambda event: None,
 ) -> str:
-    """Push `what` (one of WHAT) of the run to `repo` ("name" or "owner/name"); returns the address of the repository.
+    """Push `what` (one of WHAT) of the run to `repo` ("name" or "owner/name"); returns the address of what was pushed.
 
     Each repository gets one commit. With both, the merged model's name ends with "-merged".
+    `into` is main, another branch, which is made if it is missing, or "pull request"; all but main need a repository
+    that exists. `tell` gets an event before each file is sent: {"event": "push", "repo", "file", "sent", "bytes"}.
     A run whose merge has failed is pushed only with `failed_merge`: whoever merges what was pushed fails as well.
     `data_name` is what the card calls a file of one's own, whose name it does not tell.
     `endpoint` is a Hub other than huggingface.co. Raises TunerError if the run, the name or the token can't be used,
@@ -62,26 +66,31 @@ def push(
 
     repo = repo.strip()
     problems = [
-        *names.problems(repository=repo),
+        *names.problems(repository=repo, branch=None if into in (MAIN, PULL_REQUEST) else into),
         *filter(None, (_run_problem(run, what, failed_merge), None if token else _NO_TOKEN)),
     ]
     if problems:
         raise TunerError(*problems)
     hub_errors.limit_waiting()
-    api, retry = HfApi(endpoint=endpoint, token=token), Retry()
+    api = HfApi(endpoint=endpoint, token=token)
+    retry, upload = Retries(), None
     try:
         account = retry(api.whoami)
         repo_id = repo if "/" in repo else f"{account['name']}/{repo}"
         pushes = _pushes(run, repo_id, what, data_name=data_name, licenses=licenses(api, run))
-        _check_rights(account, pushes)
-        # Both repositories are checked before either is written.
-        present = {name: retry(_list_files, api, name, files, private) for name, files in pushes.items()}
-    except TunerError:
-        raise
-    except Exception as error:
-        raise _in_plain_words(error, repo, run) from error
-    _upload_all(api, retry, pushes, present, private, repo, run)
-    return f"{api.endpoint}/{repo_id}"
+        _check_rights(account, pushes, into)
+        # All repositories are checked before any is written.
+        present = {name: _look_at(api, retry, name, files, private, into) for name, files in pushes.items()}
+        if into != MAIN:
+            pushes = _existing(pushes, present)
+        upload = Upload(api, into, private, _message(run), retry, tell)
+        address = upload.run(pushes, present)
+    except BaseException as error:  # Ctrl-C as well
+        left = upload.undo() if upload else []
+        if not isinstance(error, Exception) or (isinstance(error, TunerError) and not left):
+            raise
+        raise TunerError(*_in_plain_words(error, repo, run).problems, *left) from error
+    return f"{api.endpoint}/{repo_id}" if into == MAIN else address
 
 
 _NO_TOKEN = (
@@ -123,13 +132,25 @@ def _pushes(run: Run, repo_id: str, what: str, **told: Any) -> dict[str, Files]:
     return pushes if what == "merged" else pushes | {repo_id: contents.adapter(run, repo_id, base, **told)}
 
 
-def _check_rights(account: dict, repos: dict[str, Files]) -> None:
+def _existing(pushes: dict[str, Files], present: dict[str, Present | None]) -> dict[str, Files]:
+    """What is pushed to a branch or as a pull request: no shipped base model, since it never changes."""
+    if missing := [name for name in pushes if not present[name]]:
+        raise TunerError(
+            f"{' and '.join(missing)} does not exist yet, so there is nothing to make a branch of or to open a pull "
+            "request for. Push to the main branch first."
+        )
+    return {name: files for name, files in pushes.items() if not name.endswith(BASE_SUFFIX) or "recipe.yaml" in files}
+
+
+def _check_rights(account: dict, repos: dict[str, Files], into: str) -> None:
     """Raise TunerError if whoami's answer shows that the token can't write to all these repositories."""
     owner = next(iter(repos)).partition("/")[0]
     token = account.get("auth", {}).get("accessToken") or {}
     scoped = (token.get("fineGrained") or {}).get("scoped", [])
     granted = {scope["entity"].get("name") for scope in scoped if "repo.write" in scope["permissions"]}
     names = {account["name"], *(org["name"] for org in account.get("orgs", []))}
+    if into == PULL_REQUEST and token.get("role") != "read":
+        return  # anybody may open one for what they can read
     if owner not in names | {name.partition("/")[0] for name in granted if name}:
         raise TunerError(
             f"'{owner}' is neither you ({account['name']}) nor an organization that your token can access. Push to "
@@ -145,14 +166,19 @@ def _check_rights(account: dict, repos: dict[str, Files]) -> None:
         )
 
 
-def _list_files(api: "HfApi", repo_id: str, files: Files, private: bool) -> set[str] | None:
-    """Paths in the repository, or None if it does not exist. Raises TunerError if it must not be changed."""
-    from huggingface_hub.utils import RepositoryNotFoundError
+def _look_at(api: "HfApi", retry: Retries, repo_id: str, files: Files, private: bool, into: str) -> Present | None:
+    """What is in the repository, None if it does not exist. Raises TunerError if it must not be changed."""
+    from huggingface_hub.utils import RepositoryNotFoundError, RevisionNotFoundError
 
+    has_branch, branch = True, None if into in (MAIN, PULL_REQUEST) else into
     try:
-        info = api.model_info(repo_id, files_metadata=True)
+        info = retry(lambda: api.model_info(repo_id, revision=branch, files_metadata=True))
     except RepositoryNotFoundError:
         return None
+    except RevisionNotFoundError:
+        has_branch = False
+    if not has_branch:
+        info = retry(lambda: api.model_info(repo_id, files_metadata=True))
     if bool(info.private) != private:
         current, requested = ("private", "public") if info.private else ("public", "private")
         raise TunerError(
@@ -167,7 +193,7 @@ def _list_files(api: "HfApi", repo_id: str, files: Files, private: bool) -> set[
         # An adapter or merged model may replace an older one of ours; a base model is never changed.
         if name not in files or not (is_ours or name.endswith(ADAPTER) or _is_same(present[name], files[name])):
             raise TunerError(f"{repo_id} already exists and holds another model ({name}). Choose another name.")
-    return set(present)
+    return Present(frozenset(present), info.sha, has_branch)
 
 
 def _is_same(sibling: "RepoSibling", file: Path) -> bool:
@@ -176,47 +202,6 @@ def _is_same(sibling: "RepoSibling", file: Path) -> bool:
 
     with open(file, "rb") as content:
         return bool(sibling.lfs) and sibling.lfs.sha256 == sha_fileobj(content).hex()
-
-
-def _upload_all(
-    api: "HfApi",
-    retry: Retry,
-    pushes: dict[str, Files],
-    present: dict[str, set[str] | None],
-    private: bool,
-    repo: str,
-    run: Run,
-) -> None:
-    """Make the repositories that are missing and commit to all; if anything fails, none of the new ones is left."""
-    made: list[str] = []
-    doubtful: set[str] = set()  # repositories of which it is not known whether they were made
-    message = _message(run)
-    try:
-        for name, files in pushes.items():
-            if present[name] is None:
-                retry(_create, api, name, private, made, doubtful)
-            retry(_commit, api, name, files, present[name], message)
-    except BaseException as error:  # Ctrl-C as well
-        if len(made) == len(pushes) and all(set(files) <= _files_now(api, name) for name, files in pushes.items()):
-            return  # only the Hub's answer was lost
-        made += [name for name in doubtful if name not in made and _files_now(api, name) <= EMPTY]
-        left = [sentence for name in made if (sentence := _delete(api, retry, name))]
-        if not isinstance(error, Exception):
-            raise
-        raise TunerError(*_in_plain_words(error, repo, run).problems, *left) from error
-
-
-def _create(api: "HfApi", repo_id: str, private: bool, made: list[str], doubtful: set[str]) -> None:
-    try:
-        api.create_repo(repo_id, private=private)
-    except Exception as error:
-        # Without an answer, it may have been made; if it holds anything, somebody else made it.
-        if repo_id not in doubtful and hub_errors.is_answer(error):
-            raise
-        doubtful.add(repo_id)
-        if _files_now(api, repo_id) != EMPTY:
-            raise
-    made.append(repo_id)
 
 
 def _message(run: Run) -> str:
@@ -230,41 +215,9 @@ def _message(run: Run) -> str:
     return f"{named}{method} on {model}{told} (Tuner)"
 
 
-def _commit(api: "HfApi", repo_id: str, files: Files, present: set[str] | None, message: str) -> None:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-    # Tokenizer files left over from an earlier push would be loaded together with the new ones.
-    stale = sorted((present or set()) & set(TOKENIZER) - set(files))
-    api.create_commit(
-        repo_id,
-        [*(CommitOperationAdd(path, content) for path, content in files.items()), *map(CommitOperationDelete, stale)],
-        commit_message=message,
-    )
-
-
-def _files_now(api: "HfApi", repo_id: str) -> set[str]:
-    """The files that the repository holds, as far as the Hub answers."""
-    try:
-        return {file.rfilename for file in api.model_info(repo_id).siblings or []}
-    except Exception as error:
-        log.info("%s can't be looked at: %s", repo_id, type(error).__name__)
-        return set()
-
-
-def _delete(api: "HfApi", retry: Retry, repo_id: str) -> str | None:
-    """Delete a repository that this push has made; what to say if it is perhaps left."""
-    try:
-        retry(api.delete_repo, repo_id, missing_ok=True)
-    except Exception as error:
-        log.warning("%s can't be deleted: %s", repo_id, type(error).__name__)
-        return (
-            f"{repo_id} may have been created, and could not be deleted again. Push to it once more, or delete it at "
-            f"{api.endpoint}/{repo_id}/settings."
-        )
-    return None
-
-
 def _in_plain_words(error: Exception, repo: str, run: Run) -> TunerError:
+    if isinstance(error, TunerError):
+        return error
     if problem := deleted(run.path) or hub_errors.explain(error, f"the push to '{repo}'", "The run is unchanged."):
         return problem
     log.error("push to %s", repo, exc_info=error)

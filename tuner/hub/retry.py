@@ -1,6 +1,7 @@
-"""Asks the Hub again where it failed for a moment: it was busy or broken, or the connection was lost.
+"""Ask the Hub again where that may help, a bounded number of times and for a bounded time.
 
-huggingface_hub does so for uploads. The other requests of a push, such as the commit itself, it makes once.
+huggingface_hub repeats only the requests with which it uploads files. A new repository or a commit may be there
+although the answer was lost: so it is looked up before the request is repeated, and nothing is done twice.
 """
 
 import logging
@@ -11,28 +12,46 @@ from typing import TypeVar
 from tuner import hub_errors
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-WAITS = (1.0, 4.0)  # seconds before the second attempt and the third
-PATIENCE = 180.0  # seconds of a push after which nothing is tried again
+Answer = TypeVar("Answer")
+WAITS = (1.0, 4.0, 10.0)  # seconds before the second, third and fourth try
+LOSS = 120.0  # seconds that all failed tries of one push may cost, waiting included
 
 
-class Retry:
-    """The attempts of one push, which all together take PATIENCE seconds and one request at most."""
+class Retries:
+    """The tries that one push has left."""
 
-    def __init__(self):
-        self._until = time.monotonic() + PATIENCE
-        self.repeated = 0  # attempts beyond the first ones
+    def __init__(self) -> None:
+        self.left = LOSS
 
-    def __call__(self, request: Callable[..., T], *arguments, **named) -> T:
-        """What the request returns; it must do no harm if it is made twice. Raises what its last attempt raised."""
-        for wait in WAITS:
+    def __call__(self, ask: Callable[[], Answer], done: Callable[[], Answer | None] = lambda: None) -> Answer:
+        """The answer to `ask`, asked again after faults that may pass; the last try's error is raised.
+
+        `done` gives what `ask` would, if a try whose answer was lost has had its effect, and None if it had none.
+        """
+        for wait in (*WAITS, None):
+            started = time.monotonic()
             try:
-                return request(*arguments, **named)
+                return ask()
             except Exception as error:
-                if not hub_errors.is_passing(error) or time.monotonic() + wait > self._until:
+                pause = max(wait or 0.0, hub_errors.seconds_to_wait(error))
+                self.left -= time.monotonic() - started + pause
+                if not hub_errors.may_pass(error):
                     raise
-                log.info("%s: once more after %s", type(error).__name__, getattr(request, "__name__", request))
-                time.sleep(wait)
-                self.repeated += 1
-        return request(*arguments, **named)
+                is_last = wait is None or self.left < 0
+                log.info("the Hub failed (%s)%s", type(error).__name__, "" if is_last else f", again in {pause:.0f} s")
+                if not is_last:
+                    time.sleep(pause)
+                answer = self._look(done, error)
+                if answer is not None:
+                    return answer
+                if is_last:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _look(self, done: Callable[[], Answer | None], error: Exception) -> Answer | None:
+        """What `done` gives. Raises `error` if that can't be found out: asking again might do it twice."""
+        try:
+            return done()
+        except Exception as unknown:
+            raise error from unknown
