@@ -249,3 +249,22 @@ def test_a_visitors_adapter_is_read_in_a_process_that_can_be_ended(hub, good, tm
     assert "Reading this adapter took longer than 2 seconds, so it was stopped" in other
     assert seconds < 8
     assert len(list((tmp_path / "runs").glob("[!.]*"))) == 1
+
+
+FAULTS = [
+    ("GET", "/api/models/bob/it"),
+    ("HEAD", "adapter_config.json"),
+    ("GET", "adapter_model.safetensors"),
+    ("GET", "/api/models/ann/base"),
+    ("GET", "resolve"),
+]
+
+
+@pytest.mark.parametrize(("method", "part"), FAULTS)
+def test_a_broken_connection_leaves_nothing_and_the_next_try_works(method, part, hub, good):
+    hub.add_model("bob/it", good)
+    hub.cut(method, part, times=12)
+    assert "the connection to the Hub was lost" in refused("bob/it")
+    hub.cuts.clear()
+    run = adopt("bob/it", token=False)
+    assert (run.adapter / WEIGHTS).read_bytes() == (good / WEIGHTS).read_bytes()
