@@ -192,6 +192,9 @@ def test_private_and_gated_ones_come_with_the_visitors_own_sign_in_alone(hub, go
     run = adopt("ann/adapter", token=ann)
     assert answered(run).isfinite().all()
     assert "private" in refused("ann/adapter", bob)  # though it is in the cache
+    hub.add_model("ann/gated", good, gated=True, readers=("ann",))
+    assert adopt("ann/gated", token=ann).status == "adopted"
+    assert "'ann/gated' is gated: accept its terms" in refused("ann/gated", bob)  # though its description is open
     hub.add_model("bob/adapter", good)
     assert "'ann/base' is gated: accept its terms" in refused("bob/adapter", bob)
     assert not any(ann in path.read_text(errors="replace") for path in run.path.rglob("*") if path.is_file())
