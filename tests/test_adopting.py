@@ -61,6 +61,21 @@ def test_adapters_answer_beside_each_other_and_their_base(home):
     assert not ownership.is_owner(actions.open_run(one), ANYBODY)
 
 
+def test_another_version_of_the_base_is_told_by_its_commit_and_the_same_one_is_shared(hub, home):
+    first = hub.repo(BASE).sha
+    one = home_api.adopt("bob/one")["run"]
+    hub.repo(BASE).commit(hub.repo(BASE).files | {"notes.txt": b"more"})
+    two = home_api.adopt("bob/two")["run"]
+    with pytest.raises(TunerError, match=f"ann/base at {first[:12]}, none, .*; ann/base at {hub.repo(BASE).sha[:12]}"):
+        actions.lineup([one, two])
+    change_config(home / "two", lambda c: c.update(revision=first))
+    hub.add_model("bob/two", home / "two")
+    assert actions.lineup([one, home_api.adopt("bob/two")["run"]]).variants[0] == "base"
+    run = actions.open_run(one)
+    run.write_text("recipe.yaml", run.recipe.with_settings({"model.revision": first}).to_yaml())
+    assert actions.lineup([one, home_api.adopt("bob/two")["run"]]).variants[0] == "base"
+
+
 def test_one_on_another_base_is_chosen_alone(hub, home):
     hub.add_model("ann/other", tiny_model(home / "other", "llama", seed=1))
     change_config(home / "two", lambda c: c.update(base_model_name_or_path="ann/other"))
