@@ -15,7 +15,7 @@ knows nothing about xet, pull requests or branches.
         hub.repo("alice/x").files["README.md"], hub.seen, hub.tokens("/lfs/")
         # How it misbehaves.
         hub.refused.add("alice/no"); hub.full = True; hub.cut("PUT", "/lfs/"); hub.stall("GET", "/api/whoami")
-        hub.deafen("POST", "/commit/")
+        hub.deafen("POST", "/commit/"); hub.fail("POST", "/api/models/alice/x/commit/main", 429, times=2)
 """
 
 import contextlib
@@ -139,6 +139,8 @@ class Hub:
         self.cuts: list[tuple[str, str]] = []
         self.deaf: list[tuple[str, str]] = []
         self.stalls: list[tuple[str, str]] = []
+        self.pause = "1"  # the Retry-After of an answer with the status 429
+        self.faults: dict[tuple[str, str], tuple[int | str, int]] = {}
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
@@ -191,6 +193,17 @@ class Hub:
     def stall(self, method: str, part: str) -> None:
         """From now on never answer such requests."""
         self.stalls.append((method, part))
+
+    def fail(self, method: str, path: str, how: int | str, times: int) -> None:
+        """Fail the next so many of these very requests: with the status 429 or 500, with half of the answer's body
+        ("half"), with no answer to what was done ("lost"), or with nothing at all, done or said ("nothing")."""
+        self.faults[method, path] = how, times
+
+    def fault_of(self, method: str, path: str) -> int | str | None:
+        """How this request is to fail, if it is."""
+        how, times = self.faults.get((method, path), (None, 0))
+        self.faults[method, path] = how, times - 1
+        return how if times > 0 else None
 
     def tokens(self, part: str = "") -> set[str | None]:
         """The tokens (None: no token) on the requests with this part in their path."""

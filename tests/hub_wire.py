@@ -73,12 +73,19 @@ class Handler(BaseHTTPRequestHandler):
         if self.is_next(self.hub.cuts, path):
             return self.hang_up()
         self.body = self.read_body()
+        how = self.hub.fault_of(self.command, path)
+        if how == "nothing":
+            self.hub.closing.wait()
+            return self.hang_up()
         try:
+            if how in (429, 500):
+                raise Refusal(how, "The Hub is busy, or broken.")
             seen.status, headers, content = self.route(path)
         except Refusal as refusal:
             seen.status, content = refusal.status, json.dumps({"error": refusal.message}).encode()
             headers = {"X-Error-Message": refusal.message, "X-Error-Code": refusal.code}
-        if self.is_next(self.hub.deaf, path):
+            headers |= {"Retry-After": self.hub.pause} if refusal.status == 429 else {}
+        if how == "lost" or self.is_next(self.hub.deaf, path):
             return self.hang_up()
         self.send_response(seen.status)
         for key, value in ({"Content-Length": str(len(content))} | headers).items():
@@ -86,7 +93,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.wfile.write(content[: len(content) // 2] if how == "half" else content)
+        if how == "half":
+            self.hang_up()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 

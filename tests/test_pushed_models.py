@@ -108,28 +108,6 @@ def test_what_can_not_be_pushed_is_said_before_the_hub_is_asked(what, spoil, sai
     assert not hub.seen
 
 
-@pytest.mark.parametrize("broken", range(1, 14))
-def test_wherever_a_push_of_both_breaks_off_no_repository_is_left(broken, merged, hub):
-    """Each of its writing requests in turn is cut off and then refused."""
-    token = hub.user("alice")
-    push(merged, "probe", "both", token=token, endpoint=hub.url)
-    writes = [seen for seen in hub.seen if seen.method in ("POST", "PUT") and "delete" not in seen.path]
-    for _, name in list(hub.repos):
-        del hub.repos["models", name]
-    hub.blobs.clear()
-    hub.seen.clear()
-    if broken > len(writes):
-        pytest.fail(f"a push has {len(writes)} writing requests only") if broken == 1 else None
-        return
-    seen = writes[broken - 1]
-    part = seen.path.replace("probe", "x")
-    part = "/lfs/" if "/lfs/" in part else part
-    hub.cut(seen.method, part, times=12)
-    with pytest.raises(TunerError):
-        push(merged, "x", "both", token=token, endpoint=hub.url)
-    assert not hub.repos
-
-
 def test_the_command_merges_first_and_pushes_both(finished, hub, tmp_path, monkeypatch, capsys):
     run = runs.Run(Path(shutil.copytree(finished.path, tmp_path / "run")))
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 
 from tuner.errors import TunerError
 
-PATIENCE = 30.0  # seconds to wait for the next byte
+PATIENCE = 30.0  # seconds to wait for the next byte, and the most to wait because the Hub says so
+PASSING = {408, 429, 500, 502, 503, 504}  # statuses that another attempt may not meet
+BROKEN = {"TransportError", "ConnectionError", "TimeoutError", "ChunkedEncodingError"}
 
 # (names of classes, HTTP statuses, what is shown). The first row that fits any error of the chain wins.
 ROWS: list[tuple[set[str], set[int], str]] = [
@@ -138,6 +140,15 @@ def explain(
     return None
 
 
+def is_passing(error: BaseException) -> bool:
+    """Whether the Hub may well answer the next time: it was busy or broken, or the connection was."""
+    chain = list(_causes(error))
+    statuses = {getattr(getattr(e, "response", None), "status_code", None) for e in chain} - {None}
+    if statuses:
+        return bool(statuses & PASSING)
+    return bool(BROKEN & set().union(*map(_names, chain)))
+
+
 def is_answer(error: BaseException) -> bool:
     """Whether the Hub was reached and said no, rather than being out of reach, broken or too busy."""
     statuses = {getattr(getattr(e, "response", None), "status_code", None) for e in _causes(error)} - {None, 408, 429}
@@ -145,15 +156,17 @@ def is_answer(error: BaseException) -> bool:
 
 
 def limit_waiting() -> None:
-    """Limit how long huggingface_hub waits for the next byte to PATIENCE; some requests would wait forever.
+    """Limit how long huggingface_hub waits to PATIENCE: for the next byte, which some requests would wait for forever,
+    and before it asks a Hub again that is busy, which might say: in an hour.
 
     Call it before each use of the Hub: after a failed connection huggingface_hub makes a new session.
     """
     from huggingface_hub.utils import get_session
 
-    hooks = get_session().event_hooks["request"]
-    if _limit not in hooks:
-        hooks.append(_limit)
+    hooks = get_session().event_hooks
+    if _limit not in hooks["request"]:
+        hooks["request"].append(_limit)
+        hooks["response"].append(_limit_pause)
 
 
 def _limit(request) -> None:
@@ -162,6 +175,13 @@ def _limit(request) -> None:
     request.extensions["timeout"] = {
         kind: timeout.get(kind) or PATIENCE for kind in ("connect", "read", "write", "pool")
     }
+
+
+def _limit_pause(response) -> None:
+    pause = response.headers.get("retry-after")
+    if pause is not None and not (pause.isdigit() and int(pause) <= PATIENCE):
+        response.headers["retry-after"] = f"{PATIENCE:.0f}"
+    response.headers.pop("ratelimit", None)  # which says the same in another way
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

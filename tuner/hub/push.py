@@ -18,6 +18,7 @@ from tuner.hub import contents, receipt
 from tuner.hub.card_data import public_recipe
 from tuner.hub.contents import TOKENIZER, Files
 from tuner.hub.licenses import licenses
+from tuner.hub.retry import Retry
 from tuner.inference import merge_check
 from tuner.methods.files import WEIGHTS as ADAPTER
 from tuner.methods.registry import METHODS
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".gguf", ".h5", ".onnx")
+EMPTY = {".gitattributes"}  # what a repository holds that was just made
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 
@@ -66,19 +68,19 @@ def push(
     if problems:
         raise TunerError(*problems)
     hub_errors.limit_waiting()
-    api = HfApi(endpoint=endpoint, token=token)
+    api, retry = HfApi(endpoint=endpoint, token=token), Retry()
     try:
-        account = api.whoami()
+        account = retry(api.whoami)
         repo_id = repo if "/" in repo else f"{account['name']}/{repo}"
         pushes = _pushes(run, repo_id, what, data_name=data_name, licenses=licenses(api, run))
         _check_rights(account, pushes)
         # Both repositories are checked before either is written.
-        present = {name: _list_files(api, name, files, private) for name, files in pushes.items()}
+        present = {name: retry(_list_files, api, name, files, private) for name, files in pushes.items()}
     except TunerError:
         raise
     except Exception as error:
         raise _in_plain_words(error, repo, run) from error
-    _upload_all(api, pushes, present, private, repo, run)
+    _upload_all(api, retry, pushes, present, private, repo, run)
     return f"{api.endpoint}/{repo_id}"
 
 
@@ -178,6 +180,7 @@ def _is_same(sibling: "RepoSibling", file: Path) -> bool:
 
 def _upload_all(
     api: "HfApi",
+    retry: Retry,
     pushes: dict[str, Files],
     present: dict[str, set[str] | None],
     private: bool,
@@ -185,29 +188,34 @@ def _upload_all(
     run: Run,
 ) -> None:
     """Make the repositories that are missing and commit to all; if anything fails, none of the new ones is left."""
-    made, message = [], _message(run)
+    made: list[str] = []
+    doubtful: set[str] = set()  # repositories of which it is not known whether they were made
+    message = _message(run)
     try:
         for name, files in pushes.items():
             if present[name] is None:
-                _create(api, name, private, made)
-            _commit(api, name, files, present[name], message)
+                retry(_create, api, name, private, made, doubtful)
+            retry(_commit, api, name, files, present[name], message)
     except BaseException as error:  # Ctrl-C as well
         if len(made) == len(pushes) and all(set(files) <= _files_now(api, name) for name, files in pushes.items()):
             return  # only the Hub's answer was lost
-        left = [sentence for name in made if (sentence := _delete(api, name))]
+        made += [name for name in doubtful if name not in made and _files_now(api, name) <= EMPTY]
+        left = [sentence for name in made if (sentence := _delete(api, retry, name))]
         if not isinstance(error, Exception):
             raise
         raise TunerError(*_in_plain_words(error, repo, run).problems, *left) from error
 
 
-def _create(api: "HfApi", repo_id: str, private: bool, made: list[str]) -> None:
+def _create(api: "HfApi", repo_id: str, private: bool, made: list[str], doubtful: set[str]) -> None:
     try:
         api.create_repo(repo_id, private=private)
     except Exception as error:
         # Without an answer, it may have been made; if it holds anything, somebody else made it.
-        if not hub_errors.is_answer(error) and not _files_now(api, repo_id) - {".gitattributes"}:
-            made.append(repo_id)
-        raise
+        if repo_id not in doubtful and hub_errors.is_answer(error):
+            raise
+        doubtful.add(repo_id)
+        if _files_now(api, repo_id) != EMPTY:
+            raise
     made.append(repo_id)
 
 
@@ -243,10 +251,10 @@ def _files_now(api: "HfApi", repo_id: str) -> set[str]:
         return set()
 
 
-def _delete(api: "HfApi", repo_id: str) -> str | None:
+def _delete(api: "HfApi", retry: Retry, repo_id: str) -> str | None:
     """Delete a repository that this push has made; what to say if it is perhaps left."""
     try:
-        api.delete_repo(repo_id, missing_ok=True)
+        retry(api.delete_repo, repo_id, missing_ok=True)
     except Exception as error:
         log.warning("%s can't be deleted: %s", repo_id, type(error).__name__)
         return (
