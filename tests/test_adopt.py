@@ -192,6 +192,9 @@ def test_private_and_gated_ones_come_with_the_visitors_own_sign_in_alone(hub, go
     run = adopt("ann/adapter", token=ann)
     assert answered(run).isfinite().all()
     assert "private" in refused("ann/adapter", bob)  # though it is in the cache
+    hub.add_model("ann/gated", good, gated=True, readers=("ann",))
+    assert adopt("ann/gated", token=ann).status == "adopted"
+    assert "'ann/gated' is gated: accept its terms" in refused("ann/gated", bob)  # though its description is open
     hub.add_model("bob/adapter", good)
     assert "'ann/base' is gated: accept its terms" in refused("bob/adapter", bob)
     assert not any(ann in path.read_text(errors="replace") for path in run.path.rglob("*") if path.is_file())
@@ -249,3 +252,22 @@ def test_a_visitors_adapter_is_read_in_a_process_that_can_be_ended(hub, good, tm
     assert "Reading this adapter took longer than 2 seconds, so it was stopped" in other
     assert seconds < 8
     assert len(list((tmp_path / "runs").glob("[!.]*"))) == 1
+
+
+FAULTS = [
+    ("GET", "/api/models/bob/it"),
+    ("HEAD", "adapter_config.json"),
+    ("GET", "adapter_model.safetensors"),
+    ("GET", "/api/models/ann/base"),
+    ("GET", "resolve"),
+]
+
+
+@pytest.mark.parametrize(("method", "part"), FAULTS)
+def test_a_broken_connection_leaves_nothing_and_the_next_try_works(method, part, hub, good):
+    hub.add_model("bob/it", good)
+    hub.cut(method, part, times=12)
+    assert "the connection to the Hub was lost" in refused("bob/it")
+    hub.cuts.clear()
+    run = adopt("bob/it", token=False)
+    assert (run.adapter / WEIGHTS).read_bytes() == (good / WEIGHTS).read_bytes()

@@ -13,9 +13,11 @@ from visitors_runs import ANN
 from tuner import gpu, runs, runs_cleanup
 from tuner.cli import main
 from tuner.errors import TunerError
+from tuner.hub.push import push
 from tuner.inference import generate, merge
 from tuner.inference.variants import load_variants
 from tuner.models.shape import load_tokenizer
+from tuner.planning import forecast
 from tuner.ui import actions, adopting, home_api, ownership, playground_tab
 from tuner.ui.visitor import ANYBODY, Visitor
 from tuner.ui.wiring import with_list
@@ -57,6 +59,21 @@ def test_adapters_answer_beside_each_other_and_their_base(home):
     assert answers.keys() == {"base", one, two}
     assert ownership.is_owner(actions.open_run(one), visitor)
     assert not ownership.is_owner(actions.open_run(one), ANYBODY)
+
+
+def test_another_version_of_the_base_is_told_by_its_commit_and_the_same_one_is_shared(hub, home):
+    first = hub.repo(BASE).sha
+    one = home_api.adopt("bob/one")["run"]
+    hub.repo(BASE).commit(hub.repo(BASE).files | {"notes.txt": b"more"})
+    two = home_api.adopt("bob/two")["run"]
+    with pytest.raises(TunerError, match=f"ann/base at {first[:12]}, none, .*; ann/base at {hub.repo(BASE).sha[:12]}"):
+        actions.lineup([one, two])
+    change_config(home / "two", lambda c: c.update(revision=first))
+    hub.add_model("bob/two", home / "two")
+    assert actions.lineup([one, home_api.adopt("bob/two")["run"]]).variants[0] == "base"
+    run = actions.open_run(one)
+    run.write_text("recipe.yaml", run.recipe.with_settings({"model.revision": first}).to_yaml())
+    assert actions.lineup([one, home_api.adopt("bob/two")["run"]]).variants[0] == "base"
 
 
 def test_one_on_another_base_is_chosen_alone(hub, home):
@@ -143,3 +160,23 @@ def test_a_conversation_goes_through_the_template_that_the_adapter_came_with(hub
     assert [generate._prompt(loaded, v, turns[v]) for v in loaded.variants] == [texts[v] for v in loaded.variants]
     assert set(generate._ends(loaded, loaded.variants)) == set(ends)
     assert answers.keys() == texts.keys()
+
+
+def test_what_was_pushed_from_here_answers_as_its_run(hub, home, finished):
+    token = hub.user("alice")
+    push(finished, "bosses", token=token, endpoint=hub.url)  # private, as is the base that goes with it
+    precision = finished.recipe.model.quantization
+    visitor = Visitor("alice", token=token)
+    with pytest.raises(TunerError, match="is not on the Hub, or it is private"):
+        home_api.adopt("alice/bosses", precision)
+    run = actions.open_run(home_api.adopt("alice/bosses", precision, visitor)["run"])
+    texts = []
+    for each in (finished, run):
+        loaded = load_variants({"adapter": each})
+        turns = {v: [{"role": "user", "content": "yo whats up"}] for v in loaded.variants}
+        *_, answers = generate.stream(loaded, turns, generate.Sampling(max_new_tokens=24))
+        texts.append(answers)
+    assert texts[0] == texts[1]
+    assert texts[0]["base"] != texts[0]["adapter"]
+    assert 0 < forecast.chat_seconds(run, 0, 24) < 600
+    assert not any(token in path.read_text(errors="replace") for path in runs.RUNS.rglob("*") if path.is_file())

@@ -154,12 +154,19 @@ def common_base(runs: list[Run]) -> Base:
     bases = [base_of(run) for run in runs]
     for run, base in zip(runs, bases):
         if base != bases[0]:
-            described = [f"{b.model.name}, {b.model.quantization}, {b.row.title}" for b in (bases[0], base)]
+            version = base.model == bases[0].model and base.folder != bases[0].folder
+            described = [_described(each, version) for each in (bases[0], base)]
             raise TunerError(
                 f"Runs {runs[0].id} and {run.id} have different bases ({'; '.join(described)}), so they can't be "
                 "loaded side by side. Choose runs with the same base model, precision and task."
             )
     return bases[0]
+
+
+def _described(base: Base, version: bool) -> str:
+    """The base in a sentence, with its `version` if that makes the difference."""
+    named = f"{base.model.name} at {base.folder.name[:12]}" if version else base.model.name
+    return f"{named}, {base.model.quantization}, {base.row.title}"
 
 
 @contextmanager
