@@ -181,8 +181,9 @@ DEFAULTS = {
         "seed": None,
         "max_length": "auto",
     },
-    "method": {"name": "lora", "start_from": None}
-    | dict.fromkeys(("rank", "alpha", "dropout", "target_modules", "virtual_tokens", "bottleneck", "layers"), "auto"),
+    "method": {"name": "lora"}
+    | dict.fromkeys(("rank", "alpha", "dropout", "target_modules", "virtual_tokens", "bottleneck", "layers"), "auto")
+    | {"start_from": None},
     "training": {
         "learning_rate": "auto",
         "batch_size": "auto",

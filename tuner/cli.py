@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from tuner import cli_compare, cli_home, terminal
 from tuner.errors import TunerError
 from tuner.metrics import METRICS
-from tuner.run_files import check_trained_here
 from tuner.training.launch import ensure_one_process
 
 if TYPE_CHECKING:
@@ -166,6 +165,8 @@ def _refuse_settings_of_a_run(folder: str) -> None:
 
 def _train(options: Options) -> None:
     ensure_one_process()
+    from tuner.run_files import check_trained_here
+
     run = _open_or_prepare(options)
     check_trained_here(run.plan)
     from tuner.training.window import train
