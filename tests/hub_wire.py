@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 if TYPE_CHECKING:
     from hub_double import Repo
 
+RETRY_AFTER = "1"  # seconds, with 429
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".pt", ".pkl")
 
 # How a request may fail: a status; "cut" in the middle of what is sent; "half" of an answer to what was done; "stall",
@@ -87,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             seen.status, content = refusal.status, json.dumps({"error": refusal.message}).encode()
             headers = {"X-Error-Message": refusal.message, "X-Error-Code": refusal.code}
-            headers |= {"Retry-After": "1"} if how == "429" else {}
+            headers |= {"Retry-After": RETRY_AFTER} if how == "429" else {}
         if how == "lost" or self.is_next(self.hub.deaf, path):
             return self.hang_up()
         self.send_response(seen.status)

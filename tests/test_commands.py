@@ -410,7 +410,8 @@ USAGES = {
     "evaluate": "run",
     "chat": f"[--prompt PROMPT] [--system SYSTEM] {SAMPLING} run [RUN ...]",
     "merge": "[--weights WEIGHTS] [--out FOLDER] run [RUN ...]",
-    "push": "[--what WHAT] [--data-name DATA_NAME] [--public] [--failed-merge] run repo",
+    "push": "[--what WHAT] [--data-name DATA_NAME] [--branch BRANCH | --pull-request] [--public] [--failed-merge] "
+    "run repo",
     "download": "[--what WHAT] [--out FILE] run",
     "import": "[--out RUN] file",
     "reproduce": "[--revision REVISION] [--data FILE] [--out RUN] [--anyway] export",

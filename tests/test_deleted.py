@@ -74,8 +74,8 @@ DEEDS = [
     (chat, "tuner.inference.variants.shared_base"),
     (push, "tuner.hub.push._run_problem"),
     (push, "tuner.hub.push._check_rights"),
-    (push, "tuner.hub.push._list_files"),
-    (push, "tuner.hub.push._commit"),
+    (push, "tuner.hub.push._look_at"),
+    (push, "tuner.hub.upload.Upload._commit"),
 ]
 
 

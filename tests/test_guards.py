@@ -178,6 +178,7 @@ def test_private_or_public_goes_from_the_page_to_the_hub(private, mine, tabs, hu
         tab.failed_merge: False,
         tab.what: "adapter",
         tab.data_name: "",
+        tab.into: "main",
         tab.token: hub.user("alice"),
     }
     *_, (told, token) = click.fn(*(given[component] for component in click.inputs), *request_of(VISITOR))
@@ -190,7 +191,7 @@ def test_private_or_public_goes_from_the_page_to_the_hub(private, mine, tabs, hu
 def test_a_push_that_is_refused_says_so_and_keeps_the_token_that_was_typed(mine, tabs):
     click, tab = handler(tabs.page, tabs.mine.push), tabs.mine
     given = {tab.selected: "mine", tab.browser: None, tab.repository: "no name!", tab.private: True, tab.token: "hf_x"}
-    given |= {tab.failed_merge: False, tab.what: "adapter", tab.data_name: ""}
+    given |= {tab.failed_merge: False, tab.what: "adapter", tab.data_name: "", tab.into: "main"}
     *_, (told, token) = click.fn(*(given[component] for component in click.inputs), *request_of(VISITOR))
     assert "no name!" in told
     assert "Pushed" not in told

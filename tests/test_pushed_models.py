@@ -138,3 +138,67 @@ def test_the_command_merges_first_and_pushes_both(finished, hub, tmp_path, monke
     assert cli.main(["push", str(run.path), "x", "--what", "both"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{hub.url}/alice/x"
     assert "alice/x-merged" in {name for _, name in hub.repos}
+
+
+def test_a_push_to_a_new_branch_and_a_pull_request_leave_the_main_branch_as_it_was(merged, hub, tmp_path, capsys):
+    token = hub.user("alice")
+    options = {"token": token, "endpoint": hub.url}
+    with pytest.raises(TunerError, match="alice/x does not exist yet, so there is nothing to make a branch of"):
+        push(merged, "x", into="version-2", **options)
+    assert not hub.repos
+    push(merged, "x", **options)
+    main, base = hub.repo("alice/x").sha, hub.repo("alice/x-base").sha
+    changed = Path(shutil.copytree(merged.path, tmp_path / "changed"))
+    weights = changed / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    for number in (1, 2):
+        address = push(runs.Run(changed), "x", into="version-2", **options)
+        repo = hub.repo("alice/x")
+        assert address == f"{hub.url}/alice/x/commit/{repo.heads['version-2']}"
+        address = push(runs.Run(changed), "x", into="pull request", **options)
+        assert address == f"{hub.url}/alice/x/discussions/{number}"
+    assert (repo.sha, hub.repo("alice/x-base").sha) == (main, base)
+    assert list(repo.heads) == ["main", "version-2", "refs/pr/1", "refs/pr/2"]
+    for head in ("version-2", "refs/pr/1"):
+        assert repo.commits[repo.heads[head]]["adapter_model.safetensors"] == weights.read_bytes()
+
+
+def test_a_stranger_opens_a_pull_request_where_it_may_only_read(named, hub):
+    hub.add_model("bob/x", {"README.md": b"bob's"})
+    token = hub.user("alice")
+    with pytest.raises(TunerError, match="'bob' is neither you"):
+        push(named, "bob/x", private=False, token=token, endpoint=hub.url)
+    push(named, "bob/x", into="pull request", private=False, token=token, endpoint=hub.url)
+    assert hub.repo("bob/x").files == {"README.md": b"bob's"}
+    assert "adapter_model.safetensors" in hub.repo("bob/x").commits[hub.repo("bob/x").heads["refs/pr/1"]]
+
+
+@pytest.mark.parametrize("name", ["", "..", "refs/heads/x", "a b", "-x"])
+def test_a_branch_that_can_not_be_is_said_before_the_hub_is_asked(name, merged, hub):
+    with pytest.raises(TunerError, match="can't be a branch's name"):
+        push(merged, "x", into=name, token="hf_x", endpoint=hub.url)
+    assert not hub.seen
+
+
+def test_how_much_was_sent_is_told_after_each_file(merged, hub):
+    told = []
+    push(merged, "x", "both", token=hub.user("alice"), endpoint=hub.url, tell=told.append)
+    sent = [event["sent"] for event in told]
+    assert sent == sorted(sent)
+    assert sent[-1] == told[0]["bytes"] > (merged.merged / "model.safetensors").stat().st_size
+    assert {"model.safetensors", "adapter_model.safetensors"} <= {event["file"] for event in told}
+
+
+def test_a_hub_that_wants_to_be_left_alone_for_an_hour_is_not_waited_for(merged, hub, monkeypatch):
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("hub_wire.RETRY_AFTER", "3600")
+    token = hub.user("alice")
+    for part in range(1, 12):
+        hub.repos.clear()
+        hub.blobs.clear()
+        hub.fail(part, "429")
+        with pytest.raises(TunerError, match="too many requests to the Hub"):
+            push(merged, "x", token=token, endpoint=hub.url)
+        assert not hub.repos
+    assert max(waited, default=0) < 60

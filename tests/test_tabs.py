@@ -400,10 +400,10 @@ def test_a_push_links_to_what_was_pushed_and_forgets_the_token(monkeypatch):
     assert in_order(plain(told), "Pushed:", "https://hub/ann/x")
     assert token == ""
     signed_in = replace(ANN, token="hf_own")
-    list(runs_tab._push("mine", None, "ann/x", True, True, "", "both", "mine", signed_in))
+    list(runs_tab._push("mine", None, "ann/x", True, True, "", "both", "mine", "version-2", signed_in))
     assert [(*given[:3], given[3].token, *given[4:]) for given in asked] == [
-        ("mine", "ann/x", False, "hf_x", False, "adapter", ""),
-        ("mine", "ann/x", True, "hf_own", True, "both", "mine"),
+        ("mine", "ann/x", False, "hf_x", False, "adapter", "", "main"),
+        ("mine", "ann/x", True, "hf_own", True, "both", "mine", "version-2"),
     ]
     *_, (told, token) = runs_tab._push("mine", None, "full", True, False, "hf_x")
     assert in_order(plain(told), "Nothing was pushed", "The Hub is full.")

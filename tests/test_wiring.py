@@ -107,7 +107,7 @@ mine.selected.change: None(mine.selected train.browser) -> mine.link mine.owner_
 mine.delete.click: <lambda>() -> mine.sure [at once]
 mine.sure.click: _delete(mine.selected train.browser) -> train.browser mine.list [at once]
 mine.push.click: _push(mine.selected train.browser mine.repository mine.private mine.failed_merge mine.token \
-mine.what mine.data_name) -> mine.pushed mine.token [4]
+mine.what mine.data_name mine.into) -> mine.pushed mine.token [4]
 mine.download_adapter.click: offer(mine.selected train.browser) -> mine.download [4]
 after mine.download_adapter.click: None() ->  [at once]
 mine.download_merged.click: offer(mine.selected train.browser) -> mine.download [1 models]
@@ -189,6 +189,7 @@ ENDPOINTS = {
             "failed_merge": False,
             "what": "adapter",
             "data_name": "",
+            "into": "main",
             **OWNER,
         },
         4,

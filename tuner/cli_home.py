@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tuner.errors import TunerError
+from tuner.names import PULL_REQUEST
 
 if TYPE_CHECKING:
     from tuner.runs import Run
@@ -32,6 +33,10 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     push = command("push", _push, "Push adapter or merged model to the Hub.", RUN, ("repo", "owner/name, or a name"))
     push.add_argument("--what", default="adapter", help="adapter (the default), merged or both")
     push.add_argument("--data-name", help="what the card calls a file of your own, whose name it does not tell")
+    into = push.add_mutually_exclusive_group()
+    into.add_argument("--branch", default="main", help="another branch of a repository that exists")
+    pull_request = {"dest": "branch", "action": "store_const", "const": PULL_REQUEST}
+    into.add_argument("--pull-request", **pull_request, help="open a pull request there instead")
     push.add_argument("--public", action="store_true", help="make it public; it is private by default")
     push.add_argument("--failed-merge", action="store_true", help="push it although merging it failed")
     download = command("download", _download, "Write adapter, merged model or the whole run into one zip.", RUN)
@@ -101,8 +106,13 @@ def _push(options: Options) -> None:
     if options.what != "adapter" and options.what in push.WHAT:
         merge.merge(run)
     given = {"token": token(), "private": not options.public, "failed_merge": options.failed_merge}
-    url = push.push(run, options.repo, options.what, data_name=options.data_name, **given)
+    given |= {"data_name": options.data_name, "into": options.branch}
+    url = push.push(run, options.repo, options.what, **given, tell=_tell if options.json else lambda event: None)
     print(json.dumps({"url": url}) if options.json else url)
+
+
+def _tell(event: dict) -> None:
+    print(json.dumps(event), flush=True)
 
 
 def _download(options: Options) -> None:

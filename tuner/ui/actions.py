@@ -297,7 +297,7 @@ def _answers(lineup: Lineup, conversations: dict, visitor: Visitor, sampling: di
 def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY, **options: str | bool) -> str:
     """Push what leaves the run to the visitor's repository; returns its address. Raises TunerError.
 
-    `options` are failed_merge, what and data_name, as for hub/push.py; what is not merged yet is merged first.
+    `options` are failed_merge, what, data_name and into, as for hub/push.py; what is not merged yet is merged first.
     """
     opened = open_run(run) if run == EXAMPLE else own_run(run, visitor)
     with unless_deleted(opened.path):

@@ -26,6 +26,7 @@ def push(
     failed_merge: bool = False,
     what: str = "adapter",
     data_name: str = "",
+    into: str = "main",
     secret: str = "",
     visitor: Visitor = ANYBODY,
 ) -> str:
@@ -39,10 +40,11 @@ def push(
         failed_merge: Whether to push it although merging it changed its answers; such a push is refused without.
         what: "adapter", "merged" or "both"; the merged model's repository then ends with -merged.
         data_name: What the card calls a file of yours, whose own name it does not tell.
+        into: "main", another branch by its name, or "pull request"; all but main need a repository that exists.
         secret: The run's secret, which /train gave you.
     """
     visitor = with_secret(with_token(visitor, token), run, secret)
-    options = {"failed_merge": failed_merge, "what": what, "data_name": data_name}
+    options = {"failed_merge": failed_merge, "what": what, "data_name": data_name, "into": into}
     return actions.push(run, repository, private, visitor, **options)
 
 

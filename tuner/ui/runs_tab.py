@@ -8,7 +8,7 @@ import gradio as gr
 
 from tuner.errors import TunerError
 from tuner.inference import merge_check
-from tuner.names import WHAT
+from tuner.names import MAIN, PULL_REQUEST, WHAT
 from tuner.runs import Run
 from tuner.ui import actions, download_form, elements, import_form, ownership, progress, render
 from tuner.ui.problems import problems_of
@@ -97,6 +97,15 @@ def _push_form(tab: SimpleNamespace, has_oauth: bool) -> None:
         info="for the card, if you like: the name of a file of your own is not told",
         elem_id="data-name",
     )
+    with gr.Accordion("More", open=False):
+        tab.into = gr.Dropdown(
+            [MAIN, PULL_REQUEST],
+            value=MAIN,
+            allow_custom_value=True,
+            label="Branch",
+            info="of a repository that exists: main, another branch by its name, or a pull request",
+            elem_id="push-into",
+        )
     tab.failed_merge = gr.Checkbox(False, label=merge_check.CONSENT, visible=False, elem_id="failed-merge")
     if has_oauth:
         tab.login = gr.LoginButton(icon=None)  # whose path on this machine the page would tell
@@ -125,7 +134,7 @@ def _wire(tab: SimpleNamespace) -> None:
         for_visitor(_delete), [tab.selected, tab.browser], [tab.browser, *tab.outputs], queue=False, **PRIVATE
     )
     given = [tab.selected, tab.browser, tab.repository, tab.private, tab.failed_merge, tab.token]
-    given += [tab.what, tab.data_name]
+    given += [tab.what, tab.data_name, tab.into]
     push = {"inputs": given, "outputs": [tab.pushed, tab.token]}
     tab.push.click(for_visitor(_push), **push, concurrency_limit=4, api_visibility="private")
 
@@ -184,6 +193,7 @@ def _push(
     token: str,
     what: str = "adapter",
     data_name: str = "",
+    into: str = MAIN,
     visitor: Visitor = ANYBODY,
 ) -> Iterator[list]:
     """The repository's link, or the problems; the token's input is emptied once the token was used."""
@@ -192,6 +202,7 @@ def _push(
     yield [elements.note(f"{merging} …"), gr.skip()]
     try:
         options = {"failed_merge": failed_merge, "what": what or "adapter", "data_name": data_name or ""}
+        options["into"] = into or MAIN
         pushed = actions.push(run, repository, private, visitor, **options)
         yield [render.push_link(pushed), ""]
     except Exception as error:

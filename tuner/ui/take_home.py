@@ -11,6 +11,7 @@ from tuner.hub.contents import CONTENTS, gguf_name
 from tuner.hub.receipt import is_current
 from tuner.limited import Asker, Limits
 from tuner.models.fetch import is_shipped
+from tuner.names import MAIN
 from tuner.runs import Run
 from tuner.ui import checking, ownership, run_queue
 from tuner.ui.visitor import Visitor
@@ -44,12 +45,14 @@ def push(
     failed_merge: bool = False,
     what: str = "adapter",
     data_name: str = "",
+    into: str = MAIN,
 ) -> str:
-    """Push to the visitor's repository; returns its address. Raises TunerError."""
+    """Push to the visitor's repository; returns the address of what was pushed. Raises TunerError."""
     from tuner.hub import push
 
     prepare(run, "adapter", visitor)
     options = {"private": private, "failed_merge": failed_merge, "data_name": data_name.strip() or None}
+    options["into"] = into.strip()
     return push.push(run, repository, what, token=visitor.token, **options)
 
 
