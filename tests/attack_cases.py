@@ -74,6 +74,7 @@ NAMES = [
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,90}(/[\w.-]{1,90})?", re.ASCII)
 CALLS_OF_A_RUN = ("status", "stop", "delete", "resume", "merge", "chat", "open")
 NAMED_IN_A_RECIPE = ("model.name", "model.revision", "data.source", "data.config", "data.split", "data.heldout_split")
+NAMED_IN_A_RECIPE += ("method.start_from",)
 
 
 def recipe_with(place: str, value: Any) -> str:

@@ -1,13 +1,16 @@
 """Adapters of the Hub by name: they answer as with plain PEFT, and bad ones are refused in a sentence, with nothing
 left behind."""
 
+import json
 import shutil
 import time
 from pathlib import Path
 
+import fresh
 import peft
 import pytest
 import torch
+from conftest import ROOT
 from hub_double import Hub
 from strange_adapters import BASE, CONFIG, IDS, WEIGHTS, ask_here, change_config, change_weights, make
 from tiny import tiny_model
@@ -189,6 +192,82 @@ def test_private_and_gated_ones_come_with_the_visitors_own_sign_in_alone(hub, go
     run = adopt("ann/adapter", token=ann)
     assert answered(run).isfinite().all()
     assert "private" in refused("ann/adapter", bob)  # though it is in the cache
+    hub.add_model("ann/gated", good, gated=True, readers=("ann",))
+    assert adopt("ann/gated", token=ann).status == "adopted"
+    assert "'ann/gated' is gated: accept its terms" in refused("ann/gated", bob)  # though its description is open
     hub.add_model("bob/adapter", good)
     assert "'ann/base' is gated: accept its terms" in refused("bob/adapter", bob)
     assert not any(ann in path.read_text(errors="replace") for path in run.path.rglob("*") if path.is_file())
+
+
+def test_labels_are_those_of_the_receipt_or_else_of_the_base_or_else_numbers(hub, bases, home):
+    make(bases["qwen3"], KINDS["classification"], home / "made", num_labels=3)
+    hub.add_model(BASE, bases["qwen3"])
+    for told, labels in (
+        (None, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"labels": ["red", "green"]}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"labels": "red"}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"labels": ["red", "green", "blue"]}, ["red", "green", "blue"]),
+    ):
+        if told:
+            (home / "made" / "receipt.json").write_text(json.dumps(told))
+        hub.add_model("bob/it", home / "made")
+        assert adopt("bob/it", token=False).plan["labels"] == labels
+    config = json.loads((bases["qwen3"] / "config.json").read_text()) | {"id2label": {0: "a", 1: "b", 2: "c"}}
+    shutil.copytree(bases["qwen3"], home / "named")
+    (home / "named" / "config.json").write_text(json.dumps(config))
+    hub.add_model(BASE, home / "named")
+    (home / "made" / "receipt.json").unlink()
+    hub.add_model("bob/it", home / "made")
+    assert adopt("bob/it", token=False).plan["labels"] == ["a", "b", "c"]
+
+
+IN_WORKERS = """
+import json, sys, time
+from tuner.errors import TunerError
+from tuner.ui import adopting
+from tuner.ui.visitor import Visitor
+
+for name in sys.argv[1:]:
+    start = time.monotonic()
+    try:
+        run, secret = adopting.adopt(name, "none", Visitor("ann"))
+        said = run.plan["adopted"]["adapter"]
+    except TunerError as error:
+        said = str(error)
+    print(json.dumps([said, time.monotonic() - start]), flush=True)
+"""
+
+
+@pytest.mark.long
+def test_a_visitors_adapter_is_read_in_a_process_that_can_be_ended(hub, good, tmp_path):
+    hub.add_model("bob/good", good)
+    change_config(good, lambda c: c.update(target_modules=ENDLESS))
+    hub.add_model("bob/endless", good)
+    env = hub.env(tmp_path / "home") | {"TUNER_RUNS": str(tmp_path / "runs"), "TUNER_CHECK_SECONDS": "2"}
+    done = fresh.run(["-c", IN_WORKERS, "bob/good", "bob/endless"], ROOT, env=env)
+    assert done.returncode == 0, done.stderr
+    (one, _), (other, seconds) = map(json.loads, done.stdout.splitlines()[-2:])
+    assert one == "bob/good"
+    assert "Reading this adapter took longer than 2 seconds, so it was stopped" in other
+    assert seconds < 8
+    assert len(list((tmp_path / "runs").glob("[!.]*"))) == 1
+
+
+FAULTS = [
+    ("GET", "/api/models/bob/it"),
+    ("HEAD", "adapter_config.json"),
+    ("GET", "adapter_model.safetensors"),
+    ("GET", "/api/models/ann/base"),
+    ("GET", "resolve"),
+]
+
+
+@pytest.mark.parametrize(("method", "part"), FAULTS)
+def test_a_broken_connection_leaves_nothing_and_the_next_try_works(method, part, hub, good):
+    hub.add_model("bob/it", good)
+    hub.cut(method, part, times=12)
+    assert "the connection to the Hub was lost" in refused("bob/it")
+    hub.cuts.clear()
+    run = adopt("bob/it", token=False)
+    assert (run.adapter / WEIGHTS).read_bytes() == (good / WEIGHTS).read_bytes()

@@ -10,10 +10,11 @@ import torch
 from handmade import chosen
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 from transformers.pytorch_utils import Conv1D
 
+from tuner.errors import TunerError
 from tuner.methods import attach, files, native
 from tuner.methods.registry import METHODS, resolve
 from tuner.models.load import load_base
@@ -331,3 +332,24 @@ class Written:
 def test_an_adapter_is_ours_if_its_configuration_says_so(tmp_path, case):
     (tmp_path / "adapter_config.json").write_text(case.text)
     assert files.is_native(tmp_path) == case.native
+
+
+@pytest.mark.parametrize("config", [{"bias": "all"}, {"init_lora_weights": "pissa"}, {}])
+def test_what_would_change_the_base_is_not_loaded(bases, config, tmp_path):
+    """Whatever was written into the folder of a run: the base answers all others, too."""
+    base = bases("gpt2")
+    attach.save(attached(base, "lora", rank=2), tmp_path, "owner/name")
+    if config:
+        file = tmp_path / files.CONFIG
+        file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    else:
+        tensors = load_file(tmp_path / files.WEIGHTS)
+        tensors["base_model.model.transformer.ln_f.weight"] = torch.zeros(48)
+        save_file(tensors, tmp_path / files.WEIGHTS)
+        model = attached(base, "lora", rank=2)
+        before = model.get_submodule("base_model.model.transformer.ln_f").weight.clone()
+        with pytest.raises(TunerError, match=r"such as base_model\.model\.transformer\.ln_f"):
+            attach.begin_with(model, tmp_path)
+        assert torch.equal(model.get_submodule("base_model.model.transformer.ln_f").weight, before)
+    with pytest.raises(TunerError, match="would change the base model"):
+        attach.load(load_base(base), {"default": tmp_path})

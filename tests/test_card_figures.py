@@ -123,6 +123,7 @@ def test_the_settings_on_a_card_are_those_given_and_those_chosen_with_the_reason
     assert "| data.columns |" not in card.card(recorded(tmp_path))
     assert rows["data.source"][0] == "rows.csv"
     empty = {"model.revision", "budget.steps", "budget.epochs", "budget.seconds", "evaluation.seconds"}
+    empty |= {"method.start_from"}
     empty |= {f"data.{name}" for name in ("split", "heldout_split", "system", "max_rows", "seed")}
     names = [
         f"{part}.{name}" if name else part

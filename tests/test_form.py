@@ -141,7 +141,8 @@ def test_only_the_settings_that_the_method_uses_are_shown_and_count(built, metho
         for path, component in built.settings.items()
         if component in outputs and updates[outputs.index(component) - 1]["visible"]
     }
-    assert shown == {f"method.{leaf}" for leaf in METHODS[method].settings} & set(built.settings)
+    used = {f"method.{leaf}" for leaf in METHODS[method].settings} & set(built.settings)
+    assert shown == used | ({"method.start_from"} if METHODS[method].continues else set())
     assert form.applies("method.name", method)
     assert form.applies("training.learning_rate", method)
     assert form.applies("seed", method)
@@ -316,7 +317,7 @@ def test_the_form_starts_with_the_recipe_it_is_given():
     assert [value for _, value in built.kind.choices] == ["auto", "steps", "epochs", "seconds"]
     assert built.where.value == "example"
     hidden = {path for path, component in built.settings.items() if component.visible is False}
-    assert hidden == set(fields.paths("method")) - {"method.name"}
+    assert hidden == set(fields.paths("method")) - {"method.name", "method.start_from"}
 
 
 @pytest.mark.parametrize(

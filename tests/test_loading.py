@@ -451,12 +451,13 @@ def test_a_run_finds_its_own_base_again_with_its_task_labels_and_revision(monkey
     run = SimpleNamespace(id="r1", recipe=wanted, plan=kept)
     found = base_of(run)
     assert asked == [(wanted.model.model_copy(update={"revision": "0123"}), None)]
-    assert found == Base(tmp_path, wanted.model, "classification", ("x", "y", "z"))
+    plain = {"revision": None}  # the folder is the version
+    assert found == Base(tmp_path, wanted.model.model_copy(update=plain), "classification", ("x", "y", "z"))
     own = folders["bert"]
     found = base_of(SimpleNamespace(id="r1", recipe=wanted, plan={"revision": None, "model_folder": str(own)}))
     named = wanted.model.model_copy(update={"name": "bert"})
     assert asked[1:] == [(named.model_copy(update={"revision": None}), own)]
-    assert found == Base(tmp_path, named, "generation", ())
+    assert found == Base(tmp_path, named.model_copy(update=plain), "generation", ())
     with pytest.raises(TunerError) as caught:
         base_of(SimpleNamespace(id="r1", recipe=wanted, plan={"revision": None, "model_folder": "/no/where"}))
     assert str(caught.value) == (

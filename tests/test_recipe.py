@@ -182,7 +182,8 @@ DEFAULTS = {
         "max_length": "auto",
     },
     "method": {"name": "lora"}
-    | dict.fromkeys(("rank", "alpha", "dropout", "target_modules", "virtual_tokens", "bottleneck", "layers"), "auto"),
+    | dict.fromkeys(("rank", "alpha", "dropout", "target_modules", "virtual_tokens", "bottleneck", "layers"), "auto")
+    | {"start_from": None},
     "training": {
         "learning_rate": "auto",
         "batch_size": "auto",

@@ -52,7 +52,8 @@ after any input: preview(form form.is_previewed train.shown) -> form.preview [24
 train.apply.click: apply(train.yaml) -> form.fill train.yaml_problem [240 check]
 after train.apply.click: check(form train.shown) -> train.card train.yaml train.fetch [240 check]
 method.name.change: choose(method.name) -> form.explained method.rank method.alpha method.dropout \
-method.target_modules method.virtual_tokens method.bottleneck method.layers [at once]
+method.target_modules method.virtual_tokens method.bottleneck method.layers \
+method.start_from [at once]
 form.methods.click: _choose() -> method.name [at once]
 form.methods_fold.expand: <lambda>() -> form.is_surveyed [at once]
 form.methods_fold.collapse: <lambda>() -> form.is_surveyed [at once]

@@ -165,7 +165,10 @@ def _refuse_settings_of_a_run(folder: str) -> None:
 
 def _train(options: Options) -> None:
     ensure_one_process()
+    from tuner.run_files import check_trained_here
+
     run = _open_or_prepare(options)
+    check_trained_here(run.plan)
     from tuner.training.window import train
 
     gc.freeze()  # or the garbage collections of a training would look through all that was imported

@@ -45,6 +45,15 @@ class Plan(dict):
         raise damaged(self.run, "plan.json", f"incomplete (it has no '{key}')" if self else "missing")
 
 
+def check_trained_here(plan: Plan) -> None:
+    """Raise TunerError if the run with this plan is an adapter of the Hub, which has no rows to train or score on."""
+    if adopted := plan.get("adopted"):
+        raise TunerError(
+            f"Run {plan.run} is {adopted['adapter']}, an adapter of the Hub, with nothing to train or to score. To "
+            "train on from it, name it in a recipe as method.start_from."
+        )
+
+
 def damage_of(error: Exception) -> str:
     """What is the matter with a file that can't be read: it is ..."""
     if isinstance(error, FileNotFoundError):

@@ -143,7 +143,7 @@ class Run:
     @contextmanager
     def training(self) -> Iterator[None]:
         """Hold the run for training. Raises TunerError if another process holds it, or if a newer Tuner made it."""
-        self.plan  # noqa: B018  which tells whether this version can read it
+        run_files.check_trained_here(self.plan)  # which also tells whether this version can read it
         lock = self._lock()
         try:
             self._forget_old_stop()

@@ -146,16 +146,22 @@ def answer(
             return [Answer(text) for text in predict(model, tokenizer, base, texts, longest)]
         prompts = [_prompt(loaded, *given) for given in zip(variants, conversations)]
         names = [active.adapter_names[v] for v in variants] if active.adapter_names else None
-        sampling = sampling if sampling.ends else replace(sampling, ends=tuple(end_tokens(base, tokenizer)))
+        sampling = sampling if sampling.ends else replace(sampling, ends=_ends(loaded, variants))
         others = {"adapter_names": names, "longest": longest, "streamer": streamer, "stop": stop}
         return generate(model, tokenizer, prompts, sampling, **others)
+
+
+def _ends(loaded: LoadedVariants, variants: list[str]) -> tuple[int, ...]:
+    """The tokens that end an answer of any of these, which share a batch."""
+    tokenizers = {id(tokenizer): tokenizer for tokenizer in map(loaded.tokenizer_for, variants)}.values()
+    return tuple(dict.fromkeys(token for tokenizer in tokenizers for token in end_tokens(loaded.base, tokenizer)))
 
 
 def _prompt(loaded: LoadedVariants, variant: str, messages: list[dict] | str) -> str:
     if isinstance(messages, str):
         return messages
     if loaded.base.row.chats:
-        return render_prompt(messages, loaded.tokenizer, thinks=loaded.prompted_to_think(variant))
+        return render_prompt(messages, loaded.tokenizer_for(variant), thinks=loaded.prompted_to_think(variant))
     return encode.source(messages)
 
 

@@ -20,6 +20,7 @@ from tuner.models.device import autocast
 from tuner.models.fetch import base_of
 from tuner.models.load import choose_threads, forget_bases, shared_base
 from tuner.models.shape import Base, load_tokenizer
+from tuner.planning.adopt import tokenizer_for
 from tuner.runs import Run
 
 BASE = "base"
@@ -58,6 +59,8 @@ class LoadedVariants:
     merged: list[ActiveModel] = field(default_factory=list)
     # Whether answers begin with a thought, by adapter; None for runs of earlier versions.
     thinks: dict[str, bool | None] = field(default_factory=dict)
+    # By variant, of those that came with a chat template of their own.
+    tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
 
     @property
     def variants(self) -> list[str]:
@@ -67,6 +70,10 @@ class LoadedVariants:
     def prompted_to_think(self, variant: str) -> bool | None:
         """Whether a variant is asked for a thought: base and merged models as the first adapter, for comparison."""
         return self.thinks.get(variant, next(iter(self.thinks.values()), False))
+
+    def tokenizer_for(self, variant: str) -> PreTrainedTokenizerBase:
+        """The tokenizer that renders this variant's conversations."""
+        return self.tokenizers.get(variant, self.tokenizer)
 
     def model_for(self, variant: str) -> AbstractContextManager[nn.Module]:
         """The model as it answers for this variant."""
@@ -114,12 +121,14 @@ def load_variants(runs: dict[str, Run], merged: dict[str, Path] | None = None) -
         for v, run in runs.items()
         if v not in mixing
     ]
+    tokenizer = load_tokenizer(base.folder)
     return LoadedVariants(
         base,
-        load_tokenizer(base.folder),
+        tokenizer,
         [mixed if mixing else ActiveModel((BASE,), lambda: nullcontext(plain)), *alone],
         [ActiveModel((v,), lambda model=model: nullcontext(model)) for v, model in models.items()],
         {variant: run.plan.get("thinks") for variant, run in runs.items()},
+        {variant: tokenizer_for(run, tokenizer) for variant, run in runs.items()},
     )
 
 
@@ -145,12 +154,19 @@ def common_base(runs: list[Run]) -> Base:
     bases = [base_of(run) for run in runs]
     for run, base in zip(runs, bases):
         if base != bases[0]:
-            described = [f"{b.model.name}, {b.model.quantization}, {b.row.title}" for b in (bases[0], base)]
+            version = base.model == bases[0].model and base.folder != bases[0].folder
+            described = [_described(each, version) for each in (bases[0], base)]
             raise TunerError(
                 f"Runs {runs[0].id} and {run.id} have different bases ({'; '.join(described)}), so they can't be "
                 "loaded side by side. Choose runs with the same base model, precision and task."
             )
     return bases[0]
+
+
+def _described(base: Base, version: bool) -> str:
+    """The base in a sentence, with its `version` if that makes the difference."""
+    named = f"{base.model.name} at {base.folder.name[:12]}" if version else base.model.name
+    return f"{named}, {base.model.quantization}, {base.row.title}"
 
 
 @contextmanager

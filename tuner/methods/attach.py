@@ -3,7 +3,8 @@
 `PeftModel.from_pretrained` reads a run's adapter folder; a hybrid's second adapter is in a folder inside it.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -16,10 +17,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, load_peft_weights
 from safetensors.torch import load_file
 
+from tuner.errors import TunerError
 from tuner.methods import native
-from tuner.methods.files import SECOND, WEIGHTS, is_native
+from tuner.methods.files import CONFIG, SECOND, WEIGHTS, is_native
+from tuner.names import shown
 
 Adapted = PeftModel | native.NativeModel
+# What these may be, so that the base's own weights stay as they are. The base is shared by all who chat.
+HARMLESS = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal")}
 
 # Otherwise PEFT compiles a CUDA extension wherever there is a compiler, in the middle of a GPU window, and elsewhere
 # tries to, again for each layer. With the one butterfly factor that we use, it computes the same.
@@ -62,12 +67,33 @@ def _as_saved(model: PeftModel, folder: Path, name: str) -> PeftModel:
     """
     tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     saved = load_peft_weights(str(folder), device="cpu")
+    _check_names(saved, tensors)
     # Tensors without elements are all in one place: OFT's, of blocks of one.
     places = {tensor.data_ptr(): key for key, tensor in tensors.items() if key in saved and tensor.numel()}
     for p in model.parameters():
         if p.data_ptr() in places:
             p.data = saved[places[p.data_ptr()]].to(p.device)
     return model
+
+
+def _check_names(saved: Collection[str], own: Collection[str]) -> None:
+    """Raise TunerError if a file holds more than the adapter's `own` tensors: PEFT would put them into the base."""
+    if others := sorted(set(saved) - set(own)):
+        raise TunerError(
+            f"The adapter can't be loaded: its file holds weights that are not the adapter's, such as "
+            f"{shown(others[0])}, which would change the base model. Choose another adapter."
+        )
+
+
+def _check_harmless(folder: Path) -> None:
+    """Raise TunerError if PEFT would change the base's own weights for the adapter in this folder."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    for name, harmless in HARMLESS.items():
+        if (value := config.get(name, harmless[0])) not in harmless:
+            raise TunerError(
+                f"The adapter can't be loaded: its {CONFIG} has {name} = {shown(str(value))}, which would change the "
+                "base model. Choose another adapter."
+            )
 
 
 def _with_head(model: PeftModel) -> PeftModel:
@@ -84,10 +110,13 @@ def load(base: torch.nn.Module, folders: dict[str, Path]) -> Adapted:
     `folders` is by adapter name, and holds several only if PEFT can attach them side by side.
     """
     (name, folder), *others = folders.items()
+    for path in folders.values():
+        _check_harmless(path)
     if is_native(folder):
         return native.load(base, folder).eval()
     model = _as_saved(PeftModel.from_pretrained(base, folder, adapter_name=name), folder, name)
     if (folder / SECOND).is_dir():
+        _check_harmless(folder / SECOND)
         model = _with_head(PeftModel.from_pretrained(model, folder / SECOND, adapter_name=SECOND))
     for name, folder in others:
         model.load_adapter(folder, name)
@@ -101,8 +130,9 @@ def begin_with(model: Adapted, folder: Path) -> None:
         if isinstance(level, native.NativeModel):
             level.load_tensors(load_file(folder / WEIGHTS))
             continue
-        name = level.active_adapter
-        set_peft_model_state_dict(level, load_peft_weights(str(folder / place), device="cpu"), adapter_name=name)
+        name, saved = level.active_adapter, load_peft_weights(str(folder / place), device="cpu")
+        _check_names(saved, _stored_shapes(level))
+        set_peft_model_state_dict(level, saved, adapter_name=name)
         _as_saved(level, folder / place, name)
 
 

@@ -62,9 +62,10 @@ def base_of(run: Run, token: str | bool | None = None) -> Base:
     folder = models_cleanup.use(lambda: _prepared(run))
     if folder:
         _check_files(folder, model.name)
-    return Base(
-        folder or fetch_model(pinned, own_folder, token), model, task_of(plan).name, tuple(plan.get("labels", ()))
-    )
+    folder = folder or fetch_model(pinned, own_folder, token)
+    # The folder is the version: one that a recipe names is the same base as the newest, if that is the newest.
+    plain = model.model_copy(update={"revision": None})
+    return Base(folder, plain, task_of(plan).name, tuple(plan.get("labels", ())))
 
 
 def is_here(run: Run) -> bool:

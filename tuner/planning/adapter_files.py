@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # What the adapter answers with: never pickles, never code, and none of the checkpoints in subfolders.
 TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")
-FILES = (CONFIG, WEIGHTS, *TEMPLATES)
+RECEIPT = "receipt.json"  # with the names of the labels, if the adapter was pushed from here
+FILES = (CONFIG, WEIGHTS, *TEMPLATES, RECEIPT)
 PICKLE = "adapter_model.bin"
 MOST_BYTES = 2 * 2**30  # of a visitor's adapter; one of rank 256 on all layers of a model with 8 billion parameters
 MOST_CONFIG = 2**20  # bytes of its configuration

@@ -7,27 +7,34 @@ The adapter's tensors are compared with its base's before anything is loaded.
 
 import json
 import shutil
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner import names, runs
 from tuner.errors import TunerError
 from tuner.methods.files import CONFIG, WEIGHTS
 from tuner.methods.registry import METHODS
+from tuner.models.bounds import check_size, read_json
 from tuner.models.fetch import fetch_model, is_shipped
 from tuner.models.quantized import origin_of
 from tuner.models.shape import Base, check_task, load_config, on_meta, shape_of
 from tuner.models.weights import Stored, tensors_of
 from tuner.planning.adapter_config import as_recipe, method_of, read_config, understood
-from tuner.planning.adapter_files import fetch_adapter
+from tuner.planning.adapter_files import RECEIPT, TEMPLATES, fetch_adapter
 from tuner.planning.base_check import check_base
 from tuner.planning.heads import has_own_head
 from tuner.recipe import Recipe
+from tuner.run_files import content
 from tuner.runs import Run
 from tuner.tasks import TASKS, TaskRow
 from tuner.words import said_by
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 PREFIX = "base_model.model."
+TEMPLATE, TOKENIZER = TEMPLATES
 NUMBERS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 MOST_LABELS = 10_000
 
@@ -59,7 +66,7 @@ def adopt(
     config = read_config(folder, name)
     recipe = as_recipe(config, name, quantization)
     stored = tensors_of(folder / WEIGHTS, name)
-    base = _base(recipe, base_folder, config, stored, name)
+    base = _base(recipe, base_folder, folder, config, stored, name)
     check_base(base, most)
     settings = understood(config, shape_of(base).modules, name)
     _check_fit(settings, base, stored, name)
@@ -70,12 +77,38 @@ def adopt(
             written = settings | {"base_model_name_or_path": base.model.name, "inference_mode": True}
             (target / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
             shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
+            if template := _template(folder, name):
+                (target / TEMPLATE).write_text(template, encoding="utf-8")
         run.write_json("plan.json", _plan(base, name, folder))
         run.append({"event": "adopted", "adapter": name, "revision": folder.name})
     except BaseException:
         runs.remove(run.path)
         raise
     return run
+
+
+def tokenizer_for(run: Run, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+    """The base's tokenizer, with the chat template that an adapter of the Hub came with."""
+    template = content(run.adapter / TEMPLATE) if "adopted" in run.plan else None
+    if template is None:
+        return tokenizer
+    own = copy(tokenizer)
+    own.chat_template = template
+    return own
+
+
+def _template(folder: Path, name: str) -> str | None:
+    """The chat template among the adapter's files, if there is one. Raises TunerError if it is too large."""
+    check_size(folder / TEMPLATE, name)
+    if template := content(folder / TEMPLATE):
+        return template
+    if not (folder / TOKENIZER).is_file():
+        return None
+    given = read_json(folder / TOKENIZER, name).get("chat_template")
+    if isinstance(given, list):  # several by name
+        named = (one for one in given if isinstance(one, dict) and one.get("name") == "default")
+        given = next(named, {}).get("template")
+    return given if isinstance(given, str) and given else None
 
 
 def _plan(base: Base, name: str, folder: Path) -> dict[str, Any]:
@@ -93,12 +126,12 @@ def _plan(base: Base, name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _base(recipe: Recipe, folder: Path, config: dict, stored: dict[str, Stored], name: str) -> Base:
+def _base(recipe: Recipe, folder: Path, adapter: Path, config: dict, stored: dict[str, Stored], name: str) -> Base:
     """The adapter's base, for its task. Raises TunerError if it can't do that."""
     found = load_config(folder, recipe.model.name)
     row = _task(config.get("task_type"), bool(found.is_encoder_decoder))
     check_task(found, recipe.model.name, row)
-    labels = _labels(stored, found.id2label or {}, name) if row.has_labels else ()
+    labels = _labels(stored, adapter, found.id2label or {}, name) if row.has_labels else ()
     plain = Base(folder, recipe.model.model_copy(update={"revision": None}), row.name, labels)
     if not plain.stored:
         return plain
@@ -110,8 +143,8 @@ def _task(peft_type: str | None, is_encoder_decoder: bool) -> TaskRow:
     return (fitting or [row for row in TASKS.values() if row.encoder_decoder == is_encoder_decoder])[0]
 
 
-def _labels(stored: dict[str, Stored], named: dict[int, str], name: str) -> tuple[str, ...]:
-    """A label for each output of the adapter's head: the base's own names if there are as many, else numbers."""
+def _labels(stored: dict[str, Stored], adapter: Path, named: dict[int, str], name: str) -> tuple[str, ...]:
+    """A label for each output of the adapter's head: from its receipt, else the base's own names, else numbers."""
     trained = (tensor for key, tensor in stored.items() if ".lora_" not in key and key.endswith(".weight"))
     outputs = min((tensor.shape[0] for tensor in trained if len(tensor.shape) == 2), default=0)
     if not 2 <= outputs <= MOST_LABELS:
@@ -119,8 +152,11 @@ def _labels(stored: dict[str, Stored], named: dict[int, str], name: str) -> tupl
             f"'{name}' can't be used: it has no head that gives labels. Ask its author to save it with "
             "modules_to_save, or choose another adapter."
         )
+    known = read_json(adapter / RECEIPT, name).get("labels") if (adapter / RECEIPT).is_file() else None
+    told = [names.shown(label) for label in known if isinstance(label, str)] if isinstance(known, list) else []
     own = [f"{label}" for _, label in sorted(named.items())]
-    return tuple(own if len(own) == outputs else (f"LABEL_{number}" for number in range(outputs)))
+    numbered = [f"LABEL_{number}" for number in range(outputs)]
+    return tuple(next(labels for labels in (told, own, numbered) if len(labels) == outputs))
 
 
 def _check_fit(settings: dict[str, Any], base: Base, stored: dict[str, Stored], name: str) -> None:

@@ -108,20 +108,32 @@ def survey(device: dict, recipe: dict, rows: Rows, token: str | bool) -> Iterato
         yield from method_costs(*_given(recipe, rows), local=False, token=token)
 
 
-def read_prompts(run: str, conversations: list[list[dict]], token: str | bool) -> dict | None:
+def read_prompts(
+    run: str, conversations: list[list[dict]], token: str | bool, adapters: list[str | None] | None = None
+) -> dict | None:
     """The conversations as texts that the run's base reads, and the tokens that end its answers.
 
+    `adapters` are the runs, on the same base, that answer them, or None for the base; by default all are this run's.
     None for a base without a chat template. Raises TunerError if it can't read them.
     """
     opened = Run(Path(run))
     base = base_of(opened, token)
-    tokenizer, thinks = _tokenizer(base.folder), opened.plan.get("thinks")
-    texts = [render_prompt(m, tokenizer, thinks=thinks) if base.row.chats else source(m) for m in conversations]
+    tokenizer = _tokenizer(base.folder)
+    answering = [path and Run(Path(path)) for path in adapters or [run] * len(conversations)]
+    reading = [adopt.tokenizer_for(each, tokenizer) if each else tokenizer for each in answering]
+    if base.row.chats:
+        thinks = [(each or opened).plan.get("thinks") for each in answering]
+        given = zip(conversations, reading, thinks, strict=True)
+        texts = [render_prompt(messages, reads, thinks=thought) for messages, reads, thought in given]
+    else:
+        texts = [source(m) for m in conversations]
     for text in texts:
         # A rule may be slow with a part alone, as which taggers and question answerers read it.
         parts = [] if base.row.chats else [*text.split(), *text.partition("\n")]
         tokenizer([text, *parts], verbose=False)
     ends = opened.plan.get("end_tokens") or end_tokens(base, tokenizer)
+    for own in reading:
+        ends = list(dict.fromkeys([*ends, *(end_tokens(base, own) if own is not tokenizer else ())]))
     return {"texts": texts, "ends": ends} if base.row.chats else None
 
 

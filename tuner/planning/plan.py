@@ -121,10 +121,7 @@ def check(
     shown = {"examples in the prompt": (examples.examples, examples.reason)} if examples else {}
     chosen |= shown | ({"steps": steps} if steps.number else {}) | measured
     plan["chosen"] = _choices(recipe, model, rows, plan, chosen)
-    if start:
-        plan["start"] = start.facts
-        plan["warnings"] += start_from.warnings(start, heldout.rows)
-        plan["chosen"].append(start_from.choice(start))
+    start_from.describe(plan, start, heldout.rows)
     checked = Checked(recipe, model, plan, rows.format, tokenizer, train, heldout, rows.split, examples, start)
     _check_room(checked, local)
     return checked

@@ -213,7 +213,18 @@ def _size(size: tuple[int, ...] | None) -> str:
     return "missing" if size is None else " x ".join(map(str, size)) or "one number"
 
 
-def warnings(start: Start, heldout: list[dict]) -> list[str]:
+def describe(plan: dict, start: Start | None, heldout: list[dict]) -> None:
+    """Write into the plan what a run starts from, if it is an adapter, and what that means for its scores."""
+    if start is None:
+        return
+    plan["start"] = start.facts
+    plan["warnings"] += _warnings(start, heldout)
+    value = start.facts["adapter"] or "an earlier run"
+    reason = "its weights are copied into this run; the scores compare with the base model, not with it"
+    plan["chosen"].append({"setting": "starts from", "value": value, "reason": reason})
+
+
+def _warnings(start: Start, heldout: list[dict]) -> list[str]:
     """What a person should know of the scores: held-out rows may have been trained on before."""
     source = f"'{start.name}'" if start.run is None else "the run that this one starts from"
     rows = start.run.data / "train" if start.run else None
@@ -232,13 +243,6 @@ def warnings(start: Start, heldout: list[dict]) -> list[str]:
         f"{source[0].upper()}{source[1:]} was trained on {again:,} of {count(len(heldout), 'held-out row')}, so the "
         "scores will look too good. Hold out the same rows: give the same data, data.heldout and split seed."
     ]
-
-
-def choice(start: Start) -> dict[str, str]:
-    """The entry of a plan's choices."""
-    value = start.facts["adapter"] or "an earlier run"
-    reason = "its weights are copied into this run; the scores compare with the base model, not with it"
-    return {"setting": "starts from", "value": value, "reason": reason}
 
 
 def copy(start: Start, run: Run) -> str:

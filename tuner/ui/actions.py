@@ -22,7 +22,7 @@ from tuner.methods.registry import METHODS
 from tuner.methods.spec import MethodRow
 from tuner.models.fetch import is_here, is_shipped
 from tuner.recipe import Recipe
-from tuner.run_files import deleted, unless_deleted
+from tuner.run_files import check_trained_here, deleted, unless_deleted
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
 from tuner.ui import checking, ownership, progress, run_queue, take_home
@@ -130,8 +130,7 @@ def _to_resume(run: str, visitor: Visitor) -> Run:
     opened = own_run(run, visitor)
     if problems := opened.damage:
         raise TunerError(*problems)
-    if "adopted" in opened.plan:
-        raise TunerError(f"Run {run} is an adapter of the Hub. To train on from it, name it in method.start_from.")
+    check_trained_here(opened.plan)
     if progress.read(opened).phase == "finished":
         raise TunerError(
             f"Run {run} has finished, so there is nothing to resume. For longer training, start a run with more steps."
@@ -285,8 +284,9 @@ def _answers(lineup: Lineup, conversations: dict, visitor: Visitor, sampling: di
     _fetch_base(run, visitor)
     # A message may stop a tokenizer or a template that strangers wrote: not here, and not in a GPU's window. Nor is it
     # rendered again here, since a template is a program and may do something else the next time.
-    foreign = not is_shipped(run.recipe.model.name)
-    if read := foreign and checking.read_prompts(run, list(conversations.values()), visitor):
+    answering = [(lineup.adapters | lineup.merged).get(variant) for variant in conversations]
+    foreign = not is_shipped(run.recipe.model.name) or any("adopted" in r.plan for r in lineup.adapters.values())
+    if read := foreign and checking.read_prompts(run, list(conversations.values()), answering, visitor):
         conversations, sampling["ends"] = dict(zip(conversations, read["texts"])), tuple(read["ends"])
     for run in lineup.merged.values():
         _merge(run)

@@ -115,9 +115,12 @@ def fetch_base(run: Run, visitor: Visitor = ANYBODY) -> None:
     _job("fetch", pinned.model_dump(), visitor.token or False, visitor=visitor)
 
 
-def read_prompts(run: Run, conversations: list[list[dict]], visitor: Visitor = ANYBODY) -> dict | None:
+def read_prompts(
+    run: Run, conversations: list[list[dict]], adapters: list[Run | None], visitor: Visitor = ANYBODY
+) -> dict | None:
     """What the run's base reads of these conversations: see the job. Raises TunerError if it can't read them."""
-    return _job("read_prompts", str(run.path.absolute()), conversations, visitor.token or False, visitor=visitor)
+    path, *paths = (each and str(each.path.absolute()) for each in (run, *adapters))
+    return _job("read_prompts", path, conversations, visitor.token or False, paths, visitor=visitor)
 
 
 def _job(name: str, *arguments: Any, visitor: Visitor = ANYBODY) -> Any:
