@@ -252,6 +252,7 @@ FOLDS = {
     "Does merging change the answers?": True,
     "Download": False,
     "Push to the Hub": False,
+    "More": False,
 }
 
 INFOS = {
