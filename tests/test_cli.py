@@ -124,7 +124,9 @@ def test_a_push_is_private_unless_asked_otherwise(options, is_private, mine, hub
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", hub.user("alice"))
     assert main(["push", "mine", "office", "--json", *options]) == 0
-    assert printed(capsys)["url"] == f"{hub.url}/alice/office"
+    *events, pushed = map(json.loads, capsys.readouterr().out.splitlines())
+    assert pushed["url"] == f"{hub.url}/alice/office"
+    assert {event["event"] for event in events} == {"push"}
     assert hub.repo("alice/office").private == is_private
 
 

@@ -194,3 +194,31 @@ def test_what_was_downloaded_loads_from_its_folder_without_tuner(what, finished,
     with torch.inference_mode():
         assert torch.equal(torch.load(tmp_path / "logits"), model(**tokens).logits)
     assert loaded.stdout.strip()
+
+
+def test_a_reader_who_takes_nothing_is_given_up_and_the_place_is_free(tmp_path, monkeypatch):
+    import asyncio
+
+    from tuner.hub.archive import lay_out
+    from tuner.places import Asker
+
+    monkeypatch.setattr(downloads, "STALLED", 0.05)
+    archive, asker = lay_out({"a": bytes(3 * MIB)}), Asker(address="192.0.2.7")
+
+    async def read(takes: bool) -> int:
+        taken = 0
+
+        async def send(message: dict) -> None:
+            nonlocal taken
+            taken += len(message.get("body", b""))
+            if message["type"] == "http.response.body" and not takes:
+                await asyncio.Event().wait()
+
+        await downloads._Response(downloads._send(archive, 0, archive.size, asker)).stream_response(send)
+        return taken
+
+    async def many() -> list[int]:
+        stalled = [read(False) for _ in range(2 * downloads.AT_ONCE["address"])]
+        return await asyncio.wait_for(asyncio.gather(*stalled, read(True)), 30)
+
+    assert asyncio.run(many())[-1] == archive.size

@@ -237,8 +237,9 @@ def test_a_template_that_ollama_has_no_words_for_is_left_out(template):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"model_type": "mamba"}, "of the kind mamba"), ({"rope_parameters": {"rope_type": "yarn"}}, "yarn")],
-    ids=["family", "positions"],
+    [({"model_type": "mamba"}, "of the kind mamba"), ({"rope_parameters": {"rope_type": "yarn"}}, "yarn"),
+     ({"hidden_act": "gelu"}, "the activation gelu")],
+    ids=["family", "positions", "activation"],
 )  # fmt: skip
 def test_what_can_not_be_written_is_said_with_the_way_to_do_it(change, said, example, tmp_path):
     run = runs.Run(Path(shutil.copytree(example.path, tmp_path / "run")))
@@ -249,3 +250,23 @@ def test_what_can_not_be_written_is_said_with_the_way_to_do_it(change, said, exa
     assert "convert_hf_to_gguf.py" in str(caught.value)
     assert gguf_file.CONVERTER in str(caught.value)
     assert not list(run.merged.glob("*gguf*"))
+
+
+def test_more_end_tokens_than_a_file_has_room_for_are_refused(example, tmp_path):
+    """Or answers that end at the fourth would never end."""
+    run = runs.Run(Path(shutil.copytree(example.path, tmp_path / "run")))
+    shutil.rmtree(run.merged / "gguf", ignore_errors=True)
+    run.write_json("plan.json", run.plan | {"end_tokens": [0, 5, 6, 2]})
+    with pytest.raises(TunerError, match="end at 4 different tokens"):
+        gguf_file.files(runs.Run(run.path), "it")
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [({"model_type": "llama"}, 9000), ({"model_type": "mistral", "sliding_window": 4096}, 4096),
+     ({"model_type": "mistral", "sliding_window": None}, 9000),
+     ({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}, 9000),
+     ({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": True}, 4096)],
+)  # fmt: skip
+def test_the_context_ends_where_llama_cpp_would_see_more_than_the_run(config, tokens):
+    assert gguf_file._context(config | {"max_position_embeddings": 9000}) == tokens

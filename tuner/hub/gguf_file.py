@@ -51,6 +51,7 @@ FAMILIES = {
     "qwen2": Family("QWEN2"),
     "qwen3": Family("QWEN3"),
 }
+MOST_CONTEXT = 8192  # tokens that Ollama is to make room for, in memory; whoever needs more can say so
 ROPES = ("default", "llama3")
 
 
@@ -62,6 +63,8 @@ def problem(run: Run) -> str | None:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         return f"Tuner does not write models of the kind {kind} as GGUF. {ELSEWHERE}"
+    if (activation := config.get("hidden_act", "silu")) != "silu":
+        return f"Tuner does not write models with the activation {activation} as GGUF. {ELSEWHERE}"
     rope = _rope(config).get("rope_type", "default")
     if rope not in ROPES:
         return f"Tuner does not write models with {rope} positions as GGUF. {ELSEWHERE}"
@@ -101,7 +104,8 @@ def _modelfile(run: Run, file: str) -> str:
     begin = gguf_tokenizer.added_begin(tokenizer, thinks)
     pieces = take_apart(lambda messages: render_prompt(messages, tokenizer, thinks=thinks), begin)
     ends = tokenizer.convert_ids_to_tokens(run.plan.get("end_tokens") or stop_ids(tokenizer))
-    return modelfile(file, pieces, ends, run.read_json("merged/config.json")["max_position_embeddings"])
+    context = min(MOST_CONTEXT, _context(run.read_json("merged/config.json")))
+    return modelfile(file, pieces, ends, context)
 
 
 def write(run: Run, path: Path, name: str) -> None:
@@ -177,7 +181,7 @@ def _write_shape(writer: "GGUFWriter", config: dict, name: str) -> None:
     heads = config["num_attention_heads"]
     head = config.get("head_dim") or config["hidden_size"] // heads
     writer.add_name(name)
-    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_context_length(_context(config))
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
@@ -191,6 +195,13 @@ def _write_shape(writer: "GGUFWriter", config: dict, name: str) -> None:
     writer.add_vocab_size(config["vocab_size"])
     # As the run was scored: always the likeliest token.
     writer.add_sampling_temp(0.0)
+
+
+def _context(config: dict) -> int:
+    """Tokens up to which llama.cpp answers as the run: it has no sliding windows for these families."""
+    slides = config.get("use_sliding_window", config["model_type"] == "mistral")
+    window = config.get("sliding_window") if slides else None
+    return min(config["max_position_embeddings"], window or math.inf)
 
 
 def _rope(config: dict) -> dict:

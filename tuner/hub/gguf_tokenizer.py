@@ -28,6 +28,7 @@ CUTTING = {
     (("Split", _WORDS % "{1,3}"), ("ByteLevel", False)): "llama-bpe",
     (("Split", _WORDS % ""), ("ByteLevel", False)): "qwen2",
 }
+MOST_ENDS = 3  # eos, eot and eom
 NORMALIZERS = (None, "NFC")  # llama.cpp does neither; text is in NFC but for rare signs
 GENERATION = re.compile(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}")  # what transformers alone understands
 DROPPED_SPACE = r"{#\1 \2#}"  # a comment, which drops the same space around it
@@ -65,6 +66,11 @@ def write(writer: "GGUFWriter", run: Run, vocabulary: int) -> None:
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)
     ends = run.plan.get("end_tokens") or stop_ids(tokenizer)
+    if len(ends) > MOST_ENDS:
+        raise TunerError(
+            f"This model's answers end at {len(ends)} different tokens, and a GGUF file has room for {MOST_ENDS}: "
+            "some answers would never end. Download the merged model instead."
+        )
     for add, token in zip((writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), ends):
         add(token)
     writer.add_chat_template(template)

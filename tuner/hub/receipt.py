@@ -101,12 +101,15 @@ def adapter_of(folder: Path) -> dict[str, dict]:
     """By file of an adapter: its configuration, or a hash of each tensor."""
     found: dict[str, dict] = {}
     for path in sorted(folder.rglob(CONFIG)):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kept = {key: _sorted(value) for key, value in config.items() if key not in ASIDE}
-        found[path.relative_to(folder).as_posix()] = kept
+        found[path.relative_to(folder).as_posix()] = _known(lambda path=path: _config(path))
     for path in sorted(folder.rglob(WEIGHTS)):
         found[path.relative_to(folder).as_posix()] = _known(lambda path=path: tensors(path))
     return found
+
+
+def _config(path: Path) -> dict:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return {key: _sorted(value) for key, value in config.items() if key not in ASIDE}
 
 
 def _sorted(value: Any) -> Any:

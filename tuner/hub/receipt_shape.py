@@ -1,10 +1,11 @@
 """The shape of a receipt, so that one from a stranger's repository is refused before anything uses it."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from tuner.run_shapes import Turn
 from tuner.tasks import TASKS
 
 FORMAT = 1
@@ -13,7 +14,7 @@ FORMAT = 1
 class Prompt(TypedDict):
     """A held-out prompt as it was rendered and read, and the adapter's answer."""
 
-    messages: list[dict[str, Any]]
+    messages: list[Turn]
     text: str
     ids: list[int] | None
     answer: str | None
@@ -25,7 +26,7 @@ class BaseModel(TypedDict):
 
     name: str
     revision: str | None
-    quantization: str
+    quantization: Literal["nf4", "int8", "none"]
     dtype: str | None
     files: dict[str, str] | None
     stops: list[int] | None
@@ -52,6 +53,13 @@ class Fingerprint(TypedDict):
     hashes: list[str]
 
 
+class Training(TypedDict, total=False):
+    """What decides how training went."""
+
+    settings: dict[str, Any] | None
+    steps: int | None
+
+
 class Receipt(TypedDict):
     """The file as a whole."""
 
@@ -63,10 +71,10 @@ class Receipt(TypedDict):
     tokenizer: Tokenizer | None
     thinks: bool | None
     ends: list[int] | None
-    max_new_tokens: int | None
+    max_new_tokens: Annotated[int, Field(ge=1, le=2048)] | None
     prompts: list[Prompt] | None
     data: dict[str, Fingerprint | None]
-    training: dict[str, Any]
+    training: Training
     versions: dict[str, str]
 
 

@@ -14,7 +14,7 @@ from tuner import runs
 from tuner.errors import TunerError
 from tuner.hub import receipt as receipts
 from tuner.hub.verify import open_export
-from tuner.methods.files import WEIGHTS
+from tuner.methods.files import SECOND, WEIGHTS
 from tuner.planning import plan
 from tuner.recipe import EXAMPLES, Recipe
 from tuner.runs import Run
@@ -44,7 +44,7 @@ def reproduce(
         recipe_file = folder / "recipe.yaml"
     if not recipe_file.is_file():
         raise TunerError(f"'{name}' has no recipe.yaml, so it can't be trained again. Push its run again.")
-    recipe = Recipe.from_yaml(recipe_file.read_text(encoding="utf-8"), "recipe.yaml")
+    recipe = Recipe.from_yaml(recipe_file.read_text(encoding="utf-8", errors="replace"), "recipe.yaml")
     yield _compared("versions", _versions(known))
     run = plan.prepare(_as_trained(recipe, known, data), base=EXAMPLES, path=path, token=token)
     differing = _settings(run, known)
@@ -90,7 +90,7 @@ def _versions(known: dict) -> list[str]:
 
 def _settings(run: Run, known: dict) -> list[str]:
     """What was chosen otherwise on this machine."""
-    before, now = known["training"]["settings"] or {}, run.plan["settings"]
+    before, now = known["training"].get("settings") or {}, run.plan["settings"]
     return [
         f"{key} is {now.get(key)} here and was {value}: set it in the recipe." for key, value in before.items()
         if now.get(key) != value
@@ -153,13 +153,15 @@ def _weights(adapter: Path, original: Path, known: dict) -> list[str]:
 
     said, found = [], receipts.adapter_of(adapter)
     for name, expected in known["adapter"].items():
-        if not name.endswith(WEIGHTS) or not expected:
+        if name not in (WEIGHTS, f"{SECOND}/{WEIGHTS}") or not expected:
             continue
         tensors = found.get(name) or {}
         changed = [tensor for tensor in expected if tensors.get(tensor) != expected[tensor]]
         if not changed and tensors.keys() == expected.keys():
             continue
         said.append(f"{name}: {len(changed)} of {count(len(expected), 'tensor')} differ.")
+        if not (original / name).is_file():
+            continue  # a merged model's repository has the hashes only
         with safe_open(adapter / name, "pt") as one, safe_open(original / name, "pt") as other:
             shared = {*one.keys()} & {*other.keys()}
             for tensor in [tensor for tensor in changed if tensor in shared][:SHOWN]:

@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 
 MOST_BYTES = 50 * 2**30  # of a repository that is fetched
 MOST_RECEIPT = 50 * 2**20
+GGUF = (
+    "A GGUF file is checked where it runs: start a server with it, such as `llama-server -m FILE`, and name that with "
+    "--server."
+)
 
 
 def verify(
@@ -44,12 +48,16 @@ def verify(
     """
     folder, known = open_export(name, revision, token)
     report = Report()
-    _check_tokenizer(report, folder, known)
-    is_adapter = (folder / CONFIG).is_file()
+    is_model = (folder / "config.json").is_file()
+    is_adapter = not is_model and not any(folder.glob("*.gguf"))
+    if is_model or is_adapter:
+        _check_tokenizer(report, folder, known)
+    elif not server:
+        report.leave_open(GGUF)
     with _noted(report, "The model's answers"):
         if is_adapter and _check_adapter(report, folder, known):
             verify_answers.check_adapter(report, folder, known, token)
-        elif not is_adapter:
+        elif is_model:
             verify_answers.check_merged(report, folder, known)
     if merged:
         other = Path(merged) if Path(merged).is_dir() else _fetch(merged, None, token)
@@ -57,7 +65,8 @@ def verify(
         with _noted(report, "The merged model"):
             verify_answers.check_merged(report, other, known, folder if is_adapter else None, token)
     if server:
-        verify_server.check_server(report, server, known)
+        with _noted(report, "The server"):
+            verify_server.check_server(report, server, known)
     return report
 
 
@@ -67,10 +76,10 @@ def _noted(report: Report, what: str) -> Iterator[None]:
     try:
         yield
     except TunerError as error:
-        report.unchecked.append(f"{what} could not be checked: {error}")
+        report.leave_open(f"{what} could not be checked: {error}")
     except Exception as error:  # whatever libraries raise for files that don't fit each other
         log.warning("%s", what, exc_info=error)
-        report.unchecked.append(f"{what} could not be checked: its files can't be loaded ({type(error).__name__}).")
+        report.leave_open(f"{what} could not be checked: its files can't be loaded ({type(error).__name__}).")
 
 
 def open_export(name: str, revision: str | None, token: str | bool | None) -> tuple[Path, dict]:
@@ -105,17 +114,16 @@ def open_export(name: str, revision: str | None, token: str | bool | None) -> tu
 def _fetch(name: str, revision: str | None, token: str | bool | None) -> Path:
     """The files of a repository, without pickles and code."""
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
 
     names.check(repository=name, revision=revision)
     hub_errors.limit_waiting()
     try:
         info = HfApi(token=token).model_info(name, revision=revision, files_metadata=True)
-        size = sum(
-            file.size or 0 for file in info.siblings or () if file.rfilename.endswith((".safetensors", ".json"))
-        )
+        patterns, sizes = [*FILES, "recipe.yaml"], {f.rfilename: f.size or 0 for f in info.siblings or ()}
+        size = sum(sizes[file] for file in filter_repo_objects(sizes, allow_patterns=patterns))
         if size > MOST_BYTES:
             raise TunerError(f"'{name}' has {size >> 30} GB, more than the {MOST_BYTES >> 30} GB that are fetched.")
-        patterns = [*FILES, "recipe.yaml"]
         return Path(snapshot_download(name, revision=info.sha, token=token, allow_patterns=patterns))
     except TunerError:
         raise
@@ -200,8 +208,9 @@ def _check_adapter(report: Report, folder: Path, known: dict) -> bool:
                 for key, value in expected[name].items()
                 if found[name].get(key) != value
             ]
-    config, base = json.loads((folder / CONFIG).read_text(encoding="utf-8")), known["base"]
-    if not is_shipped(base["name"]):
+    config, base = found.get(CONFIG), known["base"]
+    if config and not is_shipped(base["name"]):
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         for key, was in (("base_model_name_or_path", base["name"]), ("revision", base["revision"])):
             if (was and config.get(key) not in (was, None)) or (key == "revision" and was and not config.get(key)):
                 problems.append(

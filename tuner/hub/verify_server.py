@@ -4,8 +4,10 @@ Where the server tells its prompt's tokens (llama.cpp, vLLM), these are compared
 """
 
 import json
+import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException, HTTPResponse
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -13,7 +15,7 @@ from tuner.errors import TunerError
 from tuner.hub.verify_report import Report
 from tuner.tasks import TASKS
 
-PATIENCE = 120  # seconds for an answer
+PATIENCE = 120  # seconds for an answer, all of it
 MOST_BYTES = 10 * 2**20  # of an answer
 CLOSE = 0.5  # nats between the two likeliest tokens, where rounding or a file's precision may choose the other
 TEMPLATE = "Give the server the run's chat template (llama.cpp: --jinja --chat-template-file)."
@@ -30,31 +32,59 @@ class Server(NamedTuple):
         """What it answers; None if it has no such address. Raises TunerError if it can't be asked."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         base = self.url.rstrip("/").removesuffix("/v1")
-        if urlsplit(base).scheme not in ("http", "https"):
+        if not _is_address(base):
             raise TunerError(f"--server {self.url}: this is no address. Give one such as http://127.0.0.1:8080.")
         data = json.dumps(body | ({"model": self.model} if self.model else {})).encode()
         try:
             request = urllib.request.Request(base + path, data, headers)
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                found = json.loads(answer.read(MOST_BYTES))
+            with _OPENER.open(request, timeout=PATIENCE) as answer:
+                found = json.loads(_read(answer))
         except urllib.error.HTTPError as error:
             if error.code in (400, 404, 405, 422, 501) and not path.startswith("/v1/chat"):
                 return None
             raise TunerError(
                 f"The server at {base} answers {path} with status {error.code}. Check --model and --api-key-env."
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException, RecursionError) as error:
             raise TunerError(
                 f"The server at {base} gives no usable answer ({type(error).__name__}). Check that it runs."
             ) from None
         return found if isinstance(found, dict) else None
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # such as a port that is no number
+        return False
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would take the key to another server."""
+
+    def redirect_request(self, *given: Any) -> None:
+        """None: the redirect is an error."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
+def _read(answer: HTTPResponse) -> bytes:
+    """The whole answer. Raises TimeoutError if it takes longer than PATIENCE."""
+    content, end = b"", time.monotonic() + PATIENCE
+    while len(content) < MOST_BYTES and (chunk := answer.read1(2**16)):
+        content += chunk
+        if time.monotonic() > end:
+            raise TimeoutError
+    return content
+
+
 def check_server(report: Report, server: Server, known: dict) -> None:
     """Whether the server answers the receipt's prompts as the run did; adds to the report."""
     prompts = [prompt for prompt in known.get("prompts") or () if prompt["answer"] is not None]
     if not TASKS[known["task"]].chats or not prompts:
-        report.unchecked.append("The server: the receipt has no answers of a chat to compare with.")
+        report.leave_open("The server: the receipt has no answers of a chat to compare with.")
         return
     _check_tokens(report, server, prompts)
     for number, prompt in enumerate(prompts, 1):
@@ -91,9 +121,11 @@ def _answer(found: dict | None, kind: str) -> tuple[str, bool, list[dict]]:
     try:
         choice = found["choices"][0]
         text = choice["message"]["content"] if kind == "chat" else choice["text"]
-        tokens = (choice.get("logprobs") or {}).get("content") if kind == "chat" else None
-        return str(text or ""), choice.get("finish_reason") == "length", tokens or []
-    except (KeyError, IndexError, TypeError):
+        told = choice.get("logprobs") if kind == "chat" else None
+        tokens = told.get("content") if isinstance(told, dict) else None
+        is_list = isinstance(tokens, list) and all(isinstance(entry, dict) for entry in tokens)
+        return str(text or ""), choice.get("finish_reason") == "length", tokens if is_list else []
+    except (KeyError, IndexError, TypeError, AttributeError):
         raise TunerError("The server's answer has no choices, as OpenAI's interface gives them.") from None
 
 
@@ -102,14 +134,21 @@ def _is_same(text: str, expected: str, tokens: Any = ()) -> bool:
     if text.strip() == expected.strip():
         return True
     written = ""
-    for entry in tokens if isinstance(tokens, list) else ():
+    for entry in tokens:
         token = str(entry.get("token", ""))
         rest = expected[len(written) :]
         if not rest.startswith(token):
-            near = [e for e in entry.get("top_logprobs", ()) if e.get("token") and rest.startswith(str(e["token"]))]
-            return any(entry.get("logprob", 0) - e.get("logprob", -100) <= CLOSE for e in near)
+            others = entry.get("top_logprobs")
+            others = [e for e in others if isinstance(e, dict)] if isinstance(others, list) else []
+            near = [e for e in others if e.get("token") and rest.startswith(str(e["token"]))]
+            return any(_number(entry, 0.0) - _number(e, -100.0) <= CLOSE for e in near)
         written += token
     return False
+
+
+def _number(entry: dict, otherwise: float) -> float:
+    value = entry.get("logprob")
+    return value if isinstance(value, int | float) else otherwise
 
 
 def _check_tokens(report: Report, server: Server, prompts: list[dict]) -> None:

@@ -6,18 +6,21 @@ ticket for it: a name that can't be guessed, which is good for an hour.
     GET /take/TICKET/NAME.zip        with Range and If-Range, as browsers and `curl -C -` resume
 """
 
+import asyncio
 import re
 import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Message, Send
 
 from tuner.hub import download
 from tuner.hub.archive import Archive
@@ -29,6 +32,7 @@ from tuner.ui.visitor import network_address
 PATH = "/take/"
 GOOD_FOR = 3600.0  # seconds
 MOST = 500  # tickets
+STALLED = 60.0  # seconds after which a reader is given up who takes nothing
 AT_ONCE = {"all": 16, "address": 6}  # downloads; others wait until one ends
 GONE = "This download is no longer offered. Open the run in Tuner and start it again."
 BEYOND = "The file has no such part."
@@ -107,7 +111,23 @@ async def take(request: Request) -> Response:
     if request.method == "HEAD":
         return Response(None, status, headers, "application/zip")
     sent = _send(archive, start, end, Asker(address=network_address(request)))
-    return StreamingResponse(sent, status, headers, "application/zip")
+    return _Response(sent, status, headers, "application/zip")
+
+
+class _Response(StreamingResponse):
+    """Gives up a reader who takes nothing more, so that the place is free for others; the download can be resumed."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Send all, unless the reader stalls."""
+
+        async def patiently(message: Message) -> None:
+            await asyncio.wait_for(send(message), STALLED)
+
+        with suppress(TimeoutError, asyncio.TimeoutError):
+            try:
+                await super().stream_response(patiently)
+            finally:
+                await self.body_iterator.aclose()  # which gives the place back at once
 
 
 async def _send(archive: Archive, start: int, end: int, asker: Asker) -> AsyncIterator[bytes]:
