@@ -380,7 +380,7 @@ def test_merging_gives_the_merge_check_and_needs_no_run_of_ones_own(mine, models
 def test_a_push_passes_on_what_it_is_given(mine, monkeypatch, token, given, private):
     asked = []
 
-    def push(run, repository, what, *, token, private, failed_merge, data_name, into):
+    def push(run, repository, what, *, token, private, failed_merge, data_name, into, tell):
         assert (failed_merge, what, data_name, into) == (False, "adapter", None, "main")
         asked.append((run.id, repository, token, private))
         return "https://hub/ann/x"

@@ -390,13 +390,19 @@ def test_a_push_links_to_what_was_pushed_and_forgets_the_token(monkeypatch):
     asked = []
 
     def push(*given, **options):
+        tell = options.pop("tell")
         asked.append((*given, *options.values()))
         if given[1] == "full":
             raise TunerError("The Hub is full.")
+        tell({"event": "push", "repo": "ann/x", "file": "a<b.safetensors", "sent": 2**20, "bytes": 4 * 2**20})
         return "https://hub/ann/x"
 
     monkeypatch.setattr(actions, "push", push)
-    *_, (told, token) = runs_tab._push("mine", None, "ann/x", False, False, "hf_x")
+    *_, (sent, kept), (told, token) = runs_tab._push("mine", None, "ann/x", False, False, "hf_x")
+    assert in_order(plain(sent), "ann/x: a<b.safetensors, 1 MB of 4 MB sent")
+    assert "width:25%" in sent
+    assert "a<b" not in sent
+    assert kept == SKIP
     assert in_order(plain(told), "Pushed:", "https://hub/ann/x")
     assert token == ""
     signed_in = replace(ANN, token="hf_own")

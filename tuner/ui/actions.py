@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from tuner import gpu, recipe, runs, runs_cleanup
 from tuner.errors import TunerError
@@ -294,10 +295,10 @@ def _answers(lineup: Lineup, conversations: dict, visitor: Visitor, sampling: di
     yield from gpu.chat(lineup.adapters, merged, conversations, **sampling)
 
 
-def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY, **options: str | bool) -> str:
+def push(run: str, repository: str, private: bool, visitor: Visitor = ANYBODY, **options: Any) -> str:
     """Push what leaves the run to the visitor's repository; returns its address. Raises TunerError.
 
-    `options` are failed_merge, what, data_name and into, as for hub/push.py; what is not merged yet is merged first.
+    `options` are failed_merge, what, data_name, into and tell, as for hub/push.py; it merges first if need be.
     """
     opened = open_run(run) if run == EXAMPLE else own_run(run, visitor)
     with unless_deleted(opened.path):

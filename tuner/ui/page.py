@@ -113,7 +113,11 @@ def build() -> gr.Blocks:
         compare_api.build()
         home_api.build()
         browser = gr.BrowserState(NOBODY, storage_key="tuner", secret=KEPT_SECRET)
-        gr.HTML(HEADER)
+        with gr.Row():
+            with gr.Column(min_width=300):
+                gr.HTML(HEADER)
+            # Without an icon, whose path on this machine the page would tell.
+            login = gr.LoginButton(icon=None, size="sm", scale=0, min_width=180) if has_oauth() else None
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train"):
                 train = train_tab.build(browser)
@@ -123,6 +127,7 @@ def build() -> gr.Blocks:
                 compare = compare_tab.build(browser, train.form)
             with gr.Tab("My runs", id="runs") as runs_tab_item:
                 mine = runs_tab.build(browser, has_oauth=has_oauth())
+                mine.login = login
         gr.HTML(about())
         _link_tabs(tabs, train, playground, mine, browser)
         playground_tab_item.select(playground_tab.update_runs, [browser, playground.run], playground.run, **PRIVATE)

@@ -17,7 +17,7 @@ from tuner.runs import Run
 from tuner.training import ending
 from tuner.ui import actions, chart, plan_card, progress, result, run_queue
 from tuner.ui.elements import note, problems, short, tag
-from tuner.words import count, micro_batch
+from tuner.words import count, file_size, micro_batch
 
 APP = Path(__file__).resolve().parents[2]  # on a Space, the folder that holds app.py
 COMPARED = {variant: result.NAMES[variant] for variant in ("base", "adapter")}  # in the list of runs
@@ -31,6 +31,15 @@ def push_link(url: str) -> str:
     """The link to a repository that an adapter was pushed to."""
     safe = escape(url, quote=True)
     return tag("div", f'Pushed: <a href="{safe}" target="_blank" rel="noopener">{safe}</a>', "t-note good")
+
+
+def sent(event: dict) -> str:
+    """How far a push is, by one of its events: a bar, and the file that is sent."""
+    share = 100 * event["sent"] / max(1, event["bytes"])
+    doing = f"{event['repo']}: {event['file']}" if event["file"] else "Committing"
+    told = f"{escape(doing)}, {file_size(event['sent'])} of {file_size(event['bytes'])} sent"
+    bar = f'<div class="t-progress"><i style="width:{share:.0f}%"></i></div>'
+    return tag("div", f"{bar}{told}", "t-note")
 
 
 def disk_note() -> str:

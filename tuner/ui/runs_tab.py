@@ -1,12 +1,15 @@
 """My runs: this browser's runs and the example; open, resume, push or delete one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from types import SimpleNamespace
 
 import gradio as gr
 
 from tuner.errors import TunerError
+from tuner.heartbeat import with_heartbeat
 from tuner.inference import merge_check
 from tuner.names import MAIN, PULL_REQUEST, WHAT
 from tuner.runs import Run
@@ -31,12 +34,12 @@ LINKS = """(id, kept) => {
 def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
     """The tab's inputs and outputs; a push uses the visitor's sign-in with OAuth, else a token that is typed in."""
     tab = SimpleNamespace(browser=browser, selected=gr.Textbox(visible=False))
-    with gr.Row(elem_classes="t-buttons"):
-        gr.HTML(
-            '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can look at the run '
-            f"and chat with it. {render.disk_note()}</p>",
-            min_width=300,
-        )
+    with gr.Row():
+        with gr.Column(min_width=300):
+            gr.HTML(
+                '<p class="t-sub">This list is stored in your browser only. Whoever has a run\'s link can look at the '
+                f"run and chat with it. {render.disk_note()}</p>"
+            )
         import_form.build(tab)
     tab.imported = gr.HTML(elem_id="imported")
     tab.rows = gr.HTML(js_on_load=CLICKED, elem_id="runs")
@@ -107,8 +110,6 @@ def _push_form(tab: SimpleNamespace, has_oauth: bool) -> None:
             elem_id="push-into",
         )
     tab.failed_merge = gr.Checkbox(False, label=merge_check.CONSENT, visible=False, elem_id="failed-merge")
-    if has_oauth:
-        tab.login = gr.LoginButton(icon=None)  # whose path on this machine the page would tell
     tab.token = gr.Textbox(
         label="Hub token with write access",
         type="password",
@@ -200,10 +201,18 @@ def _push(
     visitor = with_token(with_list(visitor, kept), token)
     merging = "Merging if need be, then pushing" if what != "adapter" else "Pushing"
     yield [elements.note(f"{merging} …"), gr.skip()]
+    options = {"failed_merge": failed_merge, "what": what or "adapter", "data_name": data_name or ""}
+    options["into"] = into or MAIN
+
+    def work(put: Callable[[str | dict], None]) -> None:
+        put(actions.push(run, repository, private, visitor, tell=put, **options))
+
     try:
-        options = {"failed_merge": failed_merge, "what": what or "adapter", "data_name": data_name or ""}
-        options["into"] = into or MAIN
-        pushed = actions.push(run, repository, private, visitor, **options)
-        yield [render.push_link(pushed), ""]
+        # Whoever leaves ends the telling; the push itself goes on to its end.
+        for told in with_heartbeat(partial(copy_context().run, work), lambda: None):
+            if isinstance(told, dict):
+                yield [render.sent(told), gr.skip()]
+            elif told:
+                yield [render.push_link(told), ""]
     except Exception as error:
         yield [elements.problems(problems_of(error), "Nothing was pushed"), gr.skip()]

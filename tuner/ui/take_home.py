@@ -3,6 +3,7 @@ where a stranger's files decide of it."""
 
 import os
 import shutil
+from collections.abc import Callable
 
 from tuner import limited, runs, runs_cleanup
 from tuner.data.table import MAX_FILE_BYTES
@@ -46,13 +47,14 @@ def push(
     what: str = "adapter",
     data_name: str = "",
     into: str = MAIN,
+    tell: Callable[[dict], None] = lambda event: None,
 ) -> str:
     """Push to the visitor's repository; returns the address of what was pushed. Raises TunerError."""
     from tuner.hub import push
 
     prepare(run, "adapter", visitor)
     options = {"private": private, "failed_merge": failed_merge, "data_name": data_name.strip() or None}
-    options["into"] = into.strip()
+    options |= {"into": into.strip(), "tell": tell}
     return push.push(run, repository, what, token=visitor.token, **options)
 
 
