@@ -263,11 +263,36 @@ FAULTS = [
 ]
 
 
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(("method", "part"), FAULTS)
 def test_a_broken_connection_leaves_nothing_and_the_next_try_works(method, part, hub, good):
     hub.add_model("bob/it", good)
-    hub.cut(method, part, times=12)
+    hub.cut(method, part, times=40)
     assert "the connection to the Hub was lost" in refused("bob/it")
     hub.cuts.clear()
     run = adopt("bob/it", token=False)
     assert (run.adapter / WEIGHTS).read_bytes() == (good / WEIGHTS).read_bytes()
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("how", ["429", "500", "half", "cut"])
+def test_each_request_for_an_adapter_fails_once_and_it_is_adopted_all_the_same(how, hub, good, monkeypatch):
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    hub.add_model("bob/it", good)
+    cached = Path(HF_HUB_CACHE) / "models--bob--it"
+
+    def adopted(number: int) -> list[tuple[str, str]]:
+        shutil.rmtree(cached, ignore_errors=True)
+        hub.seen.clear()
+        if number:
+            hub.fail(number, how)
+        run = adopt("bob/it", token=False)
+        assert (run.adapter / WEIGHTS).read_bytes() == (good / WEIGHTS).read_bytes()
+        run.delete()
+        return [(seen.method, seen.path) for seen in hub.seen if "bob/it" in seen.path]
+
+    asked = adopted(0)
+    assert len(asked) >= 4
+    for number in range(1, len(asked) + 1):
+        adopted(number)

@@ -8,6 +8,7 @@ import fresh
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tuner import cli, runs
@@ -161,6 +162,40 @@ def test_a_push_to_a_new_branch_and_a_pull_request_leave_the_main_branch_as_it_w
     assert list(repo.heads) == ["main", "version-2", "refs/pr/1", "refs/pr/2"]
     for head in ("version-2", "refs/pr/1"):
         assert repo.commits[repo.heads[head]]["adapter_model.safetensors"] == weights.read_bytes()
+
+
+IN_ANOTHER_REVISION = """
+import json, sys, torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+repo, base, place = json.load(sys.stdin)
+found = {}
+for revision in ("main", "version-2", "refs/pr/1"):
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), repo, revision=revision)
+    ids = AutoTokenizer.from_pretrained(repo, revision=revision)("yo, gotta bounce", return_tensors="pt")
+    with torch.inference_mode():
+        found[revision] = model(**ids).logits
+torch.save(found, place)
+"""
+
+
+def test_a_branch_and_a_pull_request_are_loaded_by_plain_peft_in_a_fresh_process(named, hub, tmp_path):
+    import json
+
+    token = hub.user("alice")
+    push(named, "x", token=token, endpoint=hub.url)
+    changed = runs.Run(Path(shutil.copytree(named.path, tmp_path / "changed")))
+    tensors = load_file(changed.adapter / "adapter_model.safetensors")
+    save_file({name: 3 * tensor for name, tensor in tensors.items()}, changed.adapter / "adapter_model.safetensors")
+    for into in ("version-2", "pull request"):
+        push(changed, "x", into=into, token=token, endpoint=hub.url)
+    place = str(tmp_path / "logits")
+    env = hub.env(tmp_path / "home") | {"HF_TOKEN": token}
+    loaded = fresh.run(["-c", IN_ANOTHER_REVISION], ROOT, json.dumps(["alice/x", BASE, place]), env)
+    assert loaded.returncode == 0, loaded.stderr
+    found = torch.load(place)
+    assert torch.equal(found["version-2"], found["refs/pr/1"])
+    assert not torch.allclose(found["main"], found["version-2"])
 
 
 def test_a_stranger_opens_a_pull_request_where_it_may_only_read(named, hub):

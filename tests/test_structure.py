@@ -15,6 +15,7 @@ ROOMS = [
         "events",
         "heartbeat",
         "hub_errors",
+        "hub_retry",
         "limited",
         "limited_process",
         "names",

@@ -9,6 +9,7 @@ from tuner.recipe import Recipe
 from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
 
+CONVERTER = "https://huggingface.co/spaces/ggml-org/gguf-my-repo"
 HERE = "."  # in place of a repository: the folder that the code is run in
 
 
@@ -24,6 +25,11 @@ def use(run: Run, recipe: Recipe, base: str | None, repo: str, kind: str) -> str
     note = "Run it in this folder, or `python load.py`, which is the same." if repo == HERE else private
     if kind == "bottleneck":
         note += " This code needs Tuner's own module, `tuner`, because PEFT has no bottleneck adapters."
+    if kind == "merged" and task_of(run.plan).chats:
+        note += (
+            " For llama.cpp, Ollama and LM Studio, convert it with llama.cpp's own `python convert_hf_to_gguf.py "
+            f"FOLDER --outfile model.gguf`, or on the Hub with [gguf-my-repo]({CONVERTER})."
+        )
     return f"## How to use it\n\n{fence(code(run, recipe, base, repo, kind), 'python')}\n\n{note}"
 
 

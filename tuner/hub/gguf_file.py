@@ -17,6 +17,7 @@ from tuner import runs_cleanup
 from tuner.data.chat import render_prompt, stop_ids
 from tuner.errors import TunerError
 from tuner.hub import gguf_tokenizer
+from tuner.hub.card_use import CONVERTER
 from tuner.hub.modelfile import modelfile, take_apart
 from tuner.models.shape import load_tokenizer
 from tuner.models.weights import read_tensors, stored_tensors
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import torch
     from gguf import GGUFWriter
 
-CONVERTER = "https://huggingface.co/spaces/ggml-org/gguf-my-repo"
 ELSEWHERE = (
     "Download the merged model and convert it with llama.cpp's own script, `python convert_hf_to_gguf.py FOLDER "
     f"--outfile model.gguf`; or push it to the Hub and convert it at {CONVERTER}."

@@ -18,8 +18,8 @@ from tuner.hub import contents, receipt
 from tuner.hub.card_data import public_recipe
 from tuner.hub.contents import Files
 from tuner.hub.licenses import licenses
-from tuner.hub.retry import Retries
 from tuner.hub.upload import Present, Tell, Upload
+from tuner.hub_retry import Retries
 from tuner.inference import merge_check
 from tuner.methods.files import WEIGHTS as ADAPTER
 from tuner.methods.registry import METHODS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tuner import hub_errors
 from tuner.hub.contents import TOKENIZER, Files
-from tuner.hub.retry import Retries
+from tuner.hub_retry import Retries
 from tuner.names import MAIN, PULL_REQUEST
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tuner import hub_errors, models_cleanup, names, runs_cleanup
 from tuner.errors import TunerError
+from tuner.hub_retry import Retries
 from tuner.methods.files import CONFIG, SECOND, WEIGHTS
 from tuner.models.fetch import PATIENCE, RESERVE
 from tuner.words import gigabytes
@@ -46,11 +47,11 @@ def fetch_adapter(name: str, token: str | bool | None) -> Path:
 
     repository, revision = split_name(name)
     hub_errors.limit_waiting()
-    api = HfApi(token=token)
+    api, retry = HfApi(token=token), Retries()
     try:
-        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=PATIENCE)
+        info = retry(lambda: api.model_info(repository, revision=revision, files_metadata=True, timeout=PATIENCE))
         if info.gated or info.private:  # whose description may be open to more people than their files
-            api.auth_check(repository)
+            retry(lambda: api.auth_check(repository))
         size = _check_listing(info, repository, is_own=token is None)
         storage = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
         folder = storage / "snapshots" / info.sha
@@ -58,7 +59,8 @@ def fetch_adapter(name: str, token: str | bool | None) -> Path:
             models_cleanup.make_room(storage, size + RESERVE, runs_cleanup.bases, keep=folder)
             _check_room(repository, size, storage)
             models_cleanup.begin_download(storage)
-            snapshot_download(repository, revision=info.sha, token=token, allow_patterns=list(FILES))
+            options = {"revision": info.sha, "token": token, "allow_patterns": list(FILES)}
+            retry(lambda: snapshot_download(repository, **options))
         return models_cleanup.use(lambda: folder)
     except TunerError:
         raise
