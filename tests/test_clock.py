@@ -1,6 +1,7 @@
 """The clock of a run in simulated time: what a budget buys, when a window is left, where the learning rate ends."""
 
 from itertools import chain, count, cycle, islice, pairwise, repeat
+from types import SimpleNamespace
 
 import pytest
 from machine import Machine
@@ -319,3 +320,11 @@ def test_a_window_is_left_while_another_step_and_leaving_would_still_fit(machine
     timer.paces.clear()
     timer.last = 2.0  # in the warm-up there is no pace yet
     assert timer.is_time_to_leave(4) == reason
+
+
+@pytest.mark.parametrize(("measured", "window", "steps"), [(2.0, 30, 105), (6.0, 30, 105), (20.0, 30, 38), (2, 8, 1)])
+def test_a_window_ends_in_time_for_held_out_rows_that_take_longer_than_at_first(machine, measured, window, steps):
+    timer = Clock(sizes, warmup=0, steps=500, window=window)
+    timer.leaving = 2.0 + measured
+    timer.heldout = SimpleNamespace(tokens=13_000, seconds=measured)  # 13 s forward and back, 6.5 s forward
+    assert walk(machine, timer) == (steps, "window")

@@ -11,8 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from statistics import linear_regression
+from typing import TYPE_CHECKING
 
 from tuner.runs import Run
+
+if TYPE_CHECKING:
+    from tuner.training.upkeep import HeldoutLoss
 
 PACE_STEPS = 8  # steps to measure before a budget in seconds becomes a number of steps
 MEASURED_SHARE = 0.05  # of the budget to spend, at least, before the steps are counted
@@ -76,6 +80,7 @@ class Clock:
         self.deadline = None if window is None else self.opened + window
         self.spent = 0.0  # in earlier windows
         self.leaving = 0.0  # needed to save the last checkpoint and the adapter
+        self.heldout: HeldoutLoss | None = None  # what the last measurement may take is reserved in a window
         self.paces: deque[tuple[int, float]] = deque(maxlen=RECENT)  # padded tokens and seconds of recent steps
         self.began: float | None = None  # when this window's first step began
         self.counted: float | None = None  # seconds per token at the last count of this window
@@ -193,4 +198,14 @@ class Clock:
         leave = time.monotonic() + next_step + self.leaving + MARGIN
         if self.end is not None and leave > self.end:
             return "clock"
-        return "window" if self.deadline is not None and leave > self.deadline else None
+        return "window" if self.deadline is not None and leave + self._slower_heldout() > self.deadline else None
+
+    def _slower_heldout(self) -> float:
+        """Seconds that the last held-out loss may take above the latest one, as the pace of the steps has it.
+
+        A pass forward is half of a step whose base is frozen. A window that ends in the last measurement has lost all
+        steps since its checkpoint, so that one fast measurement is not relied on.
+        """
+        if self.heldout is None or not self.steps_done:  # nothing to lose yet, and each window has to get on
+            return 0.0
+        return max(0.0, self.heldout.tokens * (self.seconds_per_token or 0.0) / 2 - self.heldout.seconds)

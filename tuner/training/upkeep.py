@@ -38,6 +38,7 @@ class HeldoutLoss:
         """`padding` is the padding token, `counters` those of the checkpoint that the window goes on from."""
         rows, measuring = load_from_disk(str(run.data / "heldout")), measuring_of(run)
         self.rows = rows.select(range(min(measuring.first, len(rows)), min(measuring.last, len(rows))))
+        self.tokens = sum(map(len, self.rows["input_ids"])) if measuring.every != 0 else 0
         self.every, self.tenth = measuring.every, (run.recipe.budget.seconds or 0.0) / MEASUREMENTS
         self.base, self.padding, self.micro_batch = base, padding, micro_batch
         self.seconds = counters.get("heldout_cost", 0.0)  # of the latest measurement

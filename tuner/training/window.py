@@ -159,7 +159,7 @@ class Window(TrainerCallback):
         self.clock.spent = counters.get("seconds", 0.0)
         self.clock.paces.extend(map(tuple, counters.get("paces", [])))
         padding = self.trainer.processing_class.pad_token_id or 0
-        self.heldout = HeldoutLoss(self.run, self.base, padding, counters, self.micro_batch)
+        self.heldout = self.clock.heldout = HeldoutLoss(self.run, self.base, padding, counters, self.micro_batch)
         self.best = Best(self.run, counters.get("best"))
         self.checkpoints = Checkpoints(self.run)
         self.start_up = round(time.monotonic() - self.opened, 3)
