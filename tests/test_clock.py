@@ -328,3 +328,10 @@ def test_a_window_ends_in_time_for_held_out_rows_that_take_longer_than_at_first(
     timer.leaving = 2.0 + measured
     timer.heldout = SimpleNamespace(tokens=13_000, seconds=measured)  # 13 s forward and back, 6.5 s forward
     assert walk(machine, timer) == (steps, "window")
+
+
+def test_a_resumed_window_makes_a_step_before_it_is_left_for_its_held_out_rows(machine):
+    timer = Clock(sizes, warmup=0, steps=500, window=8)
+    timer.heldout = SimpleNamespace(tokens=20_000, seconds=1.0)
+    timer.paces.extend([(200, 0.2)] * 3)  # of the window before
+    assert walk(machine, timer) == (1, "window")

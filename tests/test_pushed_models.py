@@ -80,6 +80,9 @@ def test_both_are_pushed_each_in_one_commit_that_names_the_run_and_no_id(merged,
     adapter, whole = hub.repo("alice/both").files, hub.repo("alice/both-merged").files
     assert "adapter_model.safetensors" in adapter
     assert whole["model.safetensors"] == (merged.merged / "model.safetensors").read_bytes()
+    assert b"convert_hf_to_gguf.py" in whole["README.md"]
+    assert b"gguf-my-repo" in whole["README.md"]
+    assert b"gguf" not in adapter["README.md"]
     push(merged, "both", "both", token=token, endpoint=hub.url)  # again, over what is there
     other = dict(whole) | {"recipe.yaml": b""}
     del other["receipt.json"]
