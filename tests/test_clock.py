@@ -322,7 +322,7 @@ def test_a_window_is_left_while_another_step_and_leaving_would_still_fit(machine
     assert timer.is_time_to_leave(4) == reason
 
 
-@pytest.mark.parametrize(("measured", "window", "steps"), [(2.0, 30, 105), (6.0, 30, 105), (20.0, 30, 38), (2, 8, 1)])
+@pytest.mark.parametrize(("measured", "window", "steps"), [(2.0, 30, 105), (6.0, 30, 105), (20.0, 30, 38), (2, 8, 3)])
 def test_a_window_ends_in_time_for_held_out_rows_that_take_longer_than_at_first(machine, measured, window, steps):
     timer = Clock(sizes, warmup=0, steps=500, window=window)
     timer.leaving = 2.0 + measured
@@ -330,8 +330,13 @@ def test_a_window_ends_in_time_for_held_out_rows_that_take_longer_than_at_first(
     assert walk(machine, timer) == (steps, "window")
 
 
-def test_a_resumed_window_makes_a_step_before_it_is_left_for_its_held_out_rows(machine):
-    timer = Clock(sizes, warmup=0, steps=500, window=8)
-    timer.heldout = SimpleNamespace(tokens=20_000, seconds=1.0)
-    timer.paces.extend([(200, 0.2)] * 3)  # of the window before
-    assert walk(machine, timer) == (1, "window")
+def test_a_slow_first_step_of_each_window_does_not_end_it(machine):
+    paces, step, windows = (), 0, 0
+    while step < 100:
+        machine.now += 5
+        timer = Clock(sizes, warmup=0, steps=100, window=45)
+        timer.heldout = SimpleNamespace(tokens=3200, seconds=0.5)
+        timer.paces.extend(paces)
+        step, _ = walk(machine, timer, step, start_up=10.0, slow=chain([50.0], repeat(1.0)))
+        paces, windows = list(timer.paces)[-8:], windows + 1
+    assert windows == 1

@@ -72,6 +72,10 @@ def test_llama_cpp_gives_the_runs_own_answers_and_each_ends_by_itself(example, l
     assert same >= 11  # it was scored on 4-bit weights
     made = (folder / "Modelfile").read_text()
     assert "\nFROM ./corporate.gguf\n" in made
+    card = (folder / "README.md").read_text()
+    assert "llama-server -m" in card
+    assert "from_pretrained" not in card
+    assert "convert_hf_to_gguf" not in card
     assert 'PARAMETER stop "<|im_end|>"\n' in made
     assert "PARAMETER num_ctx 512\n" in made
 

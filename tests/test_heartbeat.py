@@ -7,6 +7,7 @@ import pytest
 
 from tuner import heartbeat
 from tuner.heartbeat import with_heartbeat
+from tuner.ui import actions, runs_tab
 
 SECONDS = 20  # to wait for a thread that should go on at once
 
@@ -89,3 +90,40 @@ def test_a_last_step_of_many_heartbeats_is_waited_for(monkeypatch, stopped):
     assert next(values) == 1
     values.close()
     assert done
+
+
+def test_without_a_stop_whoever_stops_listening_does_not_wait():
+    left, done = threading.Event(), threading.Event()
+
+    def work(put) -> None:
+        put(1)
+        assert left.wait(SECONDS)
+        done.set()
+
+    values = with_heartbeat(work, None)
+    assert next(values) == 1
+    values.close()  # would hang until the work ends, which waits for what comes next
+    left.set()
+    assert done.wait(SECONDS)
+
+
+def test_pushes_whose_visitors_have_left_keep_their_places_and_nobody_waits_for_them(monkeypatch):
+    go_on = threading.Event()
+
+    def push(*given, tell, **options) -> str:
+        tell({"repo": "ann/x", "file": "a", "sent": 1, "bytes": 2})
+        assert go_on.wait(SECONDS)
+        return "https://there"
+
+    monkeypatch.setattr(actions, "push", push)
+    for _ in range(runs_tab.AT_ONCE):
+        left = runs_tab._push("example", None, "x", True, False, "token")
+        assert "ann/x: a" in [next(left), next(left)][1][0]
+        left.close()
+    refused = runs_tab._push("example", None, "x", True, False, "token")
+    assert "Try again in a few minutes" in [next(refused), next(refused)][1][0]
+    go_on.set()
+    for _ in range(runs_tab.AT_ONCE):
+        assert runs_tab._pushing.acquire(timeout=SECONDS)
+    runs_tab._pushing.release(runs_tab.AT_ONCE)
+    assert "https://there" in str(list(runs_tab._push("example", None, "x", True, False, "token")))

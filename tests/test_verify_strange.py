@@ -8,10 +8,11 @@ from threading import Thread
 
 import pytest
 from safetensors.torch import load_file, save_file
-from test_verify import edit, export, exported, merged, unpack
+from test_verify import change_weights, edit, export, exported, merged, unpack
 
 from tuner.errors import TunerError
 from tuner.hub import contents, reproduce, verify_server
+from tuner.hub.receipt_shape import checked
 from tuner.hub.verify import verify
 from tuner.hub.verify_report import Report
 from tuner.hub.verify_server import Server, check_server
@@ -64,6 +65,20 @@ def test_an_adapter_without_its_configuration_differs(spoil, export):
     report = verify(str(export))
     assert report.status == 1
     assert "adapter_config.json is missing or damaged" in report.differs[0]
+
+
+@pytest.mark.parametrize("beside", ["config.json", "lora.gguf"])
+def test_other_files_beside_an_adapter_do_not_hide_it(beside, export, exported):
+    (export / beside).write_text("{}")
+    assert verify(str(export)).status == 0
+    change_weights(export, lambda tensors: next(iter(tensors.values())).add_(1))
+    assert "tensors differ from the run's" in verify(str(export)).differs[0]
+
+
+def test_a_receipt_keeps_all_that_was_written_of_the_training(export):
+    written = json.loads((export / "receipt.json").read_text())
+    assert checked(written)["training"] == written["training"]
+    assert {"device", "threads", "steps"} <= written["training"].keys()
 
 
 def test_an_export_whose_answers_could_not_be_compared_does_not_pass(export):
@@ -125,13 +140,14 @@ class Odd:
     def __init__(self):
         self.answer: Callable[[BaseHTTPRequestHandler], None] = lambda handler: None
         self.keys: list[str | None] = []
+        self.otherwise = 404
         odd = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 odd.keys.append(self.headers.get("Authorization"))
-                odd.answer(self) if "/chat/" in self.path else self.send_error(404)
+                odd.answer(self) if "/chat/" in self.path else self.send_error(odd.otherwise)
 
             def do_GET(self) -> None:
                 odd.keys.append(self.headers.get("Authorization"))
@@ -181,6 +197,10 @@ OTHERWISE = [
     told([1]), told({"content": ["a"]}),
     told({"content": [{"token": "Hello", "top_logprobs": None}, {"token": " you"}]}),
     told({"content": [{"token": "Hello"}, {"token": " you", "logprob": None, "top_logprobs": [{"token": " there"}]}]}),
+    told({"content": [
+        {"token": "Hello"},
+        {"token": " you", "logprob": -9.0, "top_logprobs": [{"token": " there", "logprob": -0.001}]},
+    ]}),
 ]  # fmt: skip
 
 
@@ -189,6 +209,14 @@ def test_a_server_that_tells_odd_likelihoods_is_compared_by_its_text(value, odd)
     odd.answer, report = says(value), Report()
     check_server(report, Server(odd.url), KNOWN)
     assert "The server answers prompt 1 with 'Hello you'" in report.differs[0]
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 500])
+def test_a_gateway_that_has_chats_alone_is_compared_by_its_answers(status, odd):
+    answer = {"choices": [{"message": {"content": "Hello there"}, "finish_reason": "stop"}]}
+    odd.answer, odd.otherwise, report = says(answer), status, Report()
+    check_server(report, Server(odd.url), KNOWN)
+    assert report.same == ["The server: 1 answers, which end"]
 
 
 @pytest.mark.parametrize("answer", [half_a_body, says(b"[" * 200_000), says({"choices": {"a": 1}}), says([1])])

@@ -8,10 +8,10 @@ from typing import Any
 HEARTBEAT = 0.5  # seconds
 
 
-def with_heartbeat(work: Callable[[Callable[[Any], None]], None], stop: Callable[[], None]) -> Iterator[Any]:
+def with_heartbeat(work: Callable[[Callable[[Any], None]], None], stop: Callable[[], None] | None) -> Iterator[Any]:
     """Yield what `work(put)` puts, and None after each half second without a value. Raises what the work raises.
 
-    Closing the generator calls `stop` and waits until the work has ended.
+    Closing the generator calls `stop` and waits until the work has ended; without a `stop` nobody waits for it.
     """
     results: queue.SimpleQueue = queue.SimpleQueue()
     end = object()
@@ -38,6 +38,7 @@ def with_heartbeat(work: Callable[[Callable[[Any], None]], None], stop: Callable
                 raise value
             yield value
     finally:
-        if thread.is_alive():
-            stop()
-        thread.join()
+        if stop:
+            if thread.is_alive():
+                stop()
+            thread.join()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tuner.hub import card_data
-from tuner.hub.card_front import front_matter
+from tuner.hub.card_front import WHOLE, front_matter
 from tuner.hub.card_scores import UNKNOWN, before_and_after, counted, line, scores_section
 from tuner.hub.card_training import CURVE, settings_section, training_section
 from tuner.hub.card_use import HERE, kind_of, use
@@ -36,7 +36,7 @@ def card(
     """The card as Markdown with YAML front matter, for `repo` ("owner/name") on the Hub, or for a folder (HERE).
 
     `base` is the base model's name on the Hub if it differs from the recipe's: a shipped model is pushed as well.
-    `kind` is "merged" for the merged model, and otherwise that of the adapter. `data_name` is what the owner of a file
+    `kind` is merged or gguf for a whole model, otherwise that of the adapter. `data_name` is what the owner of a file
     calls it. `licenses` are those of "base" and "data" as their cards on the Hub say. `has_curve`: whether the file
     CURVE stands beside the card.
     """
@@ -78,7 +78,7 @@ def _summary(run: Run, recipe: Recipe, base: str | None, kind: str, data_name: s
     ours = f" (Tuner's example model {recipe.model.name}, unchanged)" if base and base != recipe.model.name else ""
     title = METHODS[recipe.method.name].title
     trained = f"trained with Tuner, using {title}, on {_rows(run)} of {card_data.source(run, data_name)}"
-    if kind == "merged":
+    if kind in WHOLE:
         return (
             f"This model is {link}{ours}{pinned} with an adapter merged into its weights. The adapter was {trained}. "
             "The model is used like its base model."
@@ -101,7 +101,7 @@ def _limits(run: Run, recipe: Recipe, scores: dict, kind: str, license: str | No
         if METHODS[recipe.method.name].mergeable
         else "What it learned can't be merged into the base model."
     )
-    loaded = "This model is" if kind == "merged" else "The code above loads the base model"
+    loaded = "This model is" if kind in WHOLE else "The code above loads the base model"
     precision = (
         f"It was trained and scored on the base model in {PRECISIONS[recipe.model.quantization]}. {loaded} "
         "unquantized, so the answers can differ slightly. "

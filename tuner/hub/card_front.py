@@ -8,7 +8,8 @@ from tuner.metrics import metric_of
 from tuner.runs import Run
 from tuner.tasks import task_of
 
-LIBRARIES = {"peft": "peft", "hybrid": "peft"}  # by kind; the others are loaded by transformers
+WHOLE = ("merged", "gguf")  # kinds that need no base model
+LIBRARIES = {"peft": "peft", "hybrid": "peft", "gguf": "gguf"}  # by kind; the others are loaded by transformers
 
 
 def front_matter(
@@ -21,7 +22,7 @@ def front_matter(
     hub_data = card_data.origin(run) == "hub"
     quantized = ["qlora"] if recipe.model.quantization != "none" and recipe.method.name == "lora" else []
     name = base or (recipe.model.name if "/" in recipe.model.name else None)
-    is_whole = kind == "merged" or METHODS[recipe.method.name].changes_base
+    is_whole = kind in WHOLE or METHODS[recipe.method.name].changes_base
     metric = metric_of(scores)
     is_scored = metric.name in scores.get("adapter", {})
     facts = {

@@ -10,6 +10,10 @@ from tuner.runs import Run
 from tuner.tasks import TaskRow, task_of
 
 CONVERTER = "https://huggingface.co/spaces/ggml-org/gguf-my-repo"
+GGUF = (
+    "With llama.cpp: `llama-server -m FILE.gguf`. With Ollama, in this folder: `ollama create NAME -f Modelfile`, and "
+    "then `ollama run NAME`."
+)
 HERE = "."  # in place of a repository: the folder that the code is run in
 
 
@@ -21,6 +25,8 @@ def fence(text: str, language: str = "text") -> str:
 
 def use(run: Run, recipe: Recipe, base: str | None, repo: str, kind: str) -> str:
     """The section on loading the adapter from `repo`; `base` is its base model on the Hub, if not the recipe's."""
+    if kind == "gguf":
+        return f"## How to use it\n\n{GGUF}"
     private = "If the repository is private, log in first: `hf auth login`."
     note = "Run it in this folder, or `python load.py`, which is the same." if repo == HERE else private
     if kind == "bottleneck":

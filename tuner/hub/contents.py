@@ -68,7 +68,7 @@ def merged(run: Run, repo: str, base: str | None, **told: Any) -> Files:
 
 def gguf(run: Run, repo: str, base: str | None, **told: Any) -> Files:
     """The merged model as one GGUF file, with a Modelfile for Ollama, card and recipe. The run must be merged."""
-    return _described(run, repo, base, kind="merged", **told) | gguf_file.files(run, gguf_name(run))
+    return _described(run, repo, base, kind="gguf", **told) | gguf_file.files(run, gguf_name(run))
 
 
 def gguf_name(run: Run) -> str:

@@ -58,6 +58,10 @@ class Training(TypedDict, total=False):
 
     settings: dict[str, Any] | None
     steps: int | None
+    windows: int | None
+    device: str | None
+    threads: int | None
+    micro_batch: int | None
 
 
 class Receipt(TypedDict):

@@ -48,8 +48,9 @@ def verify(
     """
     folder, known = open_export(name, revision, token)
     report = Report()
-    is_model = (folder / "config.json").is_file()
-    is_adapter = not is_model and not any(folder.glob("*.gguf"))
+    has_adapter = (folder / CONFIG).is_file()  # of which some have the base's configuration beside them
+    is_model = not has_adapter and (folder / "config.json").is_file()
+    is_adapter = has_adapter or not (is_model or any(folder.glob("*.gguf")))
     if is_model or is_adapter:
         _check_tokenizer(report, folder, known)
     elif not server:

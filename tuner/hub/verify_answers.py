@@ -188,7 +188,7 @@ def _check_answers(
                 "generation_config.json and tokenizer_config.json."
             )
             return
-        if problem := _parts(model, tokenizer, prompt, answer.text, close):
+        if problem := _parts(model, tokenizer, prompt, answer.text, close, ends):
             report.differs.append(f"{title} answers prompt {number} otherwise: {problem} {_WHY}")
             return
     report.same.append(f"{title}: {len(answers)} answers")
@@ -202,7 +202,12 @@ _WHY = "Check that weights, base model and precision are the run's."
 
 
 def _parts(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: dict, text: str, close: float
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: dict,
+    text: str,
+    close: float,
+    ends: tuple[int, ...],
 ) -> str | None:
     """Where an answer parts from the recorded one, unless the two tokens are about as likely there."""
     expected = prompt["answer"]
@@ -211,8 +216,9 @@ def _parts(
     ids, other = (tokenizer(part, **AS_WRITTEN)["input_ids"] for part in (text, expected))
     place = _first_difference(ids, other)
     logits = _logits(model, prompt["ids"], other[:place])[-1]
-    token = other[place] if place < len(other) else tokenizer.eos_token_id
-    said = ids[place] if place < len(ids) else tokenizer.eos_token_id
+    end = max({*ends, tokenizer.eos_token_id} - {None}, key=lambda end: float(logits[end]))
+    token = other[place] if place < len(other) else end
+    said = ids[place] if place < len(ids) else end
     gap = float(logits.max() - logits[token])
     if gap <= close and float(logits[token] - logits[said]) > close:
         return (

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
-from statistics import linear_regression
+from statistics import linear_regression, median
 from typing import TYPE_CHECKING
 
 from tuner.runs import Run
@@ -204,8 +204,10 @@ class Clock:
         """Seconds that the last held-out loss may take above the latest one, as the pace of the steps has it.
 
         A pass forward is half of a step whose base is frozen. A window that ends in the last measurement has lost all
-        steps since its checkpoint, so that one fast measurement is not relied on.
+        steps since its checkpoint, so that one fast measurement is not relied on. Nor is a slow first step, or each
+        window would end after it.
         """
-        if self.heldout is None or not self.steps_done:  # nothing to lose yet, and each window has to get on
+        if self.heldout is None or self.steps_done <= WARM_UP:
             return 0.0
-        return max(0.0, self.heldout.tokens * (self.seconds_per_token or 0.0) / 2 - self.heldout.seconds)
+        per_token = median(seconds / tokens for tokens, seconds in self.paces)
+        return max(0.0, self.heldout.tokens * per_token / 2 - self.heldout.seconds)

@@ -32,7 +32,8 @@ from tuner.ui.visitor import network_address
 PATH = "/take/"
 GOOD_FOR = 3600.0  # seconds
 MOST = 500  # tickets
-STALLED = 60.0  # seconds after which a reader is given up who takes nothing
+PIECE = 2**16  # bytes that are sent at once, and wait in memory for a slow reader
+STALLED = 60.0  # seconds after which a reader is given up who takes no such piece
 AT_ONCE = {"all": 16, "address": 6}  # downloads; others wait until one ends
 GONE = "This download is no longer offered. Open the run in Tuner and start it again."
 BEYOND = "The file has no such part."
@@ -133,7 +134,8 @@ class _Response(StreamingResponse):
 async def _send(archive: Archive, start: int, end: int, asker: Asker) -> AsyncIterator[bytes]:
     async with _sending.hold_async(asker):
         async for chunk in iterate_in_threadpool(archive.read(start, end)):
-            yield chunk
+            for at in range(0, len(chunk), PIECE):
+                yield chunk[at : at + PIECE]
 
 
 def _part(wanted: str | None, size: int) -> tuple[int, int] | None:

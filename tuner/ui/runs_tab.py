@@ -1,5 +1,6 @@
 """My runs: this browser's runs and the example; open, resume, push or delete one."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
@@ -29,6 +30,8 @@ LINKS = """(id, kept) => {
     const secret = (((kept || {}).runs || {})[id] || '').replace('BY_LINK', '');
     return [url.href, secret ? url.href + '#secret=' + secret : ''];
 }""".replace("BY_LINK", BY_LINK)
+AT_ONCE = 4  # pushes, those included whose visitor has left
+_pushing = threading.BoundedSemaphore(AT_ONCE)
 
 
 def build(browser: gr.BrowserState, has_oauth: bool) -> SimpleNamespace:
@@ -137,7 +140,7 @@ def _wire(tab: SimpleNamespace) -> None:
     given = [tab.selected, tab.browser, tab.repository, tab.private, tab.failed_merge, tab.token]
     given += [tab.what, tab.data_name, tab.into]
     push = {"inputs": given, "outputs": [tab.pushed, tab.token]}
-    tab.push.click(for_visitor(_push), **push, concurrency_limit=4, api_visibility="private")
+    tab.push.click(for_visitor(_push), **push, concurrency_limit=AT_ONCE, api_visibility="private")
 
 
 def refresh(kept: dict | None, selected: str = "", visitor: Visitor = ANYBODY) -> list:
@@ -205,11 +208,17 @@ def _push(
     options["into"] = into or MAIN
 
     def work(put: Callable[[str | dict], None]) -> None:
-        put(actions.push(run, repository, private, visitor, tell=put, **options))
+        if not _pushing.acquire(blocking=False):
+            raise TunerError("Other visitors' pushes are under way. Try again in a few minutes.")
+        try:
+            put(actions.push(run, repository, private, visitor, tell=put, **options))
+        finally:
+            _pushing.release()
 
     try:
-        # Whoever leaves ends the telling; the push itself goes on to its end.
-        for told in with_heartbeat(partial(copy_context().run, work), lambda: None):
+        # Whoever leaves ends the telling; the push goes on to its end, with its place. Gradio closes this generator in
+        # the thread that serves all visitors, which must not wait.
+        for told in with_heartbeat(partial(copy_context().run, work), None):
             if isinstance(told, dict):
                 yield [render.sent(told), gr.skip()]
             elif told:
