@@ -7,15 +7,17 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from test_verify import change_weights, edit, export, exported, merged, unpack
 
 from tuner.errors import TunerError
-from tuner.hub import contents, reproduce, verify_server
+from tuner.hub import contents, reproduce, verify_answers, verify_server
 from tuner.hub.receipt_shape import checked
 from tuner.hub.verify import verify
 from tuner.hub.verify_report import Report
 from tuner.hub.verify_server import Server, check_server
+from tuner.models.shape import load_tokenizer
 
 __all__ = ["export", "exported", "merged"]  # fixtures
 
@@ -79,6 +81,19 @@ def test_a_receipt_keeps_all_that_was_written_of_the_training(export):
     written = json.loads((export / "receipt.json").read_text())
     assert checked(written)["training"] == written["training"]
     assert {"device", "threads", "steps"} <= written["training"].keys()
+
+
+@pytest.mark.parametrize(("logit", "said"), [(9.99, None), (2.0, "not the likeliest token")])
+def test_an_answer_may_end_at_another_token_than_the_tokenizers(logit, said, export, monkeypatch):
+    tokenizer = load_tokenizer(export)
+    ids = tokenizer("Good morning", add_special_tokens=False)["input_ids"]
+    end = max({*range(20)} - {*ids, tokenizer.eos_token_id})
+    logits = torch.zeros(1, len(tokenizer))
+    logits[0, ids[-1]], logits[0, end] = 10.0, logit
+    monkeypatch.setattr(verify_answers, "_logits", lambda *given: logits)
+    prompt = {"ids": [1], "answer": "Good morning"}
+    problem = verify_answers._parts(None, tokenizer, prompt, tokenizer.decode(ids[:-1]), 0.02, (end,))
+    assert problem is None if said is None else said in problem
 
 
 def test_an_export_whose_answers_could_not_be_compared_does_not_pass(export):
